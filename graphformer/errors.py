@@ -21,6 +21,5 @@ def require(module: str, *, extra: str, why: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
         raise MissingExtra(
-            f"{why} needs the package {module!r}, which is not installed. "
-            f"Install it with: pip install 'graphformer[{extra}]'"
+            f"{why} needs the package {module!r}, which is not installed. Install it with: pip install 'graphformer[{extra}]'"
         ) from error

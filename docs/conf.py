@@ -1,0 +1,26 @@
+"""Sphinx: `make docs` builds these pages into docs/_build/html, with every warning an error."""
+
+from importlib.metadata import version as installed_version
+
+project = "graphformer"
+author = "the graphformer authors"
+copyright = "2026, the graphformer authors"
+release = version = installed_version("graphformer")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"graphformer {release}"
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+# Only our own words: what torch and transformers say about inherited methods is on their pages, in their markup.
+autodoc_inherit_docstrings = False
+autodoc_default_options = {"members": True, "show-inheritance": True}

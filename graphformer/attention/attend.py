@@ -1,0 +1,114 @@
+"""attend: what an attention layer calls. Reductions over each receiver's senders, by whichever executor fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphformer import backends
+from graphformer.attention import flash
+from graphformer.attention.build import build, choose
+from graphformer.attention.candidates import Edges, Rule
+from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.problem import Problem, pose
+from graphformer.attention.scores import ScaledDotProduct
+from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.graph import AttentionGraph
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which executor and backend run, and why; ``str(plan)`` reads as a sentence."""
+
+    executor: str
+    backend: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"executor {self.executor}, backend {self.backend}: {self.reason}"
+
+
+def plan(problem: Problem, reductions: tuple[str, ...], *, executor: str, backend: str, output_graph: bool) -> Plan:
+    """The rule behind ``"auto"``, in one place.
+
+    Flash, where nothing needs an edge: softmax weights, nothing cut, sums (or means) only, no backend named and no graph asked
+    for. Otherwise edges are built (see :func:`graphformer.attention.build.choose`) and the backend, torch by default, aggregates them.
+    """
+    obstacle = flash.obstacle(problem, reductions)
+    if obstacle is None and backend != "auto":
+        obstacle = f"backend={backend!r} was named, and a backend aggregates edges"
+    if obstacle is None and output_graph:
+        obstacle = "the graph itself was asked for"
+    if executor == "flash" and obstacle is not None:
+        raise ValueError(f"executor='flash' builds no edges and cannot be used here: {obstacle}")
+    if executor in ("auto", "flash") and obstacle is None:
+        return Plan("flash", "auto", "the operator needs only weighted sums, so no edges are built")
+    chosen = choose(problem) if executor == "auto" else executor
+    return Plan(chosen, "torch" if backend == "auto" else backend, obstacle or f"executor={executor!r} was named")
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    x: Tensor,
+    reductions: tuple[str, ...] = ("sum",),
+    *,
+    candidates: Rule | Edges | AttentionGraph | str | None = None,
+    attention_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    sharpening: Tensor | float = 1.0,
+    normalize: str | Normalizer = "softmax",
+    sparsify: Sparsifier | None = None,
+    dropout: float = 0.0,
+    executor: str = "auto",
+    backend: str = "auto",
+    output_graph: bool = False,
+) -> tuple[dict[str, Tensor], AttentionGraph | None]:
+    """Each named reduction of the senders' features at every receiver.
+
+    Args:
+        q, k: queries ``[B, H, Nq, d]`` and keys ``[B, Hkv, Nk, d]``.
+        x: sender features ``[B, H, Nk, D]``, or ``[B, Hkv, Nk, D]`` shared by a group of heads.
+        reductions: names of :func:`graphformer.aggregate`, or ``"degree"``, the number of edges into each receiver, ``[B, H, Nq, 1]``.
+        dropout: probability with which a weight is set to 0 (the others are divided by ``1 - dropout``). Give 0 outside training.
+        output_graph: return the graph too. Its weights are those before dropout.
+
+    The other arguments are those of :func:`graphformer.attention_graph`.
+
+    Returns:
+        The reductions ``[B, H, Nq, D]`` by name, in x's precision, and the graph or ``None``.
+    """
+    problem = pose(
+        q,
+        k,
+        candidates=candidates,
+        attention_mask=attention_mask,
+        is_causal=is_causal,
+        score=ScaledDotProduct(scale, sharpening),
+        normalize=normalize,
+        sparsify=sparsify,
+    )
+    chosen = plan(problem, reductions, executor=executor, backend=backend, output_graph=output_graph)
+    heads, x_heads = q.shape[1], x.shape[1]
+    if x.ndim != 4 or x.shape[0] != q.shape[0] or x.shape[2] != k.shape[2] or x_heads == 0 or heads % x_heads:
+        raise ValueError(
+            f"x must be [batch, heads, keys, D] with {q.shape[0]} sequences, {k.shape[2]} keys and {heads} heads or a divisor of them, "
+            f"got shape {tuple(x.shape)}"
+        )
+    if x_heads != heads:
+        x = x.repeat_interleave(heads // x_heads, dim=1)
+    if chosen.executor == "flash":
+        out = flash.weighted_sum(problem, q, k, x, dropout)
+        return dict.fromkeys(reductions, out), None
+    graph = build(problem, chosen.executor)
+    weighted = graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
+    reduced = {}
+    for name in reductions:
+        if name == "degree":
+            reduced[name] = graph.in_degree().view(*q.shape[:3], 1).to(x.dtype)
+        else:
+            reduced[name] = backends.aggregate(weighted, x, name, backend=chosen.backend)
+    return reduced, graph if output_graph else None

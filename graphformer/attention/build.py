@@ -1,0 +1,101 @@
+"""attention_graph: from queries and keys to the graph of every head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graphformer.attention import dense, edges, stream
+from graphformer.attention.candidates import Edges, Rule
+from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.problem import Problem, pose
+from graphformer.attention.scores import ScaledDotProduct
+from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.graph import AttentionGraph
+
+EXECUTORS = {"dense": dense.build, "stream": stream.build, "edges": edges.build}
+
+
+def attention_graph(
+    q: Tensor,
+    k: Tensor,
+    *,
+    candidates: Rule | Edges | AttentionGraph | str | None = None,
+    attention_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    sharpening: Tensor | float = 1.0,
+    normalize: str | Normalizer = "softmax",
+    sparsify: Sparsifier | None = None,
+    executor: str = "auto",
+) -> AttentionGraph:
+    r"""The graph of every attention head: one lane for each head of each sequence.
+
+    .. math::
+        s_{ij} = \alpha \langle q_i, k_j \rangle / \sqrt{d}, \qquad
+        w_{i\cdot} = \mathrm{normalize}(s_{i\cdot}), \qquad
+        E = \{(j \to i) : \mathrm{sparsify}(w_{i\cdot})_j\}
+
+    An edge runs from sender ``j`` (key) to receiver ``i`` (query). A weight keeps its normalized value when other edges are
+    dropped. ``weight`` is differentiable in q, k and the sharpening. Half precision is scored in float32, and the weights are float32.
+
+    Args:
+        q: queries ``[B, H, Nq, d]``.
+        k: keys ``[B, Hkv, Nk, d]``; ``H`` is a multiple of ``Hkv`` (grouped queries).
+        candidates: which pairs may be scored: ``None`` or ``"all"``, ``"causal"``, a :class:`~graphformer.attention.candidates.Rule`
+            such as ``Causal() & Window(64)``, explicit :class:`~graphformer.attention.candidates.Edges`, or an :class:`AttentionGraph`
+            whose edges are taken.
+        attention_mask: true or 1 where a pair may be attended to, ``[B, Nk]`` (padding) or ``[B, 1, Nq, Nk]``.
+        is_causal: senders at or before the receiver. With ``Nq < Nk`` (a cache) the last query sees the last key.
+        scale: factor of the dot product, ``1 / sqrt(d)`` unless given.
+        sharpening: the factor alpha, a number or a tensor that broadcasts to ``[B, H, Nq, 1]``; applied before the mask.
+        normalize: ``"softmax"``, ``"sigmoid"``, ``"relu"``, ``"identity"``, or a normalizer.
+        sparsify: ``None`` keeps every candidate; ``gf.Threshold(tau)``, ``gf.TopK(k)``.
+        executor: ``"dense"`` (whole matrix), ``"stream"`` (blocks of rows, no N x N matrix), ``"edges"`` (explicit candidates), or
+            ``"auto"``: edges where candidates are explicit, dense where one block holds everything, else stream. Never changes the answer.
+
+    Raises:
+        ValueError: shapes, mask or candidates do not fit, an unknown name, or scores that are NaN or infinite.
+        TypeError: an argument of the wrong kind.
+
+    Source: arXiv 2501.02393, section 2.1.
+    """
+    problem = pose(
+        q,
+        k,
+        candidates=candidates,
+        attention_mask=attention_mask,
+        is_causal=is_causal,
+        score=ScaledDotProduct(scale, sharpening),
+        normalize=normalize,
+        sparsify=sparsify,
+    )
+    return build(problem, executor)
+
+
+def build(problem: Problem, executor: str = "auto") -> AttentionGraph:
+    """Run the chosen executor on a checked problem."""
+    name = choose(problem) if executor == "auto" else executor
+    if name == "flash":
+        raise ValueError(
+            "executor='flash' builds no edges, so it cannot return a graph; use 'stream', 'dense', 'edges' or 'auto'"
+        )
+    if name not in EXECUTORS:
+        raise ValueError(f"unknown executor {name!r}; known: auto, flash, {', '.join(EXECUTORS)}")
+    if (name == "edges") != (problem.edges is not None):
+        raise ValueError(
+            f"executor={name!r} does not fit these candidates: 'edges' is for explicit candidate edges (Edges or an AttentionGraph), "
+            "'dense' and 'stream' are for rules"
+        )
+    problem.require_finite()
+    # Scores decide which edges exist: autocast would take the decision in half precision.
+    with torch.autocast(problem.q.device.type, enabled=False):
+        graph = EXECUTORS[name](problem)
+    return graph.renormalize() if problem.sparsify is not None and problem.sparsify.renormalize else graph
+
+
+def choose(problem: Problem) -> str:
+    """The executor that ``"auto"`` stands for."""
+    if problem.edges is not None:
+        return "edges"
+    return "dense" if stream.block_rows(problem) >= problem.sizes[2] else "stream"

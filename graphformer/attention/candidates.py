@@ -1,0 +1,226 @@
+"""Slot 1, candidates: which pairs of sender and receiver may be scored at all.
+
+A rule is a boolean formula on index tensors that broadcast against each other (like FlexAttention's ``mask_mod``). One formula
+serves blocks of rows and lists of edges alike. Rules combine with ``&``. A rule may look at a pair's positions, never at the total length,
+so that a prefix gives the answers of the full sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphformer.graph import AttentionGraph
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs a rule is asked about: four int64 tensors that broadcast against each other, and the sizes."""
+
+    sequence: Tensor
+    head: Tensor
+    receiver: Tensor
+    sender: Tensor
+    num_receivers: int
+    num_senders: int
+
+    @property
+    def position(self) -> Tensor:
+        """The receiver's place among the senders: with a cache, the last receiver is the last sender."""
+        return self.receiver + (self.num_senders - self.num_receivers)
+
+    @classmethod
+    def block(cls, batch: int, heads: int, rows: range, num_receivers: int, num_senders: int, device: torch.device) -> Pairs:
+        """All pairs of some rows, shaped to broadcast to ``[batch, heads, len(rows), num_senders]``."""
+        return cls(
+            torch.arange(batch, device=device).view(-1, 1, 1, 1),
+            torch.arange(heads, device=device).view(-1, 1, 1),
+            torch.arange(rows.start, rows.stop, device=device).view(-1, 1),
+            torch.arange(num_senders, device=device),
+            num_receivers,
+            num_senders,
+        )
+
+
+class Rule:
+    """Base of the candidate rules; a rule of your own overrides :meth:`allow`."""
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        """Bool, broadcastable to the pairs' common shape: may this sender be attended to by this receiver?"""
+        raise NotImplementedError
+
+    def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
+        """Raise ValueError where the rule does not fit these sizes."""
+
+    def __and__(self, other: Rule) -> Rule:
+        return Both(self, other)
+
+
+@dataclass(frozen=True)
+class Both(Rule):
+    """Pairs that both rules allow."""
+
+    first: Rule
+    second: Rule
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        return self.first.allow(pairs) & self.second.allow(pairs)
+
+    def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
+        self.first.check(batch, heads, num_receivers, num_senders)
+        self.second.check(batch, heads, num_receivers, num_senders)
+
+
+@dataclass(frozen=True)
+class All(Rule):
+    """Every pair."""
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        return torch.ones((), dtype=torch.bool, device=pairs.sender.device)
+
+
+@dataclass(frozen=True)
+class Causal(Rule):
+    """Senders at or before the receiver; the last receiver sees the last sender."""
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        return pairs.sender <= pairs.position
+
+    def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
+        if num_receivers > num_senders:
+            raise ValueError(
+                f"causal attention needs at least as many keys as queries, got {num_receivers} queries and {num_senders} keys: "
+                "the last query sees the last key"
+            )
+
+
+@dataclass(frozen=True)
+class Window(Rule):
+    """Senders at most ``size - 1`` positions away, on either side (intersect with :class:`Causal` for one side)."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"a window must hold at least the token itself, got size={self.size}")
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        return (pairs.position - pairs.sender).abs() < self.size
+
+
+@dataclass(frozen=True, eq=False)
+class Keep(Rule):
+    """A mask: ``keep`` is ``[B, Nk]`` (real senders, padding is 0) or ``[B or 1, H or 1, Nq, Nk]``; true or 1 may be attended to."""
+
+    keep: Tensor
+
+    def __post_init__(self) -> None:
+        if self.keep.ndim not in (2, 4):
+            raise ValueError(f"attention_mask must be [B, Nk] or [B, 1, Nq, Nk], got shape {tuple(self.keep.shape)}")
+        if self.keep.is_floating_point() and not bool(((self.keep == 0) | (self.keep == 1)).all()):
+            raise ValueError(
+                "attention_mask must hold 1 (attend) and 0 (ignore) or booleans, but it holds other floating point values; "
+                "turn an additive mask into a boolean one with mask == 0"
+            )
+        object.__setattr__(self, "keep", self.keep.bool())
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        if self.keep.ndim == 2:
+            return self.keep[pairs.sequence, pairs.sender]
+        batch, heads = self.keep.shape[:2]
+        sequence = pairs.sequence if batch > 1 else torch.zeros_like(pairs.sequence)
+        head = pairs.head if heads > 1 else torch.zeros_like(pairs.head)
+        return self.keep[sequence, head, pairs.receiver, pairs.sender]
+
+    def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
+        shape = tuple(self.keep.shape)
+        if self.keep.ndim == 2:
+            fits, wanted = shape == (batch, num_senders), f"[{batch}, {num_senders}] (batch, keys)"
+        else:
+            fits = shape[0] in (1, batch) and shape[1] in (1, heads) and shape[2:] == (num_receivers, num_senders)
+            wanted = f"[{batch} or 1, {heads} or 1, {num_receivers}, {num_senders}] (batch, heads, queries, keys)"
+        if not fits:
+            raise ValueError(f"attention_mask must have shape {wanted}, got {list(shape)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Packed(Rule):
+    """Several texts packed into one row: only pairs of the same segment. ``segments`` is int ``[B, Nk]``, one number a text."""
+
+    segments: Tensor
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        return self.segments[pairs.sequence, pairs.position] == self.segments[pairs.sequence, pairs.sender]
+
+    def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
+        if tuple(self.segments.shape) != (batch, num_senders):
+            raise ValueError(f"segments must have shape [{batch}, {num_senders}] (batch, keys), got {list(self.segments.shape)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """Explicit candidate edges: only these pairs are scored, and the cost is linear in their number.
+
+    Attributes:
+        senders, receivers: int64 ``[E]``, node numbers within a sequence (0-based), the same for every head.
+        sequence: int64 ``[E]``, the sequence of the batch each edge belongs to; left out, every sequence has every edge.
+    """
+
+    senders: Tensor
+    receivers: Tensor
+    sequence: Tensor | None = None
+
+    def lanes(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> AttentionGraph:
+        """One graph over all lanes, sorted by receiver and checked; weights are ones. Repeated edges count once."""
+        for name, value, size in (("senders", self.senders, num_senders), ("receivers", self.receivers, num_receivers)):
+            if value.numel() and not 0 <= int(value.min()) <= int(value.max()) < size:
+                raise ValueError(
+                    f"candidate {name} must lie in 0..{size - 1}, got values from {int(value.min())} to {int(value.max())}"
+                )
+        if self.sequence is None:
+            sequence = torch.arange(batch, device=self.senders.device).repeat_interleave(self.senders.numel())
+            senders, receivers = self.senders.repeat(batch), self.receivers.repeat(batch)
+        else:
+            sequence, senders, receivers = self.sequence, self.senders, self.receivers
+            if sequence.numel() and not 0 <= int(sequence.min()) <= int(sequence.max()) < batch:
+                raise ValueError(f"candidate sequence must lie in 0..{batch - 1}, got values up to {int(sequence.max())}")
+        head = torch.arange(heads, device=senders.device).view(-1, 1)
+        lane = (sequence * heads + head).reshape(-1)
+        senders, receivers = senders.repeat(heads), receivers.repeat(heads)
+        width = max(num_senders, 1)
+        key = torch.unique((lane * num_receivers + receivers) * width + senders)
+        receivers = torch.div(key, width, rounding_mode="floor")
+        lane = torch.div(receivers, max(num_receivers, 1), rounding_mode="floor")
+        senders = lane * num_senders + key % width
+        ones = torch.ones(key.shape, device=key.device)
+        return AttentionGraph(senders, receivers, ones, batch * heads, num_senders, num_receivers, (batch, heads))
+
+    @classmethod
+    def from_graph(cls, graph: AttentionGraph) -> Edges:
+        """The edges of a graph with one lane (shared by all sequences) or one lane a sequence (after ``merge_heads``)."""
+        if len(graph.batch_shape) > 1:
+            raise ValueError(
+                f"candidates from a graph need one lane per sequence, got batch_shape {graph.batch_shape}; merge its heads first: graph.merge_heads('sum')"
+            )
+        local = (graph.senders % max(graph.num_senders, 1), graph.receivers % max(graph.num_receivers, 1))
+        return cls(*local, sequence=graph.sender_lane if graph.batch_shape else None)
+
+
+_NAMED: dict[str, type[Rule]] = {"all": All, "causal": Causal}
+
+
+def resolve(value: Rule | Edges | AttentionGraph | str | None) -> Rule | Edges:
+    """A rule or edges from what a user may pass; ``None`` is every pair."""
+    if value is None:
+        return All()
+    if isinstance(value, AttentionGraph):
+        return Edges.from_graph(value)
+    if isinstance(value, str):
+        if value not in _NAMED:
+            raise ValueError(f"unknown candidates {value!r}; known: {', '.join(_NAMED)}, a Rule, Edges or an AttentionGraph")
+        return _NAMED[value]()
+    if not isinstance(value, (Rule, Edges)):
+        raise TypeError(f"candidates must be a name, a Rule, Edges or an AttentionGraph, got {type(value).__name__}")
+    return value

@@ -1,0 +1,47 @@
+"""The dense executor: the whole score matrix through the slots. The readable oracle that every other executor must equal."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graphformer.attention.problem import Problem
+from graphformer.graph import AttentionGraph
+
+
+def rows(problem: Problem, q: Tensor, k: Tensor, block: range) -> tuple[Tensor, Tensor, Tensor]:
+    """Senders, receivers and weights of the edges into a block of receivers; ``q`` holds just those rows."""
+    _, _, num_receivers, num_senders = problem.sizes
+    scores = problem.score.rows(q, k)  # [B, H, R, Nk]
+    allowed = problem.allowed(block)
+    weights = problem.normalize.rows(scores, allowed)
+    allowed = allowed.expand(weights.shape)
+    keep = allowed if problem.sparsify is None else problem.sparsify.rows(weights.detach(), allowed)
+    lane, row, sender = keep.flatten(0, 1).nonzero(as_tuple=True)
+    return lane * num_senders + sender, lane * num_receivers + row + block.start, weights[keep]
+
+
+def build(problem: Problem) -> AttentionGraph:
+    """All rows at once."""
+    batch, heads, num_receivers, num_senders = problem.sizes
+    senders, receivers, weight = rows(problem, problem.q, problem.k, range(num_receivers))
+    return AttentionGraph(senders, receivers, weight, batch * heads, num_senders, num_receivers, (batch, heads))
+
+
+def reduce(weights: Tensor, keep: Tensor, x: Tensor, reduction: str) -> Tensor:
+    """The naive twin of :func:`graphformer.aggregate` on matrices, for tests: ``[..., Nq, Nk]`` and ``[..., Nk, D]`` to ``[..., Nq, D]``."""
+    weights = weights.masked_fill(~keep, 0.0)
+    total = weights.sum(-1, keepdim=True)
+    total = torch.where(total == 0, torch.ones_like(total), total)
+    if reduction == "sum":
+        return weights @ x
+    if reduction in ("mean", "var", "std"):
+        mean = weights @ x / total
+        if reduction == "mean":
+            return mean
+        deviation = (x.unsqueeze(-3) - mean.unsqueeze(-2)) ** 2  # [..., Nq, Nk, D]
+        var = (weights.unsqueeze(-1) * deviation).sum(-2) / total
+        return var if reduction == "var" else var.sqrt()
+    sign = 1.0 if reduction == "max" else -1.0
+    spread = (sign * x.unsqueeze(-3)).masked_fill(~keep.unsqueeze(-1), -torch.inf).amax(-2)
+    return sign * spread.masked_fill(~keep.any(-1, keepdim=True), 0.0)

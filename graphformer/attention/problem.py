@@ -1,0 +1,95 @@
+"""One call's question, checked: what an executor gets to answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphformer.attention import candidates as candidate_rules
+from graphformer.attention import normalizers, sparsifiers
+from graphformer.attention.candidates import All, Causal, Edges, Keep, Pairs, Rule
+from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.scores import ScaledDotProduct
+from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.graph import AttentionGraph
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The four slots filled in and checked against each other.
+
+    Attributes:
+        q: prepared queries ``[B, H, Nq, d]``, scale and sharpening folded in.
+        k: prepared keys ``[B, Hkv, Nk, d]``.
+        rule: which pairs may be scored.
+        edges: explicit candidate edges, where given; the rule holds on top of them.
+        score, normalize, sparsify: the slots.
+    """
+
+    q: Tensor
+    k: Tensor
+    rule: Rule
+    edges: Edges | None
+    score: ScaledDotProduct
+    normalize: Normalizer
+    sparsify: Sparsifier | None
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Sequences, heads, receivers, senders."""
+        return self.q.shape[0], self.q.shape[1], self.q.shape[2], self.k.shape[2]
+
+    def allowed(self, rows: range) -> Tensor:
+        """Bool, broadcastable to ``[B, H, len(rows), Nk]``."""
+        batch, heads, num_receivers, num_senders = self.sizes
+        return self.rule.allow(Pairs.block(batch, heads, rows, num_receivers, num_senders, self.q.device))
+
+    def require_finite(self) -> None:
+        """NaN compares false with every threshold: it would drop edges without a word. So it is refused before edges are built."""
+        for name, value in (("q (times scale and sharpening)", self.q), ("k", self.k)):
+            finite = torch.isfinite(value.detach())
+            if not bool(finite.all()):
+                raise ValueError(
+                    f"the scores are not finite: {name} holds {int((~finite).sum())} NaN or infinite values among {value.numel()}; "
+                    "look for a diverged training step, an overflow in half precision or uninitialised memory"
+                )
+
+
+def pose(
+    q: Tensor,
+    k: Tensor,
+    *,
+    candidates: Rule | Edges | AttentionGraph | str | None = None,
+    attention_mask: Tensor | None = None,
+    is_causal: bool = False,
+    score: ScaledDotProduct,
+    normalize: str | Normalizer = "softmax",
+    sparsify: Sparsifier | None = None,
+) -> Problem:
+    """Check every argument against the others and fold the score's factors into q."""
+    for name, value in (("q", q), ("k", k)):
+        if value.ndim != 4:
+            raise ValueError(f"{name} must be [batch, heads, length, head_dim], got shape {tuple(value.shape)}")
+        if not value.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {value.dtype}")
+    batch, heads, num_receivers, dim = q.shape
+    if k.shape[0] != batch or k.shape[3] != dim:
+        raise ValueError(f"q and k must share batch and head_dim, got q {tuple(q.shape)} and k {tuple(k.shape)}")
+    if dim == 0:
+        raise ValueError("q and k have head_dim 0: there is nothing to score")
+    if q.dtype != k.dtype or q.device != k.device:
+        raise ValueError(f"q and k must have one dtype and device, got {q.dtype} on {q.device} and {k.dtype} on {k.device}")
+    if k.shape[1] == 0 or heads % k.shape[1]:
+        raise ValueError(f"the {heads} query heads must be a multiple of the key heads, got {k.shape[1]}")
+    resolved = candidate_rules.resolve(candidates)
+    edges, rule = (resolved, All()) if isinstance(resolved, Edges) else (None, resolved)
+    if is_causal:
+        rule = Causal() if isinstance(rule, All) else rule & Causal()
+    if attention_mask is not None:
+        keep = Keep(attention_mask)
+        rule = keep if isinstance(rule, All) else rule & keep
+    rule.check(batch, heads, num_receivers, k.shape[2])
+    prepared_q, prepared_k = score.prepare(q, k)
+    return Problem(prepared_q, prepared_k, rule, edges, score, normalizers.resolve(normalize), sparsifiers.check(sparsify))

@@ -1,0 +1,108 @@
+"""What a backend must provide, and every reduction built once on top of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from graphformer.graph import AttentionGraph
+
+REDUCTIONS = ("sum", "mean", "max", "min", "var", "std")
+
+SMALLEST_VARIANCE = 1e-10
+"""A variance below this counts as 0 in ``std``: the slope of the square root there would only amplify rounding."""
+
+
+class Backend(Protocol):
+    """Four primitives over the edges of a graph. ``x`` is ``[senders, D]``, results are ``[receivers, D]``.
+
+    ``weighted_sum`` and ``weighted_deviation`` are differentiable in all their tensors. ``largest`` needs no gradient: that is defined once,
+    in :class:`Extremum`, so that ties are shared in the same way everywhere. What ``largest`` returns for a receiver without edges is not used.
+    """
+
+    name: str
+
+    def check(self, graph: AttentionGraph, x: Tensor) -> None:
+        """Raise where the installed build cannot run on this device."""
+
+    def weighted_sum(self, graph: AttentionGraph, x: Tensor) -> Tensor:
+        """``out_i = sum_e w_e x_j``."""
+
+    def weighted_deviation(self, graph: AttentionGraph, x: Tensor, center: Tensor) -> Tensor:
+        """``out_i = sum_e w_e (x_j - center_i)^2``, with ``center`` ``[receivers, D]``."""
+
+    def largest(self, graph: AttentionGraph, x: Tensor) -> Tensor:
+        """``out_i = max_e x_j``, unweighted."""
+
+
+class Extremum(torch.autograd.Function):
+    """The maximum over a receiver's senders. Equal maxima share the gradient evenly, which keeps it permutation equivariant."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, graph: AttentionGraph, backend: Backend) -> Tensor:
+        out = backend.largest(graph, x)
+        out = out.masked_fill((graph.in_degree() == 0).unsqueeze(-1), 0.0)
+        ctx.graph = graph
+        ctx.save_for_backward(x, out)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        x, out = ctx.saved_tensors
+        senders, receivers = ctx.graph.senders, ctx.graph.receivers
+        attained = (x[senders] == out[receivers]).to(grad.dtype)  # [E, D]
+        ties = torch.zeros_like(out).index_add_(0, receivers, attained).clamp_(min=1)
+        return torch.zeros_like(x).index_add_(0, senders, attained * (grad / ties)[receivers]), None, None
+
+
+def reduce(backend: Backend, graph: AttentionGraph, x: Tensor, reduction: str) -> Tensor:
+    """One reduction of flat features ``[num_lanes * num_senders, D]`` by a backend's primitives."""
+    if reduction == "sum":
+        return backend.weighted_sum(graph, x)
+    if reduction == "max":
+        return Extremum.apply(x, graph, backend)
+    if reduction == "min":
+        return -Extremum.apply(-x, graph, backend)
+    total = graph.in_weight().unsqueeze(-1)
+    total = torch.where(total == 0, torch.ones_like(total), total)
+    mean = backend.weighted_sum(graph, x) / total
+    if reduction == "mean":
+        return mean
+    # Two passes: E[x^2] - E[x]^2 would cancel where the variance is small.
+    var = (backend.weighted_deviation(graph, x, mean) / total).clamp(min=0.0)
+    if reduction == "var":
+        return var
+    positive = var > SMALLEST_VARIANCE
+    return torch.where(positive, torch.where(positive, var, torch.ones_like(var)).sqrt(), torch.zeros_like(var))
+
+
+def aggregate(graph: AttentionGraph, x: Tensor, reduction: str, backend: Backend) -> Tensor:
+    """See :func:`graphformer.aggregate`, which resolves the backend's name."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"unknown reduce {reduction!r}; known: {', '.join(REDUCTIONS)}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be floating point, got {x.dtype}; convert it with x.float()")
+    flat = (graph.num_lanes * graph.num_senders,)
+    shaped = (*graph.batch_shape, graph.num_senders)
+    if x.ndim < 2 or x.shape[:-1] not in (flat, shaped):
+        raise ValueError(
+            f"x must be [{flat[0]}, D] or [{', '.join(map(str, shaped))}, D] (lanes and senders of this graph), got shape {tuple(x.shape)}"
+        )
+    if x.device != graph.device:
+        raise ValueError(f"x is on {x.device} but the graph is on {graph.device}; move one of them with .to(...)")
+    backend.check(graph, x)
+    # Half precision is accumulated in float32 by every backend alike.
+    dtype = torch.promote_types(torch.promote_types(x.dtype, graph.weight.dtype), torch.float32)
+    work = graph.with_weight(graph.weight.to(dtype))
+    with torch.autocast(x.device.type, enabled=False):
+        out = reduce(backend, work, x.reshape(flat[0], x.shape[-1]).to(dtype), reduction)
+    rows = (
+        (math.prod(graph.batch_shape) * graph.num_receivers,)
+        if x.shape[:-1] == flat
+        else (*graph.batch_shape, graph.num_receivers)
+    )
+    return out.to(x.dtype).reshape(*rows, x.shape[-1])

@@ -1,0 +1,54 @@
+"""Aggregation by DGL's own kernels (``dgl.ops``)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphformer.errors import require
+from graphformer.graph import AttentionGraph
+
+# Without this DGL writes a configuration file into the home folder on its first import, and prints.
+os.environ.setdefault("DGLBACKEND", "pytorch")
+
+
+class DGLBackend:
+    name = "dgl"
+
+    def __init__(self) -> None:
+        self._dgl = require("dgl", extra="dgl", why="backend='dgl'")
+
+    def check(self, graph: AttentionGraph, x: Tensor) -> None:
+        if not x.is_cuda:
+            return
+        try:
+            self._dgl.graph(([0], [0])).to(x.device)
+        except self._dgl.DGLError as error:
+            raise RuntimeError(
+                f"backend='dgl' got tensors on {x.device}, but the installed DGL {self._dgl.__version__} is a CPU build; "
+                "install a CUDA build from DGL's own wheel index, or choose backend='torch'"
+            ) from error
+
+    def _block(self, graph: AttentionGraph) -> Any:
+        """The graph in DGL's form, made once for each graph."""
+        block = graph.__dict__.get("_dgl_block")
+        if block is None:
+            sizes = {"sender": graph.num_lanes * graph.num_senders, "receiver": graph.num_lanes * graph.num_receivers}
+            edges = {("sender", "to", "receiver"): (graph.senders, graph.receivers)}
+            block = graph.__dict__["_dgl_block"] = self._dgl.heterograph(edges, num_nodes_dict=sizes, device=graph.device)
+        return block
+
+    def weighted_sum(self, graph: AttentionGraph, x: Tensor) -> Tensor:
+        return self._dgl.ops.u_mul_e_sum(self._block(graph), x, graph.weight.unsqueeze(-1))
+
+    def weighted_deviation(self, graph: AttentionGraph, x: Tensor, center: Tensor) -> Tensor:
+        block = self._block(graph)
+        deviation = self._dgl.ops.u_sub_v(block, x, center)
+        return self._dgl.ops.copy_e_sum(block, graph.weight.unsqueeze(-1) * deviation**2)
+
+    @torch.no_grad()
+    def largest(self, graph: AttentionGraph, x: Tensor) -> Tensor:
+        return self._dgl.ops.copy_u_max(self._block(graph), x)

@@ -1,0 +1,287 @@
+"""Graphformer: a causal language model whose attention heads are graphs. Reads top to bottom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from graphformer.attention.candidates import Packed, Rule
+from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopK
+from graphformer.graph import AttentionGraph
+from graphformer.models.configuration import GraphformerConfig
+from graphformer.nn import GatedMLP, GINAttention, GINOperator, GraphAttention, HeadMLP, PNAAttention, PNAOperator, SumAttention
+
+
+@dataclass
+class GraphformerModelOutput(BaseModelOutputWithPast):
+    """As transformers' own, and ``graphs``: one :class:`~graphformer.AttentionGraph` a layer, lanes ``(B, H)``."""
+
+    graphs: tuple[AttentionGraph, ...] | None = None
+
+
+@dataclass
+class GraphformerCausalLMOutput(CausalLMOutputWithPast):
+    """As transformers' own, and ``graphs``: one :class:`~graphformer.AttentionGraph` a layer, lanes ``(B, H)``."""
+
+    graphs: tuple[AttentionGraph, ...] | None = None
+
+
+class GraphformerRMSNorm(nn.RMSNorm):
+    """``x / sqrt(mean(x^2) + eps) * weight``, the mean square taken in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.rms_norm(exact, self.normalized_shape, None, self.eps).to(x.dtype) * self.weight
+
+
+def make_sparsifier(config: GraphformerConfig) -> Sparsifier | None:
+    """The sparsifier that the config's plain numbers stand for."""
+    threshold = None if config.threshold is None else Threshold(float(config.threshold))
+    top_k = None if config.top_k is None else TopK(config.top_k)
+    if threshold is not None and top_k is not None:
+        return threshold & top_k
+    return threshold or top_k
+
+
+def make_attention(config: GraphformerConfig, layer_idx: int) -> GraphAttention:
+    """The attention layer of one block, by the name of its operator."""
+    operator = config.layer_operators[layer_idx]
+    shared: dict[str, Any] = {
+        "sparsify": make_sparsifier(config),
+        "normalize": config.normalize,
+        "attention_dropout": config.attention_dropout,
+        "backend": config.backend,
+        "executor": config.executor,
+        "layer_idx": layer_idx,
+    }
+    for name in ("value_projection", "output_projection"):
+        if getattr(config, name) is not None:
+            shared[name] = getattr(config, name)
+    heads = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads)
+    if operator == "sum":
+        return SumAttention(*heads, **shared)
+    if operator == "gin":
+        return GINAttention(*heads, config.mlp_ratio, config.sharpening, **shared)
+    return PNAAttention(
+        *heads,
+        config.mlp_ratio,
+        config.sharpening,
+        aggregators=tuple(config.aggregators),
+        scalers=tuple(config.scalers),
+        **shared,
+    )
+
+
+class GraphformerDecoderLayer(GradientCheckpointingLayer):
+    """``h = x + attention(norm(x))``, then ``h + feed_forward(norm(h))``."""
+
+    def __init__(self, config: GraphformerConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.self_attn = make_attention(config, layer_idx)
+        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, config.hidden_dropout)
+        self.input_layernorm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.dropout = config.hidden_dropout
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        candidates: Rule | None = None,
+        past_key_values: Cache | None = None,
+        output_graphs: bool = False,
+    ) -> Tensor:
+        attended = self.self_attn(
+            self.input_layernorm(hidden_states),
+            attention_mask,
+            position_embeddings=position_embeddings,
+            candidates=candidates,
+            past_key_values=past_key_values,
+            output_graph=output_graphs,
+        )
+        if output_graphs:
+            attended, _ = attended  # the graph is picked up by transformers' output recorder
+        hidden_states = hidden_states + F.dropout(attended, self.dropout, self.training)
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class GraphformerPreTrainedModel(PreTrainedModel):
+    """Weights, saving and loading, as in every transformers model."""
+
+    config_class = GraphformerConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GraphformerDecoderLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    # The layers call scaled_dot_product_attention themselves where no edges are needed; there is no other implementation to switch to.
+    _supports_sdpa = True
+    _can_record_outputs = {  # noqa: RUF012
+        "hidden_states": GraphformerDecoderLayer,
+        "graphs": OutputRecorder(GraphAttention, index=1),
+    }
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, HeadMLP):
+            for weight, bias in ((module.weight1, module.bias1), (module.weight2, module.bias2)):
+                init.normal_(weight, mean=0.0, std=self.config.initializer_range)
+                if bias is not None:
+                    init.zeros_(bias)
+            if module.norm is not None:
+                init.ones_(module.norm)
+        elif isinstance(module, GINOperator):
+            init.constant_(module.eps, module.initial_eps)
+        elif isinstance(module, PNAOperator) and module.delta is not None:
+            init.constant_(module.delta, module.initial_delta)
+        elif isinstance(module, GraphAttention) and module.sharpening is not None:
+            init.constant_(module.sharpening, module.initial_sharpening)
+
+
+class GraphformerModel(GraphformerPreTrainedModel):
+    """Embedding, decoder blocks, final norm."""
+
+    def __init__(self, config: GraphformerConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(GraphformerDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = LlamaRotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_graphs: bool = False,
+        **kwargs: Any,
+    ) -> GraphformerModelOutput:
+        """
+        Args:
+            input_ids: ``[B, N]``, or ``inputs_embeds`` ``[B, N, hidden_size]``.
+            attention_mask: 1 for real tokens, ``[B, N]`` with cached tokens counted, or allowed pairs ``[B, 1, N, Nk]``.
+            position_ids: ``[B, N]``. Without a mask and a cache, a position that does not follow its predecessor starts a new text: packed texts
+                do not see each other.
+            past_key_values: a transformers cache.
+            output_graphs: return every layer's :class:`~graphformer.AttentionGraph`.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        length, past = hidden_states.shape[1], 0 if past_key_values is None else past_key_values.get_seq_length()
+        candidates: Rule | None = None
+        if position_ids is None:
+            position_ids = torch.arange(past, past + length, device=hidden_states.device).unsqueeze(0)
+        elif attention_mask is None and past_key_values is None:
+            candidates = packed_texts(position_ids, hidden_states.shape[0])
+        if attention_mask is not None:
+            attention_mask = without_trivial(attention_mask, past + length)
+        position_embeddings = self.rotary_emb(hidden_states, position_ids)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=attention_mask,
+                position_embeddings=position_embeddings,
+                candidates=candidates,
+                past_key_values=past_key_values,
+                output_graphs=output_graphs,
+            )
+        return GraphformerModelOutput(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embed_tokens = value
+
+
+def packed_texts(position_ids: Tensor, batch: int) -> Rule | None:
+    """A rule that keeps packed texts apart, or ``None`` where every row is a single text."""
+    jumps = position_ids.diff(dim=-1) != 1
+    if not torch.compiler.is_compiling() and not bool(jumps.any()):
+        return None
+    segments = F.pad(jumps.long().cumsum(-1), (1, 0)) if position_ids.shape[-1] else position_ids
+    return Packed(segments.expand(batch, -1))
+
+
+def without_trivial(attention_mask: Tensor, num_senders: int) -> Tensor | None:
+    """The mask without padding to a cache's full size, or ``None`` where it hides nothing (plain causal attention is faster)."""
+    if attention_mask.ndim == 2 and attention_mask.shape[1] > num_senders:
+        raise ValueError(
+            f"attention_mask covers {attention_mask.shape[1]} tokens, but there are {num_senders} (cached ones included)"
+        )
+    if not torch.compiler.is_compiling() and bool(attention_mask.all()):
+        return None
+    return attention_mask
+
+
+class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
+    """A causal language model: :class:`GraphformerModel` and an output layer, tied to the embedding by default."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: GraphformerConfig) -> None:
+        super().__init__(config)
+        self.model = GraphformerModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_graphs: bool = False,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> GraphformerCausalLMOutput:
+        """As :meth:`GraphformerModel.forward`; ``labels`` ``[B, N]`` (-100 is ignored) give the mean next-token loss in nats."""
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_graphs=output_graphs,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return GraphformerCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            graphs=outputs.graphs,
+        )

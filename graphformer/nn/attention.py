@@ -1,0 +1,162 @@
+"""The shell that every attention layer shares: projections, positions, cache, graph; the operator does the rest."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from graphformer import backends
+from graphformer.attention import attend
+from graphformer.attention import normalizers, sparsifiers
+from graphformer.attention.candidates import Edges, Rule
+from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.graph import AttentionGraph
+from graphformer.nn.rope import rotate
+
+
+class Operator(Protocol):
+    """What runs on the graph of each head.
+
+    ``reductions`` names what it needs from a receiver's senders (see :func:`graphformer.attention.attend`); calling it combines
+    these, each ``[B, H, Nq, D]``, with the receiver's own features ``[B, H, Nq, D]``.
+    """
+
+    reductions: tuple[str, ...]
+
+    def __call__(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor: ...
+
+
+def head_dim(hidden_size: int, num_heads: int, num_kv_heads: int | None) -> tuple[int, int]:
+    """The width of a head and the number of key heads, checked."""
+    for name, value in (("hidden_size", hidden_size), ("num_heads", num_heads)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if hidden_size % num_heads:
+        raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}: every head takes an equal slice")
+    kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    if kv_heads < 1 or num_heads % kv_heads:
+        raise ValueError(
+            f"num_heads {num_heads} is not a multiple of num_kv_heads {kv_heads}: every key head serves an equal group"
+        )
+    return hidden_size // num_heads, kv_heads
+
+
+class GraphAttention(nn.Module):
+    """Hidden states in, hidden states out; an operator runs on the graph of each head. Base of the layers in this package.
+
+    The sharpening parameter ``[1]`` starts at 1 and multiplies the scores before masking. Without a value projection the node
+    features of head ``h`` are the ``h``-th slice of the hidden states, as in the paper.
+    """
+
+    def __init__(
+        self,
+        operator: nn.Module,
+        *,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int | None,
+        sharpening: bool | float,
+        sparsify: Sparsifier | None,
+        normalize: str | Normalizer,
+        is_causal: bool,
+        value_projection: bool,
+        output_projection: bool,
+        attention_dropout: float,
+        backend: str,
+        executor: str,
+        layer_idx: int | None,
+    ) -> None:
+        super().__init__()
+        self.head_dim, self.num_kv_heads = head_dim(hidden_size, num_heads, num_kv_heads)
+        self.hidden_size, self.num_heads, self.is_causal = hidden_size, num_heads, is_causal
+        self.normalize, self.sparsify = normalizers.resolve(normalize), sparsifiers.check(sparsify)
+        backends.get(backend)  # an unknown or missing one is reported here, not in the first step
+        self.backend, self.executor, self.layer_idx = backend, executor, layer_idx
+        self.attention_dropout = attention_dropout
+        kv_size = self.num_kv_heads * self.head_dim
+        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.k_proj = nn.Linear(hidden_size, kv_size, bias=False)
+        self.v_proj = nn.Linear(hidden_size, kv_size, bias=False) if value_projection else None
+        self.operator = operator
+        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False) if output_projection else None
+        self.initial_sharpening = float(sharpening)
+        self.sharpening = nn.Parameter(torch.full((1,), self.initial_sharpening)) if sharpening else None
+
+    def reset_parameters(self) -> None:
+        """Every parameter as the constructor left it (linear maps drawn anew)."""
+        for module in (self.q_proj, self.k_proj, self.v_proj, self.operator, self.o_proj):
+            if module is not None and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        if self.sharpening is not None:
+            nn.init.constant_(self.sharpening, self.initial_sharpening)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        candidates: Rule | Edges | AttentionGraph | str | None = None,
+        past_key_values: Any = None,
+        output_graph: bool = False,
+    ) -> Tensor | tuple[Tensor, AttentionGraph]:
+        """
+        Args:
+            hidden_states: ``[B, N, hidden_size]``.
+            attention_mask: true or 1 for real tokens ``[B, Nk]``, or for allowed pairs ``[B, 1, N, Nk]``; ``Nk`` counts cached tokens too.
+            position_embeddings: ``cos`` and ``sin`` of these N tokens, each ``[B or 1, N, head_dim]``.
+            candidates: further limits on the pairs, as in :func:`graphformer.attention_graph`.
+            past_key_values: a transformers ``Cache``; keys go in after RoPE, node features in the place of values.
+            output_graph: also return the heads' graph.
+
+        Returns:
+            ``[B, N, hidden_size]``, and the :class:`~graphformer.AttentionGraph` with lanes ``(B, H)`` if asked for.
+        """
+        if hidden_states.ndim != 3 or hidden_states.shape[-1] != self.hidden_size:
+            raise ValueError(f"hidden_states must be [batch, length, {self.hidden_size}], got shape {tuple(hidden_states.shape)}")
+        batch, length, _ = hidden_states.shape
+        q = self._heads(self.q_proj(hidden_states))
+        k = self._heads(self.k_proj(hidden_states))
+        own = self._heads(hidden_states if self.v_proj is None else self.v_proj(hidden_states))
+        if position_embeddings is not None:
+            q, k = rotate(q, *position_embeddings), rotate(k, *position_embeddings)
+        features = own
+        if past_key_values is not None:
+            k, features = past_key_values.update(k, own, self.layer_idx)
+        reduced, graph = attend(
+            q,
+            k,
+            features,
+            self.operator.reductions,
+            candidates=candidates,
+            attention_mask=attention_mask,
+            is_causal=self.is_causal,
+            sharpening=1.0 if self.sharpening is None else self.sharpening,
+            normalize=self.normalize,
+            sparsify=self.sparsify,
+            dropout=self.attention_dropout if self.training else 0.0,
+            executor=self.executor,
+            backend=self.backend,
+            output_graph=output_graph,
+        )
+        if own.shape[1] != self.num_heads:
+            own = own.repeat_interleave(self.num_heads // own.shape[1], dim=1)
+        out = self.operator(own, reduced).transpose(1, 2).reshape(batch, length, self.hidden_size)
+        if self.o_proj is not None:
+            out = self.o_proj(out)
+        if graph is None:
+            return out
+        return out, graph
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``[B, N, heads * head_dim]`` to ``[B, heads, N, head_dim]``."""
+        return x.view(x.shape[0], x.shape[1], x.shape[2] // self.head_dim, self.head_dim).transpose(1, 2)
+
+    def extra_repr(self) -> str:
+        return (
+            f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}, is_causal={self.is_causal}, "
+            f"normalize={self.normalize}, sparsify={self.sparsify}, executor={self.executor!r}, backend={self.backend!r}"
+        )

@@ -1,0 +1,124 @@
+"""GIN-attention: each head is a graph isomorphism network on its own attention graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.nn.attention import GraphAttention, head_dim
+from graphformer.nn.mlp import HeadMLP
+
+
+def mlp_width(mlp_ratio: float, dim: int) -> int:
+    """``int(gamma * d)``, checked."""
+    width = int(mlp_ratio * dim)
+    if width < 1:
+        raise ValueError(
+            f"mlp_ratio {mlp_ratio} leaves no hidden unit in a head of width {dim}: it must be at least {1 / dim:.3g}"
+        )
+    return width
+
+
+class GINOperator(nn.Module):
+    r"""``out_i = MLP_h((self_weight + eps_h) x_i + sum_j w_ij x_j)`` for each head h.
+
+    The diagonal of attention already holds the node itself, so ``self_weight`` is 0 as in the paper's code. For graphs without self-loops
+    set it to 1: that is GIN's own ``(1 + eps) x_i`` (arXiv 1810.00826, eq. 4.1).
+    """
+
+    reductions = ("sum",)
+
+    def __init__(
+        self, num_heads: int, dim: int, mlp_ratio: float, *, eps: float = 0.0, self_weight: float = 0.0, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.initial_eps, self.self_weight = eps, self_weight
+        self.eps = nn.Parameter(torch.full((num_heads,), float(eps)))
+        self.mlp = HeadMLP(num_heads, dim, mlp_width(mlp_ratio, dim), dim, dropout=dropout)
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.eps, self.initial_eps)
+        self.mlp.reset_parameters()
+
+    def forward(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
+        return self.mlp((self.self_weight + self.eps).view(-1, 1, 1) * own + reduced["sum"])
+
+    def extra_repr(self) -> str:
+        return f"self_weight={self.self_weight}"
+
+
+class GINAttention(GraphAttention):
+    r"""GIN-attention (arXiv 2501.02393, section 2.1).
+
+    .. math::
+        A = \mathrm{softmax}(\alpha\, q k^\top / \sqrt{d}), \qquad
+        \mathrm{out}_i = \mathrm{MLP}_h\Big((s + \epsilon_h)\, x_i + \sum_{(j \to i)} A_{ij} x_j\Big)
+
+    with :math:`x` the hidden states cut into heads, :math:`\alpha` one trainable sharpening a layer, :math:`\epsilon_h` and an MLP for each
+    head.
+
+    Args:
+        hidden_size: width of the hidden states, a multiple of ``num_heads``.
+        num_heads: heads; each is one graph.
+        num_kv_heads: key heads, each shared by a group of query heads; ``num_heads`` unless given.
+        mlp_ratio: gamma, the MLP's hidden width over the head's width; ``int(gamma * head_dim)`` units.
+        sharpening: a trainable alpha that starts at 1 (or at the number given), or ``False``.
+        sparsify: ``None``, ``gf.Threshold(tau)``, ``gf.TopK(k)``.
+        normalize: ``"softmax"``, ``"sigmoid"``, ``"relu"``, ``"identity"`` or a normalizer.
+        is_causal: senders at or before the receiver only.
+        backend: who aggregates; naming one means that edges are built.
+        executor: ``"auto"``, ``"flash"``, ``"stream"``, ``"dense"`` or ``"edges"``. Never changes the answer.
+        value_projection: node features are a projection of the hidden states instead of their slices.
+        output_projection: a linear map over the heads' outputs.
+        eps: where epsilon starts.
+        self_weight: 0 where attention holds the diagonal, 1 for graphs without self-loops (see :class:`GINOperator`).
+        mlp_dropout: inside the heads' MLPs.
+        attention_dropout: on the weights.
+        layer_idx: place of this layer in a model's cache.
+
+    Shape: ``[B, N, hidden_size]`` to the same; see :meth:`GraphAttention.forward`.
+
+    Raises:
+        ValueError: heads that do not divide, an empty MLP, an unknown name. MissingExtra: a backend that is not installed.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int | None = None,
+        mlp_ratio: float = 0.5,
+        sharpening: bool | float = True,
+        sparsify: Sparsifier | None = None,
+        normalize: str | Normalizer = "softmax",
+        is_causal: bool = True,
+        backend: str = "auto",
+        executor: str = "auto",
+        *,
+        value_projection: bool = False,
+        output_projection: bool = False,
+        eps: float = 0.0,
+        self_weight: float = 0.0,
+        mlp_dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        layer_idx: int | None = None,
+    ) -> None:
+        dim, _ = head_dim(hidden_size, num_heads, num_kv_heads)
+        super().__init__(
+            GINOperator(num_heads, dim, mlp_ratio, eps=eps, self_weight=self_weight, dropout=mlp_dropout),
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            sharpening=sharpening,
+            sparsify=sparsify,
+            normalize=normalize,
+            is_causal=is_causal,
+            value_projection=value_projection,
+            output_projection=output_projection,
+            attention_dropout=attention_dropout,
+            backend=backend,
+            executor=executor,
+            layer_idx=layer_idx,
+        )

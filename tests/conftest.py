@@ -1,0 +1,56 @@
+"""What all tests share: one thread, one seed, and where the real data lie."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Tests run side by side (pytest -n), and sums in a fixed order make them repeatable.
+torch.set_num_threads(1)
+
+# No deadline: the first call of an operator may compile or load for longer than any deadline that would be of use.
+hypothesis.settings.register_profile("graphformer", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("graphformer")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="torch.cuda.is_available() is false"))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Every test starts from the same random state, whatever ran before it."""
+    torch.manual_seed(0)
+    return 0
+
+
+def _folder(variable: str, default: Path) -> Path:
+    named = os.environ.get(variable)
+    if named:
+        folder = Path(named).expanduser()
+        if not folder.is_dir():
+            pytest.fail(f"{variable}={named} is not a folder")
+        return folder
+    if not default.is_dir():
+        pytest.skip(f"{default.name} files are not here: set {variable} to their folder")
+    return default
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The real data sets: GRAPHFORMER_DATA, else shared/data beside the repository."""
+    return _folder("GRAPHFORMER_DATA", ROOT.parent / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Recorded inputs and outputs of published code: GRAPHFORMER_GOLDEN, else shared/golden beside the repository."""
+    return _folder("GRAPHFORMER_GOLDEN", ROOT.parent / "shared" / "golden")
