@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 import graphformer
 from graphformer.datasets import TextDataset, build_tokenizer, embedded_text, encode, read_text, split
@@ -39,10 +40,12 @@ def main(arguments: list[str] | None = None) -> None:
         warnings.showwarning = _show_warning
         try:
             app(args=arguments, prog_name="graphformer")
-        except (ValueError, TypeError, OSError, MissingExtra) as error:
+        except (ValueError, TypeError, OSError, MissingExtra, StrictDataclassError) as error:
             if os.environ.get("GRAPHFORMER_TRACEBACK"):
                 raise
-            _say(f"error: {' '.join(str(error).split())}", err=True)
+            # What a config finds wrong is the cause of a longer tale.
+            told = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+            _say(f"error: {' '.join(str(told).split())}", err=True)
             raise SystemExit(2) from None
 
 
@@ -54,23 +57,23 @@ def train(
     tokenizer: Annotated[str, typer.Option(metavar="char|byte|bpe", help="What a token is.")] = "char",
     vocab_size: Annotated[int | None, typer.Option(help="Size of a bpe vocabulary [default: 1024].")] = None,
     operator: Annotated[str, typer.Option(help="gin, sum or pna; or one for each layer: gin,sum,pna,gin.")] = "gin",
-    hidden_size: Annotated[int, typer.Option(help="Width of the hidden states.")] = 128,
-    layers: Annotated[int, typer.Option(help="Number of layers.")] = 4,
-    heads: Annotated[int, typer.Option(help="Attention heads of a layer.")] = 4,
-    kv_heads: Annotated[int | None, typer.Option(help="Heads of keys and node features [default: --heads].")] = None,
+    hidden_size: Annotated[int, typer.Option(min=1, help="Width of the hidden states.")] = 128,
+    layers: Annotated[int, typer.Option(min=1, help="Number of layers.")] = 4,
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads of a layer.")] = 4,
+    kv_heads: Annotated[int | None, typer.Option(min=1, help="Heads of keys and node features [default: --heads].")] = None,
     intermediate_size: Annotated[
-        int | None, typer.Option(help="Width of the feed-forward [default: 53/16 of --hidden-size].")
+        int | None, typer.Option(min=1, help="Width of the feed-forward [default: 53/16 of --hidden-size].")
     ] = None,
     mlp_ratio: Annotated[float, typer.Option(help="Width of an operator's network, relative to a head.")] = 0.5,
-    threshold: Annotated[float | None, typer.Option(help="Drop edges below this weight [default: keep all].")] = None,
-    context: Annotated[int, typer.Option(help="Tokens that a prediction sees.")] = 64,
-    batch_size: Annotated[int, typer.Option(help="Windows a step and process.")] = 12,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 2000,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Drop edges below this weight [default: keep all].")] = None,
+    context: Annotated[int, typer.Option(min=1, help="Tokens that a prediction sees.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows a step and process.")] = 12,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 2000,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate; falls to a tenth of it.")] = 1e-3,
     warmup_steps: Annotated[int | None, typer.Option(help="[default: 100, or a tenth of fewer than 1000 steps].")] = None,
-    eval_steps: Annotated[int, typer.Option(help="Steps from one evaluation to the next.")] = 500,
-    save_steps: Annotated[int, typer.Option(help="Steps from one checkpoint to the next.")] = 500,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
+    eval_steps: Annotated[int, typer.Option(min=1, help="Steps from one evaluation to the next.")] = 500,
+    save_steps: Annotated[int, typer.Option(min=1, help="Steps from one checkpoint to the next.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same model.")] = 0,
     resume: Annotated[bool, typer.Option(help="Continue the run in --output from its newest complete checkpoint.")] = False,
     report_to: Annotated[str, typer.Option(metavar="tensorboard|none", help="Where curves go.")] = "none",
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
@@ -107,10 +110,7 @@ def train(
             operator=operators if len(operators) > 1 else operator,
             mlp_ratio=mlp_ratio,
             threshold=threshold,
-            max_position_embeddings=context + 1,  # a window holds one token more than it predicts from
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
+            max_position_embeddings=context,
         )
     )
     _say(
@@ -151,25 +151,19 @@ def train(
 def generate(
     model_dir: Annotated[Path, typer.Argument(help="A folder that graphformer train wrote.")],
     prompt: Annotated[str, typer.Argument(help="The beginning of the text.")],
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 200,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write.")] = 200,
     temperature: Annotated[float, typer.Option(help="Below 1: safer; above 1: wilder.")] = 1.0,
-    top_k: Annotated[int | None, typer.Option(help="Choose among the k most likely tokens.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Choose among the k most likely tokens.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Choose among the likeliest tokens of this total probability.")] = None,
-    num_beams: Annotated[int, typer.Option(help="Search with this many beams in the place of sampling.")] = 1,
+    num_beams: Annotated[int, typer.Option(min=1, help="Search with this many beams in the place of sampling.")] = 1,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the most likely token.")] = False,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed writes the same text.")] = 0,
 ) -> None:
     """Let a trained model continue a prompt."""
-    if max_new_tokens < 1:
-        raise ValueError(f"--max-new-tokens must be at least 1, got {max_new_tokens}.")
     if not temperature > 0:
         raise ValueError(f"--temperature must be above 0, got {temperature}; use --greedy for the most likely text.")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"--top-k must be at least 1, got {top_k}.")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"--top-p must be above 0 and at most 1, got {top_p}.")
-    if num_beams < 1:
-        raise ValueError(f"--num-beams must be at least 1, got {num_beams}.")
     if not prompt:
         raise ValueError("PROMPT is empty; give at least one character to start from.")
     if problems := model_problems(model_dir):

@@ -88,9 +88,7 @@ def to_networkx(graph: AttentionGraph) -> Any:
     else:
         out.add_nodes_from(("sender", j) for j in range(graph.num_lanes * graph.num_senders))
         out.add_nodes_from(("receiver", i) for i in range(graph.num_lanes * graph.num_receivers))
-        out.add_weighted_edges_from(
-            (("sender", j), ("receiver", i), w) for j, i, w in zip(senders, receivers, weight, strict=True)
-        )
+        out.add_weighted_edges_from((("sender", j), ("receiver", i), w) for j, i, w in zip(senders, receivers, weight, strict=True))
     return out
 
 
@@ -125,9 +123,7 @@ def to_pyg(graph: AttentionGraph) -> Any:
 
     if graph.num_senders == graph.num_receivers:
         lanes = torch.arange(graph.num_lanes, device=graph.device).repeat_interleave(graph.num_nodes)
-        out = Data(
-            edge_index=graph.edge_index, edge_weight=graph.weight, num_nodes=graph.num_lanes * graph.num_nodes, batch=lanes
-        )
+        out = Data(edge_index=graph.edge_index, edge_weight=graph.weight, num_nodes=graph.num_lanes * graph.num_nodes, batch=lanes)
     else:
         out = HeteroData()
         out["sender"].num_nodes = graph.num_lanes * graph.num_senders
@@ -175,9 +171,7 @@ def to_dgl(graph: AttentionGraph) -> Any:
     else:
         sizes = {"sender": graph.num_lanes * graph.num_senders, "receiver": graph.num_lanes * graph.num_receivers}
         out = dgl.heterograph({_BIPARTITE: (graph.senders, graph.receivers)}, num_nodes_dict=sizes)
-        out.set_batch_num_nodes(
-            {side: torch.full((graph.num_lanes,), size // max(graph.num_lanes, 1)) for side, size in sizes.items()}
-        )
+        out.set_batch_num_nodes({side: torch.full((graph.num_lanes,), size // max(graph.num_lanes, 1)) for side, size in sizes.items()})
         out.set_batch_num_edges({_BIPARTITE: torch.bincount(graph.sender_lane, minlength=graph.num_lanes)})
     out.edata["w"] = graph.weight
     return out
@@ -192,7 +186,7 @@ def from_dgl(graph: Any, weight: str = "w") -> AttentionGraph:
     return AttentionGraph.from_edges(
         senders,
         receivers,
-        graph.edata[weight] if weight in graph.edata else None,
+        graph.edata.get(weight),
         num_senders=graph.num_nodes(sides[0]) // max(num_lanes, 1),
         num_receivers=graph.num_nodes(sides[1]) // max(num_lanes, 1),
         batch_shape=() if num_lanes == 1 else (num_lanes,),

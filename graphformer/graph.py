@@ -57,9 +57,7 @@ class AttentionGraph:
                 f"{tuple(self.receivers.shape)} and {tuple(self.weight.shape)}"
             )
         if math.prod(self.batch_shape) != self.num_lanes:
-            raise ValueError(
-                f"batch_shape {self.batch_shape} holds {math.prod(self.batch_shape)} lanes, but num_lanes is {self.num_lanes}"
-            )
+            raise ValueError(f"batch_shape {self.batch_shape} holds {math.prod(self.batch_shape)} lanes, but num_lanes is {self.num_lanes}")
 
     # ------------------------------------------------------------------ building
 
@@ -114,9 +112,7 @@ class AttentionGraph:
                     f"got values from {int(value.min())} to {int(value.max())}"
                 )
         if senders.numel() and num_senders and num_receivers:
-            crossing = torch.div(senders, num_senders, rounding_mode="floor") != torch.div(
-                receivers, num_receivers, rounding_mode="floor"
-            )
+            crossing = torch.div(senders, num_senders, rounding_mode="floor") != torch.div(receivers, num_receivers, rounding_mode="floor")
             if bool(crossing.any()):
                 e = int(crossing.nonzero()[0])
                 raise ValueError(
@@ -176,9 +172,7 @@ class AttentionGraph:
     def num_nodes(self) -> int:
         """Nodes per lane, where senders and receivers are the same nodes."""
         if self.num_senders != self.num_receivers:
-            raise ValueError(
-                f"this graph has {self.num_senders} senders and {self.num_receivers} receivers per lane: ask for one of them"
-            )
+            raise ValueError(f"this graph has {self.num_senders} senders and {self.num_receivers} receivers per lane: ask for one of them")
         return self.num_senders
 
     @property
@@ -195,6 +189,13 @@ class AttentionGraph:
         """int64 ``[num_lanes * num_receivers + 1]``: where each receiver's edges start (compressed sparse rows)."""
         ends = torch.cumsum(self.in_degree(), dim=0)
         return torch.cat((ends.new_zeros(1), ends))
+
+    @cached_property
+    def by_sender(self) -> tuple[Tensor, Tensor]:
+        """Edge numbers int64 ``[E]`` in the order of their senders, and where each sender's start, ``[num_lanes * num_senders + 1]``."""
+        degree = torch.bincount(self.senders, minlength=self.num_lanes * self.num_senders)
+        ends = torch.cumsum(degree, dim=0)
+        return self.senders.argsort(stable=True), torch.cat((ends.new_zeros(1), ends))
 
     @property
     def sender_lane(self) -> Tensor:
@@ -244,16 +245,12 @@ class AttentionGraph:
     def to(self, *args: Any, **kwargs: Any) -> AttentionGraph:
         """To another device or weight precision, like ``Tensor.to``; the indices stay int64."""
         weight = self.weight.to(*args, **kwargs)
-        return dataclasses.replace(
-            self, senders=self.senders.to(weight.device), receivers=self.receivers.to(weight.device), weight=weight
-        )
+        return dataclasses.replace(self, senders=self.senders.to(weight.device), receivers=self.receivers.to(weight.device), weight=weight)
 
     def select(self, keep: Tensor) -> AttentionGraph:
         """The edges for which ``keep`` (bool ``[E]``) is true; weights are not changed."""
         if keep.shape != self.senders.shape or keep.dtype != torch.bool:
-            raise ValueError(
-                f"keep must be bool of shape {tuple(self.senders.shape)}, got {keep.dtype} of shape {tuple(keep.shape)}"
-            )
+            raise ValueError(f"keep must be bool of shape {tuple(self.senders.shape)}, got {keep.dtype} of shape {tuple(keep.shape)}")
         return dataclasses.replace(self, senders=self.senders[keep], receivers=self.receivers[keep], weight=self.weight[keep])
 
     def renormalize(self) -> AttentionGraph:
@@ -349,9 +346,7 @@ class AttentionGraph:
 
         sizes = {"num_senders": self.num_senders, "num_receivers": self.num_receivers, "batch_shape": list(self.batch_shape)}
         tensors = {"senders": self.senders, "receivers": self.receivers, "weight": self.weight.detach()}
-        save_file(
-            {name: value.contiguous() for name, value in tensors.items()}, path, metadata={"attention_graph": json.dumps(sizes)}
-        )
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata={"attention_graph": json.dumps(sizes)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AttentionGraph:

@@ -77,9 +77,7 @@ def build(problem: Problem, executor: str = "auto") -> AttentionGraph:
     """Run the chosen executor on a checked problem."""
     name = choose(problem) if executor == "auto" else executor
     if name == "flash":
-        raise ValueError(
-            "executor='flash' builds no edges, so it cannot return a graph; use 'stream', 'dense', 'edges' or 'auto'"
-        )
+        raise ValueError("executor='flash' builds no edges, so it cannot return a graph; use 'stream', 'dense', 'edges' or 'auto'")
     if name not in EXECUTORS:
         raise ValueError(f"unknown executor {name!r}; known: auto, flash, {', '.join(EXECUTORS)}")
     if (name == "edges") != (problem.edges is not None):

@@ -176,9 +176,7 @@ class Edges:
         """One graph over all lanes, sorted by receiver and checked; weights are ones. Repeated edges count once."""
         for name, value, size in (("senders", self.senders, num_senders), ("receivers", self.receivers, num_receivers)):
             if value.numel() and not 0 <= int(value.min()) <= int(value.max()) < size:
-                raise ValueError(
-                    f"candidate {name} must lie in 0..{size - 1}, got values from {int(value.min())} to {int(value.max())}"
-                )
+                raise ValueError(f"candidate {name} must lie in 0..{size - 1}, got values from {int(value.min())} to {int(value.max())}")
         if self.sequence is None:
             sequence = torch.arange(batch, device=self.senders.device).repeat_interleave(self.senders.numel())
             senders, receivers = self.senders.repeat(batch), self.receivers.repeat(batch)
@@ -202,7 +200,8 @@ class Edges:
         """The edges of a graph with one lane (shared by all sequences) or one lane a sequence (after ``merge_heads``)."""
         if len(graph.batch_shape) > 1:
             raise ValueError(
-                f"candidates from a graph need one lane per sequence, got batch_shape {graph.batch_shape}; merge its heads first: graph.merge_heads('sum')"
+                f"candidates from a graph need one lane per sequence, got batch_shape {graph.batch_shape}; "
+                "merge its heads first: graph.merge_heads('sum')"
             )
         local = (graph.senders % max(graph.num_senders, 1), graph.receivers % max(graph.num_receivers, 1))
         return cls(*local, sequence=graph.sender_lane if graph.batch_shape else None)

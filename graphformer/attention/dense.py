@@ -29,7 +29,7 @@ def build(problem: Problem) -> AttentionGraph:
 
 
 def reduce(weights: Tensor, keep: Tensor, x: Tensor, reduction: str) -> Tensor:
-    """The naive twin of :func:`graphformer.aggregate` on matrices, for tests: ``[..., Nq, Nk]`` and ``[..., Nk, D]`` to ``[..., Nq, D]``."""
+    """The naive twin of :func:`graphformer.aggregate` on matrices: ``[..., Nq, Nk]`` and ``[..., Nk, D]`` to ``[..., Nq, D]``."""
     weights = weights.masked_fill(~keep, 0.0)
     total = weights.sum(-1, keepdim=True)
     total = torch.where(total == 0, torch.ones_like(total), total)

@@ -27,9 +27,7 @@ def build(problem: Problem) -> AttentionGraph:
     graph, lane = graph.select(allowed), lane[allowed]
     # A key head serves a group of query heads, so the sender's lane among the keys is not its lane among the queries.
     kv_heads = problem.k.shape[1]
-    kv_lane = torch.div(lane, heads, rounding_mode="floor") * kv_heads + torch.div(
-        lane % heads, heads // kv_heads, rounding_mode="floor"
-    )
+    kv_lane = torch.div(lane, heads, rounding_mode="floor") * kv_heads + torch.div(lane % heads, heads // kv_heads, rounding_mode="floor")
     q = problem.q.flatten(0, 2)[graph.receivers]
     k = problem.k.flatten(0, 2)[kv_lane * num_senders + graph.senders % max(num_senders, 1)]
     scores = problem.score.edges(q, k)

@@ -30,13 +30,9 @@ def build(problem: Problem) -> AttentionGraph:
     parts = []
     for start in range(0, num_receivers, size):
         block = range(start, min(start + size, num_receivers))
-        parts.append(
-            checkpoint(dense.rows, problem, problem.q[:, :, block.start : block.stop], problem.k, block, use_reentrant=False)
-        )
+        parts.append(checkpoint(dense.rows, problem, problem.q[:, :, block.start : block.stop], problem.k, block, use_reentrant=False))
     if not parts:
         return dense.build(problem)
     senders, receivers, weight = (torch.cat(part) for part in zip(*parts, strict=True))
     order = receivers.argsort(stable=True)
-    return AttentionGraph(
-        senders[order], receivers[order], weight[order], batch * heads, num_senders, num_receivers, (batch, heads)
-    )
+    return AttentionGraph(senders[order], receivers[order], weight[order], batch * heads, num_senders, num_receivers, (batch, heads))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from functools import lru_cache
+from functools import cache
 
 from torch import Tensor
 
 from graphformer.backends import base
 from graphformer.backends.base import REDUCTIONS, Backend
+from graphformer.errors import MissingExtra
 from graphformer.graph import AttentionGraph
 
 __all__ = ["REDUCTIONS", "Backend", "aggregate", "available", "get"]
@@ -16,7 +17,7 @@ __all__ = ["REDUCTIONS", "Backend", "aggregate", "available", "get"]
 _CLASSES = {"torch": "TorchBackend", "pyg": "PyGBackend", "dgl": "DGLBackend", "torch_sparse": "TorchSparseBackend"}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _load(name: str) -> Backend:
     return getattr(importlib.import_module(f"graphformer.backends.{name}"), _CLASSES[name])()
 
@@ -32,16 +33,12 @@ def get(name: str = "auto") -> Backend:
     if name == "auto":
         name = "torch"
     if name not in _CLASSES:
-        raise ValueError(
-            f"unknown backend {name!r}; known: auto, {', '.join(_CLASSES)}; installed here: {', '.join(available())}"
-        )
+        raise ValueError(f"unknown backend {name!r}; known: auto, {', '.join(_CLASSES)}; installed here: {', '.join(available())}")
     try:
         return _load(name)
-    except ModuleNotFoundError:
+    except MissingExtra:
         raise
     except (ImportError, OSError) as error:
-        if type(error).__name__ == "MissingExtra":
-            raise
         raise RuntimeError(f"backend {name!r} is installed but cannot be imported: {error}") from error
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from graphformer.backends.torch import sum_to_receivers, sum_to_senders
 from graphformer.graph import AttentionGraph
 
 REDUCTIONS = ("sum", "mean", "max", "min", "var", "std")
@@ -19,8 +20,8 @@ SMALLEST_VARIANCE = 1e-10
 class Backend(Protocol):
     """Four primitives over the edges of a graph. ``x`` is ``[senders, D]``, results are ``[receivers, D]``.
 
-    ``weighted_sum`` and ``weighted_deviation`` are differentiable in all their tensors. ``largest`` needs no gradient: that is defined once,
-    in :class:`Extremum`, so that ties are shared in the same way everywhere. What ``largest`` returns for a receiver without edges is not used.
+    ``weighted_sum`` and ``weighted_deviation`` are differentiable in all their tensors. ``largest`` needs no gradient: that is defined
+    once, in :class:`Extremum`, so that ties are shared in the same way everywhere; it may return anything for a receiver without edges.
     """
 
     name: str
@@ -53,10 +54,10 @@ class Extremum(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         x, out = ctx.saved_tensors
-        senders, receivers = ctx.graph.senders, ctx.graph.receivers
-        attained = (x[senders] == out[receivers]).to(grad.dtype)  # [E, D]
-        ties = torch.zeros_like(out).index_add_(0, receivers, attained).clamp_(min=1)
-        return torch.zeros_like(x).index_add_(0, senders, attained * (grad / ties)[receivers]), None, None
+        graph = ctx.graph
+        attained = (x.index_select(0, graph.senders) == out.index_select(0, graph.receivers)).to(grad.dtype)  # [E, D]
+        ties = sum_to_receivers(graph, attained).clamp_(min=1)
+        return sum_to_senders(graph, attained * (grad / ties).index_select(0, graph.receivers)), None, None
 
 
 def reduce(backend: Backend, graph: AttentionGraph, x: Tensor, reduction: str) -> Tensor:
@@ -100,9 +101,5 @@ def aggregate(graph: AttentionGraph, x: Tensor, reduction: str, backend: Backend
     work = graph.with_weight(graph.weight.to(dtype))
     with torch.autocast(x.device.type, enabled=False):
         out = reduce(backend, work, x.reshape(flat[0], x.shape[-1]).to(dtype), reduction)
-    rows = (
-        (math.prod(graph.batch_shape) * graph.num_receivers,)
-        if x.shape[:-1] == flat
-        else (*graph.batch_shape, graph.num_receivers)
-    )
+    rows = (math.prod(graph.batch_shape) * graph.num_receivers,) if x.shape[:-1] == flat else (*graph.batch_shape, graph.num_receivers)
     return out.to(x.dtype).reshape(*rows, x.shape[-1])

@@ -105,9 +105,7 @@ class GraphformerConfig(PreTrainedConfig):
                 f"hidden_size {self.hidden_size} must be num_attention_heads {self.num_attention_heads} times an even head width "
                 "(rotary embeddings turn pairs of channels)"
             )
-        if self.num_key_value_heads is not None and (
-            self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads
-        ):
+        if self.num_key_value_heads is not None and (self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads):
             raise ValueError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
             )

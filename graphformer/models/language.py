@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -125,11 +125,11 @@ class GraphformerPreTrainedModel(PreTrainedModel):
     config_class = GraphformerConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["GraphformerDecoderLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _no_split_modules = ["GraphformerDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
     # The layers call scaled_dot_product_attention themselves where no edges are needed; there is no other implementation to switch to.
     _supports_sdpa = True
-    _can_record_outputs = {  # noqa: RUF012
+    _can_record_outputs = {
         "hidden_states": GraphformerDecoderLayer,
         "graphs": OutputRecorder(GraphAttention, index=1),
     }
@@ -159,7 +159,7 @@ class GraphformerModel(GraphformerPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(GraphformerDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = LlamaRotaryEmbedding(config)
+        self.rotary_emb = LlamaRotaryEmbedding(cast(Any, config))  # reads only fields that our config has too
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -180,8 +180,8 @@ class GraphformerModel(GraphformerPreTrainedModel):
         Args:
             input_ids: ``[B, N]``, or ``inputs_embeds`` ``[B, N, hidden_size]``.
             attention_mask: 1 for real tokens, ``[B, N]`` with cached tokens counted, or allowed pairs ``[B, 1, N, Nk]``.
-            position_ids: ``[B, N]``. Without a mask and a cache, a position that does not follow its predecessor starts a new text: packed texts
-                do not see each other.
+            position_ids: ``[B, N]``. Without a mask and a cache, a position that does not follow its predecessor starts a new text:
+                packed texts do not see each other.
             past_key_values: a transformers cache.
             output_graphs: return every layer's :class:`~graphformer.AttentionGraph`.
         """
@@ -214,7 +214,7 @@ class GraphformerModel(GraphformerPreTrainedModel):
         return self.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embed_tokens = value
+        self.embed_tokens = cast(nn.Embedding, value)
 
 
 def packed_texts(position_ids: Tensor, batch: int) -> Rule | None:
@@ -229,9 +229,7 @@ def packed_texts(position_ids: Tensor, batch: int) -> Rule | None:
 def without_trivial(attention_mask: Tensor, num_senders: int) -> Tensor | None:
     """The mask without padding to a cache's full size, or ``None`` where it hides nothing (plain causal attention is faster)."""
     if attention_mask.ndim == 2 and attention_mask.shape[1] > num_senders:
-        raise ValueError(
-            f"attention_mask covers {attention_mask.shape[1]} tokens, but there are {num_senders} (cached ones included)"
-        )
+        raise ValueError(f"attention_mask covers {attention_mask.shape[1]} tokens, but there are {num_senders} (cached ones included)")
     if not torch.compiler.is_compiling() and bool(attention_mask.all()):
         return None
     return attention_mask
@@ -240,7 +238,7 @@ def without_trivial(attention_mask: Tensor, num_senders: int) -> Tensor | None:
 class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
     """A causal language model: :class:`GraphformerModel` and an output layer, tied to the embedding by default."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: GraphformerConfig) -> None:
         super().__init__(config)

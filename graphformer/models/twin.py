@@ -37,7 +37,5 @@ def parameter_matched(config: GraphformerConfig, operator: str | list[str] = "su
     step = count_parameters(sized(2)) - smallest  # the count is linear in the width
     width = 1 + round((target - smallest) / step)
     if width < 1:
-        raise ValueError(
-            f"operator {operator!r} cannot match {target:,} parameters: without a feed-forward it already has {smallest:,}"
-        )
+        raise ValueError(f"operator {operator!r} cannot match {target:,} parameters: without a feed-forward it already has {smallest:,}")
     return sized(width)

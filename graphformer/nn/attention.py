@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from graphformer import backends
-from graphformer.attention import attend
-from graphformer.attention import normalizers, sparsifiers
+from graphformer.attention import attend, normalizers, sparsifiers
 from graphformer.attention.candidates import Edges, Rule
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
@@ -17,16 +16,20 @@ from graphformer.graph import AttentionGraph
 from graphformer.nn.rope import rotate
 
 
-class Operator(Protocol):
-    """What runs on the graph of each head.
+class Operator(nn.Module):
+    """What runs on the graph of each head; base of the operators in this package and of your own.
 
-    ``reductions`` names what it needs from a receiver's senders (see :func:`graphformer.attention.attend`); calling it combines
-    these, each ``[B, H, Nq, D]``, with the receiver's own features ``[B, H, Nq, D]``.
+    ``reductions`` names what it needs from a receiver's senders (see :func:`graphformer.attention.attend`).
     """
 
     reductions: tuple[str, ...]
 
-    def __call__(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor: ...
+    def forward(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
+        """Combine the reductions, each ``[B, H, Nq, D]``, with the receiver's own features ``[B, H, Nq, D]``."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Parameters as the constructor left them; an operator without any has nothing to do."""
 
 
 def head_dim(hidden_size: int, num_heads: int, num_kv_heads: int | None) -> tuple[int, int]:
@@ -38,9 +41,7 @@ def head_dim(hidden_size: int, num_heads: int, num_kv_heads: int | None) -> tupl
         raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}: every head takes an equal slice")
     kv_heads = num_heads if num_kv_heads is None else num_kv_heads
     if kv_heads < 1 or num_heads % kv_heads:
-        raise ValueError(
-            f"num_heads {num_heads} is not a multiple of num_kv_heads {kv_heads}: every key head serves an equal group"
-        )
+        raise ValueError(f"num_heads {num_heads} is not a multiple of num_kv_heads {kv_heads}: every key head serves an equal group")
     return hidden_size // num_heads, kv_heads
 
 
@@ -53,7 +54,7 @@ class GraphAttention(nn.Module):
 
     def __init__(
         self,
-        operator: nn.Module,
+        operator: Operator,
         *,
         hidden_size: int,
         num_heads: int,
@@ -77,10 +78,10 @@ class GraphAttention(nn.Module):
         self.backend, self.executor, self.layer_idx = backend, executor, layer_idx
         self.attention_dropout = attention_dropout
         kv_size = self.num_kv_heads * self.head_dim
+        self.operator: Operator = operator
         self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
         self.k_proj = nn.Linear(hidden_size, kv_size, bias=False)
         self.v_proj = nn.Linear(hidden_size, kv_size, bias=False) if value_projection else None
-        self.operator = operator
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False) if output_projection else None
         self.initial_sharpening = float(sharpening)
         self.sharpening = nn.Parameter(torch.full((1,), self.initial_sharpening)) if sharpening else None
@@ -88,7 +89,7 @@ class GraphAttention(nn.Module):
     def reset_parameters(self) -> None:
         """Every parameter as the constructor left it (linear maps drawn anew)."""
         for module in (self.q_proj, self.k_proj, self.v_proj, self.operator, self.o_proj):
-            if module is not None and hasattr(module, "reset_parameters"):
+            if module is not None:
                 module.reset_parameters()
         if self.sharpening is not None:
             nn.init.constant_(self.sharpening, self.initial_sharpening)

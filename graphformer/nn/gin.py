@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
-from graphformer.nn.attention import GraphAttention, head_dim
+from graphformer.nn.attention import GraphAttention, Operator, head_dim
 from graphformer.nn.mlp import HeadMLP
 
 
@@ -15,13 +15,11 @@ def mlp_width(mlp_ratio: float, dim: int) -> int:
     """``int(gamma * d)``, checked."""
     width = int(mlp_ratio * dim)
     if width < 1:
-        raise ValueError(
-            f"mlp_ratio {mlp_ratio} leaves no hidden unit in a head of width {dim}: it must be at least {1 / dim:.3g}"
-        )
+        raise ValueError(f"mlp_ratio {mlp_ratio} leaves no hidden unit in a head of width {dim}: it must be at least {1 / dim:.3g}")
     return width
 
 
-class GINOperator(nn.Module):
+class GINOperator(Operator):
     r"""``out_i = MLP_h((self_weight + eps_h) x_i + sum_j w_ij x_j)`` for each head h.
 
     The diagonal of attention already holds the node itself, so ``self_weight`` is 0 as in the paper's code. For graphs without self-loops

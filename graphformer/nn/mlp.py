@@ -33,7 +33,7 @@ class HeadMLP(nn.Module):
         bias: bool = True,
         norm: bool = True,
         dropout: float = 0.0,
-        eps: float = 1e-5,
+        eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.eps, self.dropout = eps, dropout

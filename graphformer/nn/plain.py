@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
-from graphformer.nn.attention import GraphAttention
+from graphformer.nn.attention import GraphAttention, Operator
 
 
-class SumOperator(nn.Module):
+class SumOperator(Operator):
     """``out_i = sum_j w_ij x_j``."""
 
     reductions = ("sum",)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.backends import REDUCTIONS
-from graphformer.nn.attention import GraphAttention, head_dim
+from graphformer.nn.attention import GraphAttention, Operator, head_dim
 from graphformer.nn.gin import mlp_width
 from graphformer.nn.mlp import HeadMLP
 
@@ -18,12 +18,13 @@ AGGREGATORS = ("sum", "mean", "max", "min", "std")
 SCALERS = ("identity", "amplification", "attenuation")
 
 
-class PNAOperator(nn.Module):
+class PNAOperator(Operator):
     r"""``out_i = MLP_h([scaler(D_i) * reduce_j(x_j) for each scaler and reduction])`` (arXiv 2004.05718, eq. 5-8).
 
     With :math:`D_i` the number of edges into i and :math:`\delta` a trainable reference: identity 1, amplification
     :math:`\log(D_i + 1) / \delta`, attenuation :math:`\delta / \log(D_i + 1)` (0 for a receiver without edges).
-    PNA takes :math:`\delta` from the training set's degrees; attention has none beforehand, so it starts at ``log(avg_degree + 1)`` and is trained.
+    PNA takes :math:`\delta` from the training set's degrees. Attention has none beforehand, so it starts at ``log(avg_degree + 1)`` and
+    is trained.
     """
 
     def __init__(
@@ -41,9 +42,7 @@ class PNAOperator(nn.Module):
             unknown = [value for value in given if value not in known]
             if unknown or not given:
                 raise ValueError(
-                    f"unknown {name} {unknown}; known: {', '.join(known)}"
-                    if given
-                    else f"{name} is empty; known: {', '.join(known)}"
+                    f"unknown {name} {unknown}; known: {', '.join(known)}" if given else f"{name} is empty; known: {', '.join(known)}"
                 )
         if avg_degree <= 0:
             raise ValueError(f"avg_degree must be positive, got {avg_degree}")

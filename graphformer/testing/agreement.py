@@ -58,8 +58,9 @@ def check_agreement(
         for kind, mine, theirs in (("outputs", got, wanted), ("gradients", got_gradients, wanted_gradients)):
             if mine.keys() != theirs.keys():
                 raise ValueError(
-                    f"the {kind} cannot be compared: only {name!r} has {sorted(mine.keys() - theirs.keys())}, only "
-                    f"{reference!r} has {sorted(theirs.keys() - mine.keys())}; parameters that variants share go to parameters="
+                    f"the {kind} cannot be compared: only {name!r} has {sorted(mine.keys() - theirs.keys())}, "
+                    f"only {reference!r} has {sorted(theirs.keys() - mine.keys())}; "
+                    "parameters that variants share go to parameters="
                 )
         for key, want in wanted.items():
             require_equal(5, got[key], want, _where(name, reference, key), atol=atol, rtol=rtol)

@@ -14,8 +14,8 @@ from transformers import PretrainedConfig
 from graphformer.datasets.text import TextDataset
 
 SETTINGS_FILE = "run.json"
-# Set by whoever saves or loads a config, not by whoever starts a run.
-_NO_SETTINGS = {"transformers_version", "architectures", "dtype", "torch_dtype", "use_cache"}
+# Set by whoever saves or loads a config, or without influence on the result.
+_NO_SETTINGS = {"transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "backend", "executor"}
 
 
 def is_main_process() -> bool:

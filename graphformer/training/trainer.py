@@ -42,11 +42,16 @@ class LanguageTrainer(Trainer):
                 self._load_from_checkpoint(str(checkpoint))
                 self.state = state
                 return
-        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        self.train(
+            resume_from_checkpoint=str(checkpoint) if checkpoint else None,
+            # The Trainer adds this to a list, and a config may hold a tuple.
+            ignore_keys_for_eval=list(getattr(self.model.config, "keys_to_ignore_at_inference", ["past_key_values"])),
+        )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices decay. Vectors and numbers (norms, biases, the eps and sharpening of a graph operator) do not."""
-        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+        """Matrices decay, those of each head included. Vectors and numbers do not: norms, biases, the eps and sharpening of a
+        graph operator; ``[heads, 1, width]`` is one vector for each head."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2 and min(parameter.shape[-2:]) > 1]
 
 
 def training_arguments(**kwargs: Any) -> TrainingArguments:
