@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
 
 import graphformer
 from graphformer.datasets import TextDataset, build_tokenizer, embedded_text, encode, read_text, split
@@ -142,7 +143,7 @@ def train(
         f"{result.evaluation.perplexity:.3f}, over {result.evaluation.num_tokens:,} tokens"
     )
     _say(f"saved in {output}")
-    _say(f"next: graphformer generate {shlex.quote(str(output))} {shlex.quote(text[:12].splitlines()[0] or 'A')}")
+    _say(f"next: graphformer generate {shlex.quote(str(output))} {shlex.quote(text.strip().splitlines()[0][:40])}")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -183,15 +184,24 @@ def generate(
     sampling: dict[str, Any] = {"do_sample": False}
     if not greedy and num_beams == 1:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k or 0, "top_p": top_p or 1.0}
-    written = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
-        use_cache=True,
-        **sampling,
-    )
-    _say(tokenizer.decode(written[0]))
+    _say(tokenizer.decode(_continue(model, ids, max_new_tokens, num_beams=num_beams, use_cache=True, **sampling)[0]))
+
+
+def _continue(model: transformers.PreTrainedModel, ids: Tensor, max_new_tokens: int, **options: Any) -> Tensor:
+    """``model.generate``, in pieces that fit into the context the model was trained with: beyond it, the text decays.
+
+    Each piece but the first sees the last half of a context, and writes the other half.
+    """
+    context = model.config.max_position_embeddings
+    while max_new_tokens > 0:
+        seen = ids if ids.shape[1] < context else ids[:, -max(context // 2, 1) :]
+        new = min(max_new_tokens, max(context - seen.shape[1], 1))
+        written = model.generate(seen, attention_mask=torch.ones_like(seen), max_new_tokens=new, **options)
+        ids = torch.cat([ids, written[:, seen.shape[1] :]], dim=1)
+        if written.shape[1] - seen.shape[1] < new:  # the model has written an end
+            break
+        max_new_tokens -= new
+    return ids
 
 
 def _say(text: str, err: bool = False) -> None:

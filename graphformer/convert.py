@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from graphformer.errors import require
-from graphformer.graph import AttentionGraph
+from graphformer.graph import AttentionGraph, refuse_nan
 
 _BIPARTITE = ("sender", "to", "receiver")
 
@@ -32,10 +32,12 @@ def from_dense(weights: Tensor, *, keep: Tensor | None = None) -> AttentionGraph
     *batch, num_receivers, num_senders = weights.shape
     num_lanes = math.prod(batch)
     lane, receiver, sender = keep.reshape(num_lanes, num_receivers, num_senders).nonzero(as_tuple=True)
+    weight = weights[keep]
+    refuse_nan(weight)
     return AttentionGraph(
         lane * num_senders + sender,
         lane * num_receivers + receiver,
-        weights[keep],
+        weight,
         num_lanes,
         num_senders,
         num_receivers,
@@ -180,7 +182,9 @@ def to_dgl(graph: AttentionGraph) -> Any:
 def from_dgl(graph: Any, weight: str = "w") -> AttentionGraph:
     """Each graph of a DGL batch becomes a lane; graphs of unequal size become one lane together."""
     senders, receivers = graph.edges(order="eid")
-    sides = (graph.ntypes[0], graph.ntypes[-1])
+    # DGL sorts its node types by name, so the sides come from the edge type.
+    sender_side, _, receiver_side = graph.canonical_etypes[0]
+    sides = (sender_side, receiver_side)
     sizes = [graph.batch_num_nodes(side) for side in sides]
     num_lanes = graph.batch_size if all(bool((size == size[:1]).all()) for size in sizes) else 1
     return AttentionGraph.from_edges(

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     import torch_geometric.data
 
 
+def refuse_nan(weight: Tensor) -> None:
+    """NaN compares false with every threshold, so it would get lost without a word."""
+    count = int(torch.isnan(weight.detach()).sum())
+    if count:
+        raise ValueError(f"weight holds {count} NaN among {weight.numel()} edges")
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionGraph:
     """Directed, weighted edges from senders to receivers, for a batch of independent lanes.
@@ -118,8 +125,7 @@ class AttentionGraph:
                 raise ValueError(
                     f"edge {e} joins two lanes (sender {int(senders[e])}, receiver {int(receivers[e])}); lanes are independent graphs"
                 )
-        if bool(torch.isnan(weight.detach()).any()):
-            raise ValueError(f"weight holds {int(torch.isnan(weight.detach()).sum())} NaN among {weight.numel()} edges")
+        refuse_nan(weight)
         order = torch.argsort(receivers * max(num_lanes * num_senders, 1) + senders, stable=True)
         return dataclasses.replace(graph, senders=senders[order], receivers=receivers[order], weight=weight[order])
 
@@ -346,7 +352,8 @@ class AttentionGraph:
 
         sizes = {"num_senders": self.num_senders, "num_receivers": self.num_receivers, "batch_shape": list(self.batch_shape)}
         tensors = {"senders": self.senders, "receivers": self.receivers, "weight": self.weight.detach()}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata={"attention_graph": json.dumps(sizes)})
+        # Clones, because safetensors refuses tensors that share memory (in a graph of self-loops the ends may be one tensor).
+        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, path, metadata={"attention_graph": json.dumps(sizes)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AttentionGraph:

@@ -173,9 +173,7 @@ def test_causal_says_what_is_wrong_with_its_input(attention: Attention) -> None:
 def test_padding_accepts_attention_and_llama(attention: Attention, llama: nn.Module) -> None:
     check_padding(attention, X)
     check_padding(attention, X, lengths=[1, 7, 5], padding=1)
-    check_padding(
-        lambda ids, keep: llama(input_ids=ids, attention_mask=keep, position_ids=positions_of(keep)), IDS, vocab_size=17
-    )
+    check_padding(lambda ids, keep: llama(input_ids=ids, attention_mask=keep, position_ids=positions_of(keep)), IDS, vocab_size=17)
 
 
 def test_padding_rejects_a_layer_that_ignores_the_mask(attention: Attention) -> None:
@@ -320,9 +318,7 @@ def test_cache_rejects_a_faulty_cache(fault: str, match: str) -> None:
 
 
 def test_cache_rejects_a_model_that_drops_its_past(llama: nn.Module) -> None:
-    def no_past(
-        input_ids: Tensor, past_key_values: object = None, position_ids: object = None, **rest: object
-    ) -> object:
+    def no_past(input_ids: Tensor, past_key_values: object = None, position_ids: object = None, **rest: object) -> object:
         return llama(input_ids=input_ids, position_ids=position_ids, use_cache=True)
 
     with rejects(4, "logits of token 1 of 11"):
@@ -378,12 +374,8 @@ def test_agreement_rejects_an_output_and_a_gradient_that_are_off(attention: Atte
     x = X.clone().requires_grad_()
     with rejects(5, r"'fast' and 'slow' differ in the output at index \(\d, \d+, \d+\)"):
         check_agreement({"slow": attention, "fast": lambda x: attention(x) + 1e-3}, x, parameters=attention)
-    with rejects(
-        5, r"'fast' and 'slow' differ in the gradient of input 0 at index \(0, 0, 7\).*difference 0.001"
-    ) as caught:
-        check_agreement(
-            {"slow": attention, "fast": lambda x: attention(OffInOneGradient.apply(x))}, x, parameters=attention
-        )
+    with rejects(5, r"'fast' and 'slow' differ in the gradient of input 0 at index \(0, 0, 7\).*difference 0.001") as caught:
+        check_agreement({"slow": attention, "fast": lambda x: attention(OffInOneGradient.apply(x))}, x, parameters=attention)
     assert caught.value.difference == pytest.approx(1e-3, rel=0.01)
 
     def off_at_a_parameter(x: Tensor) -> Tensor:
@@ -532,9 +524,7 @@ def test_equivariance_rejects_what_depends_on_the_numbering() -> None:
 
 
 def test_disjoint_rejects_what_sees_other_graphs() -> None:
-    with rejects(
-        7, r"the others in the batch changed the output of graph 0, node \d \(index .*\), batched as number 1 of 4"
-    ):
+    with rejects(7, r"the others in the batch changed the output of graph 0, node \d \(index .*\), batched as number 1 of 4"):
         check_disjoint(lambda x, s, r, batch: x - x.mean(0), GRAPHS)
     with rejects(7, "graph 0, node 6"):  # a message to the node of the next number
         check_disjoint(lambda x, s, r, batch: x + torch.cat((x[1:], torch.zeros_like(x[:1]))), GRAPHS)
@@ -705,9 +695,7 @@ class Softmax(nn.Module):
 def test_finite_accepts_safe_attention(attention: Attention) -> None:
     check_finite(attention, hostile_inputs(HIDDEN))
     check_finite(Softmax(safe=True), hostile_inputs(HIDDEN), call=lambda layer, x, keep: layer(x, keep=keep))
-    check_finite(
-        Softmax(safe=True), hostile_inputs(HIDDEN, dtypes=[torch.float32]), extreme={"alpha": (1e-3, 0, -5, 50)}
-    )
+    check_finite(Softmax(safe=True), hostile_inputs(HIDDEN, dtypes=[torch.float32]), extreme={"alpha": (1e-3, 0, -5, 50)})
     check_finite(attention, X)
     check_finite(attention, (X, torch.ones(3, 11)))
     assert all(p.dtype == torch.float32 and p.grad is None for p in attention.parameters())

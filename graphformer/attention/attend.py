@@ -105,10 +105,8 @@ def attend(
         return dict.fromkeys(reductions, out), None
     graph = build(problem, chosen.executor)
     weighted = graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
-    reduced = {}
-    for name in reductions:
-        if name == "degree":
-            reduced[name] = graph.in_degree().view(*q.shape[:3], 1).to(x.dtype)
-        else:
-            reduced[name] = backends.aggregate(weighted, x, name, backend=chosen.backend)
+    names = tuple(name for name in reductions if name != "degree")
+    reduced = backends.base.aggregate(weighted, x, names, backends.get(chosen.backend))
+    if "degree" in reductions:
+        reduced["degree"] = graph.in_degree().view(*q.shape[:3], 1).to(x.dtype)
     return reduced, graph if output_graph else None

@@ -81,4 +81,4 @@ def aggregate(graph: AttentionGraph, x: Tensor, reduce: str = "sum", *, backend:
         MissingExtra: the backend is not installed.
         RuntimeError: the backend's build cannot run on this device.
     """
-    return base.aggregate(graph, x, reduce, get(backend))
+    return base.aggregate(graph, x, (reduce,), get(backend))[reduce]

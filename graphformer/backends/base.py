@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from graphformer.backends.torch import sum_to_receivers, sum_to_senders
+from graphformer.backends.torch import TorchBackend, sum_to_receivers, sum_to_senders
 from graphformer.graph import AttentionGraph
 
 REDUCTIONS = ("sum", "mean", "max", "min", "var", "std")
@@ -60,31 +59,32 @@ class Extremum(torch.autograd.Function):
         return sum_to_senders(graph, attained * (grad / ties).index_select(0, graph.receivers)), None, None
 
 
-def reduce(backend: Backend, graph: AttentionGraph, x: Tensor, reduction: str) -> Tensor:
-    """One reduction of flat features ``[num_lanes * num_senders, D]`` by a backend's primitives."""
-    if reduction == "sum":
-        return backend.weighted_sum(graph, x)
-    if reduction == "max":
-        return Extremum.apply(x, graph, backend)
-    if reduction == "min":
-        return -Extremum.apply(-x, graph, backend)
-    total = graph.in_weight().unsqueeze(-1)
-    total = torch.where(total == 0, torch.ones_like(total), total)
-    mean = backend.weighted_sum(graph, x) / total
-    if reduction == "mean":
-        return mean
-    # Two passes: E[x^2] - E[x]^2 would cancel where the variance is small.
-    var = (backend.weighted_deviation(graph, x, mean) / total).clamp(min=0.0)
-    if reduction == "var":
-        return var
-    positive = var > SMALLEST_VARIANCE
-    return torch.where(positive, torch.where(positive, var, torch.ones_like(var)).sqrt(), torch.zeros_like(var))
+def reduce(backend: Backend, graph: AttentionGraph, x: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Reductions of flat features ``[num_lanes * num_senders, D]`` by a backend's primitives; what several need is computed once."""
+    out: dict[str, Tensor] = {}
+    if {"sum", "mean", "var", "std"} & set(names):
+        out["sum"] = backend.weighted_sum(graph, x)
+    if {"mean", "var", "std"} & set(names):
+        total = graph.in_weight().unsqueeze(-1)
+        total = torch.where(total == 0, torch.ones_like(total), total)
+        out["mean"] = out["sum"] / total
+        if {"var", "std"} & set(names):
+            # Two passes: E[x^2] - E[x]^2 would cancel where the variance is small.
+            out["var"] = var = (backend.weighted_deviation(graph, x, out["mean"]) / total).clamp(min=0.0)
+            positive = var > SMALLEST_VARIANCE
+            out["std"] = torch.where(positive, torch.where(positive, var, torch.ones_like(var)).sqrt(), torch.zeros_like(var))
+    if "max" in names:
+        out["max"] = Extremum.apply(x, graph, backend)
+    if "min" in names:
+        out["min"] = -Extremum.apply(-x, graph, backend)
+    return {name: out[name] for name in names}
 
 
-def aggregate(graph: AttentionGraph, x: Tensor, reduction: str, backend: Backend) -> Tensor:
-    """See :func:`graphformer.aggregate`, which resolves the backend's name."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"unknown reduce {reduction!r}; known: {', '.join(REDUCTIONS)}")
+def aggregate(graph: AttentionGraph, x: Tensor, names: tuple[str, ...], backend: Backend) -> dict[str, Tensor]:
+    """See :func:`graphformer.aggregate`, which resolves the backend's name; here for several reductions at once."""
+    unknown = [name for name in names if name not in REDUCTIONS]
+    if unknown:
+        raise ValueError(f"unknown reduce {unknown[0]!r}; known: {', '.join(REDUCTIONS)}")
     if not x.is_floating_point():
         raise TypeError(f"x must be floating point, got {x.dtype}; convert it with x.float()")
     flat = (graph.num_lanes * graph.num_senders,)
@@ -96,10 +96,12 @@ def aggregate(graph: AttentionGraph, x: Tensor, reduction: str, backend: Backend
     if x.device != graph.device:
         raise ValueError(f"x is on {x.device} but the graph is on {graph.device}; move one of them with .to(...)")
     backend.check(graph, x)
+    if graph.num_edges == 0 or x.shape[-1] == 0:
+        backend = TorchBackend()  # there is nothing to add up, and kernels of other libraries fail on tensors of no elements
     # Half precision is accumulated in float32 by every backend alike.
     dtype = torch.promote_types(torch.promote_types(x.dtype, graph.weight.dtype), torch.float32)
-    work = graph.with_weight(graph.weight.to(dtype))
+    work = graph if graph.weight.dtype == dtype else graph.with_weight(graph.weight.to(dtype))
     with torch.autocast(x.device.type, enabled=False):
-        out = reduce(backend, work, x.reshape(flat[0], x.shape[-1]).to(dtype), reduction)
-    rows = (math.prod(graph.batch_shape) * graph.num_receivers,) if x.shape[:-1] == flat else (*graph.batch_shape, graph.num_receivers)
-    return out.to(x.dtype).reshape(*rows, x.shape[-1])
+        reduced = reduce(backend, work, x.reshape(flat[0], x.shape[-1]).to(dtype), names)
+    rows = (graph.num_lanes * graph.num_receivers,) if x.shape[:-1] == flat else (*graph.batch_shape, graph.num_receivers)
+    return {name: value.to(x.dtype).reshape(*rows, x.shape[-1]) for name, value in reduced.items()}

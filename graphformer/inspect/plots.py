@@ -173,7 +173,15 @@ def plot_adjacency(
     # From a visible tint on, so that an edge of little weight differs from no edge.
     scale = colors.LinearSegmentedColormap.from_list("weight", ["#dbe7f5", "#6fa1d6", _FORWARD, "#0b2447"])
     low, high = (min(0.0, float(weight.min())), float(weight.max())) if len(weight) else (0.0, 1.0)
-    image = ax.imshow(matrix, cmap=scale, vmin=low, vmax=high if high > low else low + 1.0, aspect="equal", interpolation="nearest")
+    image = ax.imshow(
+        matrix,
+        cmap=scale,
+        vmin=low,
+        vmax=high if high > low else low + 1.0,
+        aspect="equal",
+        interpolation="nearest",
+        extent=(-0.5, max(columns, 1) - 0.5, max(rows, 1) - 0.5, -0.5),
+    )
     shrink = 0.7 * min(max(rows / max(columns, 1), 0.3), 1.0)
     bar = _figure(ax).colorbar(image, ax=ax, shrink=shrink, aspect=28 * shrink, pad=0.02)
     bar.outline.set_visible(False)

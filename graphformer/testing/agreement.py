@@ -69,16 +69,12 @@ def check_agreement(
             if (gradient is None) != (want_gradient is None):
                 missing, present = (name, want_gradient) if gradient is None else (reference, gradient)
                 if present is not None and bool((present != 0).any()):
-                    raise violation(
-                        5, f"{text(())}: {missing!r} has none, the other's reaches {float(present.abs().max()):.3g}"
-                    )
+                    raise violation(5, f"{text(())}: {missing!r} has none, the other's reaches {float(present.abs().max()):.3g}")
             elif gradient is not None and want_gradient is not None:
                 require_equal(5, gradient, want_gradient, text, atol=atol, rtol=rtol)
 
 
-def check_backends_agree(
-    make_output: Callable[..., Any], inputs: Inputs, *, backends: Sequence[str] | None = None, **options: Any
-) -> None:
+def check_backends_agree(make_output: Callable[..., Any], inputs: Inputs, *, backends: Sequence[str] | None = None, **options: Any) -> None:
     """Law 5 over backends: ``make_output(backend, *inputs)`` gives the same for each.
 
     Args:
@@ -131,9 +127,7 @@ def check_identity(
         want = tensors_of(base(*inputs, **kwargs) if callable(base) else base)
         got = tensors_of(adapted(*inputs, **kwargs))
     if not want or got.keys() != want.keys():
-        raise ValueError(
-            f"the adapted model returned {sorted(got)}, the base model {sorted(want)}: they cannot be compared"
-        )
+        raise ValueError(f"the adapted model returned {sorted(got)}, the base model {sorted(want)}: they cannot be compared")
     for key, value in want.items():
 
         def text(index: tuple[int, ...], key: str = key) -> str:
@@ -175,15 +169,11 @@ def _outputs_and_gradients(
         raise TypeError(f"a variant returned {type(result).__name__}, which holds no floating tensors to compare")
     if not gradients:
         return outputs, {}
-    leaves.update(
-        (f"parameter {key!r}", value) for key, value in _named(parameters, variant).items() if value.requires_grad
-    )
+    leaves.update((f"parameter {key!r}", value) for key, value in _named(parameters, variant).items() if value.requires_grad)
     return outputs, gradients_of(list(outputs.values()), leaves, seed=seed)
 
 
-def _named(
-    parameters: nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | None, variant: Callable[..., Any]
-) -> dict[str, Tensor]:
+def _named(parameters: nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | None, variant: Callable[..., Any]) -> dict[str, Tensor]:
     if parameters is None:
         return dict(variant.named_parameters()) if isinstance(variant, nn.Module) else {}
     if isinstance(parameters, nn.Module):

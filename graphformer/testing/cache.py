@@ -47,16 +47,11 @@ def check_cache(
         raise ValueError(f"input_ids must be [B, N] with N >= 2, got shape {tuple(input_ids.shape)}")
     batch, length = input_ids.shape
     if attention_mask is not None and attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"attention_mask must have the shape of input_ids, {tuple(input_ids.shape)}, "
-            f"got {tuple(attention_mask.shape)}"
-        )
+        raise ValueError(f"attention_mask must have the shape of input_ids, {tuple(input_ids.shape)}, got {tuple(attention_mask.shape)}")
     if prefill is None:
         prefill = sorted({1, max(1, length // 2), length - 1})
     if not all(0 < n < length for n in prefill) or not all(n > 0 for n in chunks):
-        raise ValueError(
-            f"prefill must lie in 1..{length - 1} and chunks must be positive, got {list(prefill)} and {list(chunks)}"
-        )
+        raise ValueError(f"prefill must lie in 1..{length - 1} and chunks must be positive, got {list(prefill)} and {list(chunks)}")
 
     masks = [attention_mask]
     if attention_mask is None and left_padding and batch > 1:
@@ -92,9 +87,7 @@ def _check_one_mask(
         if getattr(output, "logits", None) is None:
             raise TypeError(f"the model must return logits, got {type(output).__name__}")
         if use_cache and getattr(output, "past_key_values", None) is None:
-            raise TypeError(
-                "the model was called with use_cache=True and returned no past_key_values: it has no cache to check"
-            )
+            raise TypeError("the model was called with use_cache=True and returned no past_key_values: it has no cache to check")
         return output
 
     full = call(0, length, None, use_cache=False).logits.clone()

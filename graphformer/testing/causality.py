@@ -52,9 +52,7 @@ def check_causal(
     if positions is None:
         positions = sorted({int(j) for j in torch.linspace(0, length - 1, min(num_positions, length)).round()})
     elif not all(-length <= j < length for j in positions):
-        raise ValueError(
-            f"positions must lie in {-length}..{length - 1} for a sequence of {length} tokens, got {list(positions)}"
-        )
+        raise ValueError(f"positions must lie in {-length}..{length - 1} for a sequence of {length} tokens, got {list(positions)}")
     want = sequence_output(run_steadily(layer, x), x)
     others = other_values(x, vocab_size=vocab_size, seed=seed)
     for j in (j % length for j in positions):

@@ -156,8 +156,7 @@ def run_steadily(layer: Callable[..., Any], *inputs: Any) -> Tensor:
         first, second, atol=tolerance(first.dtype), rtol=tolerance(first.dtype), equal_nan=True
     ):
         raise ValueError(
-            "the layer gives different outputs for the same input twice; call .eval() first (dropout?), "
-            "or fix its random numbers"
+            "the layer gives different outputs for the same input twice; call .eval() first (dropout?), or fix its random numbers"
         )
     return first
 
@@ -165,17 +164,13 @@ def run_steadily(layer: Callable[..., Any], *inputs: Any) -> Tensor:
 def sequence_axis(x: Tensor, name: str = "x") -> None:
     """Refuse what is not ``[B, N]`` token ids or ``[B, N, ...]`` hidden states."""
     if x.ndim < 2 or (x.is_floating_point() and x.ndim < 3):
-        raise ValueError(
-            f"{name} must be hidden states [B, N, D] or token ids [B, N], got shape {tuple(x.shape)} of {x.dtype}"
-        )
+        raise ValueError(f"{name} must be hidden states [B, N, D] or token ids [B, N], got shape {tuple(x.shape)} of {x.dtype}")
 
 
 def sequence_output(output: Tensor, x: Tensor) -> Tensor:
     """``output`` if it is ``[B, N, ...]`` like ``x``."""
     if output.shape[:2] != x.shape[:2]:
-        raise ValueError(
-            f"the layer must return [B, N, ...] with B, N = {tuple(x.shape[:2])}, got shape {tuple(output.shape)}"
-        )
+        raise ValueError(f"the layer must return [B, N, ...] with B, N = {tuple(x.shape[:2])}, got shape {tuple(output.shape)}")
     return output
 
 
@@ -191,13 +186,9 @@ def gradients_of(outputs: Sequence[Tensor], leaves: Mapping[str, Tensor], *, see
     try:
         for leaf in leaves.values():
             leaf.grad = None
-        differentiable = [
-            (output, cotangent) for output, cotangent in zip(outputs, cotangents, strict=True) if output.requires_grad
-        ]
+        differentiable = [(output, cotangent) for output, cotangent in zip(outputs, cotangents, strict=True) if output.requires_grad]
         if differentiable:
-            torch.autograd.backward(
-                [output for output, _ in differentiable], [cotangent for _, cotangent in differentiable]
-            )
+            torch.autograd.backward([output for output, _ in differentiable], [cotangent for _, cotangent in differentiable])
         return {name: leaf.grad for name, leaf in leaves.items()}
     finally:
         for name, leaf in leaves.items():
@@ -207,17 +198,13 @@ def gradients_of(outputs: Sequence[Tensor], leaves: Mapping[str, Tensor], *, see
 # ---------------------------------------------------------------------- inputs
 
 
-def normal(
-    shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", *, seed: int
-) -> Tensor:
+def normal(shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", *, seed: int) -> Tensor:
     """Normal numbers that depend on ``seed`` and ``shape`` only, on every device."""
     values = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return values.to(device=device, dtype=dtype)
 
 
-def hidden_states(
-    hidden_size: int, *, batch: int = 3, length: int = 11, dtype: torch.dtype = torch.float32, seed: int = 0
-) -> Tensor:
+def hidden_states(hidden_size: int, *, batch: int = 3, length: int = 11, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     """Hidden states ``[batch, length, hidden_size]`` from a seed. The default sizes are co-prime, so that a swapped
     axis fails."""
     return normal((batch, length, hidden_size), dtype, seed=seed)
@@ -250,8 +237,6 @@ def other_values(x: Tensor, *, vocab_size: int | None = None, scale: float = 1.0
         return x + normal(x.shape, x.dtype, x.device, seed=seed) * scale * (spread or 1.0)
     size = int(x.max()) + 1 if vocab_size is None else vocab_size
     if size < 2:
-        raise ValueError(
-            f"changing a token needs a vocabulary of at least 2, but the ids allow {size}; give vocab_size"
-        )
+        raise ValueError(f"changing a token needs a vocabulary of at least 2, but the ids allow {size}; give vocab_size")
     shift = torch.randint(1, size, tuple(x.shape), generator=torch.Generator().manual_seed(seed)).to(x.device)
     return (x + shift) % size

@@ -53,6 +53,7 @@ def hostile_inputs(
     batch: int = 3,
     length: int = 7,
     dtypes: Sequence[torch.dtype] = (torch.float32, torch.float16, torch.bfloat16),
+    device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Awkward inputs for :func:`check_finite`: name -> (``x`` ``[B, N, hidden_size]``, ``keep`` int64 ``[B, N]``).
@@ -79,11 +80,11 @@ def hostile_inputs(
             f"tiny values, {kind}": (x * 1e-4, all_real),
             f"huge values, {kind}": (x * (16 if dtype == torch.float16 else 1000), all_real),
         }
-    return cases
+    return {name: (x.to(device), keep.to(device)) for name, (x, keep) in cases.items()}
 
 
 def hostile_graphs(
-    node_dim: int, *, dtype: torch.dtype = torch.float32, seed: int = 0
+    node_dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
 ) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Awkward graphs for :func:`check_finite`: name -> (``x``, ``senders``, ``receivers``, ``batch``).
 
@@ -94,7 +95,7 @@ def hostile_graphs(
     x, senders, receivers = graph.x, graph.senders, graph.receivers
     none, one_graph = senders[:0], torch.zeros(7, dtype=torch.long)
     few = (senders < 3) & (receivers < 3)
-    return {
+    cases = {
         "no node": (x[:0], none, none, one_graph[:0]),
         "one node": (x[:1], none, none, one_graph[:1]),
         "no edges": (x, none, none, one_graph),
@@ -106,18 +107,15 @@ def hostile_graphs(
         "huge features": (x * (16 if dtype == torch.float16 else 1000), senders, receivers, one_graph),
         "a graph without edges": (torch.cat((x, x[:2])), senders, receivers, torch.tensor([0] * 7 + [1, 1])),
     }
+    return {name: tuple(tensor.to(device) for tensor in case) for name, case in cases.items()}  # type: ignore[misc]
 
 
-def _variants(
-    module: Callable[..., Any], extreme: Mapping[str, Sequence[float]]
-) -> list[tuple[str, Callable[..., Any]]]:
+def _variants(module: Callable[..., Any], extreme: Mapping[str, Sequence[float]]) -> list[tuple[str, Callable[..., Any]]]:
     variants = [("", module)]
     for end, values in extreme.items():
         parameters = dict(module.named_parameters()) if isinstance(module, nn.Module) else {}
         if not any(name.endswith(end) for name in parameters):
-            raise ValueError(
-                f"extreme names {end!r}, but no parameter's name ends so; there are: {', '.join(parameters) or 'none'}"
-            )
+            raise ValueError(f"extreme names {end!r}, but no parameter's name ends so; there are: {', '.join(parameters) or 'none'}")
         for value in values:
             changed = copy.deepcopy(module)
             with torch.no_grad():
@@ -137,11 +135,7 @@ def _check_case(
     seed: int,
 ) -> None:
     dtype = next((a.dtype for a in arguments if isinstance(a, Tensor) and a.is_floating_point()), None)
-    if (
-        isinstance(module, nn.Module)
-        and dtype is not None
-        and any(p.is_floating_point() and p.dtype != dtype for p in module.parameters())
-    ):
+    if isinstance(module, nn.Module) and dtype is not None and any(p.is_floating_point() and p.dtype != dtype for p in module.parameters()):
         module = copy.deepcopy(module).to(dtype)
     leaves: dict[str, Tensor] = {}
     fresh = []

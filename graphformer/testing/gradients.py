@@ -55,10 +55,7 @@ def check_gradients(
             problems.append(f"{name}: no gradient")
         elif not bool(gradient.isfinite().all()):
             bad = (~gradient.isfinite()).nonzero()
-            problems.append(
-                f"{name}: {len(bad)} of {gradient.numel()} entries are not finite, "
-                f"first at index {tuple(bad[0].tolist())}"
-            )
+            problems.append(f"{name}: {len(bad)} of {gradient.numel()} entries are not finite, first at index {tuple(bad[0].tolist())}")
         elif nonzero and not bool((gradient != 0).any()):
             problems.append(f"{name}: the gradient is 0 everywhere")
     if problems:

@@ -35,6 +35,11 @@ class GraphSample:
     receivers: Tensor
     edge_attr: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> GraphSample:
+        """The same graph on another device."""
+        edge_attr = None if self.edge_attr is None else self.edge_attr.to(device)
+        return GraphSample(self.x.to(device), self.senders.to(device), self.receivers.to(device), edge_attr)
+
 
 def random_graph(
     num_nodes: int,
@@ -110,9 +115,7 @@ def check_equivariant(
         order = order[torch.argsort(batch[order], stable=True)]
         new_number = torch.argsort(order)
         edges = (
-            torch.randperm(len(senders), generator=generator).to(x.device)
-            if shuffle_edges
-            else torch.arange(len(senders), device=x.device)
+            torch.randperm(len(senders), generator=generator).to(x.device) if shuffle_edges else torch.arange(len(senders), device=x.device)
         )
         arguments = _arguments(
             x[order],
@@ -125,9 +128,7 @@ def check_equivariant(
         rows = {"node": order, "edge": edges, "graph": torch.arange(len(want), device=x.device)}[target]
 
         def text(index: tuple[int, ...], rows: Tensor = rows, trial: int = trial) -> str:
-            where = (
-                f"of {target} {int(rows[index[0]])} (index {index} after renumbering)" if index else f"of each {target}"
-            )
+            where = f"of {target} {int(rows[index[0]])} (index {index} after renumbering)" if index else f"of each {target}"
             return f"permutation {trial + 1} of {num_permutations} changed the output {where}"
 
         require_equal(6, got, want[rows], text, atol=atol, rtol=rtol)
@@ -232,9 +233,7 @@ def check_direction(
     for _ in range(nodes):
         reached = reached.float() @ step > 0
     if bool(reached.all()):
-        raise ValueError(
-            "every node reaches every other in this graph, so direction cannot be tested; use a graph without cycles"
-        )
+        raise ValueError("every node reaches every other in this graph, so direction cannot be tested; use a graph without cycles")
     want = _rows(run_steadily(model, *_arguments(x, senders, receivers, batch, edge_attr)), "node", x, senders, batch)
     changes = normal(x.shape, x.dtype, x.device, seed=seed)
     silent = []
@@ -257,9 +256,7 @@ def check_direction(
         raise violation(7, f"{silent[0]}: no message goes from sender to receiver")
 
 
-def _arguments(
-    x: Tensor, senders: Tensor, receivers: Tensor, batch: Tensor, edge_attr: Tensor | None
-) -> tuple[Tensor, ...]:
+def _arguments(x: Tensor, senders: Tensor, receivers: Tensor, batch: Tensor, edge_attr: Tensor | None) -> tuple[Tensor, ...]:
     return (x, senders, receivers, batch) if edge_attr is None else (x, senders, receivers, batch, edge_attr)
 
 

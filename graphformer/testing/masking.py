@@ -48,10 +48,7 @@ def check_padding(
         raise ValueError(f"lengths must be {batch} numbers (one a sequence) in 1..{total}, got {list(lengths)}")
     if unknown := set(sides) - {"left", "right"}:
         raise ValueError(f"sides must be among 'left' and 'right', got {sorted(unknown)}")
-    alone = [
-        run_steadily(layer, x[b : b + 1, :n], torch.ones(1, n, dtype=torch.long, device=x.device))
-        for b, n in enumerate(lengths)
-    ]
+    alone = [run_steadily(layer, x[b : b + 1, :n], torch.ones(1, n, dtype=torch.long, device=x.device)) for b, n in enumerate(lengths)]
     wide = torch.cat((x, x.new_zeros((batch, padding, *x.shape[2:]))), dim=1)
     garbage = other_values(wide, vocab_size=vocab_size, scale=scale, seed=seed)
     for side in sides:
@@ -133,8 +130,7 @@ def check_packing(
         return torch.arange(length, device=sequences[0].device)
 
     wanted = [
-        run_steadily(packed, s[None], counting(len(s))[None])[0] if alone is None else run_steadily(alone, s[None])[0]
-        for s in sequences
+        run_steadily(packed, s[None], counting(len(s))[None])[0] if alone is None else run_steadily(alone, s[None])[0] for s in sequences
     ]
     for order in (range(len(sequences)), range(len(sequences) - 1, -1, -1)):
         x = torch.cat([sequences[i] for i in order])[None]

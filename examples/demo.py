@@ -1,0 +1,100 @@
+"""The main job in a few minutes: a GIN transformer and its parameter-matched standard transformer on the text that Python brings.
+
+Trains both, prints both validation losses, lets the GIN model write, and draws the graph of one of its heads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+import transformers
+
+import graphformer as gf
+from graphformer.datasets import TextDataset, build_tokenizer, embedded_text, encode, split
+from graphformer.inspect import plot_head
+from graphformer.training import train_language_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--context", type=int, default=64)
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="an own folder of this demo; it is written anew")
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    if options.output.exists():
+        if any(options.output.iterdir()) and not (options.output / "gin" / "config.json").exists():
+            raise SystemExit(f"error: --output {options.output} holds other files; name a folder that the demo may write anew")
+        shutil.rmtree(options.output)
+
+    text = embedded_text()
+    tokenizer = build_tokenizer("char", text)
+    train_text, validation_text = split(text)
+    train = TextDataset(encode(tokenizer, train_text), options.context)
+    validation = TextDataset(encode(tokenizer, validation_text), options.context, stride=options.context)
+    gin = gf.GraphformerConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=424,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        operator="gin",
+        max_position_embeddings=options.context,
+    )
+    losses = {}
+    models = {}
+    for name, config in (("gin", gin), ("standard", gf.parameter_matched(gin, operator="sum"))):
+        transformers.set_seed(0)
+        model = gf.GraphformerForCausalLM(config)
+        print(f"\n{name}: {model.num_parameters():,} parameters, {options.steps} steps")
+        result = train_language_model(
+            model,
+            train,
+            validation,
+            options.output / name,
+            steps=options.steps,
+            batch_size=12,
+            eval_batch_size=64,
+            eval_steps=options.steps,
+            save_steps=options.steps,
+            save_total_limit=1,
+            tokenizer=tokenizer,
+        )
+        losses[name], models[name] = result.evaluation, model
+
+    prompt = "The statement "
+    model = models["gin"].eval()
+    transformers.set_seed(0)
+    ids = encode(tokenizer, prompt)[None]
+    written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=200, do_sample=True, top_k=10)
+    print("\nThe GIN model writes:\n" + tokenizer.decode(written[0]))
+
+    sample = "The value of the expression is an object"[: options.context]
+    with torch.no_grad():
+        graphs = model(encode(tokenizer, sample)[None], output_graphs=True).graphs
+    # Of all heads, the one that looks at most other tokens than itself: its picture says the most.
+    layer, head = max(
+        ((layer, head) for layer in range(len(graphs)) for head in range(gin.num_attention_heads)),
+        key=lambda place: off_diagonal_weight(graphs[place[0]].lane(place[1])),
+    )
+    picture = options.output / "head.png"
+    plot_head(graphs[layer], head, list(sample), picture, min_weight=0.1, title=f"layer {layer + 1}, head {head + 1}")
+
+    print(f"\nvalidation loss, nats per character (perplexity), over {losses['gin'].num_tokens:,} characters")
+    for name, evaluation in losses.items():
+        print(f"  {name:9} {evaluation.loss_nats_per_token:.4f} ({evaluation.perplexity:.2f})")
+    print(f"\nmodels in {options.output}/, the picture of layer {layer + 1}, head {head + 1} in {picture}")
+    print(f"next: .venv/bin/graphformer generate {options.output}/gin 'The value '")
+
+
+def off_diagonal_weight(lane: gf.AttentionGraph) -> float:
+    """The weight of edges above 0.1 between different tokens."""
+    chosen = (lane.senders != lane.receivers) & (lane.weight > 0.1)
+    return float(lane.weight[chosen].sum())
+
+
+if __name__ == "__main__":
+    main()
