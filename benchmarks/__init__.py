@@ -1,1 +1,1 @@
-"""Measurements. Each module runs as ``python -m benchmarks.NAME [--quick]``, prints a table and writes JSON under ``benchmarks/results``."""
+"""Measurements: ``python -m benchmarks.NAME [--quick]`` prints a table and writes JSON under ``benchmarks/results``."""

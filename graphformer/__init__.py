@@ -5,10 +5,10 @@ The public names below are imported on first use, so that ``import graphformer``
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graphformer import _auto
+from graphformer._lazy import lazy
 
 __version__ = "0.1.0"
 
@@ -36,49 +36,19 @@ _HOME = {
     "Threshold": "attention",
     "TopK": "attention",
     "aggregate": "backends",
+    "attention": None,
     "attention_graph": "attention",
+    "backends": None,
     "count_parameters": "models",
+    "datasets": None,
+    "inspect": None,
+    "models": None,
+    "nn": None,
     "parameter_matched": "models",
+    "testing": None,
+    "training": None,
 }
-_MODULES = ("attention", "backends", "datasets", "inspect", "models", "nn", "testing", "training")
+__all__ = list(_HOME)
+__getattr__, __dir__ = lazy(__name__, _HOME)
 
-__all__ = [
-    "AttentionGraph",
-    "Edges",
-    "GraphformerConfig",
-    "GraphformerForCausalLM",
-    "GraphformerModel",
-    "MissingExtra",
-    "Threshold",
-    "TopK",
-    "aggregate",
-    "attention",
-    "attention_graph",
-    "backends",
-    "count_parameters",
-    "datasets",
-    "inspect",
-    "models",
-    "nn",
-    "parameter_matched",
-    "testing",
-    "training",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"graphformer.{_HOME[name]}"), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"graphformer.{name}")
-    else:
-        raise AttributeError(f"module 'graphformer' has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-_auto.register()
+_auto.register_config()

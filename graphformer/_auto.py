@@ -1,26 +1,51 @@
 """Registers the models with transformers' Auto classes without importing transformers.
 
-``import graphformer`` stays quick: transformers takes seconds to import, and those who use only graphs never need it. So the registration
-waits until somebody imports the Auto classes; it happens at once where they are imported already.
+``import graphformer`` stays quick: transformers takes seconds to import, and those who use only graphs never need it. So the settings are
+registered when somebody imports ``AutoConfig``, at once where it is imported already. The models follow with the first settings that are
+made (:func:`register_models`): the Auto classes look a model up by the class of its settings, so none can be asked for earlier.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
+from functools import cache
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_AUTO = "transformers.models.auto.modeling_auto"
+_AUTO_CONFIG = "transformers.models.auto.configuration_auto"
 
 
-class _AfterImport:
-    """Import hook that runs once, just after the Auto classes' module."""
+def register_config() -> None:
+    """Now where AutoConfig is imported, otherwise as soon as it is."""
+    if _AUTO_CONFIG not in sys.modules:
+        sys.meta_path.insert(0, _AfterAutoConfig())
+        return
+    from transformers.models.auto.configuration_auto import AutoConfig
+
+    from graphformer.models.configuration import GraphformerConfig
+
+    AutoConfig.register("graphformer", GraphformerConfig, exist_ok=True)
+
+
+@cache
+def register_models() -> None:
+    """Make AutoModel and AutoModelForCausalLM know our models."""
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    from graphformer.models.configuration import GraphformerConfig
+    from graphformer.models.language import GraphformerForCausalLM, GraphformerModel
+
+    AutoModel.register(GraphformerConfig, GraphformerModel, exist_ok=True)
+    AutoModelForCausalLM.register(GraphformerConfig, GraphformerForCausalLM, exist_ok=True)
+
+
+class _AfterAutoConfig:
+    """Import hook that registers the settings once, just after AutoConfig's module was imported."""
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != _AUTO:
+        if name != _AUTO_CONFIG:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -30,15 +55,7 @@ class _AfterImport:
 
         def exec_module(module: ModuleType) -> None:
             run(module)
-            importlib.import_module("graphformer.models")
+            register_config()
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
-
-
-def register() -> None:
-    """Now where the Auto classes are imported, otherwise as soon as they are."""
-    if _AUTO in sys.modules:
-        importlib.import_module("graphformer.models")
-    else:
-        sys.meta_path.insert(0, _AfterImport())

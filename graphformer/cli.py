@@ -38,7 +38,7 @@ app = typer.Typer(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line with these arguments (those of the process unless given). Ends with SystemExit."""
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             app(args=arguments, prog_name="graphformer")
         except (ValueError, TypeError, OSError, MissingExtra, StrictDataclassError) as error:
@@ -78,9 +78,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Continue the run in --output from its newest complete checkpoint.")] = False,
     report_to: Annotated[str, typer.Option(metavar="tensorboard|none", help="Where curves go.")] = "none",
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
-    ] = False,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
 ) -> None:
     """Train a language model on a text. The last tenth of it is kept for validation.
 
@@ -184,10 +182,11 @@ def generate(
     sampling: dict[str, Any] = {"do_sample": False}
     if not greedy and num_beams == 1:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k or 0, "top_p": top_p or 1.0}
-    _say(tokenizer.decode(_continue(model, ids, max_new_tokens, num_beams=num_beams, use_cache=True, **sampling)[0]))
+    written = _continue(model, ids, max_new_tokens, num_beams=num_beams, use_cache=True, **sampling)
+    _say(str(tokenizer.decode(written[0])))
 
 
-def _continue(model: transformers.PreTrainedModel, ids: Tensor, max_new_tokens: int, **options: Any) -> Tensor:
+def _continue(model: Any, ids: Tensor, max_new_tokens: int, **options: Any) -> Tensor:
     """``model.generate``, in pieces that fit into the context the model was trained with: beyond it, the text decays.
 
     Each piece but the first sees the last half of a context, and writes the other half.

@@ -80,17 +80,22 @@ def from_scipy(matrix: Any) -> AttentionGraph:
 
 
 def to_networkx(graph: AttentionGraph) -> Any:
-    """``networkx.DiGraph``; nodes are the global indices, or ``("sender", j)`` and ``("receiver", i)`` where the sides differ."""
+    """``networkx.DiGraph``; nodes are the global indices, or ``("sender", j)`` and ``("receiver", i)`` where the sides differ.
+
+    Parallel edges add up, because a ``DiGraph`` holds one edge a pair.
+    """
     networkx = require("networkx", extra="viz", why="to_networkx()")
     out = networkx.DiGraph()
-    senders, receivers, weight = graph.senders.tolist(), graph.receivers.tolist(), graph.weight.tolist()
+    total: dict[tuple[int, int], float] = {}
+    for pair in zip(graph.senders.tolist(), graph.receivers.tolist(), graph.weight.tolist(), strict=True):
+        total[pair[:2]] = total.get(pair[:2], 0.0) + pair[2]
     if graph.num_senders == graph.num_receivers:
         out.add_nodes_from(range(graph.num_lanes * graph.num_nodes))
-        out.add_weighted_edges_from(zip(senders, receivers, weight, strict=True))
+        out.add_weighted_edges_from((j, i, w) for (j, i), w in total.items())
     else:
         out.add_nodes_from(("sender", j) for j in range(graph.num_lanes * graph.num_senders))
         out.add_nodes_from(("receiver", i) for i in range(graph.num_lanes * graph.num_receivers))
-        out.add_weighted_edges_from((("sender", j), ("receiver", i), w) for j, i, w in zip(senders, receivers, weight, strict=True))
+        out.add_weighted_edges_from((("sender", j), ("receiver", i), w) for (j, i), w in total.items())
     return out
 
 
@@ -141,6 +146,8 @@ def from_pyg(data: Any) -> AttentionGraph:
     from torch_geometric.data import HeteroData
 
     batch_shape = tuple(data.batch_shape) if "batch_shape" in data else ()
+    if not all(isinstance(size, int) for size in batch_shape):
+        batch_shape = ()  # a PyG Batch of graphs holds the shape of each; together they are one lane
     num_lanes = max(math.prod(batch_shape), 1)
     if isinstance(data, HeteroData):
         if _BIPARTITE not in data.edge_types:

@@ -353,7 +353,8 @@ class AttentionGraph:
         sizes = {"num_senders": self.num_senders, "num_receivers": self.num_receivers, "batch_shape": list(self.batch_shape)}
         tensors = {"senders": self.senders, "receivers": self.receivers, "weight": self.weight.detach()}
         # Clones, because safetensors refuses tensors that share memory (in a graph of self-loops the ends may be one tensor).
-        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, path, metadata={"attention_graph": json.dumps(sizes)})
+        tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
+        save_file(tensors, path, metadata={"attention_graph": json.dumps(sizes)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AttentionGraph:

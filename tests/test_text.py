@@ -94,7 +94,7 @@ def test_encode_refuses_what_the_tokenizer_never_saw():
 def test_build_tokenizer_refuses():
     with pytest.raises(ValueError, match="kind must be one of char, byte, bpe, got 'word'"):
         build_tokenizer("word", "abc")
-    with pytest.raises(ValueError, match="vocab_size must be at least 256.*got 255"):
+    with pytest.raises(ValueError, match=r"vocab_size must be at least 256.*got 255"):
         build_tokenizer("bpe", "abc", 255)
     with pytest.raises(ValueError, match="vocab_size=99 has no use with kind='char'"):
         build_tokenizer("char", "abc", 99)

@@ -119,10 +119,16 @@ class Keep(Rule):
     def __post_init__(self) -> None:
         if self.keep.ndim not in (2, 4):
             raise ValueError(f"attention_mask must be [B, Nk] or [B, 1, Nq, Nk], got shape {tuple(self.keep.shape)}")
-        if self.keep.is_floating_point() and not bool(((self.keep == 0) | (self.keep == 1)).all()):
+        if self.keep.is_floating_point() and self.keep.ndim == 4:
+            # Not even one of zeros: an additive mask of zeros masks nothing, and read as booleans it would mask everything.
             raise ValueError(
-                "attention_mask must hold 1 (attend) and 0 (ignore) or booleans, but it holds other floating point values; "
+                "attention_mask [B, 1, Nq, Nk] must be boolean or integer, got floating point values; "
                 "turn an additive mask into a boolean one with mask == 0"
+            )
+        if self.keep.dtype != torch.bool and not bool(((self.keep == 0) | (self.keep == 1)).all()):
+            raise ValueError(
+                "attention_mask must hold 1 (attend) and 0 (ignore) or booleans, but it holds other values; "
+                "turn an additive mask into a boolean one with mask == 0, and give numbers of packed texts as candidates=Packed(segments)"
             )
         object.__setattr__(self, "keep", self.keep.bool())
 
@@ -157,6 +163,11 @@ class Packed(Rule):
     def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
         if tuple(self.segments.shape) != (batch, num_senders):
             raise ValueError(f"segments must have shape [{batch}, {num_senders}] (batch, keys), got {list(self.segments.shape)}")
+        if num_receivers > num_senders:
+            raise ValueError(
+                f"packed texts need at least as many keys as queries, got {num_receivers} queries and {num_senders} keys: "
+                "a query's text is that of the key at its own position"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +182,19 @@ class Edges:
     senders: Tensor
     receivers: Tensor
     sequence: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("senders", self.senders), ("receivers", self.receivers), ("sequence", self.sequence)):
+            if value is None:
+                continue
+            if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+                raise TypeError(f"candidate {name} must hold integers, got {value.dtype}")
+            if value.ndim != 1 or value.shape != self.senders.shape:
+                raise ValueError(
+                    f"candidate {name} must be one-dimensional and as long as senders, got shape {tuple(value.shape)} "
+                    f"beside {tuple(self.senders.shape)}"
+                )
+            object.__setattr__(self, name, value.long())
 
     def lanes(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> AttentionGraph:
         """One graph over all lanes, sorted by receiver and checked; weights are ones. Repeated edges count once."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,14 +30,28 @@ def obstacle(problem: Problem, reductions: tuple[str, ...]) -> str | None:
 
 def weighted_sum(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: float) -> Tensor:
     """``sum_j w_ij x_j`` for ``x`` ``[B, H, Nk, D]``; softmax weights sum to 1, so it is the mean as well."""
-    _, heads, num_receivers, num_senders = problem.sizes
     score = problem.score
+    scale = 1.0 / math.sqrt(q.shape[-1]) if score.scale is None else score.scale
     if isinstance(score.sharpening, Tensor) or score.sharpening != 1.0:
+        if precision(x) == torch.float16:
+            # Sharpened queries may lie beyond float16's largest number, 65504. The problem's own are float32 and hold both factors.
+            with torch.autocast(x.device.type, enabled=False):
+                return sdpa(problem, problem.q, problem.k, x.float(), dropout, 1.0).to(x.dtype)
         q = q * score.sharpening
-    q, k = q.to(x.dtype), k.to(x.dtype)
+    return sdpa(problem, q.to(x.dtype), k.to(x.dtype), x, dropout, scale)
+
+
+def precision(x: Tensor) -> torch.dtype:
+    """What ``scaled_dot_product_attention`` computes in: autocast's precision where it is on, else x's own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def sdpa(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: float, scale: float) -> Tensor:
+    """torch's attention with the problem's rule as its mask."""
+    _, heads, num_receivers, num_senders = problem.sizes
     if k.shape[1] != heads:
         k = k.repeat_interleave(heads // k.shape[1], dim=1)
-    scale = 1.0 / math.sqrt(q.shape[-1]) if score.scale is None else score.scale
     mask, causal = None, False
     if isinstance(problem.rule, Causal):
         # torch aligns its causal mask at the first key. A single query sees every key; other rectangles need the mask itself.

@@ -7,12 +7,13 @@ candidate edges. A pair that is not allowed has weight exactly 0 and passes no g
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
+@runtime_checkable
 class Normalizer(Protocol):
     def rows(self, scores: Tensor, allowed: Tensor) -> Tensor:
         """Scores ``[..., R, N]`` and a bool mask that broadcasts to them, to weights ``[..., R, N]``."""

@@ -55,6 +55,13 @@ class Problem:
                     f"the scores are not finite: {name} holds {int((~finite).sum())} NaN or infinite values among {value.numel()}; "
                     "look for a diverged training step, an overflow in half precision or uninitialised memory"
                 )
+        if self.q.numel() and self.k.numel():
+            reach_q, reach_k = (float(value.detach().abs().amax()) for value in (self.q, self.k))
+            if self.q.shape[-1] * reach_q * reach_k > torch.finfo(self.q.dtype).max:
+                raise ValueError(
+                    f"the scores can overflow {self.q.dtype}: q (times scale and sharpening) reaches {reach_q:.3g} and k {reach_k:.3g}; "
+                    "look for a diverged training step"
+                )
 
 
 def pose(
@@ -83,6 +90,13 @@ def pose(
         raise ValueError(f"q and k must have one dtype and device, got {q.dtype} on {q.device} and {k.dtype} on {k.device}")
     if k.shape[1] == 0 or heads % k.shape[1]:
         raise ValueError(f"the {heads} query heads must be a multiple of the key heads, got {k.shape[1]}")
+    if isinstance(candidates, AttentionGraph):
+        fits = (candidates.num_receivers, candidates.num_senders) == (num_receivers, k.shape[2])
+        if not fits or (len(candidates.batch_shape) == 1 and candidates.batch_shape != (batch,)):
+            raise ValueError(
+                f"candidates from a graph must have {k.shape[2]} senders, {num_receivers} receivers, and one lane or {batch} "
+                f"(one a sequence), got {candidates}"
+            )
     resolved = candidate_rules.resolve(candidates)
     edges, rule = (resolved, All()) if isinstance(resolved, Edges) else (None, resolved)
     if is_causal:

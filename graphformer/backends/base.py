@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ SMALLEST_VARIANCE = 1e-10
 """A variance below this counts as 0 in ``std``: the slope of the square root there would only amplify rounding."""
 
 
+@runtime_checkable
 class Backend(Protocol):
     """Four primitives over the edges of a graph. ``x`` is ``[senders, D]``, results are ``[receivers, D]``.
 

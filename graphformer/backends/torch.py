@@ -1,7 +1,8 @@
 """Aggregation in plain torch: always there, and the default.
 
 A sum over each receiver's edges is an embedding bag in compressed-row order. That never holds the ``[E, D]`` messages of a gather and
-scatter, and its gradient is the same bag in the senders' order. The readable twin of every reduction is :func:`graphformer.attention.dense.reduce`.
+scatter, and its gradient is the same bag in the senders' order. The readable twin of every reduction is
+:func:`graphformer.attention.dense.reduce`.
 """
 
 from __future__ import annotations

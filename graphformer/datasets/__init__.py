@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from graphformer._lazy import lazy
 
-_MODULE_OF = {
+_HOME = {
     "TextDataset": "text",
     "collate_windows": "text",
     "embedded_text": "text",
@@ -15,14 +14,5 @@ _MODULE_OF = {
     "encode": "tokenizers",
 }
 
-__all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = lazy(__name__, _HOME)

@@ -110,10 +110,7 @@ class TextDataset(Dataset):
         return {"input_ids": window, "labels": window}
 
     def __repr__(self) -> str:
-        return (
-            f"TextDataset({len(self)} windows of {len(self.tokens)} tokens, context_length={self.context_length}, "
-            f"stride={self.stride})"
-        )
+        return f"TextDataset({len(self)} windows of {len(self.tokens)} tokens, context_length={self.context_length}, stride={self.stride})"
 
 
 def collate_windows(windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

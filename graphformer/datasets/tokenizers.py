@@ -69,9 +69,7 @@ def _byte_pairs(text: str | None, vocab_size: int | None) -> Tokenizer:
         vocab_size = DEFAULT_BPE_VOCAB_SIZE if vocab_size is None else vocab_size
         if vocab_size < 256:
             raise ValueError(f"vocab_size must be at least 256, one token for each byte, got {vocab_size}.")
-        tokenizer.train_from_iterator(
-            [text], trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=letters, show_progress=False)
-        )
+        tokenizer.train_from_iterator([text], trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=letters, show_progress=False))
     return tokenizer
 
 

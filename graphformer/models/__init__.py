@@ -1,35 +1,31 @@
-"""Whole models."""
+"""Whole models. Importing the settings alone does not import transformers' modelling code."""
 
-from graphformer.models.configuration import GraphformerConfig
-from graphformer.models.language import (
-    GraphformerCausalLMOutput,
-    GraphformerForCausalLM,
-    GraphformerModel,
-    GraphformerModelOutput,
-    GraphformerPreTrainedModel,
-)
-from graphformer.models.twin import count_parameters, parameter_matched
+from __future__ import annotations
 
-__all__ = [
-    "GraphformerCausalLMOutput",
-    "GraphformerConfig",
-    "GraphformerForCausalLM",
-    "GraphformerModel",
-    "GraphformerModelOutput",
-    "GraphformerPreTrainedModel",
-    "count_parameters",
-    "parameter_matched",
-    "register_auto_classes",
-]
+from typing import TYPE_CHECKING
 
+from graphformer._lazy import lazy
 
-def register_auto_classes() -> None:
-    """Make AutoConfig, AutoModel and AutoModelForCausalLM know ``model_type`` "graphformer"; more than once does no harm."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+if TYPE_CHECKING:
+    from graphformer.models.configuration import GraphformerConfig
+    from graphformer.models.language import (
+        GraphformerCausalLMOutput,
+        GraphformerForCausalLM,
+        GraphformerModel,
+        GraphformerModelOutput,
+        GraphformerPreTrainedModel,
+    )
+    from graphformer.models.twin import count_parameters, parameter_matched
 
-    AutoConfig.register("graphformer", GraphformerConfig, exist_ok=True)
-    AutoModel.register(GraphformerConfig, GraphformerModel, exist_ok=True)
-    AutoModelForCausalLM.register(GraphformerConfig, GraphformerForCausalLM, exist_ok=True)
-
-
-register_auto_classes()
+_HOME = {
+    "GraphformerCausalLMOutput": "language",
+    "GraphformerConfig": "configuration",
+    "GraphformerForCausalLM": "language",
+    "GraphformerModel": "language",
+    "GraphformerModelOutput": "language",
+    "GraphformerPreTrainedModel": "language",
+    "count_parameters": "twin",
+    "parameter_matched": "twin",
+}
+__all__ = list(_HOME)
+__getattr__, __dir__ = lazy(__name__, _HOME)

@@ -1,11 +1,13 @@
 """GraphformerConfig: the settings of the language model."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: it turns the fields' types into strings, which `strict` does not check.
 
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+
+from graphformer import _auto
 
 OPERATORS = ("sum", "gin", "pna")
 
@@ -42,10 +44,11 @@ class GraphformerConfig(PreTrainedConfig):
 
     Raises:
         ValueError: an unknown operator, heads that do not divide, a list of operators of the wrong length.
+        StrictDataclassFieldValidationError: a value of the wrong type (huggingface_hub's error).
     """
 
     model_type = "graphformer"
-    keys_to_ignore_at_inference = ("past_key_values", "graphs")
+    keys_to_ignore_at_inference = ["past_key_values", "graphs"]
 
     vocab_size: int = 32000
     hidden_size: int = 512
@@ -65,10 +68,10 @@ class GraphformerConfig(PreTrainedConfig):
     scalers: list[str] | tuple[str, ...] = ("identity", "amplification", "attenuation")
     max_position_embeddings: int = 2048
     rope_parameters: dict[str, Any] | None = None
-    rms_norm_eps: float = 1e-6
+    rms_norm_eps: int | float = 1e-6
     hidden_dropout: int | float = 0.0
     attention_dropout: int | float = 0.0
-    initializer_range: float = 0.02
+    initializer_range: int | float = 0.02
     tie_word_embeddings: bool = True
     use_cache: bool = True
     pad_token_id: int | None = None
@@ -83,6 +86,8 @@ class GraphformerConfig(PreTrainedConfig):
         if self.rope_parameters is None:
             self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}
         super().__post_init__(**kwargs)
+        _auto.register_models()
+        self.validate_architecture()  # `strict` calls it too, but wraps the ValueError in an error of its own
 
     @property
     def head_dim(self) -> int:

@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
+from transformers.modeling_utils import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -180,7 +180,7 @@ class GraphformerModel(GraphformerPreTrainedModel):
         Args:
             input_ids: ``[B, N]``, or ``inputs_embeds`` ``[B, N, hidden_size]``.
             attention_mask: 1 for real tokens, ``[B, N]`` with cached tokens counted, or allowed pairs ``[B, 1, N, Nk]``.
-            position_ids: ``[B, N]``. Without a mask and a cache, a position that does not follow its predecessor starts a new text:
+            position_ids: ``[B, N]``. Without a mask and cached tokens, a position that does not follow its predecessor starts a new text:
                 packed texts do not see each other.
             past_key_values: a transformers cache.
             output_graphs: return every layer's :class:`~graphformer.AttentionGraph`.
@@ -194,7 +194,11 @@ class GraphformerModel(GraphformerPreTrainedModel):
         candidates: Rule | None = None
         if position_ids is None:
             position_ids = torch.arange(past, past + length, device=hidden_states.device).unsqueeze(0)
-        elif attention_mask is None and past_key_values is None:
+        elif position_ids.shape not in ((1, length), (hidden_states.shape[0], length)):
+            raise ValueError(
+                f"position_ids must have shape [{hidden_states.shape[0]} or 1, {length}] (batch, length), got {list(position_ids.shape)}"
+            )
+        elif attention_mask is None and past == 0:
             candidates = packed_texts(position_ids, hidden_states.shape[0])
         if attention_mask is not None:
             attention_mask = without_trivial(attention_mask, past + length)
@@ -227,8 +231,10 @@ def packed_texts(position_ids: Tensor, batch: int) -> Rule | None:
 
 
 def without_trivial(attention_mask: Tensor, num_senders: int) -> Tensor | None:
-    """The mask without padding to a cache's full size, or ``None`` where it hides nothing (plain causal attention is faster)."""
-    if attention_mask.ndim == 2 and attention_mask.shape[1] > num_senders:
+    """The mask without a static cache's empty places, or ``None`` where it hides nothing (plain causal attention is faster)."""
+    if attention_mask.ndim == 4:
+        attention_mask = attention_mask[..., :num_senders]
+    if attention_mask.ndim == 2 and attention_mask.shape[1] != num_senders:
         raise ValueError(f"attention_mask covers {attention_mask.shape[1]} tokens, but there are {num_senders} (cached ones included)")
     if not torch.compiler.is_compiling() and bool(attention_mask.all()):
         return None
@@ -271,7 +277,8 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
             output_graphs=output_graphs,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep  # 0 keeps all
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)

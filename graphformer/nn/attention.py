@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from graphformer import backends
-from graphformer.attention import attend, normalizers, sparsifiers
+from graphformer.attention import normalizers, sparsifiers
+from graphformer.attention.attend import attend
+from graphformer.attention.build import EXECUTORS
 from graphformer.attention.candidates import Edges, Rule
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
+from graphformer.nn.mlp import probability
 from graphformer.nn.rope import rotate
 
 
@@ -75,8 +78,10 @@ class GraphAttention(nn.Module):
         self.hidden_size, self.num_heads, self.is_causal = hidden_size, num_heads, is_causal
         self.normalize, self.sparsify = normalizers.resolve(normalize), sparsifiers.check(sparsify)
         backends.get(backend)  # an unknown or missing one is reported here, not in the first step
+        if executor not in (known := ("auto", "flash", *EXECUTORS)):
+            raise ValueError(f"unknown executor {executor!r}; known: {', '.join(known)}")
         self.backend, self.executor, self.layer_idx = backend, executor, layer_idx
-        self.attention_dropout = attention_dropout
+        self.attention_dropout = probability("attention_dropout", attention_dropout)
         kv_size = self.num_kv_heads * self.head_dim
         self.operator: Operator = operator
         self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
@@ -126,7 +131,11 @@ class GraphAttention(nn.Module):
             q, k = rotate(q, *position_embeddings), rotate(k, *position_embeddings)
         features = own
         if past_key_values is not None:
+            if self.layer_idx is None:
+                raise ValueError("past_key_values needs layer_idx, this layer's place in the cache: give it to the constructor")
+            filled = past_key_values.get_seq_length(self.layer_idx) + length
             k, features = past_key_values.update(k, own, self.layer_idx)
+            k, features = k[:, :, :filled], features[:, :, :filled]  # a static cache hands out its empty places too
         reduced, graph = attend(
             q,
             k,

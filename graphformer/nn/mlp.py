@@ -9,6 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def probability(name: str, value: float) -> float:
+    """The value itself, checked."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a probability in 0..1, got {value}")
+    return value
+
+
 class HeadMLP(nn.Module):
     r"""A separate MLP for each head: ``Linear -> dropout -> RMSNorm -> SiLU -> Linear`` (arXiv 2501.02393, eq. 8).
 
@@ -36,7 +43,7 @@ class HeadMLP(nn.Module):
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        self.eps, self.dropout = eps, dropout
+        self.eps, self.dropout = eps, probability("dropout", dropout)
         self.weight1 = nn.Parameter(torch.empty(num_heads, in_features, hidden_features))
         self.bias1 = nn.Parameter(torch.empty(num_heads, 1, hidden_features)) if bias else None
         self.norm = nn.Parameter(torch.empty(num_heads, 1, hidden_features)) if norm else None
@@ -80,7 +87,7 @@ class GatedMLP(nn.Module):
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
-        self.dropout = dropout
+        self.dropout = probability("dropout", dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))

@@ -30,7 +30,7 @@ def latest_checkpoint(output_dir: str | Path, processes: int = 1) -> Path | None
     for folder in Path(output_dir).glob("checkpoint-*"):
         if folder.is_dir() and folder.name.removeprefix("checkpoint-").isdigit():
             found[int(folder.name.removeprefix("checkpoint-"))] = folder
-    broken = []
+    broken: list[str] = []
     for step in sorted(found, reverse=True):
         problems = checkpoint_problems(found[step], processes)
         if not problems:
@@ -110,7 +110,7 @@ def _archive_problems(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except Exception as error:  # damage can look like anything: an encrypted member, a name that is no text
         return [f"{path.name} ({path.stat().st_size} bytes) is cut short or damaged: {error}"]
     return [f"{path.name} is damaged: wrong checksum of {damaged}"] if damaged else []
 

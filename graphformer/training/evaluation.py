@@ -46,9 +46,7 @@ def window_losses(logits: Tensor, labels: Tensor) -> Tensor:
         labels: ``[B, N]``; -100 is not predicted.
     """
     targets = labels[:, 1:]
-    losses = F.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED_LABEL, reduction="none"
-    )
+    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED_LABEL, reduction="none")
     return torch.stack([losses.sum(dim=1), (targets != IGNORED_LABEL).sum(dim=1).float()], dim=1)
 
 

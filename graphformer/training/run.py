@@ -50,11 +50,7 @@ def claim_output_dir(output_dir: str | Path, resume: bool) -> Path:
 
 def config_settings(config: PretrainedConfig) -> dict[str, Any]:
     """The settings of a model, as ``model.<name>``."""
-    return {
-        f"model.{name}": value
-        for name, value in config.to_dict().items()
-        if name not in _NO_SETTINGS and not name.startswith("_")
-    }
+    return {f"model.{name}": value for name, value in config.to_dict().items() if name not in _NO_SETTINGS and not name.startswith("_")}
 
 
 def dataset_settings(name: str, dataset: Dataset) -> dict[str, Any]:

@@ -21,9 +21,8 @@ from graphformer.training.evaluation import Evaluation, window_losses
 class LanguageTrainer(Trainer):
     """A Trainer whose ``eval_loss`` is the exact mean over tokens, beside ``eval_perplexity`` and ``eval_num_tokens``."""
 
-    def __init__(self, *args: Any, progress: bool = True, **kwargs: Any):
+    def __init__(self, progress: bool = True, **kwargs: Any) -> None:
         super().__init__(
-            *args,
             data_collator=collate_windows,
             preprocess_logits_for_metrics=_first_output_losses,
             compute_metrics=_exact_metrics,
@@ -36,6 +35,7 @@ class LanguageTrainer(Trainer):
 
     def continue_from(self, checkpoint: Path | None) -> None:
         """Train to the last step, from the start or from a checkpoint."""
+        config = getattr(self.model, "config", None)
         if checkpoint is not None:
             state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
             if state.global_step >= self.args.max_steps:  # the Trainer itself would take one step more
@@ -45,7 +45,7 @@ class LanguageTrainer(Trainer):
         self.train(
             resume_from_checkpoint=str(checkpoint) if checkpoint else None,
             # The Trainer adds this to a list, and a config may hold a tuple.
-            ignore_keys_for_eval=list(getattr(self.model.config, "keys_to_ignore_at_inference", ["past_key_values"])),
+            ignore_keys_for_eval=list(getattr(config, "keys_to_ignore_at_inference", ["past_key_values"])),
         )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -64,6 +64,8 @@ def training_arguments(**kwargs: Any) -> TrainingArguments:
         lr_scheduler_type="cosine_with_min_lr",
         optim="adamw_torch",
         report_to="none",  # the caller brings the callbacks
+        log_level="error",  # it warns of a missing lm_head on each resume, although the embedding is saved for both
+        log_level_replica="error",
         disable_tqdm=True,  # QuietProgress has the bar
         eval_strategy="steps",
         save_strategy="steps",
@@ -89,8 +91,7 @@ class QuietProgress(ProgressCallback):
             return
         if "eval_loss" in logs:
             self.training_bar.write(
-                f"step {state.global_step}: validation loss {logs['eval_loss']:.4f} nats, "
-                f"perplexity {logs['eval_perplexity']:.3f}"
+                f"step {state.global_step}: validation loss {logs['eval_loss']:.4f} nats, perplexity {logs['eval_perplexity']:.3f}"
             )
         elif "loss" in logs:
             self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}", lr=f"{logs['learning_rate']:.2e}")
@@ -100,9 +101,10 @@ class StopWhenDiverged(TrainerCallback):
     """An error instead of hours of NaN."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if not math.isfinite((logs or {}).get("loss", 0.0)):
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
             raise ValueError(
-                f"learning_rate={args.learning_rate}: the loss is {logs['loss']} at step {state.global_step}, training has "
+                f"learning_rate={args.learning_rate}: the loss is {loss} at step {state.global_step}, training has "
                 f"diverged; use a smaller learning_rate or more warmup_steps, and start again."
             )
 
