@@ -6,8 +6,8 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +25,12 @@ def refuse_nan(weight: Tensor) -> None:
     count = int(torch.isnan(weight.detach()).sum())
     if count:
         raise ValueError(f"weight holds {count} NaN among {weight.numel()} edges")
+
+
+def _starts(degree: Tensor) -> Tensor:
+    """Where each node's edges start, from the number of its edges: one entry more than nodes."""
+    ends = torch.cumsum(degree, dim=0)
+    return torch.cat((ends.new_zeros(1), ends))
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +61,8 @@ class AttentionGraph:
     num_senders: int
     num_receivers: int
     batch_shape: tuple[int, ...]
+    # What is derived from the edges alone is computed once and shared by all graphs that differ only in their weights.
+    _derived: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         edges = self.senders.shape
@@ -127,7 +135,7 @@ class AttentionGraph:
                 )
         refuse_nan(weight)
         order = torch.argsort(receivers * max(num_lanes * num_senders, 1) + senders, stable=True)
-        return dataclasses.replace(graph, senders=senders[order], receivers=receivers[order], weight=weight[order])
+        return dataclasses.replace(graph, senders=senders[order], receivers=receivers[order], weight=weight[order], _derived={})
 
     @classmethod
     def from_dense(cls, weights: Tensor, *, keep: Tensor | None = None) -> AttentionGraph:
@@ -190,18 +198,23 @@ class AttentionGraph:
     def device(self) -> torch.device:
         return self.senders.device
 
-    @cached_property
+    @property
     def indptr(self) -> Tensor:
         """int64 ``[num_lanes * num_receivers + 1]``: where each receiver's edges start (compressed sparse rows)."""
-        ends = torch.cumsum(self.in_degree(), dim=0)
-        return torch.cat((ends.new_zeros(1), ends))
+        return self.derived("indptr", lambda: _starts(self.in_degree()))
 
-    @cached_property
+    @property
     def by_sender(self) -> tuple[Tensor, Tensor]:
         """Edge numbers int64 ``[E]`` in the order of their senders, and where each sender's start, ``[num_lanes * num_senders + 1]``."""
-        degree = torch.bincount(self.senders, minlength=self.num_lanes * self.num_senders)
-        ends = torch.cumsum(degree, dim=0)
-        return self.senders.argsort(stable=True), torch.cat((ends.new_zeros(1), ends))
+        order = self.derived("by_sender", lambda: self.senders.argsort(stable=True))
+        size = self.num_lanes * self.num_senders
+        return order, self.derived("sender_indptr", lambda: _starts(torch.bincount(self.senders, minlength=size)))
+
+    def derived(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A value that depends on the edges and not on their weights: computed once, kept by :meth:`with_weight`."""
+        if name not in self._derived:
+            self._derived[name] = compute()
+        return self._derived[name]
 
     @property
     def sender_lane(self) -> Tensor:
@@ -210,7 +223,8 @@ class AttentionGraph:
 
     def in_degree(self) -> Tensor:
         """int64 ``[num_lanes * num_receivers]``: the number of kept senders of each receiver."""
-        return torch.bincount(self.receivers, minlength=self.num_lanes * self.num_receivers)
+        size = self.num_lanes * self.num_receivers
+        return self.derived("in_degree", lambda: torch.bincount(self.receivers, minlength=size))
 
     def in_weight(self) -> Tensor:
         """``[num_lanes * num_receivers]``: the summed weight of each receiver's edges; differentiable."""
@@ -251,13 +265,17 @@ class AttentionGraph:
     def to(self, *args: Any, **kwargs: Any) -> AttentionGraph:
         """To another device or weight precision, like ``Tensor.to``; the indices stay int64."""
         weight = self.weight.to(*args, **kwargs)
-        return dataclasses.replace(self, senders=self.senders.to(weight.device), receivers=self.receivers.to(weight.device), weight=weight)
+        if weight.device == self.device:
+            return self.with_weight(weight)
+        ends = {"senders": self.senders.to(weight.device), "receivers": self.receivers.to(weight.device)}
+        return dataclasses.replace(self, **ends, weight=weight, _derived={})
 
     def select(self, keep: Tensor) -> AttentionGraph:
         """The edges for which ``keep`` (bool ``[E]``) is true; weights are not changed."""
         if keep.shape != self.senders.shape or keep.dtype != torch.bool:
             raise ValueError(f"keep must be bool of shape {tuple(self.senders.shape)}, got {keep.dtype} of shape {tuple(keep.shape)}")
-        return dataclasses.replace(self, senders=self.senders[keep], receivers=self.receivers[keep], weight=self.weight[keep])
+        ends = {"senders": self.senders[keep], "receivers": self.receivers[keep]}
+        return dataclasses.replace(self, **ends, weight=self.weight[keep], _derived={})
 
     def renormalize(self) -> AttentionGraph:
         """Weights divided by their receiver's sum, so that each receiver's weights sum to 1 (a sum of 0 stays 0)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from graphformer.attention import dense, edges, stream
+from graphformer.attention import blocks, dense, edges, stream
 from graphformer.attention.candidates import Edges, Rule
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.problem import Problem, pose
@@ -96,4 +96,5 @@ def choose(problem: Problem) -> str:
     """The executor that ``"auto"`` stands for."""
     if problem.edges is not None:
         return "edges"
-    return "dense" if stream.block_rows(problem) >= problem.sizes[2] else "stream"
+    batch, heads, num_receivers, num_senders = problem.sizes
+    return "dense" if batch * heads * num_receivers * num_senders <= blocks.BLOCK_ELEMENTS else "stream"

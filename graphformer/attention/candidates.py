@@ -54,6 +54,16 @@ class Rule:
     def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
         """Raise ValueError where the rule does not fit these sizes."""
 
+    # Two bounds that save work where they are known. They may be wide, never wrong.
+
+    def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        """Senders outside which nothing is allowed for any of these (consecutive) receivers."""
+        return range(num_senders)
+
+    def free(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        """Senders that are allowed for each of these receivers, in every lane."""
+        return range(0)
+
     def __and__(self, other: Rule) -> Rule:
         return Both(self, other)
 
@@ -72,6 +82,18 @@ class Both(Rule):
         self.first.check(batch, heads, num_receivers, num_senders)
         self.second.check(batch, heads, num_receivers, num_senders)
 
+    def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        return overlap(self.first.reach(rows, num_receivers, num_senders), self.second.reach(rows, num_receivers, num_senders))
+
+    def free(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        return overlap(self.first.free(rows, num_receivers, num_senders), self.second.free(rows, num_receivers, num_senders))
+
+
+def overlap(first: range, second: range) -> range:
+    """The numbers in both ranges."""
+    start = max(first.start, second.start)
+    return range(start, max(start, min(first.stop, second.stop)))
+
 
 @dataclass(frozen=True)
 class All(Rule):
@@ -80,6 +102,9 @@ class All(Rule):
     def allow(self, pairs: Pairs) -> Tensor:
         return torch.ones((), dtype=torch.bool, device=pairs.sender.device)
 
+    def free(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        return range(num_senders)
+
 
 @dataclass(frozen=True)
 class Causal(Rule):
@@ -87,6 +112,12 @@ class Causal(Rule):
 
     def allow(self, pairs: Pairs) -> Tensor:
         return pairs.sender <= pairs.position
+
+    def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        return range(max(0, rows.stop + num_senders - num_receivers))
+
+    def free(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        return range(max(0, rows.start + 1 + num_senders - num_receivers))
 
     def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
         if num_receivers > num_senders:
@@ -108,6 +139,11 @@ class Window(Rule):
 
     def allow(self, pairs: Pairs) -> Tensor:
         return (pairs.position - pairs.sender).abs() < self.size
+
+    def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        first, last = rows.start + num_senders - num_receivers, rows.stop + num_senders - num_receivers
+        start = min(max(0, first - self.size + 1), num_senders)
+        return range(start, max(start, min(num_senders, last - 1 + self.size)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,38 +1,128 @@
-"""The stream executor: the slots on blocks of whole rows, so that no N x N matrix is ever held.
+"""The stream executor: the slots on blocks of whole rows, so that no N x N matrix is ever held. Memory is O(N * d + block + edges).
 
-Memory is O(N * block + edges): a block's scores are dropped once its edges are read off, and made again in the backward pass.
-Exact, because every slot acts on one row at a time.
+Exact, because every slot acts on one row at a time. Softmax weights, the usual case, have a gradient of their own:
+with un-renormalised weights ``w_e = p_ij`` and upstream gradient ``g_e``,
+
+    dL/ds_ij = [edge] w_e g_e + p_ij d_i,   d_i = - sum over the edges of row i of w_e g_e.
+
+The first term lives on the edges. The second is dense, but needs no matrix: ``dQ += d_i (P K)_i`` and ``dK += P^T (d * Q)``, again in blocks.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from graphformer.attention import dense
+from graphformer.attention import blocks, dense, edges
+from graphformer.attention.blocks import Block
+from graphformer.attention.normalizers import Softmax
 from graphformer.attention.problem import Problem
+from graphformer.attention.sparsifiers import Threshold
 from graphformer.graph import AttentionGraph
-
-BLOCK_ELEMENTS = 2**20
-"""Scores held at a time. Measured: smaller blocks spend their time in call overhead, larger ones fall out of the cache."""
-
-
-def block_rows(problem: Problem) -> int:
-    """Rows of all lanes together that fit one block."""
-    batch, heads, _, num_senders = problem.sizes
-    return max(1, BLOCK_ELEMENTS // max(1, batch * heads * num_senders))
 
 
 def build(problem: Problem) -> AttentionGraph:
-    """Block by block, then the edges in the order of their receivers."""
+    """By softmax's own gradient where it is softmax, otherwise by recomputing each block."""
     batch, heads, num_receivers, num_senders = problem.sizes
-    size = block_rows(problem)
-    parts = []
-    for start in range(0, num_receivers, size):
-        block = range(start, min(start + size, num_receivers))
-        parts.append(checkpoint(dense.rows, problem, problem.q[:, :, block.start : block.stop], problem.k, block, use_reentrant=False))
-    if not parts:
+    if not num_receivers or not num_senders:
         return dense.build(problem)
+    sizes = (batch * heads, num_senders, num_receivers, (batch, heads))
+    if not isinstance(problem.normalize, Softmax):
+        return AttentionGraph(*_recomputed(problem), *sizes)
+    if problem.sparsify is not None and problem.sparsify.renormalize:
+        # Renormalised weights are the softmax over the kept edges alone: their gradient needs no block.
+        senders, receivers, weight = find(problem, problem.q.detach(), problem.k.detach())
+        return edges.weigh(problem, AttentionGraph(senders, receivers, weight, *sizes))
+    derived: dict[str, Any] = {}
+    return AttentionGraph(*SoftmaxEdges.apply(problem.q, problem.k, problem, derived), *sizes, derived)
+
+
+def find(problem: Problem, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Senders, receivers and softmax weights of the kept edges, in one pass; no gradient."""
+    room, parts = blocks.Room(problem), []
+    for block in blocks.walk(problem):
+        weights = blocks.softmax_weights(problem, q, k, block, room)
+        index = blocks.hits(_kept(problem, block, weights, room))
+        parts.append((*_ends(problem, block, index), weights.flatten()[index]))
     senders, receivers, weight = (torch.cat(part) for part in zip(*parts, strict=True))
-    order = receivers.argsort(stable=True)
-    return AttentionGraph(senders[order], receivers[order], weight[order], batch * heads, num_senders, num_receivers, (batch, heads))
+    return senders, receivers, weight
+
+
+class SoftmaxEdges(Function):
+    """Senders, receivers and softmax weights of the kept edges, with exact gradients to q and k."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, problem: Problem, derived: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        senders, receivers, weight = find(problem, q, k)
+        ctx.problem, ctx.derived = problem, derived
+        ctx.mark_non_differentiable(senders, receivers)
+        ctx.save_for_backward(q, k, senders, receivers, weight)
+        return senders, receivers, weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _senders: Tensor, _receivers: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        problem = ctx.problem
+        q, k, senders, receivers, weight = ctx.saved_tensors
+        batch, heads, num_receivers, num_senders = problem.sizes
+        pull = weight * grad  # dL/ds on the edges, the first term
+        graph = AttentionGraph(senders, receivers, pull, batch * heads, num_senders, num_receivers, (batch, heads), ctx.derived)
+        dq, dk = edges.score_gradients(q, k, graph, pull)
+        # The second term: the weights once more, block by block.
+        slope = -graph.in_weight().view(batch * heads, num_receivers, 1)  # d_i
+        steered = q.flatten(0, 1) * slope
+        lane_dq, lane_dk, room = dq.flatten(0, 1), dk.flatten(0, 1), blocks.Room(problem)
+        for block in blocks.walk(problem):
+            weights = blocks.softmax_weights(problem, q, k, block, room)
+            lanes, rows, columns = (slice(part.start, part.stop) for part in (block.lanes, block.rows, block.columns))
+            lane_dq[lanes, rows] += slope[lanes, rows] * torch.bmm(weights, blocks.lane_keys(k, block, heads))
+            lane_dk[lanes, columns].baddbmm_(weights.transpose(1, 2), steered[lanes, rows])
+        return dq, edges.sum_groups(dk, k), None, None
+
+
+def _kept(problem: Problem, block: Block, weights: Tensor, room: blocks.Room) -> Tensor:
+    """Bool ``[lanes, rows, columns]``: the edges of a block."""
+    if isinstance(problem.sparsify, Threshold) and problem.sparsify.tau >= 0:
+        # What the rule forbids has weight 0.
+        return torch.gt(weights, problem.sparsify.tau, out=room.marks[: weights.numel()].view(weights.shape))
+    allowed = torch.ones_like(weights, dtype=torch.bool)
+    for part, mask in blocks.masked_parts(problem, block):
+        allowed[..., part] &= mask
+    return allowed if problem.sparsify is None else problem.sparsify.rows(weights, allowed)
+
+
+def _ends(problem: Problem, block: Block, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Global senders and receivers of flat indices into a block."""
+    _, _, num_receivers, num_senders = problem.sizes
+    width = len(block.columns)
+    row = torch.div(index, max(width, 1), rounding_mode="floor")
+    column = index - row * width + block.columns.start
+    if len(block.lanes) == 1:
+        lane = block.lanes.start
+        return column + lane * num_senders, row + (lane * num_receivers + block.rows.start)
+    lane = torch.div(row, len(block.rows), rounding_mode="floor") + block.lanes.start
+    return column + lane * num_senders, row + block.lanes.start * num_receivers
+
+
+def _recomputed(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Any normalizer: the dense formulas on each block, which is made again in the backward pass."""
+    parts = [checkpoint(_block_edges, problem, problem.q, problem.k, block, use_reentrant=False) for block in blocks.walk(problem)]
+    senders, receivers, weight = (torch.cat(part) for part in zip(*parts, strict=True))
+    return senders, receivers, weight
+
+
+def _block_edges(problem: Problem, q: Tensor, k: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+    heads = problem.sizes[1]
+    scores = torch.bmm(blocks.lane_queries(q, block), blocks.lane_keys(k, block, heads).transpose(1, 2))
+    allowed = torch.ones_like(scores, dtype=torch.bool)
+    for part, mask in blocks.masked_parts(problem, block):
+        allowed[..., part] &= mask
+    weights = problem.normalize.rows(scores, allowed)
+    keep = allowed if problem.sparsify is None else problem.sparsify.rows(weights.detach(), allowed)
+    index = blocks.hits(keep)
+    return *_ends(problem, block, index), weights.flatten()[index]

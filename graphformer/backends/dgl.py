@@ -34,12 +34,9 @@ class DGLBackend:
 
     def _block(self, graph: AttentionGraph) -> Any:
         """The graph in DGL's form, made once for each graph."""
-        block = graph.__dict__.get("_dgl_block")
-        if block is None:
-            sizes = {"sender": graph.num_lanes * graph.num_senders, "receiver": graph.num_lanes * graph.num_receivers}
-            edges = {("sender", "to", "receiver"): (graph.senders, graph.receivers)}
-            block = graph.__dict__["_dgl_block"] = self._dgl.heterograph(edges, num_nodes_dict=sizes, device=graph.device)
-        return block
+        sizes = {"sender": graph.num_lanes * graph.num_senders, "receiver": graph.num_lanes * graph.num_receivers}
+        edges = {("sender", "to", "receiver"): (graph.senders, graph.receivers)}
+        return graph.derived("dgl", lambda: self._dgl.heterograph(edges, num_nodes_dict=sizes, device=graph.device))
 
     def weighted_sum(self, graph: AttentionGraph, x: Tensor) -> Tensor:
         return self._dgl.ops.u_mul_e_sum(self._block(graph), x, graph.weight.unsqueeze(-1))
