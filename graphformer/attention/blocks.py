@@ -16,7 +16,7 @@ from graphformer.attention.candidates import Pairs
 from graphformer.attention.problem import Problem
 
 BLOCK_ELEMENTS = 2**18
-"""Scores held at a time (1 MiB in float32). Measured on lengths 1024 to 4096: 2^16 to 2^19 differ by a tenth, below and above it is slower."""
+"""Scores held at a time (1 MiB in float32). Measured on lengths 1024 to 4096: 2^17 to 2^19 differ by a tenth, others are slower."""
 
 
 @dataclass(frozen=True)
@@ -27,33 +27,52 @@ class Block:
     rows: range
     columns: range
 
+    def within_limit(self) -> list[Block]:
+        """The block itself, or lane by lane where it exceeds the limit."""
+        if len(self.lanes) * len(self.rows) * len(self.columns) <= BLOCK_ELEMENTS:
+            return [self]
+        return [Block(range(lane, lane + 1), self.rows, self.columns) for lane in self.lanes]
 
-def walk(problem: Problem) -> Iterator[Block]:
-    """All blocks, in the order of their receivers."""
+
+def walk(problem: Problem, together: int = 1) -> Iterator[Block]:
+    """All blocks, in the order of their receivers; ``together`` lanes are never parted (1, or all the heads of a sequence).
+
+    Rows of several lanes that are not parted may exceed the limit together: each lane's rows are within it.
+    """
     batch, heads, num_receivers, num_senders = problem.sizes
     lanes, limit = batch * heads, BLOCK_ELEMENTS
     if not num_receivers or not num_senders:
         return
-    whole = num_receivers * num_senders
-    if whole <= limit:
-        several = limit // whole
+    several = limit // (num_receivers * num_senders * together) * together
+    if several:
         reach = problem.rule.reach(range(num_receivers), num_receivers, num_senders)
         for first in range(0, lanes, several):
             yield Block(range(first, min(first + several, lanes)), range(num_receivers), reach)
         return
-    for lane in range(lanes):
+    for lane in range(0, lanes, together):
         start = 0
         while start < num_receivers:
-            stop = start + 1
-            # Causal rows reach further and further: as many rows as fit, found by doubling.
-            step = max(1, limit // max(1, len(problem.rule.reach(range(start, start + 1), num_receivers, num_senders))))
-            stop = min(start + step, num_receivers)
-            reach = problem.rule.reach(range(start, stop), num_receivers, num_senders)
-            while stop - start > 1 and (stop - start) * len(reach) > limit:
-                stop = start + (stop - start) * 7 // 8
-                reach = problem.rule.reach(range(start, stop), num_receivers, num_senders)
-            yield Block(range(lane, lane + 1), range(start, stop), reach)
-            start = stop
+            rows, columns = _fitting(problem, start, limit)
+            yield Block(range(lane, lane + together), rows, columns)
+            start = rows.stop
+
+
+def _fitting(problem: Problem, start: int, limit: int) -> tuple[range, range]:
+    """As many rows from ``start`` on as fit the limit with what they reach; at least one. Causal rows reach further and further."""
+    _, _, num_receivers, num_senders = problem.sizes
+    rows = range(start, start + 1)
+    columns = problem.rule.reach(rows, num_receivers, num_senders)
+    size = max(1, limit // max(1, len(columns)))
+    while size > 1:
+        rows = range(start, min(start + size, num_receivers))
+        columns = problem.rule.reach(rows, num_receivers, num_senders)
+        if len(rows) * len(columns) <= limit:
+            break
+        size = len(rows) * 7 // 8
+    else:
+        rows = range(start, start + 1)
+        columns = problem.rule.reach(rows, num_receivers, num_senders)
+    return rows, columns
 
 
 class Room:
@@ -107,9 +126,17 @@ def masked_parts(problem: Problem, block: Block) -> Iterator[tuple[slice, Tensor
     first, last = block.columns.start, block.columns.stop
     free = problem.rule.free(block.rows, num_receivers, num_senders)
     left, right = (first, min(free.start, last)), (max(free.stop, first), last)
-    for start, stop in ((left, right) if free else ((first, last),)):
+    for start, stop in (left, right) if free else ((first, last),):
         if start < stop:
             yield slice(start - first, stop - first), problem.rule.allow(pairs(problem, block, range(start, stop)))
+
+
+def allowed(problem: Problem, block: Block) -> Tensor:
+    """Bool ``[lanes, rows, columns]``: the rule's answer for all pairs of a block."""
+    answer = torch.ones(len(block.lanes), len(block.rows), len(block.columns), dtype=torch.bool, device=problem.q.device)
+    for part, mask in masked_parts(problem, block):
+        answer[..., part] &= mask
+    return answer
 
 
 def pairs(problem: Problem, block: Block, columns: range) -> Pairs:

@@ -5,11 +5,14 @@ with un-renormalised weights ``w_e = p_ij`` and upstream gradient ``g_e``,
 
     dL/ds_ij = [edge] w_e g_e + p_ij d_i,   d_i = - sum over the edges of row i of w_e g_e.
 
-The first term lives on the edges. The second is dense, but needs no matrix: ``dQ += d_i (P K)_i`` and ``dK += P^T (d * Q)``, again in blocks.
+The first term lives on the edges. The second is dense, but needs no matrix: ``dQ += d_i (P K)_i`` and ``dK += P^T (d * Q)``,
+again in blocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,8 +50,8 @@ def find(problem: Problem, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor
     room, parts = blocks.Room(problem), []
     for block in blocks.walk(problem):
         weights = blocks.softmax_weights(problem, q, k, block, room)
-        index = blocks.hits(_kept(problem, block, weights, room))
-        parts.append((*_ends(problem, block, index), weights.flatten()[index]))
+        index = blocks.hits(kept(problem, weights, room, partial(blocks.allowed, problem, block)))
+        parts.append((*ends(problem, block.lanes.start, block, index), weights.flatten()[index]))
     senders, receivers, weight = (torch.cat(part) for part in zip(*parts, strict=True))
     return senders, receivers, weight
 
@@ -85,28 +88,23 @@ class SoftmaxEdges(Function):
         return dq, edges.sum_groups(dk, k), None, None
 
 
-def _kept(problem: Problem, block: Block, weights: Tensor, room: blocks.Room) -> Tensor:
-    """Bool ``[lanes, rows, columns]``: the edges of a block."""
+def kept(problem: Problem, weights: Tensor, room: blocks.Room, allowed: Callable[[], Tensor]) -> Tensor:
+    """Bool ``[lanes, rows, columns]``: the edges of a block. ``allowed`` is asked only where weight 0 does not already say it."""
     if isinstance(problem.sparsify, Threshold) and problem.sparsify.tau >= 0:
-        # What the rule forbids has weight 0.
         return torch.gt(weights, problem.sparsify.tau, out=room.marks[: weights.numel()].view(weights.shape))
-    allowed = torch.ones_like(weights, dtype=torch.bool)
-    for part, mask in blocks.masked_parts(problem, block):
-        allowed[..., part] &= mask
-    return allowed if problem.sparsify is None else problem.sparsify.rows(weights, allowed)
+    return allowed() if problem.sparsify is None else problem.sparsify.rows(weights, allowed())
 
 
-def _ends(problem: Problem, block: Block, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Global senders and receivers of flat indices into a block."""
+def ends(problem: Problem, first_lane: int, block: Block, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Global senders and receivers of flat indices into ``[lanes, rows, columns]``, the lanes counted from ``first_lane``."""
     _, _, num_receivers, num_senders = problem.sizes
-    width = len(block.columns)
-    row = torch.div(index, max(width, 1), rounding_mode="floor")
+    width, rows = max(len(block.columns), 1), len(block.rows)
+    row = torch.div(index, width, rounding_mode="floor")
     column = index - row * width + block.columns.start
-    if len(block.lanes) == 1:
-        lane = block.lanes.start
-        return column + lane * num_senders, row + (lane * num_receivers + block.rows.start)
-    lane = torch.div(row, len(block.rows), rounding_mode="floor") + block.lanes.start
-    return column + lane * num_senders, row + block.lanes.start * num_receivers
+    lane = torch.div(row, rows, rounding_mode="floor")
+    row = row - lane * rows + block.rows.start
+    lane = lane + first_lane
+    return column + lane * num_senders, row + lane * num_receivers
 
 
 def _recomputed(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,10 +117,8 @@ def _recomputed(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 def _block_edges(problem: Problem, q: Tensor, k: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
     heads = problem.sizes[1]
     scores = torch.bmm(blocks.lane_queries(q, block), blocks.lane_keys(k, block, heads).transpose(1, 2))
-    allowed = torch.ones_like(scores, dtype=torch.bool)
-    for part, mask in blocks.masked_parts(problem, block):
-        allowed[..., part] &= mask
+    allowed = blocks.allowed(problem, block)
     weights = problem.normalize.rows(scores, allowed)
     keep = allowed if problem.sparsify is None else problem.sparsify.rows(weights.detach(), allowed)
     index = blocks.hits(keep)
-    return *_ends(problem, block, index), weights.flatten()[index]
+    return *ends(problem, block.lanes.start, block, index), weights.flatten()[index]

@@ -16,6 +16,7 @@ from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
 from graphformer.nn.mlp import probability
+from graphformer.nn.recompute import in_stretches
 from graphformer.nn.rope import rotate
 
 
@@ -154,7 +155,7 @@ class GraphAttention(nn.Module):
         )
         if own.shape[1] != self.num_heads:
             own = own.repeat_interleave(self.num_heads // own.shape[1], dim=1)
-        out = self.operator(own, reduced).transpose(1, 2).reshape(batch, length, self.hidden_size)
+        out = in_stretches(self.operator, own, reduced).transpose(1, 2).reshape(batch, length, self.hidden_size)
         if self.o_proj is not None:
             out = self.o_proj(out)
         if graph is None:

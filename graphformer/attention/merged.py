@@ -1,0 +1,102 @@
+"""One graph a sequence, its heads merged, read off in the pass that computes the attention output. For frozen models: no gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graphformer.attention import blocks, stream
+from graphformer.attention.candidates import Edges, Rule
+from graphformer.attention.normalizers import Softmax
+from graphformer.attention.problem import pose
+from graphformer.attention.scores import ScaledDotProduct
+from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.graph import AttentionGraph
+
+
+@torch.no_grad()
+def merged_graph(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None = None,
+    *,
+    sparsify: Sparsifier,
+    reduce: str = "sum",
+    clamp: float | None = 1.0,
+    candidates: Rule | str | None = None,
+    attention_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    sharpening: Tensor | float = 1.0,
+) -> tuple[AttentionGraph, Tensor | None]:
+    r"""The merged graph of all heads, and the attention output, in one pass over blocks of rows.
+
+    .. math::
+        a_{ij} = \min\Big(\mathrm{reduce}_h\, \mathrm{softmax}(s_{hi\cdot})_j,\ \mathrm{clamp}\Big), \qquad
+        E = \{(j \to i) : \mathrm{sparsify}(a_{i\cdot})_j\}
+
+    The cut comes after merging: unlike ``attention_graph(..., sparsify).merge_heads()``, an edge may live on many small weights.
+
+    Args:
+        q, k: ``[B, H, Nq, d]`` and ``[B, Hkv, Nk, d]``, as in :func:`graphformer.attention_graph`.
+        v: values ``[B, Hkv, Nk, D]``; leave out where only the graph is wanted.
+        sparsify: on the merged weights; ``gf.Threshold(0.2)`` is the paper's.
+        reduce: over heads: ``"sum"``, ``"mean"`` or ``"max"``.
+        clamp: largest merged weight; ``None`` for none.
+
+    Returns:
+        The graph with lanes ``(B,)``, detached, and ``[B, H, Nq, D]`` (or ``None``).
+
+    Source: arXiv 2501.02393, section 2.3.
+    """
+    if reduce not in ("sum", "mean", "max"):
+        raise ValueError(f"unknown reduce {reduce!r}; known: sum, mean, max")
+    score = ScaledDotProduct(scale, sharpening)
+    problem = pose(
+        q, k, candidates=candidates, attention_mask=attention_mask, is_causal=is_causal, score=score, normalize="softmax", sparsify=sparsify
+    )
+    if problem.edges is not None:
+        raise TypeError(
+            f"merged_graph takes rules, not explicit {Edges.__name__}; build the graph with attention_graph and merge its heads"
+        )
+    problem.require_finite()
+    assert isinstance(problem.normalize, Softmax)
+    batch, heads, num_receivers, num_senders = problem.sizes
+    if v is not None and (v.shape[:3] != k.shape[:3] or v.ndim != 4):
+        raise ValueError(f"v must be [batch, key heads, keys, D] like k {tuple(k.shape)}, got shape {tuple(v.shape)}")
+    out = None if v is None else problem.q.new_zeros(batch, heads, num_receivers, v.shape[-1])
+    room, parts = blocks.Room(problem), []
+    with torch.autocast(q.device.type, enabled=False):
+        values = None if v is None else v.to(problem.q.dtype)
+        for block in blocks.walk(problem, heads):
+            merged: Tensor | None = None
+            for piece in block.within_limit():  # all heads at once, or one after the other into the same sum
+                weights = blocks.softmax_weights(problem, problem.q, problem.k, piece, room)
+                if out is not None and values is not None:
+                    blocks.lane_queries(out, piece).copy_(torch.bmm(weights, blocks.lane_keys(values, piece, heads)))
+                over_heads = weights.unflatten(0, (-1, heads if piece is block else 1))
+                over_heads = over_heads.amax(1) if reduce == "max" else over_heads.sum(1)
+                if merged is None:
+                    merged = over_heads
+                elif reduce == "max":
+                    torch.maximum(merged, over_heads, out=merged)
+                else:
+                    merged += over_heads
+            assert merged is not None
+            merged = merged.div_(heads) if reduce == "mean" else merged
+            if clamp is not None:
+                merged.clamp_(max=clamp)
+
+            def any_head(block: blocks.Block = block) -> Tensor:
+                return blocks.allowed(problem, block).unflatten(0, (-1, heads)).any(1)
+
+            index = blocks.hits(stream.kept(problem, merged, room, any_head))
+            parts.append((*stream.ends(problem, block.lanes.start // heads, block, index), merged.flatten()[index]))
+    if not parts:
+        nothing = torch.zeros(0, dtype=torch.int64, device=q.device)
+        parts = [(nothing, nothing, problem.q.new_zeros(0))]
+    senders, receivers, weight = (torch.cat(part) for part in zip(*parts, strict=True))
+    graph = AttentionGraph(senders, receivers, weight, batch, num_senders, num_receivers, (batch,))
+    if sparsify.renormalize:
+        graph = graph.renormalize()
+    return graph, None if out is None or v is None else out.to(v.dtype)
