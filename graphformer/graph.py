@@ -206,9 +206,12 @@ class AttentionGraph:
     @property
     def by_sender(self) -> tuple[Tensor, Tensor]:
         """Edge numbers int64 ``[E]`` in the order of their senders, and where each sender's start, ``[num_lanes * num_senders + 1]``."""
-        order = self.derived("by_sender", lambda: self.senders.argsort(stable=True))
         size = self.num_lanes * self.num_senders
-        return order, self.derived("sender_indptr", lambda: _starts(torch.bincount(self.senders, minlength=size)))
+
+        def compute() -> tuple[Tensor, Tensor]:
+            return self.senders.argsort(stable=True), _starts(torch.bincount(self.senders, minlength=size))
+
+        return self.derived("by_sender", compute)
 
     def derived(self, name: str, compute: Callable[[], Any]) -> Any:
         """A value that depends on the edges and not on their weights: computed once, kept by :meth:`with_weight`."""
@@ -267,15 +270,15 @@ class AttentionGraph:
         weight = self.weight.to(*args, **kwargs)
         if weight.device == self.device:
             return self.with_weight(weight)
-        ends = {"senders": self.senders.to(weight.device), "receivers": self.receivers.to(weight.device)}
-        return dataclasses.replace(self, **ends, weight=weight, _derived={})
+        senders, receivers = self.senders.to(weight.device), self.receivers.to(weight.device)
+        return dataclasses.replace(self, senders=senders, receivers=receivers, weight=weight, _derived={})
 
     def select(self, keep: Tensor) -> AttentionGraph:
         """The edges for which ``keep`` (bool ``[E]``) is true; weights are not changed."""
         if keep.shape != self.senders.shape or keep.dtype != torch.bool:
             raise ValueError(f"keep must be bool of shape {tuple(self.senders.shape)}, got {keep.dtype} of shape {tuple(keep.shape)}")
-        ends = {"senders": self.senders[keep], "receivers": self.receivers[keep]}
-        return dataclasses.replace(self, **ends, weight=self.weight[keep], _derived={})
+        senders, receivers = self.senders[keep], self.receivers[keep]
+        return dataclasses.replace(self, senders=senders, receivers=receivers, weight=self.weight[keep], _derived={})
 
     def renormalize(self) -> AttentionGraph:
         """Weights divided by their receiver's sum, so that each receiver's weights sum to 1 (a sum of 0 stays 0)."""

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import graphformer as gf
 from graphformer import AttentionGraph, attention_graph
-from graphformer.attention import Causal, Edges, Keep, Packed, Pairs, Rule, Sigmoid, Softmax, Threshold, TopK, Window, attend, stream
+from graphformer.attention import Causal, Edges, Keep, Packed, Pairs, Rule, Sigmoid, Softmax, Threshold, TopK, Window, attend, blocks
 
 NORMALIZERS = {
     "softmax": "softmax",
@@ -184,7 +184,7 @@ def test_executors_agree(monkeypatch, normalize: str, sparsify: str):
         alpha = torch.rand(case.heads, 1, 1, dtype=torch.float64) + 0.5
         setting = dict(is_causal=case.causal, attention_mask=case.mask(), normalize=NORMALIZERS[normalize], sparsify=SPARSIFIERS[sparsify])
         # two rows a block: several blocks, and the last one is cut short
-        monkeypatch.setattr(stream, "BLOCK_ELEMENTS", 2 * 2 * case.heads * case.keys)
+        monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 2 * 2 * case.heads * case.keys)
         wanted, wanted_grads = run("dense", q, k, alpha, **setting)
         for executor in ("stream", "edges"):
             graph, grads = run(executor, q, k, alpha, **setting)
@@ -215,7 +215,7 @@ def test_flash_agrees_without_edges(reduce: str):
 @pytest.mark.parametrize("executor", ["dense", "stream", "edges"])
 @pytest.mark.parametrize("normalize", NORMALIZERS)
 def test_gradcheck(monkeypatch, executor: str, normalize: str):
-    monkeypatch.setattr(stream, "BLOCK_ELEMENTS", 2 * 2 * 5)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 2 * 2 * 5)
     q, k = inputs(1, 2, 1, 3, 5, dim=2)
     mask = torch.tensor([[True, True, True, False, True]])
     candidates = every_pair(3, 5) if executor == "edges" else None
@@ -252,7 +252,7 @@ def test_odd_shapes(seed, batch, kv_heads, group, queries, more_keys, dim, norma
     assert wanted.to_dense().shape == (batch, heads, queries, keys)
     for executor in ("stream", "edges"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stream, "BLOCK_ELEMENTS", max(1, batch * heads * keys))  # one row a block
+            patch.setattr(blocks, "BLOCK_ELEMENTS", max(1, batch * heads * keys))  # one row a block
             graph, grads = run(executor, q, k, alpha, **setting)
         assert torch.equal(graph.edge_index, wanted.edge_index)
         assert_close(graph.weight, wanted.weight)
@@ -269,7 +269,7 @@ def test_auto_chooses_by_size_and_candidates(monkeypatch):
         monkeypatch.setitem(build.EXECUTORS, name, lambda problem, name=name, function=function: ran.append(name) or function(problem))
     attention_graph(q, k)
     attention_graph(q, k, candidates=every_pair(5, 5))
-    monkeypatch.setattr(stream, "BLOCK_ELEMENTS", 2 * 3 * 5 * 4)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 2 * 3 * 5 * 4)
     attention_graph(q, k)
     assert ran == ["dense", "edges", "stream"]
 
@@ -294,7 +294,7 @@ class Largest(TorchDispatchMode):
 
 def test_stream_never_holds_all_pairs(monkeypatch):
     length, block = 4096, 2**18
-    monkeypatch.setattr(stream, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", block)
     q, k = (torch.randn(1, 1, length, 8).mul(2).requires_grad_() for _ in range(2))
     with Largest() as forward:
         graph = attention_graph(q, k, sparsify=Threshold(0.05), is_causal=True)
@@ -310,7 +310,7 @@ def test_stream_never_holds_all_pairs(monkeypatch):
 def test_stream_keeps_no_scores_for_the_backward_pass(monkeypatch):
     """Blocks that are each kept until the backward pass would add up to all pairs."""
     length = 1024
-    monkeypatch.setattr(stream, "BLOCK_ELEMENTS", 2**15)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 2**15)
     q, k = (torch.randn(1, 1, length, 8).mul(4).requires_grad_() for _ in range(2))
     kept: dict[str, int] = {}
     for executor in ("stream", "dense"):
@@ -618,7 +618,7 @@ def test_half_precision_is_scored_in_float32(dtype: torch.dtype):
 
 @pytest.mark.parametrize("executor", ["dense", "stream", "edges"])
 def test_autocast_does_not_change_the_edges(monkeypatch, executor: str):
-    monkeypatch.setattr(stream, "BLOCK_ELEMENTS", 2 * 3 * 11 * 4)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 2 * 3 * 11 * 4)
     q, k = inputs(2, 3, 3, 11, 11, dtype=torch.float32)
     candidates = every_pair(11, 11) if executor == "edges" else None
     grads = []
@@ -634,7 +634,7 @@ def test_autocast_does_not_change_the_edges(monkeypatch, executor: str):
 
 @pytest.mark.parametrize("executor", ["dense", "stream", "edges"])
 def test_queries_and_keys_that_are_not_contiguous(monkeypatch, executor: str):
-    monkeypatch.setattr(stream, "BLOCK_ELEMENTS", 2 * 6 * 7 * 2)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 2 * 6 * 7 * 2)
     q = torch.randn(2, 5, 6, 11, dtype=torch.float64).transpose(1, 2)  # as a layer makes them: [B, N, H, d]
     k = torch.randn(2, 2, 11, 7, dtype=torch.float64).mT
     assert not q.is_contiguous() and not k.is_contiguous()

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfi
 from transformers.cache_utils import DynamicCache, StaticCache
 
 import graphformer as gf
-from graphformer.attention import stream
+from graphformer.attention import blocks
 from graphformer.models import GraphformerModelOutput
 from graphformer.nn import GINAttention, PNAAttention, SumAttention
 from graphformer.testing import (
@@ -142,7 +142,7 @@ def test_no_tokens() -> None:
 
 @pytest.mark.parametrize("kind", ["gin", "sum", "mixed threshold"])
 def test_executors_and_backends_agree(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "BLOCK_ELEMENTS", 200)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 200)
     model = make(kind).double()
 
     def variant(executor: str, backend: str) -> Any:
@@ -471,7 +471,7 @@ def test_resize_token_embeddings() -> None:
 def test_gradient_checkpointing_changes_no_gradient(
     kind: str, executor: str, output_graphs: bool, use_reentrant: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "BLOCK_ELEMENTS", 200)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 200)
     model = make(kind, executor=executor).train()
 
     def gradients() -> tuple[dict[str, Tensor], tuple[gf.AttentionGraph, ...] | None]:

@@ -41,7 +41,7 @@ def walk(problem: Problem, together: int = 1) -> Iterator[Block]:
     """
     batch, heads, num_receivers, num_senders = problem.sizes
     lanes, limit = batch * heads, BLOCK_ELEMENTS
-    if not num_receivers or not num_senders:
+    if 0 in problem.sizes:
         return
     several = limit // (num_receivers * num_senders * together) * together
     if several:

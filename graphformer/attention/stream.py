@@ -31,18 +31,23 @@ from graphformer.graph import AttentionGraph
 
 def build(problem: Problem) -> AttentionGraph:
     """By softmax's own gradient where it is softmax, otherwise by recomputing each block."""
-    batch, heads, num_receivers, num_senders = problem.sizes
-    if not num_receivers or not num_senders:
+    if 0 in problem.sizes:
         return dense.build(problem)
-    sizes = (batch * heads, num_senders, num_receivers, (batch, heads))
     if not isinstance(problem.normalize, Softmax):
-        return AttentionGraph(*_recomputed(problem), *sizes)
+        return as_graph(problem, _recomputed(problem))
     if problem.sparsify is not None and problem.sparsify.renormalize:
         # Renormalised weights are the softmax over the kept edges alone: their gradient needs no block.
-        senders, receivers, weight = find(problem, problem.q.detach(), problem.k.detach())
-        return edges.weigh(problem, AttentionGraph(senders, receivers, weight, *sizes))
+        return edges.weigh(problem, as_graph(problem, find(problem, problem.q.detach(), problem.k.detach())))
     derived: dict[str, Any] = {}
-    return AttentionGraph(*SoftmaxEdges.apply(problem.q, problem.k, problem, derived), *sizes, derived)
+    return as_graph(problem, SoftmaxEdges.apply(problem.q, problem.k, problem, derived), derived)
+
+
+def as_graph(problem: Problem, found: tuple[Tensor, Tensor, Tensor], derived: dict[str, Any] | None = None) -> AttentionGraph:
+    """Senders, receivers and weights of all lanes as a graph; ``derived`` is what the backward pass shares with it."""
+    batch, heads, num_receivers, num_senders = problem.sizes
+    senders, receivers, weight = found
+    derived = {} if derived is None else derived
+    return AttentionGraph(senders, receivers, weight, batch * heads, num_senders, num_receivers, (batch, heads), derived)
 
 
 def find(problem: Problem, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,9 +77,9 @@ class SoftmaxEdges(Function):
     def backward(ctx: Any, _senders: Tensor, _receivers: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         problem = ctx.problem
         q, k, senders, receivers, weight = ctx.saved_tensors
-        batch, heads, num_receivers, num_senders = problem.sizes
+        batch, heads, num_receivers, _ = problem.sizes
         pull = weight * grad  # dL/ds on the edges, the first term
-        graph = AttentionGraph(senders, receivers, pull, batch * heads, num_senders, num_receivers, (batch, heads), ctx.derived)
+        graph = as_graph(problem, (senders, receivers, pull), ctx.derived)
         dq, dk = edges.score_gradients(q, k, graph, pull)
         # The second term: the weights once more, block by block.
         slope = -graph.in_weight().view(batch * heads, num_receivers, 1)  # d_i
