@@ -3,6 +3,7 @@
 from graphformer.attention.attend import Plan, attend
 from graphformer.attention.build import attention_graph
 from graphformer.attention.candidates import All, Causal, Edges, Keep, Packed, Pairs, Rule, Window
+from graphformer.attention.merged import merged_graph
 from graphformer.attention.normalizers import Identity, ReLU, Sigmoid, Softmax
 from graphformer.attention.scores import ScaledDotProduct
 from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopK
@@ -27,4 +28,5 @@ __all__ = [
     "Window",
     "attend",
     "attention_graph",
+    "merged_graph",
 ]

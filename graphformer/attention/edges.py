@@ -80,5 +80,5 @@ def score_gradients(q: Tensor, k: Tensor, graph: AttentionGraph, grad: Tensor) -
 
 def sum_groups(dk: Tensor, k: Tensor) -> Tensor:
     """Gradients of every lane's keys ``[B, H, Nk, d]``, summed over the heads that share them: k's shape."""
-    batch, kv_heads, num_senders, dim = k.shape
-    return dk.view(batch, kv_heads, -1, num_senders, dim).sum(2) if dk.shape[1] != kv_heads else dk
+    heads, kv_heads = dk.shape[1], k.shape[1]
+    return dk if heads == kv_heads else dk.unflatten(1, (kv_heads, heads // kv_heads)).sum(2)
