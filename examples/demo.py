@@ -20,15 +20,19 @@ from graphformer.training import train_language_model
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="an own folder of this demo; it is written anew")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)  # a model this small gains little from a second core, and loses much where that core is busy
+    marker = options.output / "written-by-the-demo"  # an interrupted demo left it too
     if options.output.exists():
-        if any(options.output.iterdir()) and not (options.output / "gin" / "config.json").exists():
+        if any(options.output.iterdir()) and not marker.exists():
             raise SystemExit(f"error: --output {options.output} holds other files; name a folder that the demo may write anew")
         shutil.rmtree(options.output)
+    options.output.mkdir(parents=True)
+    marker.touch()
 
     text = embedded_text()
     tokenizer = build_tokenizer("char", text)
