@@ -16,7 +16,18 @@ import torch
 from scipy.stats import t as student
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("graphformer", "torch", "torch-geometric", "dgl", "torch-sparse", "transformers", "accelerate", "scipy", "numpy")
+PACKAGES = (
+    "graphformer",
+    "torch",
+    "torch-geometric",
+    "dgl",
+    "torch-sparse",
+    "x-transformers",
+    "transformers",
+    "accelerate",
+    "scipy",
+    "numpy",
+)
 
 
 def data_dir() -> Path:

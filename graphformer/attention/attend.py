@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,22 +11,11 @@ from graphformer.attention import flash
 from graphformer.attention.build import build, choose
 from graphformer.attention.candidates import Edges, Rule
 from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.plans import Plan, witness
 from graphformer.attention.problem import Problem, pose
 from graphformer.attention.scores import ScaledDotProduct
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which executor and backend run, and why; ``str(plan)`` reads as a sentence."""
-
-    executor: str
-    backend: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"executor {self.executor}, backend {self.backend}: {self.reason}"
 
 
 def plan(problem: Problem, reductions: tuple[str, ...], *, executor: str, backend: str, output_graph: bool) -> Plan:
@@ -92,6 +80,8 @@ def attend(
         sparsify=sparsify,
     )
     chosen = plan(problem, reductions, executor=executor, backend=backend, output_graph=output_graph)
+    if not torch.compiler.is_compiling():
+        witness(chosen)
     heads, x_heads = q.shape[1], x.shape[1]
     if x.ndim != 4 or x.shape[0] != q.shape[0] or x.shape[2] != k.shape[2] or x_heads == 0 or heads % x_heads:
         raise ValueError(
@@ -103,10 +93,19 @@ def attend(
     if chosen.executor == "flash":
         out = flash.weighted_sum(problem, q, k, x, dropout)
         return dict.fromkeys(reductions, out), None
+    reduced, graph = over_edges(problem, x, reductions, chosen, dropout)
+    return reduced, graph if output_graph else None
+
+
+@torch.compiler.disable  # as build is: one break for both
+def over_edges(
+    problem: Problem, x: Tensor, reductions: tuple[str, ...], chosen: Plan, dropout: float
+) -> tuple[dict[str, Tensor], AttentionGraph]:
+    """The reductions of ``x`` ``[B, H, Nk, D]`` by the chosen backend, on the graph that the chosen executor builds."""
     graph = build(problem, chosen.executor)
     weighted = graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
     names = tuple(name for name in reductions if name != "degree")
     reduced = backends.base.aggregate(weighted, x, names, backends.get(chosen.backend))
     if "degree" in reductions:
-        reduced["degree"] = graph.in_degree().view(*q.shape[:3], 1).to(x.dtype)
-    return reduced, graph if output_graph else None
+        reduced["degree"] = graph.in_degree().view(*problem.q.shape[:3], 1).to(x.dtype)
+    return reduced, graph

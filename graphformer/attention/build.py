@@ -73,6 +73,7 @@ def attention_graph(
     return build(problem, executor)
 
 
+@torch.compiler.disable  # how many edges there are is in the data, so torch.compile does not look inside
 def build(problem: Problem, executor: str = "auto") -> AttentionGraph:
     """Run the chosen executor on a checked problem."""
     name = choose(problem) if executor == "auto" else executor

@@ -32,12 +32,12 @@ class Pairs:
         return self.receiver + (self.num_senders - self.num_receivers)
 
     @classmethod
-    def block(cls, batch: int, heads: int, rows: range, num_receivers: int, num_senders: int, device: torch.device) -> Pairs:
-        """All pairs of some rows, shaped to broadcast to ``[batch, heads, len(rows), num_senders]``."""
+    def every(cls, batch: int, heads: int, num_receivers: int, num_senders: int, device: torch.device) -> Pairs:
+        """All pairs, shaped to broadcast to ``[batch, heads, num_receivers, num_senders]``."""
         return cls(
             torch.arange(batch, device=device).view(-1, 1, 1, 1),
             torch.arange(heads, device=device).view(-1, 1, 1),
-            torch.arange(rows.start, rows.stop, device=device).view(-1, 1),
+            torch.arange(num_receivers, device=device).view(-1, 1),
             torch.arange(num_senders, device=device),
             num_receivers,
             num_senders,
@@ -161,7 +161,9 @@ class Keep(Rule):
                 "attention_mask [B, 1, Nq, Nk] must be boolean or integer, got floating point values; "
                 "turn an additive mask into a boolean one with mask == 0"
             )
-        if self.keep.dtype != torch.bool and not bool(((self.keep == 0) | (self.keep == 1)).all()):
+        # Whether the values fit is in the data, which torch.compile does not look at.
+        unseen = self.keep.dtype == torch.bool or torch.compiler.is_compiling()
+        if not unseen and not bool(((self.keep == 0) | (self.keep == 1)).all()):
             raise ValueError(
                 "attention_mask must hold 1 (attend) and 0 (ignore) or booleans, but it holds other values; "
                 "turn an additive mask into a boolean one with mask == 0, and give numbers of packed texts as candidates=Packed(segments)"
@@ -178,12 +180,13 @@ class Keep(Rule):
 
     def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
         shape = tuple(self.keep.shape)
-        if self.keep.ndim == 2:
-            fits, wanted = shape == (batch, num_senders), f"[{batch}, {num_senders}] (batch, keys)"
+        if len(shape) == 2:
+            fits = shape == (batch, num_senders)
         else:
             fits = shape[0] in (1, batch) and shape[1] in (1, heads) and shape[2:] == (num_receivers, num_senders)
-            wanted = f"[{batch} or 1, {heads} or 1, {num_receivers}, {num_senders}] (batch, heads, queries, keys)"
-        if not fits:
+        if not fits:  # only now the text: to torch.compile, a length that is written out is a constant
+            pairs = f"[{batch} or 1, {heads} or 1, {num_receivers}, {num_senders}] (batch, heads, queries, keys)"
+            wanted = f"[{batch}, {num_senders}] (batch, keys)" if len(shape) == 2 else pairs
             raise ValueError(f"attention_mask must have shape {wanted}, got {list(shape)}")
 
 

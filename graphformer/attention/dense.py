@@ -9,23 +9,17 @@ from graphformer.attention.problem import Problem
 from graphformer.graph import AttentionGraph
 
 
-def rows(problem: Problem, q: Tensor, k: Tensor, block: range) -> tuple[Tensor, Tensor, Tensor]:
-    """Senders, receivers and weights of the edges into a block of receivers; ``q`` holds just those rows."""
-    _, _, num_receivers, num_senders = problem.sizes
-    scores = problem.score.rows(q, k)  # [B, H, R, Nk]
-    allowed = problem.allowed(block)
+def build(problem: Problem) -> AttentionGraph:
+    """All rows at once."""
+    batch, heads, num_receivers, num_senders = problem.sizes
+    scores = problem.score.rows(problem.q, problem.k)  # [B, H, Nq, Nk]
+    allowed = problem.allowed()
     weights = problem.normalize.rows(scores, allowed)
     allowed = allowed.expand(weights.shape)
     keep = allowed if problem.sparsify is None else problem.sparsify.rows(weights.detach(), allowed)
     lane, row, sender = keep.flatten(0, 1).nonzero(as_tuple=True)
-    return lane * num_senders + sender, lane * num_receivers + row + block.start, weights[keep]
-
-
-def build(problem: Problem) -> AttentionGraph:
-    """All rows at once."""
-    batch, heads, num_receivers, num_senders = problem.sizes
-    senders, receivers, weight = rows(problem, problem.q, problem.k, range(num_receivers))
-    return AttentionGraph(senders, receivers, weight, batch * heads, num_senders, num_receivers, (batch, heads))
+    senders, receivers = lane * num_senders + sender, lane * num_receivers + row
+    return AttentionGraph(senders, receivers, weights[keep], batch * heads, num_senders, num_receivers, (batch, heads))
 
 
 def reduce(weights: Tensor, keep: Tensor, x: Tensor, reduction: str) -> Tensor:

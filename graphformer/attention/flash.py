@@ -55,9 +55,10 @@ def sdpa(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: float, scal
     mask, causal = None, False
     if isinstance(problem.rule, Causal):
         # torch aligns its causal mask at the first key. A single query sees every key; other rectangles need the mask itself.
-        causal = num_receivers == num_senders
-        if not causal and num_receivers != 1:
-            mask = problem.allowed(range(num_receivers))
+        if num_receivers == num_senders:  # not causal = (...): under torch.compile that would be a symbol, which torch refuses
+            causal = True
+        elif num_receivers != 1:
+            mask = problem.allowed()
     elif not isinstance(problem.rule, All):
-        mask = problem.allowed(range(num_receivers))
+        mask = problem.allowed()
     return F.scaled_dot_product_attention(q, k, x, attn_mask=mask, is_causal=causal, dropout_p=dropout, scale=scale)

@@ -14,6 +14,7 @@ from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
 
 
+@torch.compiler.disable  # how many edges there are is in the data
 @torch.no_grad()
 def merged_graph(
     q: Tensor,

@@ -41,10 +41,9 @@ class Problem:
         """Sequences, heads, receivers, senders."""
         return self.q.shape[0], self.q.shape[1], self.q.shape[2], self.k.shape[2]
 
-    def allowed(self, rows: range) -> Tensor:
-        """Bool, broadcastable to ``[B, H, len(rows), Nk]``."""
-        batch, heads, num_receivers, num_senders = self.sizes
-        return self.rule.allow(Pairs.block(batch, heads, rows, num_receivers, num_senders, self.q.device))
+    def allowed(self) -> Tensor:
+        """Bool, broadcastable to ``[B, H, Nq, Nk]``."""
+        return self.rule.allow(Pairs.every(*self.sizes, self.q.device))
 
     def require_finite(self) -> None:
         """NaN compares false with every threshold: it would drop edges without a word. So it is refused before edges are built."""

@@ -17,8 +17,10 @@ def in_stretches(operator: nn.Module, own: Tensor, reduced: dict[str, Tensor]) -
     Where no gradient is asked for, where everything is one stretch, and under ``torch.compile`` (which decides itself what to keep), the
     operator is simply called.
     """
+    if torch.compiler.is_compiling():  # asked first: a question about the length would be one about every length it is compiled for
+        return operator(own, reduced)
     size = max(1, CHUNK_TOKENS // max(1, own.shape[0]))
-    if not torch.is_grad_enabled() or own.shape[2] <= size or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or own.shape[2] <= size:
         return operator(own, reduced)
     parts = [own.split(size, dim=2), *(value.split(size, dim=2) for value in reduced.values())]
 
