@@ -1,5 +1,6 @@
 """torch.compile: compiled layers and models give the outputs and gradients of eager ones, without a recompilation for every length."""
 
+import copy
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -70,19 +71,22 @@ def test_flash_layers_are_one_graph(kind: str, mask: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("kind", FLASH)
-def test_flash_layers_in_other_precisions(kind: str, dtype: torch.dtype) -> None:
-    layer, x, keep = FLASH[kind]().to(dtype), torch.randn(2, 11, 42, dtype=dtype), masks(11)["bool"]
+def test_flash_layers_in_other_precisions(dtype: torch.dtype) -> None:
+    layer, x, keep = FLASH["gin"]().to(dtype), torch.randn(2, 11, 42, dtype=dtype), masks(11)["bool"]
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert_same(results(compiled, layer, x, keep), results(layer, layer, x, keep))
 
 
-@pytest.mark.parametrize("kind", FLASH)
-def test_autocast(kind: str) -> None:
-    layer, x = FLASH[kind](), torch.randn(2, 11, 42)
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+def test_autocast() -> None:
+    """Gradients of the input are added up in another order, in bfloat16: no worse than the eager ones."""
+    layer, x = FLASH["gin-projected"](), torch.randn(2, 11, 42)
+    exact = copy.deepcopy(layer).double()
+    wanted = results(exact, exact, x.double())
     with torch.autocast("cpu", torch.bfloat16):
-        assert_same(results(compiled, layer, x), results(layer, layer, x))
+        compiled = results(torch.compile(layer, fullgraph=True, backend="aot_eager"), layer, x)
+        eager = results(layer, layer, x)
+    for got, other, want in zip(compiled, eager, wanted, strict=True):
+        assert (got - want).abs().max() <= 2 * (other - want).abs().max()
 
 
 @pytest.mark.parametrize("candidates", [gf.attention.Window(3), gf.attention.Packed(torch.arange(22).view(2, 11) // 5), "causal"])
@@ -97,12 +101,11 @@ def test_rules(candidates: object) -> None:
 
 
 @pytest.mark.parametrize(("dynamic", "graphs"), [(True, 1), (None, 2)])  # None: the second length makes lengths a variable
-@pytest.mark.parametrize("mask", ["none", "bool", "int", "pairs"])
-@pytest.mark.parametrize("kind", ["gin", "sum"])
-def test_any_length_without_compiling_again(kind: str, mask: str, dynamic: bool | None, graphs: int) -> None:
-    layer = FLASH[kind]()
+@pytest.mark.parametrize("mask", ["none", "bool", "pairs"])
+def test_any_length_without_compiling_again(mask: str, dynamic: bool | None, graphs: int) -> None:
+    layer = GINAttention(42, 6, 2)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for length in (17, 18, 31, 64, 23):
+    for length in (17, 18, 64, 23):
         x, keep = torch.randn(2, length, 42), masks(length)[mask]
         assert_same(results(compiled, layer, x, keep), results(layer, layer, x, keep))
     assert counters["stats"]["unique_graphs"] <= graphs
@@ -113,11 +116,11 @@ def test_layers_with_edges_have_one_break(kind: str) -> None:
     """Before the edges and after them everything is compiled; a new length compiles nothing again."""
     layer = EDGES[kind]()
     compiled = torch.compile(layer, backend="aot_eager", dynamic=True)
-    for length in (17, 18, 40):
+    for length in (17, 40):
         x, keep = torch.randn(2, length, 42), masks(length)["bool"]
         assert_same(results(compiled, layer, x, keep), results(layer, layer, x, keep))
-    assert list(counters["graph_break"].values()) == [1]
-    assert "over_edges" in next(iter(counters["graph_break"]))
+    (reason,) = counters["graph_break"]
+    assert "over_edges" in reason
     assert counters["stats"]["unique_graphs"] <= 3  # the projections, the factors of the score, the operator
 
 
@@ -134,6 +137,27 @@ def test_the_graph_of_a_compiled_layer() -> None:
     assert torch.equal(graph.edge_index, other.edge_index) and graph.batch_shape == (2, 6)
     assert_close(out, want)
     assert_close(graph.weight, other.weight)
+
+
+def test_attention_dropout_on_edges_draws_as_the_eager_layer() -> None:
+    layer, x = GINAttention(42, 6, attention_dropout=0.3, sparsify=gf.Threshold(0.1)), torch.randn(2, 11, 42)
+    compiled = torch.compile(layer, backend="aot_eager")
+    outputs = []
+    for run in (layer, compiled):
+        torch.manual_seed(3)
+        outputs.append(results(run, layer, x))
+    assert_same(*outputs)
+
+
+def test_merged_graph_in_a_compiled_function() -> None:
+    q, k = torch.randn(2, 6, 7, 5), torch.randn(2, 2, 11, 5)
+
+    def merged(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        graph, out = gf.attention.merged_graph(2 * q, k, k, sparsify=gf.Threshold(0.2))
+        return graph.weight.exp(), out + 1
+
+    for got, want in zip(torch.compile(merged, backend="aot_eager")(q, k), merged(q, k), strict=True):
+        assert_close(got, want)
 
 
 def test_attention_graph_in_a_compiled_function() -> None:
@@ -170,28 +194,60 @@ def step(run: Callable[..., object], language_model: nn.Module, **inputs: Tensor
     return [out.loss.detach(), out.logits.detach(), *torch.autograd.grad(out.loss, list(language_model.parameters()))]
 
 
-@pytest.mark.parametrize("extra", ["none", "padding", "packed"])
-@pytest.mark.parametrize("operator", ["gin", "sum"])
+@pytest.mark.parametrize(("operator", "extra"), [("gin", "none"), ("gin", "padding"), ("gin", "packed"), ("sum", "padding")])
 def test_a_language_model_is_one_graph(operator: str, extra: str) -> None:
     language_model = model(operator=operator)
+    compiled = torch.compile(language_model, fullgraph=True, backend="aot_eager")
+    inputs = {"input_ids": torch.randint(0, 65, (2, 17))}
+    if extra == "padding":
+        inputs["attention_mask"] = masks(17)["int"]
+    elif extra == "packed":
+        inputs["position_ids"] = torch.cat((torch.arange(5), torch.arange(12))).expand(2, -1)
+    assert_same(step(compiled, language_model, **inputs), step(language_model, language_model, **inputs))
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.slow
+def test_a_language_model_takes_any_length() -> None:
+    language_model = model(operator="gin")
     compiled = torch.compile(language_model, fullgraph=True, backend="aot_eager", dynamic=True)
-    for length in (17, 31):
-        inputs = {"input_ids": torch.randint(0, 65, (2, length))}
-        if extra == "padding":
-            inputs["attention_mask"] = masks(length)["int"]
-        elif extra == "packed":
-            inputs["position_ids"] = torch.cat((torch.arange(5), torch.arange(length - 5))).expand(2, -1)
+    for length in (17, 31, 64):
+        inputs = {"input_ids": torch.randint(0, 65, (2, length)), "attention_mask": masks(length)["int"]}
         assert_same(step(compiled, language_model, **inputs), step(language_model, language_model, **inputs))
     assert counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.parametrize("settings", [{"operator": "gin", "threshold": 0.1}, {"operator": "pna", "top_k": 3}], ids=["gin", "pna"])
 def test_a_language_model_with_edges(settings: dict[str, object]) -> None:
-    language_model = model(**settings)
-    compiled = torch.compile(language_model, backend="aot_eager", dynamic=True)
-    for length in (17, 31):
-        inputs = {"input_ids": torch.randint(0, 65, (2, length)), "attention_mask": masks(length)["int"]}
-        assert_same(step(compiled, language_model, **inputs), step(language_model, language_model, **inputs))
+    """Every layer has a break; twelve of them share their compiled parts, and nothing gives up at dynamo's limit of 8."""
+    language_model = model(num_hidden_layers=12, **settings)
+    compiled = torch.compile(language_model, backend="aot_eager")
+    inputs = {"input_ids": torch.randint(0, 65, (2, 17)), "attention_mask": masks(17)["int"]}
+    assert_same(step(compiled, language_model, **inputs), step(language_model, language_model, **inputs))
+    assert counters["stats"]["unique_graphs"] <= 20
+
+
+def test_cached_decoding() -> None:
+    language_model = model(operator="gin").eval()
+    ids = torch.randint(0, 65, (2, 9))
+    wanted = language_model.generate(ids, max_new_tokens=5, do_sample=False, use_cache=True)
+    compiled = torch.compile(language_model, fullgraph=True, backend="aot_eager", dynamic=True)
+    text, step_ids, cache = ids, ids, None
+    with torch.no_grad():
+        for _ in range(5):
+            out = compiled(input_ids=step_ids, past_key_values=cache, use_cache=True)
+            step_ids, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
+            text = torch.cat((text, step_ids), dim=1)
+    assert torch.equal(text, wanted)
+    assert counters["stats"]["unique_graphs"] == 2  # the text, and one more token
+
+
+def test_gradient_checkpointing() -> None:
+    language_model = model(operator="gin").train()
+    language_model.gradient_checkpointing_enable()
+    compiled = torch.compile(language_model, fullgraph=True, backend="aot_eager")
+    inputs = {"input_ids": torch.randint(0, 65, (2, 17))}
+    assert_same(step(compiled, language_model, **inputs), step(language_model, language_model, **inputs))
 
 
 @pytest.mark.slow

@@ -66,6 +66,9 @@ def attend(
 
     The other arguments are those of :func:`graphformer.attention_graph`.
 
+    ``torch.compile`` takes the flash executor into its graph. How many edges there are is in the data, so where edges are built it makes
+    one graph break here, and ``fullgraph=True`` is an error.
+
     Returns:
         The reductions ``[B, H, Nq, D]`` by name, in x's precision, and the graph or ``None``.
     """
@@ -97,7 +100,7 @@ def attend(
     return reduced, graph if output_graph else None
 
 
-@torch.compiler.disable  # as build is: one break for both
+@torch.compiler.disable  # as build is: one break for everything that has to do with edges
 def over_edges(
     problem: Problem, x: Tensor, reductions: tuple[str, ...], chosen: Plan, dropout: float
 ) -> tuple[dict[str, Tensor], AttentionGraph]:

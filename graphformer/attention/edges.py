@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from graphformer.attention.candidates import Pairs
 from graphformer.attention.problem import Problem
-from graphformer.backends.torch import bag
+from graphformer.backends.torch import bag, edge_dots
 from graphformer.graph import AttentionGraph
 
 
@@ -42,14 +42,14 @@ def weigh(problem: Problem, graph: AttentionGraph) -> AttentionGraph:
 
 
 class SampledScores(Function):
-    """``s_e = <q_i, k_j>`` on the edges of a graph, without ``[E, d]`` tensors in the backward pass."""
+    """``s_e = <q_i, k_j>`` on the edges of a graph, without ``[E, d]`` tensors."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, graph: AttentionGraph) -> Tensor:
         ctx.graph = graph
         ctx.save_for_backward(q, k)
         rows = key_rows(graph, q.shape[1], k.shape[1])
-        return torch.linalg.vecdot(q.flatten(0, 2).index_select(0, graph.receivers), k.flatten(0, 2).index_select(0, rows))
+        return edge_dots(q.flatten(0, 2), k.flatten(0, 2), rows, graph)
 
     @staticmethod
     @once_differentiable

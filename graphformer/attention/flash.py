@@ -30,14 +30,16 @@ def obstacle(problem: Problem, reductions: tuple[str, ...]) -> str | None:
 
 def weighted_sum(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: float) -> Tensor:
     """``sum_j w_ij x_j`` for ``x`` ``[B, H, Nk, D]``; softmax weights sum to 1, so it is the mean as well."""
-    score = problem.score
-    scale = 1.0 / math.sqrt(q.shape[-1]) if score.scale is None else score.scale
+    score, half = problem.score, precision(x)
+    if half not in (torch.float16, torch.bfloat16):
+        return sdpa(problem, problem.q.to(x.dtype), problem.k.to(x.dtype), x, dropout, 1.0)  # both factors are in the problem's q
     if isinstance(score.sharpening, Tensor) or score.sharpening != 1.0:
-        if precision(x) == torch.float16:
-            # Sharpened queries may lie beyond float16's largest number, 65504. The problem's own are float32 and hold both factors.
+        if half == torch.float16:
+            # Sharpened queries may lie beyond float16's largest number, 65504. The problem's own are float32.
             with torch.autocast(x.device.type, enabled=False):
                 return sdpa(problem, problem.q, problem.k, x.float(), dropout, 1.0).to(x.dtype)
         q = q * score.sharpening
+    scale = 1.0 / math.sqrt(q.shape[-1]) if score.scale is None else score.scale
     return sdpa(problem, q.to(x.dtype), k.to(x.dtype), x, dropout, scale)
 
 

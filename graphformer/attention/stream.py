@@ -85,11 +85,12 @@ class SoftmaxEdges(Function):
         slope = -graph.in_weight().view(batch * heads, num_receivers, 1)  # d_i
         steered = q.flatten(0, 1) * slope
         lane_dq, lane_dk, room = dq.flatten(0, 1), dk.flatten(0, 1), blocks.Room(problem)
-        for block in blocks.walk(problem):
-            weights = blocks.softmax_weights(problem, q, k, block, room)
-            lanes, rows, columns = (slice(part.start, part.stop) for part in (block.lanes, block.rows, block.columns))
-            lane_dq[lanes, rows] += slope[lanes, rows] * torch.bmm(weights, blocks.lane_keys(k, block, heads))
-            lane_dk[lanes, columns].baddbmm_(weights.transpose(1, 2), steered[lanes, rows])
+        with torch.autocast(q.device.type, enabled=False):  # as in the forward pass, also where backward() is called inside autocast
+            for block in blocks.walk(problem):
+                weights = blocks.softmax_weights(problem, q, k, block, room)
+                lanes, rows, columns = (slice(part.start, part.stop) for part in (block.lanes, block.rows, block.columns))
+                lane_dq[lanes, rows] += slope[lanes, rows] * torch.bmm(weights, blocks.lane_keys(k, block, heads))
+                lane_dk[lanes, columns].baddbmm_(weights.transpose(1, 2), steered[lanes, rows])
         return dq, edges.sum_groups(dk, k), None, None
 
 

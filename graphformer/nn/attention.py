@@ -54,6 +54,9 @@ class GraphAttention(nn.Module):
 
     The sharpening parameter ``[1]`` starts at 1 and multiplies the scores before masking. Without a value projection the node
     features of head ``h`` are the ``h``-th slice of the hidden states, as in the paper.
+
+    Under ``torch.compile`` a layer that needs no edges is one graph (``fullgraph=True``). One that builds edges has one break, around
+    the edges: projections and operator are compiled.
     """
 
     def __init__(
