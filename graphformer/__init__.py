@@ -14,10 +14,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from graphformer import attention, backends, datasets, inspect, models, nn, testing, training
-    from graphformer.attention import Edges, Threshold, TopK, attention_graph, explain
+    from graphformer.attention import Edges, Threshold, TopK, attention_graph
     from graphformer.backends import aggregate
     from graphformer.errors import MissingExtra
     from graphformer.graph import AttentionGraph
+    from graphformer.inspect import explain
     from graphformer.models import (
         GraphformerConfig,
         GraphformerForCausalLM,
@@ -41,7 +42,7 @@ _HOME = {
     "backends": None,
     "count_parameters": "models",
     "datasets": None,
-    "explain": "attention",
+    "explain": "inspect",
     "inspect": None,
     "models": None,
     "nn": None,

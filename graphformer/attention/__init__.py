@@ -5,7 +5,7 @@ from graphformer.attention.build import attention_graph
 from graphformer.attention.candidates import All, Causal, Edges, Keep, Packed, Pairs, Rule, Window
 from graphformer.attention.merged import merged_graph
 from graphformer.attention.normalizers import Identity, ReLU, Sigmoid, Softmax
-from graphformer.attention.plans import Plan, explain
+from graphformer.attention.plans import Plan
 from graphformer.attention.scores import ScaledDotProduct
 from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopK
 
@@ -29,6 +29,5 @@ __all__ = [
     "Window",
     "attend",
     "attention_graph",
-    "explain",
     "merged_graph",
 ]
