@@ -257,8 +257,7 @@ def table(section: str, rows: list[dict[str, Any]]) -> str:
                 memory = measure.mebibytes(row["bytes"]) if row["bytes"] else "-"
                 cells.append(f"{measure.seconds(statistics.median(row['seconds']))}, {memory}")
             else:
-                times = (measure.ratio(row, base, what) for what in ("seconds", "bytes"))
-                cells.append(", ".join("-" if value is None else f"{value:.3g}x" for value in times))
+                cells.append(", ".join(measure.times_as_much(measure.ratio(row, base, what)) for what in ("seconds", "bytes")))
         lines.append([name, *cells, *(exponents(rows, name) if section == "growth" else [])])
     header = ["time, memory", *map(str, lengths), *(["exponent of time", "of memory"] if section == "growth" else [])]
     return report.table(header, lines)
@@ -287,7 +286,7 @@ def goals(sections: dict[str, Any]) -> str:
             [
                 f"{name} / {base}, {'time' if what == 'seconds' else 'memory'} at {length}" + " (forward)" * (section == "merged"),
                 f"{'>=' if at_least else '<='} {bound:g}x",
-                "-" if value is None else f"{value:.3g}x",
+                measure.times_as_much(value),
                 measure.verdict(value, bound, at_least),
             ]
         )
@@ -325,6 +324,12 @@ def plot(rows: list[dict[str, Any]], folder: Path) -> None:
         figure.savefig(folder / f"attention-{what}.png", dpi=150)
 
 
+def kept(folder: Path | None) -> dict[str, Any]:
+    """The sections of earlier runs."""
+    path = (folder or report.RESULTS) / "attention.json"
+    return json.loads(path.read_text())["sections"] if path.is_file() else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
@@ -340,12 +345,10 @@ def main() -> None:
         return case(options.case)
 
     folder = options.output or (None if options.quick else report.RESULTS)
-    before = (folder or report.RESULTS) / "attention.json"
-    kept: dict[str, Any] = json.loads(before.read_text())["sections"] if before.is_file() and not options.quick else {}
     if options.show or options.plot:
         if options.plot:
-            plot(kept["growth"]["rows"], report.RESULTS.parents[1] / "docs")
-        return print(show(kept))
+            plot(kept(folder)["growth"]["rows"], report.RESULTS.parents[1] / "docs")
+        return print(show(kept(folder)))
     done: dict[str, Any] = {}
     for section in options.sections:
         lengths = SECTIONS[section][2]
@@ -355,7 +358,8 @@ def main() -> None:
         rows = run(section, lengths, options.repetitions, options.quick)
         done[section] = {**report.environment(), "seed": SEED, "repetitions": options.repetitions, "rows": rows}
         if folder:
-            report.save("attention", {"sections": {name: {**kept, **done}[name] for name in SECTIONS if name in {**kept, **done}}}, folder)
+            everything = {**kept(folder), section: done[section]}
+            report.save("attention", {"sections": {name: everything[name] for name in SECTIONS if name in everything}}, folder)
     print()
     print(show(done))
 

@@ -119,6 +119,12 @@ def mebibytes(value: float) -> str:
     return f"{value / 2**20:.3g} MiB" if value < 1000 * 2**20 else f"{value / 2**30:.2f} GiB"
 
 
+def times_as_much(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}x" if value < 9.995 else f"{value:.3g}x"
+
+
 def verdict(value: float | None, bound: float, at_least: bool = False) -> str:
     if value is None:
         return "not measured"
