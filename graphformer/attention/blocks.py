@@ -19,6 +19,11 @@ BLOCK_ELEMENTS = 2**18
 """Scores held at a time (1 MiB in float32). Measured on lengths 1024 to 4096: 2^17 to 2^19 differ by a tenth, others are slower."""
 
 
+def block_elements(num_senders: int) -> int:
+    """Scores in a block of rows so long: 64 rows and more, because matrix products of fewer rows are slow."""
+    return BLOCK_ELEMENTS * max(1, num_senders // 4096)
+
+
 @dataclass(frozen=True)
 class Block:
     """Rows of lanes, and the columns that the rule lets them reach."""
@@ -27,9 +32,9 @@ class Block:
     rows: range
     columns: range
 
-    def within_limit(self) -> list[Block]:
-        """The block itself, or lane by lane where it exceeds the limit."""
-        if len(self.lanes) * len(self.rows) * len(self.columns) <= BLOCK_ELEMENTS:
+    def within(self, limit: int) -> list[Block]:
+        """The block itself, or lane by lane where it holds more scores than the limit."""
+        if len(self.lanes) * len(self.rows) * len(self.columns) <= limit:
             return [self]
         return [Block(range(lane, lane + 1), self.rows, self.columns) for lane in self.lanes]
 
@@ -40,7 +45,7 @@ def walk(problem: Problem, together: int = 1) -> Iterator[Block]:
     Rows of several lanes that are not parted may exceed the limit together: each lane's rows are within it.
     """
     batch, heads, num_receivers, num_senders = problem.sizes
-    lanes, limit = batch * heads, BLOCK_ELEMENTS
+    lanes, limit = batch * heads, block_elements(num_senders)
     if 0 in problem.sizes:
         return
     several = limit // (num_receivers * num_senders * together) * together
@@ -79,9 +84,40 @@ class Room:
     """Memory for one block, used again and again: fresh pages for every block would cost more than the sums on them."""
 
     def __init__(self, problem: Problem) -> None:
-        size = max(BLOCK_ELEMENTS, problem.sizes[3])
+        size = max(block_elements(problem.sizes[3]), problem.sizes[3])
         self.scores = problem.q.new_empty(size)
         self.marks = torch.empty(size, dtype=torch.bool, device=problem.q.device)
+        self.masks: dict[range, Mask] = {}  # by rows, those that are the same for every lane
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Where a block is forbidden.
+
+    Attributes:
+        parts: stretches of its columns and bool tensors that broadcast to ``[lanes, rows, stretch]``.
+        rows_without_sender: a row may be forbidden as a whole.
+    """
+
+    parts: list[tuple[slice, Tensor]]
+    rows_without_sender: bool
+
+    def of_lane(self, index: int) -> Mask:
+        """The mask of one of the block's lanes, counted from its first."""
+        own = [(part, mask[index : index + 1] if mask.ndim == 3 and len(mask) > 1 else mask) for part, mask in self.parts]
+        return Mask(own, self.rows_without_sender)
+
+
+def mask_of(problem: Problem, block: Block, room: Room) -> Mask:
+    """The rule's mask of a block. Where no lane has its own it is made once for all of them."""
+    if block.rows not in room.masks:
+        parts = [(part, ~allowed) for part, allowed in masked_parts(problem, block)]
+        _, _, num_receivers, num_senders = problem.sizes
+        mask = Mask(parts, not problem.rule.free(block.rows, num_receivers, num_senders))
+        if any(forbidden.ndim > 2 for _, forbidden in parts):
+            return mask
+        room.masks[block.rows] = mask
+    return room.masks[block.rows]
 
 
 def lane_queries(q: Tensor, block: Block) -> Tensor:
@@ -104,19 +140,20 @@ def lane_keys(k: Tensor, block: Block, heads: int) -> Tensor:
     return flat[kv_lane, columns]
 
 
-def softmax_weights(problem: Problem, q: Tensor, k: Tensor, block: Block, room: Room) -> Tensor:
+def softmax_weights(problem: Problem, q: Tensor, k: Tensor, block: Block, room: Room, mask: Mask | None = None) -> Tensor:
     """``[lanes, rows, columns]``: softmax over each row, exactly 0 where the rule forbids; written into ``room``."""
     heads = problem.sizes[1]
     shape = (len(block.lanes), len(block.rows), len(block.columns))
     scores = room.scores[: shape[0] * shape[1] * shape[2]].view(shape)
     torch.bmm(lane_queries(q, block), lane_keys(k, block, heads).transpose(1, 2), out=scores)
-    forbidden = [(part, ~allowed) for part, allowed in masked_parts(problem, block)]
+    mask = mask_of(problem, block, room) if mask is None else mask
     lowest = torch.finfo(scores.dtype).min
-    for part, mask in forbidden:
-        scores[..., part].masked_fill_(mask, lowest)
+    for part, forbidden in mask.parts:
+        scores[..., part].masked_fill_(forbidden, lowest)
     torch.softmax(scores, -1, out=scores)
-    for part, mask in forbidden:  # a row in which nothing is allowed came out uniform
-        scores[..., part].masked_fill_(mask, 0.0)
+    if mask.rows_without_sender:  # such a row came out uniform
+        for part, forbidden in mask.parts:
+            scores[..., part].masked_fill_(forbidden, 0.0)
     return scores
 
 

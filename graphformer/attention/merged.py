@@ -66,25 +66,29 @@ def merged_graph(
     if v is not None and (v.shape[:3] != k.shape[:3] or v.ndim != 4):
         raise ValueError(f"v must be [batch, key heads, keys, D] like k {tuple(k.shape)}, got shape {tuple(v.shape)}")
     out = None if v is None else problem.q.new_zeros(batch, heads, num_receivers, v.shape[-1])
-    room, parts = blocks.Room(problem), []
+    room, total, parts = blocks.Room(problem), blocks.Room(problem), []
     with torch.autocast(q.device.type, enabled=False):
         values = None if v is None else v.to(problem.q.dtype)
         for block in blocks.walk(problem, heads):
-            merged: Tensor | None = None
-            for piece in block.within_limit():  # all heads at once, or one after the other into the same sum
-                weights = blocks.softmax_weights(problem, problem.q, problem.k, piece, room)
+            pieces = block.within(blocks.block_elements(num_senders))  # all heads at once, or one after the other into the same sum
+            mask = blocks.mask_of(problem, block, room)
+            for i, piece in enumerate(pieces):
+                own = mask if len(pieces) == 1 else mask.of_lane(i)
+                # The first head's weights are where the others are added to.
+                weights = blocks.softmax_weights(problem, problem.q, problem.k, piece, room if i else total, own)
                 if out is not None and values is not None:
-                    blocks.lane_queries(out, piece).copy_(torch.bmm(weights, blocks.lane_keys(values, piece, heads)))
-                over_heads = weights.unflatten(0, (-1, heads if piece is block else 1))
-                over_heads = over_heads.amax(1) if reduce == "max" else over_heads.sum(1)
-                if merged is None:
-                    merged = over_heads
+                    torch.bmm(weights, blocks.lane_keys(values, piece, heads), out=blocks.lane_queries(out, piece))
+                if i == 0:
+                    merged = weights
                 elif reduce == "max":
-                    torch.maximum(merged, over_heads, out=merged)
+                    torch.maximum(merged, weights, out=merged)
                 else:
-                    merged += over_heads
-            assert merged is not None
-            merged = merged.div_(heads) if reduce == "mean" else merged
+                    merged += weights
+            if len(pieces) == 1 and heads > 1:
+                per_head = merged.unflatten(0, (-1, heads))
+                merged = per_head.amax(1) if reduce == "max" else per_head.sum(1)
+            if reduce == "mean":
+                merged.div_(heads)
             if clamp is not None:
                 merged.clamp_(max=clamp)
 

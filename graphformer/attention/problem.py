@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -47,20 +48,24 @@ class Problem:
 
     def require_finite(self) -> None:
         """NaN compares false with every threshold: it would drop edges without a word. So it is refused before edges are built."""
+        reach = []
         for name, value in (("q (times scale and sharpening)", self.q), ("k", self.k)):
-            finite = torch.isfinite(value.detach())
-            if not bool(finite.all()):
+            if not value.numel():
+                return
+            lowest, highest = value.detach().aminmax()  # NaN comes through, in a tenth of the time of isfinite
+            reach.append(max(-float(lowest), float(highest)))
+            if not math.isfinite(reach[-1]):
+                finite = torch.isfinite(value.detach())
                 raise ValueError(
                     f"the scores are not finite: {name} holds {int((~finite).sum())} NaN or infinite values among {value.numel()}; "
                     "look for a diverged training step, an overflow in half precision or uninitialised memory"
                 )
-        if self.q.numel() and self.k.numel():
-            reach_q, reach_k = (float(value.detach().abs().amax()) for value in (self.q, self.k))
-            if self.q.shape[-1] * reach_q * reach_k > torch.finfo(self.q.dtype).max:
-                raise ValueError(
-                    f"the scores can overflow {self.q.dtype}: q (times scale and sharpening) reaches {reach_q:.3g} and k {reach_k:.3g}; "
-                    "look for a diverged training step"
-                )
+        reach_q, reach_k = reach
+        if self.q.shape[-1] * reach_q * reach_k > torch.finfo(self.q.dtype).max:
+            raise ValueError(
+                f"the scores can overflow {self.q.dtype}: q (times scale and sharpening) reaches {reach_q:.3g} and k {reach_k:.3g}; "
+                "look for a diverged training step"
+            )
 
 
 def pose(
