@@ -121,23 +121,19 @@ def mask_of(problem: Problem, block: Block, room: Room) -> Mask:
 
 
 def lane_queries(q: Tensor, block: Block) -> Tensor:
-    """``[lanes, rows, d]`` of a tensor ``[B, H, Nq, d]``."""
+    """``[lanes, rows, d]`` of a contiguous tensor ``[B, H, Nq, d]``."""
     flat = q.flatten(0, 1)
     return flat[block.lanes.start : block.lanes.stop, block.rows.start : block.rows.stop]
 
 
 def lane_keys(k: Tensor, block: Block, heads: int) -> Tensor:
-    """``[lanes, columns, d]`` of a tensor ``[B, Hkv, Nk, d]``: each key head serves its group of lanes."""
+    """``[lanes, columns, d]`` of a contiguous tensor ``[B, Hkv, Nk, d]``: each key head serves its group of lanes."""
     flat, kv_heads = k.flatten(0, 1), k.shape[1]
     columns = slice(block.columns.start, block.columns.stop)
     if kv_heads == heads:
         return flat[block.lanes.start : block.lanes.stop, columns]
-    lane = torch.arange(block.lanes.start, block.lanes.stop, device=k.device)
-    kv_lane = torch.div(lane, heads, rounding_mode="floor") * kv_heads + torch.div(lane % heads, heads // kv_heads, rounding_mode="floor")
-    if len(block.lanes) == 1:
-        one = int(kv_lane)
-        return flat[one : one + 1, columns]
-    return flat[kv_lane, columns]
+    rows = [lane // heads * kv_heads + lane % heads // (heads // kv_heads) for lane in block.lanes]
+    return flat[rows[0] : rows[0] + 1, columns] if len(rows) == 1 else flat[rows, columns]
 
 
 def softmax_weights(problem: Problem, q: Tensor, k: Tensor, block: Block, room: Room, mask: Mask | None = None) -> Tensor:

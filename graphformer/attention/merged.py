@@ -68,14 +68,15 @@ def merged_graph(
     out = None if v is None else problem.q.new_zeros(batch, heads, num_receivers, v.shape[-1])
     room, total, parts = blocks.Room(problem), blocks.Room(problem), []
     with torch.autocast(q.device.type, enabled=False):
-        values = None if v is None else v.to(problem.q.dtype)
+        queries, keys = problem.q.contiguous(), problem.k.contiguous()
+        values = None if v is None else v.to(queries.dtype).contiguous()
         for block in blocks.walk(problem, heads):
             pieces = block.within(blocks.block_elements(num_senders))  # all heads at once, or one after the other into the same sum
             mask = blocks.mask_of(problem, block, room)
             for i, piece in enumerate(pieces):
                 own = mask if len(pieces) == 1 else mask.of_lane(i)
                 # The first head's weights are where the others are added to.
-                weights = blocks.softmax_weights(problem, problem.q, problem.k, piece, room if i else total, own)
+                weights = blocks.softmax_weights(problem, queries, keys, piece, room if i else total, own)
                 if out is not None and values is not None:
                     torch.bmm(weights, blocks.lane_keys(values, piece, heads), out=blocks.lane_queries(out, piece))
                 if i == 0:

@@ -37,9 +37,9 @@ def build(problem: Problem) -> AttentionGraph:
         return as_graph(problem, _recomputed(problem))
     if problem.sparsify is not None and problem.sparsify.renormalize:
         # Renormalised weights are the softmax over the kept edges alone: their gradient needs no block.
-        return edges.weigh(problem, as_graph(problem, find(problem, problem.q.detach(), problem.k.detach())))
+        return edges.weigh(problem, as_graph(problem, find(problem, problem.q.detach().contiguous(), problem.k.detach().contiguous())))
     derived: dict[str, Any] = {}
-    return as_graph(problem, SoftmaxEdges.apply(problem.q, problem.k, problem, derived), derived)
+    return as_graph(problem, SoftmaxEdges.apply(problem.q.contiguous(), problem.k.contiguous(), problem, derived), derived)
 
 
 def as_graph(problem: Problem, found: tuple[Tensor, Tensor, Tensor], derived: dict[str, Any] | None = None) -> AttentionGraph:
@@ -115,7 +115,8 @@ def ends(problem: Problem, first_lane: int, block: Block, index: Tensor) -> tupl
 
 def _recomputed(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """Any normalizer: the dense formulas on each block, which is made again in the backward pass."""
-    parts = [checkpoint(_block_edges, problem, problem.q, problem.k, block, use_reentrant=False) for block in blocks.walk(problem)]
+    q, k = problem.q.contiguous(), problem.k.contiguous()
+    parts = [checkpoint(_block_edges, problem, q, k, block, use_reentrant=False) for block in blocks.walk(problem)]
     senders, receivers, weight = (torch.cat(part) for part in zip(*parts, strict=True))
     return senders, receivers, weight
 
