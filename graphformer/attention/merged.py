@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from graphformer.attention import blocks, stream
-from graphformer.attention.candidates import Edges, Rule
-from graphformer.attention.normalizers import Softmax
+from graphformer.attention.candidates import Rule
 from graphformer.attention.problem import pose
 from graphformer.attention.scores import ScaledDotProduct
 from graphformer.attention.sparsifiers import Sparsifier
@@ -57,11 +56,8 @@ def merged_graph(
         q, k, candidates=candidates, attention_mask=attention_mask, is_causal=is_causal, score=score, normalize="softmax", sparsify=sparsify
     )
     if problem.edges is not None:
-        raise TypeError(
-            f"merged_graph takes rules, not explicit {Edges.__name__}; build the graph with attention_graph and merge its heads"
-        )
+        raise TypeError("merged_graph takes rules, not explicit Edges; build the graph with attention_graph and merge its heads")
     problem.require_finite()
-    assert isinstance(problem.normalize, Softmax)
     batch, heads, num_receivers, num_senders = problem.sizes
     if v is not None and (v.shape[:3] != k.shape[:3] or v.ndim != 4):
         raise ValueError(f"v must be [batch, key heads, keys, D] like k {tuple(k.shape)}, got shape {tuple(v.shape)}")
