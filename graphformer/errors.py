@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 
 class MissingExtra(ImportError):
     """An optional package is not installed. The text names the extra that brings it."""
+
+
+def require_known(name: str, value: str, known: Iterable[str]) -> None:
+    """Raise ValueError, with the known ones, where ``value`` is none of them."""
+    if value not in known:
+        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
 
 
 def require(module: str, *, extra: str, why: str) -> ModuleType:

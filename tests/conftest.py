@@ -54,3 +54,11 @@ def data_dir() -> Path:
 def golden_dir() -> Path:
     """Recorded inputs and outputs of published code: GRAPHFORMER_GOLDEN, else shared/golden beside the repository."""
     return _folder("GRAPHFORMER_GOLDEN", ROOT.parent / "shared" / "golden")
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of two or three rows, so that streaming has several."""
+    from graphformer.attention import blocks
+
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 500)

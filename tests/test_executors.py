@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import graphformer as gf
 from graphformer import AttentionGraph, attention_graph
 from graphformer.attention import All, Causal, Edges, Keep, Packed, Pairs, Rule, Threshold, TopK, Window, blocks, merged_graph
-from graphformer.attention.edges import SampledScores
 from graphformer.attention.problem import Problem, pose
+from graphformer.attention.sampled import SampledScores
 from graphformer.attention.scores import ScaledDotProduct
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.nn import GINAttention, PNAAttention, recompute

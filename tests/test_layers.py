@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 import graphformer as gf
-from graphformer.attention import blocks
 from graphformer.nn import GINAttention, GraphAttention, HeadMLP, PNAAttention, SumAttention, rotary_embeddings
 from graphformer.testing import (
     check_agreement,
@@ -203,12 +202,6 @@ def test_a_receiver_without_senders_gets_what_its_operator_makes_of_zeros(kind: 
 
 
 # ---------------------------------------------------------------------- executors and backends agree
-
-
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of two or three rows, so that streaming has several."""
-    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 500)
 
 
 def with_executor(layer: GraphAttention, shape: str, keep: Tensor | None) -> Callable[[str, Tensor], Tensor]:

@@ -6,25 +6,32 @@ from graphformer.attention.candidates import All, Causal, Edges, Keep, Packed, P
 from graphformer.attention.merged import merged_graph
 from graphformer.attention.normalizers import Identity, ReLU, Sigmoid, Softmax
 from graphformer.attention.plans import Plan
-from graphformer.attention.scores import ScaledDotProduct
-from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopK
+from graphformer.attention.reweigh import NormalizeWeights, Reweigh
+from graphformer.attention.scores import Differential, Pairwise, ScaledDotProduct, Score
+from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopFraction, TopK
 
 __all__ = [
     "All",
     "Causal",
+    "Differential",
     "Edges",
     "Identity",
     "Keep",
+    "NormalizeWeights",
     "Packed",
     "Pairs",
+    "Pairwise",
     "Plan",
     "ReLU",
+    "Reweigh",
     "Rule",
     "ScaledDotProduct",
+    "Score",
     "Sigmoid",
     "Softmax",
     "Sparsifier",
     "Threshold",
+    "TopFraction",
     "TopK",
     "Window",
     "attend",

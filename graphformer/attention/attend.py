@@ -13,7 +13,7 @@ from graphformer.attention.candidates import Edges, Rule
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.plans import Plan, witness
 from graphformer.attention.problem import Problem, pose
-from graphformer.attention.scores import ScaledDotProduct
+from graphformer.attention.scores import Score, choose_score
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
 
@@ -48,6 +48,7 @@ def attend(
     is_causal: bool = False,
     scale: float | None = None,
     sharpening: Tensor | float = 1.0,
+    score: Score | None = None,
     normalize: str | Normalizer = "softmax",
     sparsify: Sparsifier | None = None,
     dropout: float = 0.0,
@@ -60,14 +61,16 @@ def attend(
     Args:
         q, k: queries ``[B, H, Nq, d]`` and keys ``[B, Hkv, Nk, d]``.
         x: sender features ``[B, H, Nk, D]``, or ``[B, Hkv, Nk, D]`` shared by a group of heads.
-        reductions: names of :func:`graphformer.aggregate`, or ``"degree"``, the number of edges into each receiver, ``[B, H, Nq, 1]``.
+        reductions: names of :func:`graphformer.aggregate`, or ``"degree"``, the number of edges into each receiver, ``[B, H, Nq, 1]``;
+            ``"degree@0.2"`` counts those of weight above 0.2.
         dropout: probability with which a weight is set to 0 (the others are divided by ``1 - dropout``). Give 0 outside training.
         output_graph: return the graph too. Its weights are those before dropout.
 
     The other arguments are those of :func:`graphformer.attention_graph`.
 
-    ``torch.compile`` takes the flash executor into its graph. How many edges there are is in the data, so where edges are built it makes
-    one graph break here, and ``fullgraph=True`` is an error.
+    ``torch.compile`` takes this into its graph, the edges as one operator (:mod:`graphformer.attention.compiled`), whose backward pass
+    builds them again. The graph breaks with ``output_graph=True`` (how many edges there are is in the data), and where a score other than
+    the dot product or a trainable sparsifier needs edges.
 
     Returns:
         The reductions ``[B, H, Nq, D]`` by name, in x's precision, and the graph or ``None``.
@@ -78,14 +81,14 @@ def attend(
         candidates=candidates,
         attention_mask=attention_mask,
         is_causal=is_causal,
-        score=ScaledDotProduct(scale, sharpening),
+        score=choose_score(score, scale, sharpening),
         normalize=normalize,
         sparsify=sparsify,
     )
     chosen = plan(problem, reductions, executor=executor, backend=backend, output_graph=output_graph)
     if not torch.compiler.is_compiling():
         witness(chosen)
-    heads, x_heads = q.shape[1], x.shape[1]
+    heads, x_heads = problem.sizes[1], x.shape[1]
     if x.ndim != 4 or x.shape[0] != q.shape[0] or x.shape[2] != k.shape[2] or x_heads == 0 or heads % x_heads:
         raise ValueError(
             f"x must be [batch, heads, keys, D] with {q.shape[0]} sequences, {k.shape[2]} keys and {heads} heads or a divisor of them, "
@@ -96,19 +99,30 @@ def attend(
     if chosen.executor == "flash":
         out = flash.weighted_sum(problem, q, k, x, dropout)
         return dict.fromkeys(reductions, out), None
+    if torch.compiler.is_compiling() and not output_graph:
+        from graphformer.attention import compiled
+
+        return compiled.over_edges(problem, x, reductions, chosen, dropout), None
     reduced, graph = over_edges(problem, x, reductions, chosen, dropout)
     return reduced, graph if output_graph else None
 
 
-@torch.compiler.disable  # as build is: one break for everything that has to do with edges
+@torch.compiler.disable  # as build is
 def over_edges(
     problem: Problem, x: Tensor, reductions: tuple[str, ...], chosen: Plan, dropout: float
 ) -> tuple[dict[str, Tensor], AttentionGraph]:
     """The reductions of ``x`` ``[B, H, Nk, D]`` by the chosen backend, on the graph that the chosen executor builds."""
     graph = build(problem, chosen.executor)
     weighted = graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
-    names = tuple(name for name in reductions if name != "degree")
+    degrees = [name for name in reductions if is_degree(name)]
+    names = tuple(name for name in reductions if name not in degrees)
     reduced = backends.base.aggregate(weighted, x, names, backends.get(chosen.backend))
-    if "degree" in reductions:
-        reduced["degree"] = graph.in_degree().view(*problem.q.shape[:3], 1).to(x.dtype)
+    for name in degrees:
+        counted = graph.select(graph.weight.detach() > float(name.partition("@")[2])) if "@" in name else graph
+        reduced[name] = counted.in_degree().view(*problem.q.shape[:3], 1).to(x.dtype)
     return reduced, graph
+
+
+def is_degree(reduction: str) -> bool:
+    """Whether it counts edges: ``"degree"``, ``"degree@0.2"``."""
+    return reduction.partition("@")[0] == "degree"

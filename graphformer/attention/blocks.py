@@ -39,13 +39,14 @@ class Block:
         return [Block(range(lane, lane + 1), self.rows, self.columns) for lane in self.lanes]
 
 
-def walk(problem: Problem, together: int = 1) -> Iterator[Block]:
+def walk(problem: Problem, together: int = 1, cost: int = 1) -> Iterator[Block]:
     """All blocks, in the order of their receivers; ``together`` lanes are never parted (1, or all the heads of a sequence).
 
-    Rows of several lanes that are not parted may exceed the limit together: each lane's rows are within it.
+    Rows of several lanes that are not parted may exceed the limit together: each lane's rows are within it. ``cost`` is how many numbers a
+    pair needs, all lanes together; more than there are lanes make the blocks smaller.
     """
     batch, heads, num_receivers, num_senders = problem.sizes
-    lanes, limit = batch * heads, block_elements(num_senders)
+    lanes, limit = batch * heads, block_elements(num_senders) * together // max(together, cost)
     if 0 in problem.sizes:
         return
     several = limit // (num_receivers * num_senders * together) * together
@@ -136,17 +137,38 @@ def lane_keys(k: Tensor, block: Block, heads: int) -> Tensor:
     return flat[rows[0] : rows[0] + 1, columns] if len(rows) == 1 else flat[rows, columns]
 
 
-def softmax_weights(problem: Problem, q: Tensor, k: Tensor, block: Block, room: Room, mask: Mask | None = None) -> Tensor:
-    """``[lanes, rows, columns]``: softmax over each row, exactly 0 where the rule forbids; written into ``room``."""
+def softmax_weights(
+    problem: Problem,
+    q: Tensor,
+    k: Tensor,
+    block: Block,
+    room: Room,
+    mask: Mask | None = None,
+    *,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """``[lanes, rows, columns]``: softmax over each row, exactly 0 where the rule forbids; written into ``room``.
+
+    ``softcap`` bounds the scores by ``softcap * tanh(score / softcap)``; ``sinks`` ``[H]`` is one more logit in each row of a head.
+    """
     heads = problem.sizes[1]
     shape = (len(block.lanes), len(block.rows), len(block.columns))
     scores = room.scores[: shape[0] * shape[1] * shape[2]].view(shape)
     torch.bmm(lane_queries(q, block), lane_keys(k, block, heads).transpose(1, 2), out=scores)
+    if softcap is not None:
+        scores.div_(softcap).tanh_().mul_(softcap)
     mask = mask_of(problem, block, room) if mask is None else mask
     lowest = torch.finfo(scores.dtype).min
     for part, forbidden in mask.parts:
         scores[..., part].masked_fill_(forbidden, lowest)
-    torch.softmax(scores, -1, out=scores)
+    if sinks is None:
+        torch.softmax(scores, -1, out=scores)
+    else:
+        sink = sinks[[lane % heads for lane in block.lanes]].view(-1, 1, 1)
+        highest = torch.maximum(scores.amax(-1, keepdim=True), sink)
+        scores.sub_(highest).exp_()
+        scores.div_(scores.sum(-1, keepdim=True) + (sink - highest).exp())
     if mask.rows_without_sender:  # such a row came out uniform
         for part, forbidden in mask.parts:
             scores[..., part].masked_fill_(forbidden, 0.0)

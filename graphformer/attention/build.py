@@ -9,7 +9,7 @@ from graphformer.attention import blocks, dense, edges, stream
 from graphformer.attention.candidates import Edges, Rule
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.problem import Problem, pose
-from graphformer.attention.scores import ScaledDotProduct
+from graphformer.attention.scores import Score, choose_score
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
 
@@ -25,6 +25,7 @@ def attention_graph(
     is_causal: bool = False,
     scale: float | None = None,
     sharpening: Tensor | float = 1.0,
+    score: Score | None = None,
     normalize: str | Normalizer = "softmax",
     sparsify: Sparsifier | None = None,
     executor: str = "auto",
@@ -49,6 +50,7 @@ def attention_graph(
         is_causal: senders at or before the receiver. With ``Nq < Nk`` (a cache) the last query sees the last key.
         scale: factor of the dot product, ``1 / sqrt(d)`` unless given.
         sharpening: the factor alpha, a number or a tensor that broadcasts to ``[B, H, Nq, 1]``; applied before the mask.
+        score: another :class:`~graphformer.attention.scores.Score` than the scaled dot product; it brings its own scale and sharpening.
         normalize: ``"softmax"``, ``"sigmoid"``, ``"relu"``, ``"identity"``, or a normalizer.
         sparsify: ``None`` keeps every candidate; ``gf.Threshold(tau)``, ``gf.TopK(k)``.
         executor: ``"dense"`` (whole matrix), ``"stream"`` (blocks of rows, no N x N matrix), ``"edges"`` (explicit candidates), or
@@ -66,7 +68,7 @@ def attention_graph(
         candidates=candidates,
         attention_mask=attention_mask,
         is_causal=is_causal,
-        score=ScaledDotProduct(scale, sharpening),
+        score=choose_score(score, scale, sharpening),
         normalize=normalize,
         sparsify=sparsify,
     )
@@ -90,7 +92,7 @@ def build(problem: Problem, executor: str = "auto") -> AttentionGraph:
     # Scores decide which edges exist: autocast would take the decision in half precision.
     with torch.autocast(problem.q.device.type, enabled=False):
         graph = EXECUTORS[name](problem)
-    return graph.renormalize() if problem.sparsify is not None and problem.sparsify.renormalize else graph
+        return graph if problem.sparsify is None else problem.sparsify.refine(graph)
 
 
 def choose(problem: Problem) -> str:

@@ -12,9 +12,8 @@ from graphformer.graph import AttentionGraph
 def build(problem: Problem) -> AttentionGraph:
     """All rows at once."""
     batch, heads, num_receivers, num_senders = problem.sizes
-    scores = problem.score.rows(problem.q, problem.k)  # [B, H, Nq, Nk]
     allowed = problem.allowed()
-    weights = problem.normalize.rows(scores, allowed)
+    weights = problem.score.weights(problem.q, problem.k, allowed, problem.normalize)  # [B, H, Nq, Nk]
     allowed = allowed.expand(weights.shape)
     keep = allowed if problem.sparsify is None else problem.sparsify.rows(weights.detach(), allowed)
     lane, row, sender = keep.flatten(0, 1).nonzero(as_tuple=True)
@@ -36,6 +35,11 @@ def reduce(weights: Tensor, keep: Tensor, x: Tensor, reduction: str) -> Tensor:
         deviation = (x.unsqueeze(-3) - mean.unsqueeze(-2)) ** 2  # [..., Nq, Nk, D]
         var = (weights.unsqueeze(-1) * deviation).sum(-2) / total
         return var if reduction == "var" else var.sqrt()
+    if reduction in ("max_norm", "min_norm"):
+        norm = x.norm(dim=-1).unsqueeze(-2).expand(weights.shape) * (1.0 if reduction == "max_norm" else -1.0)
+        norm = norm.masked_fill(~keep, -torch.inf)
+        attained = ((norm == norm.amax(-1, keepdim=True)) & keep).to(x.dtype)
+        return attained / attained.sum(-1, keepdim=True).clamp(min=1) @ x
     sign = 1.0 if reduction == "max" else -1.0
     spread = (sign * x.unsqueeze(-3)).masked_fill(~keep.unsqueeze(-1), -torch.inf).amax(-2)
     return sign * spread.masked_fill(~keep.any(-1, keepdim=True), 0.0)

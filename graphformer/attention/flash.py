@@ -14,6 +14,7 @@ from torch import Tensor
 from graphformer.attention.candidates import All, Causal
 from graphformer.attention.normalizers import Softmax
 from graphformer.attention.problem import Problem
+from graphformer.attention.scores import Differential, ScaledDotProduct
 
 
 def obstacle(problem: Problem, reductions: tuple[str, ...]) -> str | None:
@@ -24,13 +25,21 @@ def obstacle(problem: Problem, reductions: tuple[str, ...]) -> str | None:
         return f"sparsify={problem.sparsify} cuts edges"
     if not isinstance(problem.normalize, Softmax):
         return f"normalize={problem.normalize} is not softmax"
-    others = [name for name in reductions if name not in ("sum", "mean")]
+    if not isinstance(problem.score, ScaledDotProduct | Differential):
+        return f"score={type(problem.score).__name__} is not a dot product"
+    linear = ("sum", "mean") if isinstance(problem.score, ScaledDotProduct) else ("sum",)  # the weights of a difference do not sum to 1
+    others = [name for name in reductions if name not in linear]
     return f"the operator needs the reductions {', '.join(others)}" if others else None
 
 
 def weighted_sum(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: float) -> Tensor:
     """``sum_j w_ij x_j`` for ``x`` ``[B, H, Nk, D]``; softmax weights sum to 1, so it is the mean as well."""
     score, half = problem.score, precision(x)
+    if isinstance(score, Differential):
+        halves = zip(problem.q.to(x.dtype).chunk(2, -1), problem.k.to(x.dtype).chunk(2, -1), strict=True)
+        first, second = (sdpa(problem, *pair, x, dropout, 1.0) for pair in halves)
+        return first - (score.amount * second).to(second.dtype)
+    assert isinstance(score, ScaledDotProduct)
     if half not in (torch.float16, torch.bfloat16):
         return sdpa(problem, problem.q.to(x.dtype), problem.k.to(x.dtype), x, dropout, 1.0)  # both factors are in the problem's q
     if isinstance(score.sharpening, Tensor) or score.sharpening != 1.0:

@@ -12,7 +12,7 @@ from graphformer.attention import candidates as candidate_rules
 from graphformer.attention import normalizers, sparsifiers
 from graphformer.attention.candidates import All, Causal, Edges, Keep, Pairs, Rule
 from graphformer.attention.normalizers import Normalizer
-from graphformer.attention.scores import ScaledDotProduct
+from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
 
@@ -22,7 +22,7 @@ class Problem:
     """The four slots filled in and checked against each other.
 
     Attributes:
-        q: prepared queries ``[B, H, Nq, d]``, scale and sharpening folded in.
+        q: prepared queries ``[B, H, Nq, d]``; of a dot product, with scale and sharpening folded in.
         k: prepared keys ``[B, Hkv, Nk, d]``.
         rule: which pairs may be scored.
         edges: explicit candidate edges, where given; the rule holds on top of them.
@@ -33,7 +33,7 @@ class Problem:
     k: Tensor
     rule: Rule
     edges: Edges | None
-    score: ScaledDotProduct
+    score: Score
     normalize: Normalizer
     sparsify: Sparsifier | None
 
@@ -75,7 +75,7 @@ def pose(
     candidates: Rule | Edges | AttentionGraph | str | None = None,
     attention_mask: Tensor | None = None,
     is_causal: bool = False,
-    score: ScaledDotProduct,
+    score: Score,
     normalize: str | Normalizer = "softmax",
     sparsify: Sparsifier | None = None,
 ) -> Problem:
@@ -85,13 +85,14 @@ def pose(
             raise ValueError(f"{name} must be [batch, heads, length, head_dim], got shape {tuple(value.shape)}")
         if not value.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {value.dtype}")
-    batch, heads, num_receivers, dim = q.shape
+    batch, _, num_receivers, dim = q.shape
     if k.shape[0] != batch or k.shape[3] != dim:
         raise ValueError(f"q and k must share batch and head_dim, got q {tuple(q.shape)} and k {tuple(k.shape)}")
     if dim == 0:
         raise ValueError("q and k have head_dim 0: there is nothing to score")
     if q.dtype != k.dtype or q.device != k.device:
         raise ValueError(f"q and k must have one dtype and device, got {q.dtype} on {q.device} and {k.dtype} on {k.device}")
+    heads = score.heads(q)
     if k.shape[1] == 0 or heads % k.shape[1]:
         raise ValueError(f"the {heads} query heads must be a multiple of the key heads, got {k.shape[1]}")
     if isinstance(candidates, AttentionGraph):

@@ -11,6 +11,7 @@ again in blocks.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,11 +22,11 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from graphformer.attention import blocks, dense, edges
+from graphformer.attention import blocks, dense, edges, sampled
 from graphformer.attention.blocks import Block
 from graphformer.attention.normalizers import Softmax
 from graphformer.attention.problem import Problem
-from graphformer.attention.sparsifiers import Threshold
+from graphformer.attention.scores import ScaledDotProduct
 from graphformer.graph import AttentionGraph
 
 
@@ -33,9 +34,9 @@ def build(problem: Problem) -> AttentionGraph:
     """By softmax's own gradient where it is softmax, otherwise by recomputing each block."""
     if 0 in problem.sizes:
         return dense.build(problem)
-    if not isinstance(problem.normalize, Softmax):
+    if not isinstance(problem.normalize, Softmax) or not isinstance(problem.score, ScaledDotProduct):
         return as_graph(problem, _recomputed(problem))
-    if problem.sparsify is not None and problem.sparsify.renormalize:
+    if problem.sparsify is not None and problem.sparsify.renormalize and not problem.sparsify.reweighs:
         # Renormalised weights are the softmax over the kept edges alone: their gradient needs no block.
         return edges.weigh(problem, as_graph(problem, find(problem, problem.q.detach().contiguous(), problem.k.detach().contiguous())))
     derived: dict[str, Any] = {}
@@ -80,7 +81,7 @@ class SoftmaxEdges(Function):
         batch, heads, num_receivers, _ = problem.sizes
         pull = weight * grad  # dL/ds on the edges, the first term
         graph = as_graph(problem, (senders, receivers, pull), ctx.derived)
-        dq, dk = edges.score_gradients(q, k, graph, pull)
+        dq, dk = sampled.score_gradients(q, k, graph, pull)
         # The second term: the weights once more, block by block.
         slope = -graph.in_weight().view(batch * heads, num_receivers, 1)  # d_i
         steered = q.flatten(0, 1) * slope
@@ -91,13 +92,14 @@ class SoftmaxEdges(Function):
                 lanes, rows, columns = (slice(part.start, part.stop) for part in (block.lanes, block.rows, block.columns))
                 lane_dq[lanes, rows] += slope[lanes, rows] * torch.bmm(weights, blocks.lane_keys(k, block, heads))
                 lane_dk[lanes, columns].baddbmm_(weights.transpose(1, 2), steered[lanes, rows])
-        return dq, edges.sum_groups(dk, k), None, None
+        return dq, sampled.sum_groups(dk, k), None, None
 
 
 def kept(problem: Problem, weights: Tensor, room: blocks.Room, allowed: Callable[[], Tensor]) -> Tensor:
     """Bool ``[lanes, rows, columns]``: the edges of a block. ``allowed`` is asked only where weight 0 does not already say it."""
-    if isinstance(problem.sparsify, Threshold) and problem.sparsify.tau >= 0:
-        return torch.gt(weights, problem.sparsify.tau, out=room.marks[: weights.numel()].view(weights.shape))
+    bound = None if problem.sparsify is None else problem.sparsify.bound
+    if bound is not None and bound >= 0:
+        return torch.gt(weights, bound, out=room.marks[: weights.numel()].view(weights.shape))
     return allowed() if problem.sparsify is None else problem.sparsify.rows(weights, allowed())
 
 
@@ -114,18 +116,30 @@ def ends(problem: Problem, first_lane: int, block: Block, index: Tensor) -> tupl
 
 
 def _recomputed(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """Any normalizer: the dense formulas on each block, which is made again in the backward pass."""
-    q, k = problem.q.contiguous(), problem.k.contiguous()
-    parts = [checkpoint(_block_edges, problem, q, k, block, use_reentrant=False) for block in blocks.walk(problem)]
-    senders, receivers, weight = (torch.cat(part) for part in zip(*parts, strict=True))
+    """Any score and normalizer: the dense formulas on each block, which is made again in the backward pass."""
+    batch, heads, num_receivers, _ = problem.sizes
+    lanes: list[list[tuple[Tensor, ...]]] = [[] for _ in range(batch * heads)]
+    for block in blocks.walk(problem, heads, problem.score.cost):
+        found = checkpoint(_block_edges, problem, problem.q, problem.k, block, use_reentrant=False)
+        if len(block.rows) == num_receivers:
+            lanes[block.lanes.start].append(found)
+            continue
+        # Rows of all heads: in the order of their receivers once every head's are beside each other.
+        sizes = torch.bincount(torch.div(found[1], num_receivers, rounding_mode="floor"), minlength=len(lanes)).tolist()
+        for lane, piece in enumerate(zip(*(value.split(sizes) for value in found), strict=True)):
+            lanes[lane].append(piece)
+    senders, receivers, weight = (torch.cat(part) for part in zip(*itertools.chain(*lanes), strict=True))
     return senders, receivers, weight
 
 
 def _block_edges(problem: Problem, q: Tensor, k: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+    """The edges of a block of all the heads of some sequences."""
     heads = problem.sizes[1]
-    scores = torch.bmm(blocks.lane_queries(q, block), blocks.lane_keys(k, block, heads).transpose(1, 2))
+    batch = slice(block.lanes.start // heads, block.lanes.stop // heads)
+    rows, columns = (slice(part.start, part.stop) for part in (block.rows, block.columns))
     allowed = blocks.allowed(problem, block)
-    weights = problem.normalize.rows(scores, allowed)
+    weights = problem.score.weights(q[batch, :, rows], k[batch, :, columns], allowed.unflatten(0, (-1, heads)), problem.normalize)
+    weights = weights.flatten(0, 1)
     keep = allowed if problem.sparsify is None else problem.sparsify.rows(weights.detach(), allowed)
     index = blocks.hits(keep)
     return *ends(problem, block.lanes.start, block, index), weights.flatten()[index]

@@ -63,6 +63,8 @@ def aggregate(graph: AttentionGraph, x: Tensor, reduce: str = "sum", *, backend:
     var      :math:`\sum_j w_{ij} (x_j - \mathrm{mean}_i)^2 / \sum_j w_{ij}`
     std      the square root of var (0 where var is below 1e-10)
     max, min over the kept senders, unweighted; equal ones share the gradient
+    max_norm the features of the sender of largest Euclidean norm; ``max_norm@0.2``: among edges of weight above 0.2
+    min_norm the same with the smallest norm
     ======== =====================================================================================
 
     A receiver without edges gets 0. Use ``graph.unweighted()`` for the unweighted reductions.

@@ -10,7 +10,7 @@ from torch import Tensor
 from graphformer.backends.torch import TorchBackend, sum_to_receivers, sum_to_senders
 from graphformer.graph import AttentionGraph
 
-REDUCTIONS = ("sum", "mean", "max", "min", "var", "std")
+REDUCTIONS = ("sum", "mean", "max", "min", "var", "std", "max_norm", "min_norm")
 
 SMALLEST_VARIANCE = 1e-10
 """A variance below this counts as 0 in ``std``: the slope of the square root there would only amplify rounding."""
@@ -60,6 +60,28 @@ class Extremum(torch.autograd.Function):
         return sum_to_senders(graph, attained * (grad / ties).index_select(0, graph.receivers)), None, None
 
 
+def split(name: str) -> tuple[str, float | None]:
+    """A reduction's name and the weight that its edges must exceed: ``"max_norm@0.2"`` is ``("max_norm", 0.2)``."""
+    kind, at, bound = name.partition("@")
+    if kind not in REDUCTIONS or (at and kind not in ("max_norm", "min_norm")):
+        raise ValueError(f"unknown reduce {name!r}; known: {', '.join(REDUCTIONS)}, and max_norm@tau, min_norm@tau")
+    try:
+        return kind, float(bound) if at else None
+    except ValueError:
+        raise ValueError(f"reduce {name!r} needs a number after the @, as in max_norm@0.2") from None
+
+
+def by_norm(backend: Backend, graph: AttentionGraph, x: Tensor, sign: float, above: float | None) -> Tensor:
+    """The features of the sender whose Euclidean norm is largest (sign 1) or smallest (-1); the mean of equal ones."""
+    if above is not None:
+        graph = graph.select(graph.weight.detach() > above)
+    norm = sign * x.detach().norm(dim=-1)
+    backend = backend if graph.num_edges else TorchBackend()  # as in aggregate
+    best = backend.largest(graph, norm.unsqueeze(-1)).squeeze(-1)
+    attained = (norm[graph.senders] == best[graph.receivers]).to(x.dtype)
+    return backend.weighted_sum(graph.with_weight(attained).renormalize(), x)
+
+
 def reduce(backend: Backend, graph: AttentionGraph, x: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Reductions of flat features ``[num_lanes * num_senders, D]`` by a backend's primitives; what several need is computed once."""
     out: dict[str, Tensor] = {}
@@ -78,14 +100,17 @@ def reduce(backend: Backend, graph: AttentionGraph, x: Tensor, names: tuple[str,
         out["max"] = Extremum.apply(x, graph, backend)
     if "min" in names:
         out["min"] = -Extremum.apply(-x, graph, backend)
+    for name in names:
+        kind, above = split(name)
+        if kind in ("max_norm", "min_norm"):
+            out[name] = by_norm(backend, graph, x, 1.0 if kind == "max_norm" else -1.0, above)
     return {name: out[name] for name in names}
 
 
 def aggregate(graph: AttentionGraph, x: Tensor, names: tuple[str, ...], backend: Backend) -> dict[str, Tensor]:
     """See :func:`graphformer.aggregate`, which resolves the backend's name; here for several reductions at once."""
-    unknown = [name for name in names if name not in REDUCTIONS]
-    if unknown:
-        raise ValueError(f"unknown reduce {unknown[0]!r}; known: {', '.join(REDUCTIONS)}")
+    for name in names:
+        split(name)
     if not x.is_floating_point():
         raise TypeError(f"x must be floating point, got {x.dtype}; convert it with x.float()")
     flat = (graph.num_lanes * graph.num_senders,)

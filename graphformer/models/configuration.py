@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from graphformer import _auto
+from graphformer.errors import require_known
 
 OPERATORS = ("sum", "gin", "pna")
 
@@ -26,12 +27,15 @@ class GraphformerConfig(PreTrainedConfig):
         operator: ``"sum"`` (plain attention), ``"gin"``, ``"pna"``; one name for all layers, or a list with one for each.
         mlp_ratio: gamma, hidden width of the heads' MLPs over the heads' width (GIN, PNA).
         sharpening: a trainable factor on the scores of GIN and PNA layers; plain attention has none.
-        threshold: keep edges whose weight exceeds it; ``None`` keeps all.
+        score: ``"dot"``, ``"differential"``, ``"pairwise"``, or ``{"pairwise": width}`` (see :mod:`graphformer.nn.scoring`).
+        threshold: keep edges whose weight exceeds it; ``None`` keeps all. Any other sparsifier is a dictionary of name and arguments, see
+            :func:`graphformer.attention.sparsifiers.from_spec`: ``{"name": "reweigh", "curve": "relu", "tau": 0.1, "trainable": True}``.
         top_k: keep this many edges of each row; ``None`` keeps all. With both, an edge must pass both.
         normalize: ``"softmax"``, ``"sigmoid"``, ``"relu"``, ``"identity"``.
         value_projection, output_projection: projections around the operator; ``None`` is the operator's own habit: GIN has neither, sum and
             PNA have both.
-        aggregators, scalers: reductions and degree scalers of PNA layers.
+        operator_options: further arguments of each operator's layer: ``{"pna": {"aggregators": ["mean", "max"]}, "gin": {"mlp_dropout":
+            0.1}}``.
         max_position_embeddings: longest sequence the model is meant for.
         rope_parameters: rotary embeddings in transformers' form; ``{"rope_type": "default", "rope_theta": 10000.0}`` unless given.
         rms_norm_eps: added to the mean square in the blocks' norms.
@@ -59,13 +63,13 @@ class GraphformerConfig(PreTrainedConfig):
     operator: str | list[str] | tuple[str, ...] = "gin"
     mlp_ratio: int | float = 0.5
     sharpening: bool = True
-    threshold: int | float | None = None
+    score: str | dict[str, int] = "dot"
+    threshold: int | float | dict[str, Any] | None = None
     top_k: int | None = None
     normalize: str = "softmax"
     value_projection: bool | None = None
     output_projection: bool | None = None
-    aggregators: list[str] | tuple[str, ...] = ("sum", "mean", "max", "min", "std")
-    scalers: list[str] | tuple[str, ...] = ("identity", "amplification", "attenuation")
+    operator_options: dict[str, dict[str, Any]] | None = None
     max_position_embeddings: int = 2048
     rope_parameters: dict[str, Any] | None = None
     rms_norm_eps: int | float = 1e-6
@@ -114,6 +118,8 @@ class GraphformerConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
             )
+        for name in self.operator_options or {}:
+            require_known("operator in operator_options", name, OPERATORS)
         unknown = sorted(set(self.layer_operators) - set(OPERATORS))
         if unknown:
             raise ValueError(f"unknown operator {', '.join(map(repr, unknown))}; known: {', '.join(OPERATORS)}")

@@ -19,10 +19,12 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from graphformer.attention.candidates import Packed, Rule
-from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopK
+from graphformer.attention.reweigh import NormalizeWeights, Reweigh
+from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopK, from_spec
 from graphformer.graph import AttentionGraph
 from graphformer.models.configuration import GraphformerConfig
 from graphformer.nn import GatedMLP, GINAttention, GINOperator, GraphAttention, HeadMLP, PNAAttention, PNAOperator, SumAttention
+from graphformer.nn.scoring import DifferentialScoring
 
 
 @dataclass
@@ -49,7 +51,11 @@ class GraphformerRMSNorm(nn.RMSNorm):
 
 def make_sparsifier(config: GraphformerConfig) -> Sparsifier | None:
     """The sparsifier that the config's plain numbers stand for."""
-    threshold = None if config.threshold is None else Threshold(float(config.threshold))
+    threshold: Sparsifier | None = None
+    if isinstance(config.threshold, dict):
+        threshold = from_spec(config.threshold, config.num_attention_heads)
+    elif config.threshold is not None:
+        threshold = Threshold(float(config.threshold))
     top_k = None if config.top_k is None else TopK(config.top_k)
     if threshold is not None and top_k is not None:
         return threshold & top_k
@@ -67,22 +73,22 @@ def make_attention(config: GraphformerConfig, layer_idx: int) -> GraphAttention:
         "executor": config.executor,
         "layer_idx": layer_idx,
     }
+    if isinstance(config.score, dict):
+        ((shared["score"], shared["score_width"]),) = config.score.items()
+    else:
+        shared["score"] = config.score
     for name in ("value_projection", "output_projection"):
         if getattr(config, name) is not None:
             shared[name] = getattr(config, name)
+    if operator != "sum":
+        shared |= {"mlp_ratio": config.mlp_ratio, "sharpening": config.sharpening}
+    shared |= (config.operator_options or {}).get(operator, {})
     heads = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads)
     if operator == "sum":
         return SumAttention(*heads, **shared)
     if operator == "gin":
-        return GINAttention(*heads, config.mlp_ratio, config.sharpening, **shared)
-    return PNAAttention(
-        *heads,
-        config.mlp_ratio,
-        config.sharpening,
-        aggregators=tuple(config.aggregators),
-        scalers=tuple(config.scalers),
-        **shared,
-    )
+        return GINAttention(*heads, **shared)
+    return PNAAttention(*heads, **shared)
 
 
 class GraphformerDecoderLayer(GradientCheckpointingLayer):
@@ -149,6 +155,13 @@ class GraphformerPreTrainedModel(PreTrainedModel):
             init.constant_(module.delta, module.initial_delta)
         elif isinstance(module, GraphAttention) and module.sharpening is not None:
             init.constant_(module.sharpening, module.initial_sharpening)
+        elif isinstance(module, DifferentialScoring):
+            init.constant_(module.amount, module.initial_amount)
+        elif isinstance(module, Reweigh) and isinstance(module.tau, nn.Parameter):
+            init.constant_(module.tau, module.initial_tau)
+        elif isinstance(module, NormalizeWeights):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
 
 
 class GraphformerModel(GraphformerPreTrainedModel):

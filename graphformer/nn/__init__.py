@@ -6,8 +6,11 @@ from graphformer.nn.mlp import GatedMLP, HeadMLP
 from graphformer.nn.plain import SumAttention, SumOperator
 from graphformer.nn.pna import PNAAttention, PNAOperator
 from graphformer.nn.rope import rotary_embeddings, rotate
+from graphformer.nn.scoring import DifferentialScoring, PairwiseScoring
+from graphformer.nn.sparse_gin import SparseGIN, self_loops
 
 __all__ = [
+    "DifferentialScoring",
     "GINAttention",
     "GINOperator",
     "GatedMLP",
@@ -16,8 +19,11 @@ __all__ = [
     "Operator",
     "PNAAttention",
     "PNAOperator",
+    "PairwiseScoring",
+    "SparseGIN",
     "SumAttention",
     "SumOperator",
     "rotary_embeddings",
     "rotate",
+    "self_loops",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,14 @@ from graphformer.attention.attend import attend
 from graphformer.attention.build import EXECUTORS
 from graphformer.attention.candidates import Edges, Rule
 from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.scores import Differential, ScaledDotProduct, Score
 from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.errors import require_known
 from graphformer.graph import AttentionGraph
 from graphformer.nn.mlp import probability
 from graphformer.nn.recompute import in_stretches
 from graphformer.nn.rope import rotate
+from graphformer.nn.scoring import DifferentialScoring, PairwiseScoring
 
 
 class Operator(nn.Module):
@@ -49,14 +52,38 @@ def head_dim(hidden_size: int, num_heads: int, num_kv_heads: int | None) -> tupl
     return hidden_size // num_heads, kv_heads
 
 
+SCORES = ("dot", "differential", "pairwise")
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments that every attention layer takes.
+
+    Attributes:
+        score: ``"dot"``, ``"differential"`` (:class:`DifferentialScoring`) or ``"pairwise"`` (:class:`PairwiseScoring`).
+        score_width: hidden units of a pairwise score; ``hidden_size`` unless given.
+        value_projection: node features are a projection of the hidden states instead of their slices.
+        output_projection: a linear map over the heads' outputs.
+        attention_dropout: on the weights.
+        layer_idx: place of this layer in a model's cache.
+    """
+
+    score: Literal["dot", "differential", "pairwise"]
+    score_width: int | None
+    value_projection: bool
+    output_projection: bool
+    attention_dropout: float
+    layer_idx: int | None
+
+
 class GraphAttention(nn.Module):
     """Hidden states in, hidden states out; an operator runs on the graph of each head. Base of the layers in this package.
 
     The sharpening parameter ``[1]`` starts at 1 and multiplies the scores before masking. Without a value projection the node
     features of head ``h`` are the ``h``-th slice of the hidden states, as in the paper.
 
-    Under ``torch.compile`` a layer that needs no edges is one graph (``fullgraph=True``). One that builds edges has one break, around
-    the edges: projections and operator are compiled.
+    Under ``torch.compile`` a layer is one graph (``fullgraph=True``), also where it builds edges: that is one operator, whose backward pass
+    builds them again. A break remains around the edges with ``output_graph=True``, with another score than the dot product, where a
+    normalizer or sparsifier is trained, and where a rule, normalizer or sparsifier is made inside the compiled function.
     """
 
     def __init__(
@@ -70,12 +97,14 @@ class GraphAttention(nn.Module):
         sparsify: Sparsifier | None,
         normalize: str | Normalizer,
         is_causal: bool,
-        value_projection: bool,
-        output_projection: bool,
-        attention_dropout: float,
         backend: str,
         executor: str,
-        layer_idx: int | None,
+        score: str = "dot",
+        score_width: int | None = None,
+        value_projection: bool = False,
+        output_projection: bool = False,
+        attention_dropout: float = 0.0,
+        layer_idx: int | None = None,
     ) -> None:
         super().__init__()
         self.head_dim, self.num_kv_heads = head_dim(hidden_size, num_heads, num_kv_heads)
@@ -86,20 +115,28 @@ class GraphAttention(nn.Module):
             raise ValueError(f"unknown executor {executor!r}; known: {', '.join(known)}")
         self.backend, self.executor, self.layer_idx = backend, executor, layer_idx
         self.attention_dropout = probability("attention_dropout", attention_dropout)
+        require_known("score", score, SCORES)
+        if score_width is not None and score != "pairwise":
+            raise ValueError(f"score_width={score_width} is for score='pairwise', but score is {score!r}")
         kv_size = self.num_kv_heads * self.head_dim
         self.operator: Operator = operator
-        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.k_proj = nn.Linear(hidden_size, kv_size, bias=False)
+        dot = score != "pairwise"
+        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False) if dot else None
+        self.k_proj = nn.Linear(hidden_size, kv_size, bias=False) if dot else None
+        self.differential = DifferentialScoring(hidden_size, kv_size, layer_idx) if score == "differential" else None
+        width = hidden_size if score_width is None else score_width
+        self.pairwise = None if dot else PairwiseScoring(hidden_size, num_heads, width)
         self.v_proj = nn.Linear(hidden_size, kv_size, bias=False) if value_projection else None
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False) if output_projection else None
         self.initial_sharpening = float(sharpening)
-        self.sharpening = nn.Parameter(torch.full((1,), self.initial_sharpening)) if sharpening else None
+        # A network that judges pairs has a scale of its own.
+        self.sharpening = nn.Parameter(torch.full((1,), self.initial_sharpening)) if sharpening and dot else None
 
     def reset_parameters(self) -> None:
         """Every parameter as the constructor left it (linear maps drawn anew)."""
-        for module in (self.q_proj, self.k_proj, self.v_proj, self.operator, self.o_proj):
-            if module is not None:
-                module.reset_parameters()
+        for module in self.children():
+            if hasattr(module, "reset_parameters"):  # a sparsifier of a user's own may have none
+                module.reset_parameters()  # type: ignore[operator]
         if self.sharpening is not None:
             nn.init.constant_(self.sharpening, self.initial_sharpening)
 
@@ -128,11 +165,8 @@ class GraphAttention(nn.Module):
         if hidden_states.ndim != 3 or hidden_states.shape[-1] != self.hidden_size:
             raise ValueError(f"hidden_states must be [batch, length, {self.hidden_size}], got shape {tuple(hidden_states.shape)}")
         batch, length, _ = hidden_states.shape
-        q = self._heads(self.q_proj(hidden_states))
-        k = self._heads(self.k_proj(hidden_states))
+        q, k = self._queries_and_keys(hidden_states, position_embeddings)
         own = self._heads(hidden_states if self.v_proj is None else self.v_proj(hidden_states))
-        if position_embeddings is not None:
-            q, k = rotate(q, *position_embeddings), rotate(k, *position_embeddings)
         features = own
         if past_key_values is not None:
             if self.layer_idx is None:
@@ -148,7 +182,7 @@ class GraphAttention(nn.Module):
             candidates=candidates,
             attention_mask=attention_mask,
             is_causal=self.is_causal,
-            sharpening=1.0 if self.sharpening is None else self.sharpening,
+            score=self._score(),
             normalize=self.normalize,
             sparsify=self.sparsify,
             dropout=self.attention_dropout if self.training else 0.0,
@@ -164,6 +198,30 @@ class GraphAttention(nn.Module):
         if graph is None:
             return out
         return out, graph
+
+    def _queries_and_keys(self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """What the score takes: one pair of projections, two beside each other (differential), or a pairwise network's two halves."""
+        if self.pairwise is not None:
+            return self.pairwise(hidden_states)
+        assert self.q_proj is not None and self.k_proj is not None
+        pairs = [(self.q_proj, self.k_proj)]
+        if self.differential is not None:
+            pairs.append((self.differential.q_proj, self.differential.k_proj))
+        projected = [[self._heads(projection(hidden_states)) for projection in pair] for pair in pairs]
+        if position_embeddings is not None:
+            projected = [[rotate(x, *position_embeddings) for x in pair] for pair in projected]
+        if len(projected) == 1:
+            return projected[0][0], projected[0][1]
+        first, second = projected
+        return torch.cat((first[0], second[0]), -1), torch.cat((first[1], second[1]), -1)
+
+    def _score(self) -> Score:
+        if self.pairwise is not None:
+            return self.pairwise.score()
+        sharpening: Tensor | float = 1.0 if self.sharpening is None else self.sharpening
+        if self.differential is not None:
+            return Differential(self.differential.amount, None, sharpening)
+        return ScaledDotProduct(None, sharpening)
 
     def _heads(self, x: Tensor) -> Tensor:
         """``[B, N, heads * head_dim]`` to ``[B, heads, N, head_dim]``."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
-from graphformer.nn.attention import GraphAttention, Operator, head_dim
+from graphformer.nn.attention import GraphAttention, Operator, Options, head_dim
 from graphformer.nn.mlp import HeadMLP
 
 
@@ -29,12 +30,20 @@ class GINOperator(Operator):
     reductions = ("sum",)
 
     def __init__(
-        self, num_heads: int, dim: int, mlp_ratio: float, *, eps: float = 0.0, self_weight: float = 0.0, dropout: float = 0.0
+        self,
+        num_heads: int,
+        dim: int,
+        mlp_ratio: float,
+        *,
+        eps: float = 0.0,
+        self_weight: float = 0.0,
+        dropout: float = 0.0,
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.initial_eps, self.self_weight = eps, self_weight
         self.eps = nn.Parameter(torch.full((num_heads,), float(eps)))
-        self.mlp = HeadMLP(num_heads, dim, mlp_width(mlp_ratio, dim), dim, dropout=dropout)
+        self.mlp = HeadMLP(num_heads, dim, mlp_width(mlp_ratio, dim), dim, dropout=dropout, eps=norm_eps)
 
     def reset_parameters(self) -> None:
         nn.init.constant_(self.eps, self.initial_eps)
@@ -68,13 +77,12 @@ class GINAttention(GraphAttention):
         is_causal: senders at or before the receiver only.
         backend: who aggregates; naming one means that edges are built.
         executor: ``"auto"``, ``"flash"``, ``"stream"``, ``"dense"`` or ``"edges"``. Never changes the answer.
-        value_projection: node features are a projection of the hidden states instead of their slices.
-        output_projection: a linear map over the heads' outputs.
         eps: where epsilon starts.
         self_weight: 0 where attention holds the diagonal, 1 for graphs without self-loops (see :class:`GINOperator`).
         mlp_dropout: inside the heads' MLPs.
-        attention_dropout: on the weights.
-        layer_idx: place of this layer in a model's cache.
+        mlp_norm_eps: added to the mean square in their norm.
+        options: see :class:`~graphformer.nn.attention.Options`: the score, projections of values and outputs (neither here unless asked
+            for), dropout on the weights, the layer's place in a cache.
 
     Shape: ``[B, N, hidden_size]`` to the same; see :meth:`GraphAttention.forward`.
 
@@ -95,17 +103,15 @@ class GINAttention(GraphAttention):
         backend: str = "auto",
         executor: str = "auto",
         *,
-        value_projection: bool = False,
-        output_projection: bool = False,
         eps: float = 0.0,
         self_weight: float = 0.0,
         mlp_dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        layer_idx: int | None = None,
+        mlp_norm_eps: float = 1e-6,
+        **options: Unpack[Options],
     ) -> None:
         dim, _ = head_dim(hidden_size, num_heads, num_kv_heads)
         super().__init__(
-            GINOperator(num_heads, dim, mlp_ratio, eps=eps, self_weight=self_weight, dropout=mlp_dropout),
+            GINOperator(num_heads, dim, mlp_ratio, eps=eps, self_weight=self_weight, dropout=mlp_dropout, norm_eps=mlp_norm_eps),
             hidden_size=hidden_size,
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
@@ -113,10 +119,7 @@ class GINAttention(GraphAttention):
             sparsify=sparsify,
             normalize=normalize,
             is_causal=is_causal,
-            value_projection=value_projection,
-            output_projection=output_projection,
-            attention_dropout=attention_dropout,
             backend=backend,
             executor=executor,
-            layer_idx=layer_idx,
+            **options,
         )

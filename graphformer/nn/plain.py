@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
-from graphformer.nn.attention import GraphAttention, Operator
+from graphformer.nn.attention import GraphAttention, Operator, Options
 
 
 class SumOperator(Operator):
@@ -31,13 +32,12 @@ class SumAttention(GraphAttention):
         sparsify: Sparsifier | None = None,
         normalize: str | Normalizer = "softmax",
         is_causal: bool = True,
-        value_projection: bool = True,
-        output_projection: bool = True,
-        attention_dropout: float = 0.0,
         backend: str = "auto",
         executor: str = "auto",
-        layer_idx: int | None = None,
+        **options: Unpack[Options],
     ) -> None:
+        options.setdefault("value_projection", True)
+        options.setdefault("output_projection", True)
         super().__init__(
             SumOperator(),
             hidden_size=hidden_size,
@@ -47,10 +47,7 @@ class SumAttention(GraphAttention):
             sparsify=sparsify,
             normalize=normalize,
             is_causal=is_causal,
-            value_projection=value_projection,
-            output_projection=output_projection,
-            attention_dropout=attention_dropout,
             backend=backend,
             executor=executor,
-            layer_idx=layer_idx,
+            **options,
         )

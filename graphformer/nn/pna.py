@@ -6,11 +6,12 @@ import math
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
-from graphformer.backends import REDUCTIONS
-from graphformer.nn.attention import GraphAttention, Operator, head_dim
+from graphformer.backends.base import REDUCTIONS, split
+from graphformer.nn.attention import GraphAttention, Operator, Options, head_dim
 from graphformer.nn.gin import mlp_width
 from graphformer.nn.mlp import HeadMLP
 
@@ -23,6 +24,7 @@ class PNAOperator(Operator):
 
     With :math:`D_i` the number of edges into i and :math:`\delta` a trainable reference: identity 1, amplification
     :math:`\log(D_i + 1) / \delta`, attenuation :math:`\delta / \log(D_i + 1)` (0 for a receiver without edges).
+    The aggregator ``own`` is the receiver's own feature vector, no reduction.
     PNA takes :math:`\delta` from the training set's degrees. Attention has none beforehand, so it starts at ``log(avg_degree + 1)`` and
     is trained.
     """
@@ -38,7 +40,8 @@ class PNAOperator(Operator):
         avg_degree: float = 8.0,
     ) -> None:
         super().__init__()
-        for name, given, known in (("aggregators", aggregators, REDUCTIONS), ("scalers", scalers, SCALERS)):
+        kinds = [value if value == "own" or "@" not in value else split(value)[0] for value in aggregators]
+        for name, given, known in (("aggregators", kinds, (*REDUCTIONS, "own")), ("scalers", scalers, SCALERS)):
             unknown = [value for value in given if value not in known]
             if unknown or not given:
                 raise ValueError(
@@ -49,7 +52,8 @@ class PNAOperator(Operator):
         self.aggregators, self.scalers = tuple(aggregators), tuple(scalers)
         self.initial_delta = math.log(avg_degree + 1)
         scaled = self.scalers != ("identity",)
-        self.reductions = (*self.aggregators, "degree") if scaled else self.aggregators
+        needed = tuple(name for name in self.aggregators if name != "own")
+        self.reductions = (*needed, "degree") if scaled else needed
         self.delta = nn.Parameter(torch.full((1,), self.initial_delta)) if scaled else None
         width = len(aggregators) * len(scalers) * dim
         self.mlp = HeadMLP(num_heads, width, mlp_width(mlp_ratio, dim), dim, bias=False, norm=False)
@@ -60,7 +64,7 @@ class PNAOperator(Operator):
         self.mlp.reset_parameters()
 
     def forward(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
-        stacked = torch.cat([reduced[name] for name in self.aggregators], dim=-1)
+        stacked = torch.cat([own if name == "own" else reduced[name] for name in self.aggregators], dim=-1)
         if self.delta is None:
             return self.mlp(stacked)
         log_degree = (reduced["degree"].to(self.delta.dtype) + 1).log() / self.delta
@@ -85,7 +89,8 @@ class PNAAttention(GraphAttention):
     over every scaler and reduction, with values :math:`v = W_v x`.
 
     Args:
-        aggregators: reductions of :func:`graphformer.aggregate`. With softmax weights and nothing cut, sum and mean coincide.
+        aggregators: reductions of :func:`graphformer.aggregate`, or ``own``. With softmax weights and nothing cut, sum and mean coincide.
+            The paper's variant for language is ``("mean", "max_norm@0.2", "var", "min_norm@0.2")`` with ``scalers=("identity",)``.
         scalers: ``identity``, ``amplification``, ``attenuation`` by the receiver's number of edges.
         avg_degree: the degree at which the scalers start as 1; its logarithm is trained.
         sharpening, sparsify, normalize and the others: as :class:`GINAttention`.
@@ -111,12 +116,11 @@ class PNAAttention(GraphAttention):
         aggregators: tuple[str, ...] = AGGREGATORS,
         scalers: tuple[str, ...] = SCALERS,
         avg_degree: float = 8.0,
-        value_projection: bool = True,
-        output_projection: bool = True,
-        attention_dropout: float = 0.0,
-        layer_idx: int | None = None,
+        **options: Unpack[Options],
     ) -> None:
         dim, _ = head_dim(hidden_size, num_heads, num_kv_heads)
+        options.setdefault("value_projection", True)
+        options.setdefault("output_projection", True)
         super().__init__(
             PNAOperator(num_heads, dim, mlp_ratio, aggregators=aggregators, scalers=scalers, avg_degree=avg_degree),
             hidden_size=hidden_size,
@@ -126,10 +130,7 @@ class PNAAttention(GraphAttention):
             sparsify=sparsify,
             normalize=normalize,
             is_causal=is_causal,
-            value_projection=value_projection,
-            output_projection=output_projection,
-            attention_dropout=attention_dropout,
             backend=backend,
             executor=executor,
-            layer_idx=layer_idx,
+            **options,
         )

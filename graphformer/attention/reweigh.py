@@ -1,0 +1,230 @@
+r"""Slot 4, continued: what becomes of the weights of the kept edges.
+
+A curve turns a weight into another, for instance :math:`w \mapsto \max(w - \tau, 0)`. It is applied to edges, so a pair that is not allowed
+(padding, the future) stays without weight, whatever the curve makes of 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.errors import require_known
+from graphformer.graph import AttentionGraph
+
+One = Callable[[Tensor], Tensor]
+"""Ones in the place of ``w - tau``, with or without its gradient."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """``apply(w - tau, w, beta, scale, one)``, elementwise.
+
+    Attributes:
+        cuts: the curve is 0 at tau and below, so such pairs are no edges.
+    """
+
+    apply: Callable[[Tensor, Tensor, float, float, One], Tensor]
+    cuts: bool = False
+
+
+def straight_through(excess: Tensor) -> Tensor:
+    """1, with the gradient of ``w - tau`` (arXiv 1308.3432): a step has none of its own."""
+    return torch.ones_like(excess) + (excess - excess.detach())
+
+
+CURVES: dict[str, Curve] = {
+    "relu": Curve(lambda z, w, beta, scale, one: z.relu(), cuts=True),
+    "silu": Curve(lambda z, w, beta, scale, one: F.silu(z)),
+    "softplus": Curve(lambda z, w, beta, scale, one: F.softplus(z)),
+    "sharp_softplus": Curve(lambda z, w, beta, scale, one: F.softplus(beta * z) / beta),
+    "sigmoid": Curve(lambda z, w, beta, scale, one: (beta * z).sigmoid()),
+    "flow": Curve(lambda z, w, beta, scale, one: (5 * w).sigmoid() * (50 * z).sigmoid()),
+    "binary": Curve(lambda z, w, beta, scale, one: one(z), cuts=True),
+    "silu_plus_binary": Curve(lambda z, w, beta, scale, one: F.silu(z) + scale * torch.where(z > 0, one(z), torch.zeros_like(z))),
+    "silu_below_one_above": Curve(lambda z, w, beta, scale, one: torch.where(z > 0, one(z), F.silu(z))),
+    "relu_below_one_above": Curve(lambda z, w, beta, scale, one: one(z), cuts=True),
+    "softplus_below_one_above": Curve(lambda z, w, beta, scale, one: torch.where(z > 0, one(z), F.softplus(z))),
+}
+
+
+class Reweigh(nn.Module, Sparsifier):
+    r"""Kept edges get the weight :math:`f(w_{ij})`, with a threshold :math:`\tau` that may be trained.
+
+    ======================== ================================================ ==================
+    curve                    :math:`f(w)`                                     edges
+    ======================== ================================================ ==================
+    relu                     :math:`\max(w - \tau, 0)`                        :math:`w > \tau`
+    binary                   1                                                :math:`w > \tau`
+    relu_below_one_above     1 (another name of binary)                       :math:`w > \tau`
+    silu                     :math:`\mathrm{silu}(w - \tau)`                  all candidates
+    softplus                 :math:`\mathrm{softplus}(w - \tau)`              all candidates
+    sharp_softplus           :math:`\mathrm{softplus}(\beta(w-\tau)) / \beta` all candidates
+    sigmoid                  :math:`\sigma(\beta (w - \tau))`                 all candidates
+    flow                     :math:`\sigma(5 w)\,\sigma(50 (w - \tau))`       all candidates
+    silu_plus_binary         silu + scale * [w > tau]                         all candidates
+    silu_below_one_above     1 above tau, silu below                          all candidates
+    softplus_below_one_above 1 above tau, softplus below                      all candidates
+    ======================== ================================================ ==================
+
+    Where a curve is 1 the gradient is that of ``w - tau``: straight-through (arXiv 1308.3432). With ``straight_through=False`` it is 0
+    there, so queries and keys learn nothing from such edges. The smooth curves leave every candidate an edge and cost what a complete graph
+    costs; ``keep`` makes them sparse.
+
+    Args:
+        curve: one of the names above, or a function of the weights ``[E]`` that uses no ``tau``.
+        tau: the threshold.
+        beta: sharpness of ``sharp_softplus`` and ``sigmoid``.
+        scale: height of the step in ``silu_plus_binary``.
+        keep: a sparsifier that the edges must pass as well, judging the weights before the curve: ``Reweigh("binary", 0.0, keep=TopK(3))``.
+        above: of the sigmoid, keep the edges whose new weight exceeds it. They are found by :math:`w > \tau + \mathrm{logit}(above) / \beta`,
+            before any edge is made. ``Reweigh("sigmoid", 0.1, beta=10.0, above=0.6)`` on merged heads is the published Sparse-GIN's graph.
+        trainable: make tau a parameter.
+        straight_through: give the steps a gradient.
+
+    Raises:
+        ValueError: an unknown curve, or a number that is not finite.
+
+    Source: arXiv 2501.02393, section 2.1 and its code's threshold modes.
+    """
+
+    reweighs = True
+
+    def __init__(
+        self,
+        curve: str | Callable[[Tensor], Tensor],
+        tau: float = 0.2,
+        *,
+        beta: float = 10.0,
+        scale: float = 1.0,
+        keep: Sparsifier | None = None,
+        above: float | None = None,
+        trainable: bool = False,
+        straight_through: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, value in (("tau", tau), ("beta", beta), ("scale", scale)):
+            if not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}")
+        if isinstance(curve, str):
+            require_known("curve", curve, CURVES)
+        if above is not None and (curve != "sigmoid" or not 0 < above < 1 or beta <= 0):
+            raise ValueError(
+                f"above is for the rising sigmoid, and lies in (0, 1); got above={above}, curve={curve!r}, beta={beta}. "
+                "Elsewhere cut the weights before the curve: keep=gf.Threshold(...)"
+            )
+        self.curve, self.initial_tau, self.beta, self.scale, self.keep = curve, float(tau), float(beta), float(scale), keep
+        self.straight_through, self.above = straight_through, above
+        self.tau = nn.Parameter(torch.tensor(self.initial_tau)) if trainable else self.initial_tau
+
+    def reset_parameters(self) -> None:
+        if isinstance(self.tau, nn.Parameter):
+            nn.init.constant_(self.tau, self.initial_tau)
+
+    @property
+    def cut(self) -> Tensor | float | None:
+        """Weights of so much and less are no edges, by the curve."""
+        if self.above is not None:
+            return self.tau + math.log(self.above / (1 - self.above)) / self.beta
+        return self.tau if isinstance(self.curve, str) and CURVES[self.curve].cuts else None
+
+    @property
+    def bound(self) -> float | None:
+        bounds = [] if self.cut is None else [float(torch.as_tensor(self.cut).detach())]
+        if self.keep is not None:
+            if self.keep.bound is None:
+                return None
+            bounds.append(self.keep.bound)
+        return max(bounds, default=None)
+
+    def rows(self, weights: Tensor, allowed: Tensor) -> Tensor:
+        kept, cut = allowed if self.keep is None else self.keep.rows(weights, allowed), self.cut
+        return kept.expand(weights.shape) if cut is None else kept & (weights > cut)
+
+    def edges(self, weights: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
+        kept, cut = torch.ones_like(weights, dtype=torch.bool), self.cut
+        kept = kept if self.keep is None else self.keep.edges(weights, receivers, num_receivers)
+        return kept if cut is None else kept & (weights > cut)
+
+    def refine(self, graph: AttentionGraph) -> AttentionGraph:
+        graph = graph if self.keep is None else self.keep.refine(graph)
+        if not isinstance(self.curve, str):
+            return graph.with_weight(self.curve(graph.weight))
+        excess, one = graph.weight - self.tau, straight_through if self.straight_through else torch.ones_like
+        return graph.with_weight(CURVES[self.curve].apply(excess, graph.weight, self.beta, self.scale, one))
+
+    def extra_repr(self) -> str:
+        trained = ", trainable" if isinstance(self.tau, nn.Parameter) else ""
+        above = "" if self.above is None else f", above={self.above:g}"
+        return f"{self.curve}, tau={float(torch.as_tensor(self.tau).detach()):g}{trained}{above}" + (
+            f", keep={self.keep}" if self.keep is not None else ""
+        )
+
+
+class NormalizeWeights(nn.Module, Sparsifier):
+    r"""Weights with mean 0 and variance 1, then scaled and shifted head by head: group normalization of an attention map.
+
+    .. math:: w_{ij} \mapsto \gamma_h (w_{ij} - \mu) / \sqrt{\sigma^2 + 10^{-5}} + \beta_h
+
+    with mean and variance over the edges into a receiver (``over="receiver"``). Every candidate is an edge.
+
+    ``over="map"`` takes them over all ``num_receivers * num_senders`` pairs of a lane, forbidden ones counting as 0, as the paper's code
+    does. Then later tokens and padding change what earlier tokens get: it is there to compare with that code, not to train with.
+
+    Args:
+        num_heads: heads, each with its own scale and shift.
+        over: ``"receiver"`` or ``"map"``.
+        then: a sparsifier for the normalized weights.
+    """
+
+    reweighs = True
+
+    def __init__(self, num_heads: int, over: Literal["receiver", "map"] = "receiver", *, then: Sparsifier | None = None) -> None:
+        super().__init__()
+        require_known("over", over, ("receiver", "map"))
+        self.over, self.then = over, then
+        self.weight, self.bias = nn.Parameter(torch.ones(num_heads)), nn.Parameter(torch.zeros(num_heads))
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def rows(self, weights: Tensor, allowed: Tensor) -> Tensor:
+        return allowed.expand(weights.shape)
+
+    def edges(self, weights: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
+        return torch.ones_like(weights, dtype=torch.bool)
+
+    def refine(self, graph: AttentionGraph) -> AttentionGraph:
+        if self.over == "receiver":
+            group, num_groups = graph.receivers, graph.num_lanes * graph.num_receivers
+            size = graph.in_degree().clamp(min=1).to(graph.weight.dtype)
+            missing = torch.zeros_like(size)
+        else:
+            group, num_groups = graph.sender_lane, graph.num_lanes
+            size = graph.weight.new_full((num_groups,), max(graph.num_receivers * graph.num_senders, 1))
+            missing = size - torch.bincount(group, minlength=num_groups)
+
+        def total(values: Tensor) -> Tensor:
+            return values.new_zeros(num_groups).index_add(0, group, values)
+
+        mean = total(graph.weight) / size
+        centred = graph.weight - mean[group]
+        variance = (total(centred.square()) + missing * mean.square()) / size
+        head = graph.sender_lane % len(self.weight)
+        weight = centred * (variance + 1e-5).rsqrt()[group] * self.weight[head] + self.bias[head]
+        graph = graph.with_weight(weight)
+        if self.then is None:
+            return graph
+        kept = self.then.edges(weight.detach(), graph.receivers, graph.num_lanes * graph.num_receivers)
+        return self.then.refine(graph.select(kept))
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)} heads, over={self.over!r}"

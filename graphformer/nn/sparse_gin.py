@@ -1,0 +1,263 @@
+"""Sparse-GIN: a narrow graph isomorphism network on a graph of tokens, made to stand beside a frozen layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphformer import backends
+from graphformer.errors import require_known
+from graphformer.graph import AttentionGraph
+from graphformer.nn.attention import head_dim
+from graphformer.nn.mlp import probability
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh}
+"""Those without parameters; ``"prelu"`` has a slope, the same one in all layers of a network."""
+
+
+def self_loops(graph: AttentionGraph) -> AttentionGraph:
+    """Only the edges of a token with itself: no message passes between tokens, which is how the published adapter runs.
+
+    Where there are fewer receivers than senders (a cache), the last receiver is the last sender.
+    """
+    past = graph.num_senders - graph.num_receivers
+    sender, receiver = graph.senders % max(graph.num_senders, 1), graph.receivers % max(graph.num_receivers, 1)
+    return graph.select(sender == receiver + past)
+
+
+class HeadLinear(nn.Module):
+    """A linear map for each head, ``[B, H, N, in_features]`` to ``[B, H, N, out_features]``; drawn as ``nn.Linear`` draws its own."""
+
+    def __init__(self, num_heads: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_heads, in_features, out_features))
+        self.bias = nn.Parameter(torch.empty(num_heads, 1, out_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.weight) == 1:  # one product of matrices instead of one for each sequence
+            return F.linear(x, self.weight[0].t(), self.bias[0, 0])
+        return x @ self.weight + self.bias
+
+    def extra_repr(self) -> str:
+        heads, width, out = self.weight.shape
+        return f"{heads} heads, {width} -> {out}"
+
+
+class GINLayer(nn.Module):
+    r"""One step for each head: :math:`z_i = \epsilon x_i + m_i`, then ``linear2(act(norm(linear1(z)))) + z``, or ``act(linear(z))``."""
+
+    def __init__(self, num_heads: int, dim: int, hidden: int | None, norm: bool) -> None:
+        super().__init__()
+        self.eps = nn.Parameter(torch.empty(num_heads))
+        self.linear1 = HeadLinear(num_heads, dim, dim if hidden is None else hidden)
+        self.linear2 = None if hidden is None else HeadLinear(num_heads, hidden, dim)
+        self.norm_weight = nn.Parameter(torch.empty(num_heads, 1, hidden)) if norm and hidden is not None else None
+        self.norm_bias = nn.Parameter(torch.empty(num_heads, 1, hidden)) if norm and hidden is not None else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.eps)
+        self.linear1.reset_parameters()
+        if self.linear2 is not None:
+            self.linear2.reset_parameters()
+        if self.norm_weight is not None and self.norm_bias is not None:
+            nn.init.ones_(self.norm_weight)
+            nn.init.zeros_(self.norm_bias)
+
+    def forward(self, own: Tensor, message: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+        """The receivers' own features and what reached them, both ``[B, H, Nq, dim]``."""
+        z = self.eps.to(own.dtype).view(-1, 1, 1) * own + message
+        hidden = self.linear1(z)
+        if self.linear2 is None:
+            return act(hidden)
+        if self.norm_weight is not None and self.norm_bias is not None:
+            # The variance of half precision overflows early, so it is taken in float32.
+            exact = F.layer_norm(hidden.to(torch.promote_types(hidden.dtype, torch.float32)), hidden.shape[-1:])
+            hidden = (exact * self.norm_weight + self.norm_bias).to(hidden.dtype)
+        return self.linear2(act(hidden)) + z
+
+
+class SparseGIN(nn.Module):
+    r"""Sparse-GIN (arXiv 2501.02393, section 2.3): ``h -> norm(P_out GIN_depth(... GIN_1(P_in h)))`` on a graph of tokens.
+
+    .. math::
+        x^{(0)} = P_\mathrm{in} h, \qquad
+        z_i = \epsilon\, x^{(l)}_i + \sum_{(j \to i)} w_{ij}\, x^{(l)}_j, \qquad
+        x^{(l+1)} = \mathrm{dropout}(\mathrm{act}(\mathrm{MLP}(z))) \; [+\, x^{(l)}], \\
+        \mathrm{MLP}(z) = W_2\, \mathrm{act}(W_1 z + b_1) + b_2 + z, \qquad
+        \mathrm{out} = \mathrm{RMSNorm}(P_\mathrm{out}\, x^{(\mathrm{depth})})
+
+    The caller adds it to a layer's hidden states, ``h + scale * out``. :math:`\epsilon` starts at 0, because attention graphs hold the
+    diagonal. The activation is one for the whole network: with ``"prelu"`` a single slope, which starts at 0.25.
+
+    With ``num_heads`` each head has a network of its own, on its slice of h and its own graph; the slices are put beside each other again
+    before the norm.
+
+    Args:
+        hidden_size: width of h; a multiple of ``num_heads``.
+        hidden_dim: width of the network. Where it is the width of what comes in, there are no projections.
+        depth: GIN layers, hops that a message can travel.
+        activation: ``"prelu"``, ``"relu"``, ``"gelu"``, ``"silu"`` or ``"tanh"``.
+        mlp_ratio: hidden width of the MLP over ``hidden_dim``; ``None`` puts one linear map in its place, ``act(W z + b)``.
+        hidden_norm: LayerNorm inside the MLP, before its activation.
+        residual: add each layer's input to its output.
+        dropout: after each layer.
+        output_norm: RMSNorm at the end.
+        norm_eps: added to the mean square in it.
+        weighted: messages are ``w_ij x_j``; otherwise ``x_j``.
+        num_heads: networks, one a head; ``None`` for one on the merged graph.
+        mix_heads: a linear map over the heads' outputs, before the norm.
+        backend: who aggregates.
+
+    It computes in the precision of its parameters, whatever that of h, and returns that of h: a network in float32 can stand beside a
+    layer in bfloat16.
+
+    Raises:
+        ValueError: sizes that do not fit, an unknown name. MissingExtra: a backend that is not installed.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        hidden_dim: int = 16,
+        depth: int = 1,
+        *,
+        activation: str = "prelu",
+        mlp_ratio: float | None = 1.0,
+        hidden_norm: bool = False,
+        residual: bool = False,
+        dropout: float = 0.1,
+        output_norm: bool = True,
+        norm_eps: float = 1e-5,
+        weighted: bool = True,
+        num_heads: int | None = None,
+        mix_heads: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        for name, value in (("hidden_dim", hidden_dim), ("depth", depth)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        require_known("activation", activation, ("prelu", *ACTIVATIONS))
+        backends.get(backend)  # an unknown or missing one is reported here, not in the first step
+        hidden = None if mlp_ratio is None else int(mlp_ratio * hidden_dim)
+        if hidden is not None and hidden < 1:
+            raise ValueError(f"mlp_ratio {mlp_ratio} leaves no hidden unit in a network of width {hidden_dim}: give None or a larger one")
+        if hidden_norm and hidden is None:
+            raise ValueError("hidden_norm is inside the MLP, which mlp_ratio=None leaves out")
+        if mix_heads and num_heads is None:
+            raise ValueError("mix_heads mixes the outputs of several networks: it needs num_heads")
+        heads = 1 if num_heads is None else num_heads
+        width, _ = head_dim(hidden_size, heads, None)
+        self.hidden_size, self.hidden_dim, self.depth, self.num_heads = hidden_size, hidden_dim, depth, num_heads
+        self.activation, self.residual, self.weighted, self.backend = activation, residual, weighted, backend
+        self.dropout = probability("dropout", dropout)
+        project = hidden_dim != width
+        self.input_projection = HeadLinear(heads, width, hidden_dim) if project else nn.Identity()
+        self.layers = nn.ModuleList(GINLayer(heads, hidden_dim, hidden, hidden_norm) for _ in range(depth))
+        self.slope = nn.Parameter(torch.full((heads,), 0.25)) if activation == "prelu" else None
+        self.output_projection = HeadLinear(heads, hidden_dim, width) if project else nn.Identity()
+        self.mix = nn.Linear(hidden_size, hidden_size) if mix_heads else None
+        self.norm = nn.RMSNorm(hidden_size, eps=norm_eps) if output_norm else None
+
+    def reset_parameters(self) -> None:
+        """Every parameter as the constructor left it (linear maps drawn anew)."""
+        for module in (self.input_projection, *self.layers, self.output_projection, self.mix, self.norm):
+            if module is not None and not isinstance(module, nn.Identity):
+                module.reset_parameters()
+        if self.slope is not None:
+            nn.init.constant_(self.slope, 0.25)
+
+    def forward(self, h: Tensor, graph: AttentionGraph, memory: list[Tensor] | None = None) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """
+        Args:
+            h: ``[B, Nq, hidden_size]``, features of the receivers (new tokens).
+            graph: lanes ``(B,)``, or ``(B, num_heads)`` where there are heads; ``Nq`` receivers and ``Nk >= Nq`` senders, of which the last
+                is the last receiver.
+            memory: what the past ``Nk - Nq`` tokens sent, for each depth ``[B, Nk - Nq, hidden_dim]`` (with heads
+                ``[B, num_heads, Nk - Nq, hidden_dim]``). An empty list, or empty tensors, where there is no past.
+
+        Returns:
+            ``[B, Nq, hidden_size]``; where memory is given also that of all ``Nk`` tokens, for the next call.
+        """
+        past = self._check(h, graph, memory)
+        batch, length, _ = h.shape
+        graph = graph if self.weighted else graph.unweighted()
+        x = self.input_projection(self._heads(h.to(next(self.parameters()).dtype)))  # [B, H, Nq, hidden_dim]
+        sent = []
+        for depth, layer in enumerate(self.layers):
+            senders = x
+            if past:
+                assert memory is not None
+                old = memory[depth] if self.num_heads is not None else memory[depth].unsqueeze(1)
+                senders = torch.cat((old.to(x.dtype), x), dim=2)
+            sent.append(senders if self.num_heads is not None else senders.squeeze(1))
+            message = backends.aggregate(graph, senders.flatten(0, 2), backend=self.backend).view(x.shape)
+            out = F.dropout(self._act(layer(x, message, self._act)), self.dropout, self.training)
+            x = out + x if self.residual else out
+        out = self.output_projection(x).transpose(1, 2).reshape(batch, length, self.hidden_size)
+        if self.mix is not None:
+            out = self.mix(out)
+        if self.norm is not None:
+            # Squares of half precision overflow at 256, so they are taken in float32.
+            exact = out.to(torch.promote_types(out.dtype, torch.float32))
+            out = F.rms_norm(exact, (self.hidden_size,), self.norm.weight.to(exact.dtype), self.norm.eps)
+        out = out.to(h.dtype)
+        return out if memory is None else (out, sent)
+
+    def _act(self, x: Tensor) -> Tensor:
+        """``[B, H, N, d]``: prelu takes the second axis for its channels, so each head has its slope."""
+        return ACTIVATIONS[self.activation](x) if self.slope is None else F.prelu(x, self.slope.to(x.dtype))
+
+    def _heads(self, h: Tensor) -> Tensor:
+        """``[B, N, hidden_size]`` to ``[B, heads, N, width]``; one head without ``num_heads``."""
+        heads = 1 if self.num_heads is None else self.num_heads
+        return h.unflatten(-1, (heads, h.shape[-1] // heads)).transpose(1, 2)
+
+    def _check(self, h: Tensor, graph: AttentionGraph, memory: list[Tensor] | None) -> int:
+        """How many tokens of the past there are."""
+        if h.ndim != 3 or h.shape[-1] != self.hidden_size:
+            raise ValueError(f"h must be [batch, length, {self.hidden_size}], got shape {tuple(h.shape)}")
+        batch, length, _ = h.shape
+        lanes = (batch,) if self.num_heads is None else (batch, self.num_heads)
+        if graph.batch_shape != lanes or graph.num_receivers != length:
+            raise ValueError(
+                f"h {tuple(h.shape)} needs a graph with lanes {lanes} and {length} receivers, got lanes {graph.batch_shape} and "
+                f"{graph.num_receivers} receivers"
+                + ("; merge_heads() or num_heads brings them together" if len(graph.batch_shape) != len(lanes) else "")
+            )
+        past = graph.num_senders - length
+        if past < 0:
+            raise ValueError(f"the graph has fewer senders ({graph.num_senders}) than receivers ({length}): every token is a sender too")
+        if memory is None:
+            if past:
+                raise ValueError(
+                    f"the graph has {past} senders before the {length} tokens of h: give memory, which the call before returned"
+                )
+            return 0
+        if not past and all(part.numel() == 0 for part in memory):
+            return 0
+        want = (*lanes, past, self.hidden_dim)
+        if [tuple(part.shape) for part in memory] != [want] * self.depth:
+            raise ValueError(
+                f"memory must hold {self.depth} tensors of shape {want} (one a depth, for the tokens before those of h), got shapes "
+                f"{[tuple(part.shape) for part in memory]}"
+            )
+        return past
+
+    def extra_repr(self) -> str:
+        heads = "" if self.num_heads is None else f", num_heads={self.num_heads}"
+        return (
+            f"hidden_size={self.hidden_size}, hidden_dim={self.hidden_dim}, depth={self.depth}, activation={self.activation!r}, "
+            f"residual={self.residual}, dropout={self.dropout}, weighted={self.weighted}, backend={self.backend!r}{heads}"
+        )
