@@ -1,0 +1,1 @@
+"""Reading models that other code wrote; each subpackage is one origin."""

@@ -1,0 +1,29 @@
+"""Reading the paper's own code (arXiv 2501.02393, the package ``xgpt``): its settings, its parameters, its threshold modes.
+
+What is read computes what the reference computes, without its faults; some of them can be asked for as ``quirks``.
+"""
+
+from graphformer.compat.xgpt.adjacency import LearnedMerge, construct_adjacency
+from graphformer.compat.xgpt.layers import attention, load_attention
+from graphformer.compat.xgpt.model import config, load_decoder_layer, load_folder, load_model
+from graphformer.compat.xgpt.settings import Settings, read_settings
+from graphformer.compat.xgpt.slots import QUIRKS, sparsifier_spec
+from graphformer.compat.xgpt.thresholds import MODES, ScaledTopK, threshold_spec
+
+__all__ = [
+    "MODES",
+    "QUIRKS",
+    "LearnedMerge",
+    "ScaledTopK",
+    "Settings",
+    "attention",
+    "config",
+    "construct_adjacency",
+    "load_attention",
+    "load_decoder_layer",
+    "load_folder",
+    "load_model",
+    "read_settings",
+    "sparsifier_spec",
+    "threshold_spec",
+]
