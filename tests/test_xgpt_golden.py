@@ -234,3 +234,66 @@ def test_one_decoder_layer(golden: tuple) -> None:
     layer = xgpt.load_decoder_layer(settings, LLAMA, weights(stored, "w.model.layers.1."), layer_idx=1)
     for name, value in layer.state_dict().items():
         assert torch.equal(value, whole.model.layers[1].state_dict()[name]), name
+
+
+# ---------------------------------------------------------------------- settings that the golden files do not reach
+
+
+@pytest.mark.parametrize("golden", ["b2_gin_sharp_softplus_temp"], indirect=True)
+def test_a_temperature_without_sharpening_goes_into_the_queries(golden: tuple) -> None:
+    settings, stored = golden
+    sizes = {"hidden_size": 32, "num_heads": 4, "layer_idx": 1}
+    cold = dataclasses.replace(settings, use_sharpening=False)
+    state = {name: value for name, value in weights(stored, "w.").items() if not name.startswith("sharpening")}
+    sharp = xgpt.load_attention(
+        dataclasses.replace(settings, initial_sharpening_value=1.0), {**state, "sharpening_parameters.0": torch.tensor(1.0)}, **sizes
+    )
+    plain = xgpt.load_attention(cold, state, **sizes)
+    assert plain.sharpening is None
+    assert_close(run(plain.eval(), stored, stored["in.x"]), run(sharp.eval(), stored, stored["in.x"]))
+    torch.manual_seed(5)
+    hot = xgpt.attention(dataclasses.replace(cold, attention_GIN_MLP_GIN_softmax_temperature=1.0), **sizes)
+    torch.manual_seed(5)
+    assert_close(xgpt.attention(cold, **sizes).q_proj.weight, hot.q_proj.weight / 0.8)
+
+
+@pytest.mark.parametrize("mode", ["none", "top_k", "scaled_topk_causal_4d"])
+def test_a_trained_threshold_that_no_mode_uses(mode: str) -> None:
+    given = xgpt.read_settings({**GIN, "attention_GIN_MLP_GIN_threshold_mode": mode, "attention_GIN_MLP_GIN_learnable_threshold": True})
+    assert "sparsify.tau" not in attention_state(given, {"threshold.0": torch.tensor(0.3)})
+
+
+def test_what_cannot_be_read() -> None:
+    base = xgpt.read_settings(GIN)
+    for changes, fields, text in (
+        ({"gnn_mode": "single", "gnn_type": "causal_gin"}, {}, "gnn_mode='single' is a Sparse-GIN adapter on the model"),
+        ({"MLP_type": "no_MLP"}, {}, "MLP_type='no_MLP' cannot be read"),
+        ({"use_GNN_from_attention": "CG_Attention"}, {}, r"'CG_Attention' \(coarse graining\) cannot be read"),
+        (
+            {"use_GNN_from_attention": "LlamaAttentionPNA_LM", "attention_GIN_MLP_GIN_learnable_threshold": True},
+            {},
+            "read the layers one by one",
+        ),
+        ({}, {"attention_bias": True}, "attention_bias=True cannot be read: this model has False"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            xgpt.config(dataclasses.replace(base, **changes), {**LLAMA, **fields})
+    with pytest.raises(ValueError, match="the quirk 'first_token' is for single layers"):
+        xgpt.config(base, LLAMA, quirks=("first_token",))
+    with pytest.raises(ValueError, match=r"unknown quirks \['max'\]; known: 'own_max'"):
+        xgpt.attention(base, hidden_size=32, num_heads=4, quirks=("max",))
+    with pytest.raises(ValueError, match=r"'q_proj.bias' cannot be read: biases of projections are not supported"):
+        attention_state(base, {"q_proj.bias": torch.zeros(32)})
+    with pytest.raises(ValueError, match=r"'w_proj' cannot be read: no attention layer of the reference has it"):
+        attention_state(base, {"w_proj": torch.zeros(32)})
+
+
+def test_folders_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no config\.json"):
+        xgpt.load_folder(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="has no gnn_config, so it is not a model of the reference"):
+        xgpt.load_folder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "gnn_config": GIN}))
+    with pytest.raises(ValueError, match="holds neither"):
+        xgpt.load_folder(tmp_path)

@@ -16,6 +16,7 @@ from graphformer.compat.xgpt.slots import (
     check_quirks,
     normalizer,
     operator_options,
+    query_divisor,
     reference_lambda,
     score,
     sharpening,
@@ -61,10 +62,22 @@ def attention(
                 sparsify.weight *= 1 - reference_lambda(layer_idx)  # type: ignore[attr-defined]
     options |= {"normalize": normalizer(settings), "sparsify": sparsify, "sharpening": sharpening(settings)}
     options |= operator_options(settings, quirks, rms_norm_eps)
+    layer = build(settings, operator, heads, options, quirks)
+    with torch.no_grad():
+        for projection in (layer.q_proj, None if layer.differential is None else layer.differential.q_proj):
+            if projection is not None:
+                projection.weight /= query_divisor(settings)
+    return layer
+
+
+def build(
+    settings: Settings, operator: str, heads: tuple[int, int, int | None], options: dict[str, Any], quirks: Collection[str]
+) -> GraphAttention:
+    """The layer of a graph operator, its slots already chosen."""
     ratio = float(settings.attention_GIN_MLP_multiplier)
     if operator == "pna":
         options["aggregators"], options["scalers"] = tuple(options["aggregators"]), tuple(options["scalers"])
-        layer: GraphAttention = PNAAttention(*heads, ratio, **options)
+        layer = PNAAttention(*heads, ratio, **options)
         if "first_token" in quirks and settings.use_GNN_from_attention == "LlamaAttentionPNA_LM":
             layer.operator = FirstTokenOperator(layer.operator, settings.attention_GIN_MLP_GIN_threshold_value)
         return layer

@@ -74,6 +74,11 @@ def refuse(settings: Settings, fields: Mapping[str, Any], quirks: Collection[str
         )
     if settings.MLP_type != "standard_MLP":
         raise ValueError(f"MLP_type={settings.MLP_type!r} cannot be read: only the gated feed-forward, standard_MLP")
+    if settings.use_GNN_from_attention == "LlamaAttentionPNA_LM" and settings.attention_GIN_MLP_GIN_learnable_threshold:
+        raise ValueError(
+            "attention_GIN_MLP_GIN_learnable_threshold with LlamaAttentionPNA_LM: every layer's neighbours follow its own trained "
+            "threshold, which one configuration cannot say; read the layers one by one with xgpt.load_attention"
+        )
     if "first_token" in quirks:
         raise ValueError("the quirk 'first_token' is for single layers (xgpt.attention): a model's configuration has no setting for it")
     for name, wanted in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):

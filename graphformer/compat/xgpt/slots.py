@@ -91,6 +91,19 @@ def sharpening(settings: Settings) -> float | bool:
     return settings.initial_sharpening_value / settings.attention_GIN_MLP_GIN_softmax_temperature
 
 
+def query_divisor(settings: Settings) -> float:
+    """The softmax's temperature where no sharpening takes it up: then the queries do."""
+    here = OPERATORS[settings.use_GNN_from_attention] != "sum" and softmaxed(settings) and score(settings) != "pairwise"
+    return settings.attention_GIN_MLP_GIN_softmax_temperature if here and sharpening(settings) is False else 1.0
+
+
+def trains_threshold(settings: Settings) -> bool:
+    """Whether a trained threshold is part of the layer: only where a curve uses it."""
+    spec = sparsifier_spec(settings) or {}
+    spec = spec.get("then", spec)
+    return bool(spec.get("trainable"))
+
+
 def operator_options(settings: Settings, quirks: Collection[str], rms_norm_eps: float) -> dict[str, Any]:
     """Further arguments of the layer."""
     kind = settings.use_GNN_from_attention

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphformer.compat.xgpt.settings import Settings
-from graphformer.compat.xgpt.slots import OPERATORS, reference_lambda, score, sharpening, softmaxed
+from graphformer.compat.xgpt.slots import query_divisor, reference_lambda, score, sharpening, trains_threshold
 
 DEAD = ("residual_epsilon.0", "rmsnorm.weight")
 """Parameters that the reference creates and never uses."""
@@ -54,7 +54,6 @@ def attention_state(settings: Settings, state: Mapping[str, Tensor], *, layer_id
     Raises:
         ValueError: a parameter of an unknown name, or one that these settings do not have.
     """
-    graph = OPERATORS[settings.use_GNN_from_attention] != "sum"
     out: dict[str, Tensor] = {}
     heads: dict[str, dict[int, Tensor]] = {}
     for name, value in state.items():
@@ -80,11 +79,13 @@ def attention_state(settings: Settings, state: Mapping[str, Tensor], *, layer_id
             out[name] = out[name].reshape(1)
     if sharpening(settings) is False:
         out.pop("sharpening", None)
-    if graph and softmaxed(settings) and score(settings) != "pairwise":
-        temperature = settings.attention_GIN_MLP_GIN_softmax_temperature
-        for name in ("sharpening",) if "sharpening" in out else ("q_proj.weight", "differential.q_proj.weight"):
-            if name in out:
-                out[name] = out[name] / temperature
+    if "sharpening" in out:
+        out["sharpening"] = out["sharpening"] / settings.attention_GIN_MLP_GIN_softmax_temperature
+    for name in ("q_proj.weight", "differential.q_proj.weight"):
+        if name in out:
+            out[name] = out[name] / query_divisor(settings)
+    if not trains_threshold(settings):  # the reference creates it for every mode
+        out.pop("sparsify.tau", None)
     if "sparsify.weight" in out:
         factor = 1 - reference_lambda(layer_idx)
         out["sparsify.weight"], out["sparsify.bias"] = out["sparsify.weight"] * factor, out["sparsify.bias"] * factor
