@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,6 +58,11 @@ SECTIONS: dict[str, tuple[str, tuple[str, ...], tuple[int, ...]]] = {
         ("PNAAttention, threshold", "naive PNA, threshold", "PNAAttention", "naive PNA"),
         (512,),
     ),
+    "compiled": (
+        "Layers under torch.compile(fullgraph=True), forward + backward",
+        tuple(name + how for name in ("GINAttention", "GINAttention, threshold", "PNAAttention, threshold") for how in ("", ", compiled")),
+        (1024, 2048),
+    ),
     "growth": (
         "Growth of one layer with length, forward + backward",
         ("GINAttention, threshold", "GINAttention", "plain attention layer", "naive GIN"),
@@ -87,7 +93,7 @@ GOALS: list[tuple[str, str, str, int, str, float, bool]] = [
 def build(section: str, contender: str, length: int) -> measure.Step:
     """One step of a contender."""
     torch.manual_seed(SEED)
-    if section in ("gin", "pna", "growth"):
+    if section in ("gin", "pna", "compiled", "growth"):
         return layer_step(make_layer(contender), length)
     if section == "merged":
         inputs = queries(length)
@@ -120,6 +126,8 @@ def make_layer(contender: str) -> nn.Module:
         return Attention(HIDDEN, dim_head=DIM, heads=HEADS, causal=True, flash=True)
     if contender == "PyG TransformerConv":
         return DenseTransformerConv()
+    if contender.endswith(", compiled"):
+        return torch.compile(make_layer(contender.removesuffix(", compiled")), fullgraph=True)
     kind = gf.nn.PNAAttention if "PNA" in contender else gf.nn.GINAttention
     layer = kind(HIDDEN, HEADS, sparsify=gf.Threshold(TAU) if "threshold" in contender else None)
     with torch.no_grad():
@@ -182,8 +190,11 @@ def check(section: str, length: int = 96) -> None:
         "graph": [("stream", "dense")],
         "graph-forward": [("stream", "dense")],
         "merged": [("merged_graph", "dense")],
+        "compiled": [(name, name + ", compiled") for name in SECTIONS["compiled"][1][::2]],
         "growth": [("GINAttention, threshold", "naive GIN, threshold")],
     }[section]:
+        if not installed(second):
+            continue
         ours, theirs = build(section, first, length)(), build(section, second, length)()
         if section == "merged":
             ours, theirs = (ours[0].to_dense(), ours[1]), (theirs[0].to_dense(), theirs[1])
@@ -228,6 +239,8 @@ def run(section: str, lengths: tuple[int, ...], repetitions: int, quick: bool = 
 
 
 def installed(contender: str) -> bool:
+    if contender.endswith(", compiled"):
+        return shutil.which("g++") is not None  # torch compiles C++
     return not contender.startswith("x-transformers") or find_spec("x_transformers") is not None
 
 
