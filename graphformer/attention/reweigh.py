@@ -84,7 +84,7 @@ class Reweigh(nn.Module, Sparsifier):
         beta: sharpness of ``sharp_softplus`` and ``sigmoid``.
         scale: height of the step in ``silu_plus_binary``.
         keep: a sparsifier that the edges must pass as well, judging the weights before the curve: ``Reweigh("binary", 0.0, keep=TopK(3))``.
-        above: of the sigmoid, keep the edges whose new weight exceeds it. They are found by :math:`w > \tau + \mathrm{logit}(above) / \beta`,
+        above: of the sigmoid, keep the edges whose new weight exceeds it: those of :math:`w > \tau + \mathrm{logit}(above) / \beta`, cut
             before any edge is made. ``Reweigh("sigmoid", 0.1, beta=10.0, above=0.6)`` on merged heads is the published Sparse-GIN's graph.
         trainable: make tau a parameter.
         straight_through: give the steps a gradient.

@@ -29,6 +29,12 @@ def self_loops(graph: AttentionGraph) -> AttentionGraph:
     return graph.select(sender == receiver + past)
 
 
+@torch.compiler.disable  # how many edges there are is in the data, so torch.compile does not look inside
+def received(graph: AttentionGraph, x: Tensor, backend: str) -> Tensor:
+    """The weighted sum of what each receiver's senders send."""
+    return backends.aggregate(graph, x, backend=backend)
+
+
 class HeadLinear(nn.Module):
     """A linear map for each head, ``[B, H, N, in_features]`` to ``[B, H, N, out_features]``; drawn as ``nn.Linear`` draws its own."""
 
@@ -58,12 +64,11 @@ class GINLayer(nn.Module):
 
     def __init__(self, num_heads: int, dim: int, hidden: int | None, norm: bool) -> None:
         super().__init__()
-        self.eps = nn.Parameter(torch.empty(num_heads))
+        self.eps = nn.Parameter(torch.zeros(num_heads))
         self.linear1 = HeadLinear(num_heads, dim, dim if hidden is None else hidden)
         self.linear2 = None if hidden is None else HeadLinear(num_heads, hidden, dim)
-        self.norm_weight = nn.Parameter(torch.empty(num_heads, 1, hidden)) if norm and hidden is not None else None
-        self.norm_bias = nn.Parameter(torch.empty(num_heads, 1, hidden)) if norm and hidden is not None else None
-        self.reset_parameters()
+        self.norm_weight = nn.Parameter(torch.ones(num_heads, 1, hidden)) if norm and hidden is not None else None
+        self.norm_bias = nn.Parameter(torch.zeros(num_heads, 1, hidden)) if norm and hidden is not None else None
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.eps)
@@ -202,7 +207,7 @@ class SparseGIN(nn.Module):
                 old = memory[depth] if self.num_heads is not None else memory[depth].unsqueeze(1)
                 senders = torch.cat((old.to(x.dtype), x), dim=2)
             sent.append(senders if self.num_heads is not None else senders.squeeze(1))
-            message = backends.aggregate(graph, senders.flatten(0, 2), backend=self.backend).view(x.shape)
+            message = received(graph, senders.flatten(0, 2), self.backend).view(x.shape)
             out = F.dropout(self._act(layer(x, message, self._act)), self.dropout, self.training)
             x = out + x if self.residual else out
         out = self.output_projection(x).transpose(1, 2).reshape(batch, length, self.hidden_size)

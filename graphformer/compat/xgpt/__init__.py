@@ -3,6 +3,7 @@
 What is read computes what the reference computes, without its faults; some of them can be asked for as ``quirks``.
 """
 
+from graphformer.compat.xgpt.adapter import adapter_state, initial_scale, place, sparse_gin, streamed
 from graphformer.compat.xgpt.adjacency import LearnedMerge, construct_adjacency
 from graphformer.compat.xgpt.layers import attention, load_attention
 from graphformer.compat.xgpt.model import config, load_decoder_layer, load_folder, load_model
@@ -16,14 +17,19 @@ __all__ = [
     "LearnedMerge",
     "ScaledTopK",
     "Settings",
+    "adapter_state",
     "attention",
     "config",
     "construct_adjacency",
+    "initial_scale",
     "load_attention",
     "load_decoder_layer",
     "load_folder",
     "load_model",
+    "place",
     "read_settings",
+    "sparse_gin",
     "sparsifier_spec",
+    "streamed",
     "threshold_spec",
 ]
