@@ -13,7 +13,8 @@ from graphformer._lazy import lazy
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from graphformer import attention, backends, datasets, inspect, models, nn, testing, training
+    from graphformer import adapters, attention, backends, datasets, inspect, models, nn, testing, training
+    from graphformer.adapters import SparseGINConfig, match_parameters
     from graphformer.attention import Edges, Threshold, TopK, attention_graph
     from graphformer.backends import aggregate
     from graphformer.errors import MissingExtra
@@ -34,8 +35,10 @@ _HOME = {
     "GraphformerForCausalLM": "models",
     "GraphformerModel": "models",
     "MissingExtra": "errors",
+    "SparseGINConfig": "adapters",
     "Threshold": "attention",
     "TopK": "attention",
+    "adapters": None,
     "aggregate": "backends",
     "attention": None,
     "attention_graph": "attention",
@@ -44,6 +47,7 @@ _HOME = {
     "datasets": None,
     "explain": "inspect",
     "inspect": None,
+    "match_parameters": "adapters",
     "models": None,
     "nn": None,
     "parameter_matched": "models",
@@ -54,3 +58,4 @@ __all__ = list(_HOME)
 __getattr__, __dir__ = lazy(__name__, _HOME)
 
 _auto.register_config()
+_auto.register_adapters()

@@ -1,14 +1,18 @@
-"""Registers the models with transformers' Auto classes without importing transformers.
+"""Registers the models with transformers' Auto classes, and the adapters with PEFT, without importing either.
 
 ``import graphformer`` stays quick: transformers takes seconds to import, and those who use only graphs never need it. So the settings are
 registered when somebody imports ``AutoConfig``, at once where it is imported already. The models follow with the first settings that are
 made (:func:`register_models`): the Auto classes look a model up by the class of its settings, so none can be asked for earlier.
+Adapters are registered when somebody imports PEFT.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from functools import cache
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -20,7 +24,7 @@ _AUTO_CONFIG = "transformers.models.auto.configuration_auto"
 def register_config() -> None:
     """Now where AutoConfig is imported, otherwise as soon as it is."""
     if _AUTO_CONFIG not in sys.modules:
-        sys.meta_path.insert(0, _AfterAutoConfig())
+        sys.meta_path.insert(0, _After(_AUTO_CONFIG, register_config))
         return
     from transformers.models.auto.configuration_auto import AutoConfig
 
@@ -41,21 +45,38 @@ def register_models() -> None:
     AutoModelForCausalLM.register(GraphformerConfig, GraphformerForCausalLM, exist_ok=True)
 
 
-class _AfterAutoConfig:
-    """Import hook that registers the settings once, just after AutoConfig's module was imported."""
+def register_adapters() -> None:
+    """Now where PEFT is imported, otherwise as soon as it is."""
+    if "peft" not in sys.modules:
+        sys.meta_path.insert(0, _After("peft", register_adapters))
+        return
+    with contextlib.suppress(ImportError):  # a PEFT too old for them must still be usable; who asks for the adapters gets the error
+        importlib.import_module("graphformer.adapters")
+
+
+class _After:
+    """Import hook that does something once, just after a module was imported. To be asked where the module is does not count."""
+
+    def __init__(self, module: str, then: Callable[[], None]) -> None:
+        self.module, self.then, self.looking = module, then, False
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != _AUTO_CONFIG:
+        if name != self.module or self.looking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.looking = True  # the others look
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.looking = False
         if spec is None or spec.loader is None:
             return None
         run = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             run(module)
-            register_config()
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                self.then()
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

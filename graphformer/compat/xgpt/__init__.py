@@ -5,6 +5,7 @@ What is read computes what the reference computes, without its faults; some of t
 
 from graphformer.compat.xgpt.adapter import adapter_state, initial_scale, place, sparse_gin, streamed
 from graphformer.compat.xgpt.adjacency import LearnedMerge, construct_adjacency
+from graphformer.compat.xgpt.checkpoint import adapter_config, load_adapter
 from graphformer.compat.xgpt.layers import attention, load_attention
 from graphformer.compat.xgpt.model import config, load_decoder_layer, load_folder, load_model
 from graphformer.compat.xgpt.settings import Settings, read_settings
@@ -17,11 +18,13 @@ __all__ = [
     "LearnedMerge",
     "ScaledTopK",
     "Settings",
+    "adapter_config",
     "adapter_state",
     "attention",
     "config",
     "construct_adjacency",
     "initial_scale",
+    "load_adapter",
     "load_attention",
     "load_decoder_layer",
     "load_folder",

@@ -1,0 +1,177 @@
+"""Reading the attention graph of a frozen model in the place where it computes its attention.
+
+transformers looks the attention function up by the name in the model's config. Two names are registered here, one for each function that
+the model may have had; the function of that name calls that very function with the very mask that it would have got, and then shows
+queries and keys to whoever listens at that module.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from graphformer.attention import merged_graph
+from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.graph import AttentionGraph
+
+# Neither "flash" nor "/" in a name: transformers would take it for a kernel's.
+NAMES = {"sdpa": "graphformer_sdpa", "eager": "graphformer_eager"}
+LISTENERS = "_graphformer_listeners"
+"""The attribute of an attention module that lists who wants to see its queries and keys."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One call of a model's attention function.
+
+    Attributes:
+        query: ``[B, H, Nq, d]``, after rotary positions. key: ``[B, Hkv, Nk, d]``, after the cache was updated.
+        value: ``[B, Hkv, Nk, dv]``. output: ``[B, Nq, H, dv]``, what the model's own function made of them.
+        allowed: bool ``[B, 1, Nq, Nk]``, or None.
+        causal: whether, without ``allowed``, keys after the query are forbidden.
+        scale, softcap, sinks: as in :func:`graphformer.attention.merged_graph`.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    allowed: Tensor | None
+    causal: bool
+    scale: float | None
+    softcap: float | None
+    sinks: Tensor | None
+
+    def graph(self, sparsify: Sparsifier, *, merged: bool, clamp: float | None) -> AttentionGraph:
+        """The graph of its weights, with lanes ``(B,)`` if merged and ``(B, H)`` otherwise. It has no gradient."""
+        graph, _ = merged_graph(
+            self.query,
+            self.key,
+            sparsify=sparsify,
+            reduce="sum" if merged else None,
+            clamp=clamp if merged else None,
+            attention_mask=self.allowed,
+            is_causal=self.causal,
+            scale=self.scale,
+            softcap=self.softcap,
+            sinks=self.sinks,
+        )
+        return graph
+
+
+class Listener(Protocol):
+    """Whoever wants to see an attention module's calls."""
+
+    def hear(self, attention: Attention) -> None: ...
+
+
+def listen(module: nn.Module, listener: Listener) -> None:
+    """Show ``listener`` every call of this attention module."""
+    module.__dict__.setdefault(LISTENERS, []).append(listener)
+
+
+def ignore(module: nn.Module, listener: Listener) -> None:
+    """The opposite of :func:`listen`."""
+    left = [other for other in module.__dict__.pop(LISTENERS, []) if other is not listener]
+    if left:
+        module.__dict__[LISTENERS] = left
+
+
+def own_function(module: nn.Module, previous: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The attention function that ``module`` would have called under the implementation ``previous``."""
+    for cls in type(module).__mro__:
+        home: Any = sys.modules.get(cls.__module__)
+        if previous == "eager" and hasattr(home, "eager_attention_forward"):
+            return home.eager_attention_forward  # each model has its own: soft caps and sinks are in there
+        if previous != "eager" and hasattr(home, "ALL_ATTENTION_FUNCTIONS"):
+            return home.ALL_ATTENTION_FUNCTIONS[previous]  # a model may have changed its copy of the table
+    if previous == "eager":
+        raise NotImplementedError(f"{type(module).__name__} has no eager_attention_forward in its module: its attention cannot be read")
+    return ALL_ATTENTION_FUNCTIONS[previous]
+
+
+def _function(previous: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    def attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        out = own_function(module, previous)(module, query, key, value, attention_mask, **kwargs)
+        listeners = module.__dict__.get(LISTENERS)
+        if listeners:
+            seen = _seen(module, query.detach(), key.detach(), value.detach(), out[0].detach(), attention_mask, previous, kwargs)
+            for listener in listeners:
+                listener.hear(seen)
+        return out
+
+    return attention
+
+
+def _seen(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, output: Tensor, mask: Tensor | None, previous: str, kwargs: dict[str, Any]
+) -> Attention:
+    if kwargs.get("position_bias") is not None:
+        raise NotImplementedError(f"{type(module).__name__} adds a position bias to its scores: its attention graph cannot be read")
+    length, causal = query.shape[2], False
+    if mask is None and previous == "sdpa":
+        # What transformers' sdpa function makes of a missing mask, the unfilled end of a fixed-size cache included.
+        said = kwargs.get("is_causal")
+        causal = length > 1 and bool(getattr(module, "is_causal", True) if said is None else said)
+        if causal and key.shape[2] > length:
+            key, value = key[:, :, :length], value[:, :, :length]
+    allowed = None
+    if mask is not None:
+        mask = mask[..., : key.shape[2]]
+        allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        allowed = allowed.expand(query.shape[0], -1, length, -1)
+    return Attention(query, key, value, output, allowed, causal, kwargs.get("scaling"), kwargs.get("softcap"), kwargs.get("s_aux"))
+
+
+for _previous, _name in NAMES.items():
+    AttentionInterface.register(_name, _function(_previous))
+    AttentionMaskInterface.register(_name, ALL_MASK_ATTENTION_FUNCTIONS[_previous])
+
+
+def _configs(model: nn.Module) -> Iterator[PreTrainedConfig]:
+    """Each config of the model and its parts, once."""
+    known = set()
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig) and id(config) not in known:
+            known.add(id(config))
+            yield config
+
+
+def switch_on(model: nn.Module) -> None:
+    """Let the model's attention modules call the functions of this file.
+
+    Raises:
+        NotImplementedError: the model runs an implementation other than sdpa or eager.
+    """
+    configs = list(_configs(model))
+    for config in configs:
+        if config._attn_implementation not in (*NAMES, *NAMES.values(), None):
+            raise NotImplementedError(
+                f"the attention graph can be read beside sdpa and eager attention, and this model runs {config._attn_implementation!r}: "
+                "load it with attn_implementation='sdpa'"
+            )
+    for config in configs:
+        config._attn_implementation_internal = NAMES.get(config._attn_implementation, config._attn_implementation)
+
+
+def switch_off(model: nn.Module) -> None:
+    """Give the model back the implementation it had."""
+    before = {name: previous for previous, name in NAMES.items()}
+    for config in _configs(model):
+        config._attn_implementation_internal = before.get(config._attn_implementation, config._attn_implementation)
+
+
+def is_on(module: nn.Module) -> bool:
+    """Whether this attention module calls the functions of this file."""
+    return getattr(getattr(module, "config", None), "_attn_implementation", None) in NAMES.values()

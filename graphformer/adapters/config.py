@@ -1,0 +1,142 @@
+"""What a Sparse-GIN adapter is: the settings that are saved beside its weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import PeftConfig
+
+from graphformer.adapters.registration import peft_type
+from graphformer.attention.reweigh import Reweigh
+from graphformer.attention.sparsifiers import Sparsifier, Threshold, from_spec, trainable
+from graphformer.errors import require_known
+
+FORMAT = 1
+"""The version of the settings and weights that this code writes, and the newest that it reads."""
+
+
+def _paper_code() -> Sparsifier:
+    """w = sigmoid(10 (a - 0.1)), cut at 0.6: what the paper's code does."""
+    return Reweigh("sigmoid", 0.1, beta=10, keep=Threshold(0.1 + math.log(0.6 / 0.4) / 10))
+
+
+NAMED = {"sigmoid": _paper_code}
+"""The values of ``threshold`` that are names."""
+
+
+@dataclass
+class SparseGINConfig(PeftConfig):
+    r"""Sparse-GIN (arXiv 2501.02393, section 2.3) beside each attention layer of a frozen model.
+
+    .. math::
+        h_i = \mathrm{residual}_i + \mathrm{attention}_i, \qquad
+        a_{ij} = \min\Big(\sum_h A^h_{ij},\ \mathrm{clamp}\Big), \qquad
+        \mathrm{out}_i = h_i + \lambda\, \mathrm{RMSNorm}(P_\mathrm{out}\,\mathrm{GIN}(P_\mathrm{in} h, a_{ij} > \tau))_i
+
+    ``A`` is the frozen model's own attention (its rotary positions, windows, soft caps and sinks included), and the feed-forward block sees
+    ``out``. A message goes from key to query; a causal model stays causal.
+
+    Args:
+        hidden_dim: width of the network.
+        depth: its layers, hops that a message can travel within one layer of the model.
+        threshold: which edges there are. A number: those with ``a > threshold``, weight ``a``. ``"sigmoid"``: weight
+            ``sigmoid(10 (a - 0.1))``, those above 0.6, as in the paper's code. A dictionary: any sparsifier of
+            :mod:`graphformer.attention`, such as ``{"name": "top_k", "k": 4}``.
+        direction: ``"key_to_query"``, or ``"self"``: only the edges of a token with itself, so that no message passes between tokens
+            (which is how the published code runs).
+        graph: ``"merged"``, one graph for all heads; ``"per_head"``, a graph and a network of width ``hidden_dim`` for each head, on the
+            head's slice of h.
+        clamp: largest merged weight; ``None`` for none.
+        scale_start, scale_end: lambda of the first and of the last layer, linear between them.
+        train_scale: whether lambda is trained.
+        init_identity: a fresh adapter changes nothing: the gain of its norm starts at 0 (``P_out`` where there is no norm), as LoRA's B
+            does. With ``False`` it starts as the paper's does, where only a lambda of 0 makes a layer the identity.
+        activation, mlp_ratio, hidden_norm, residual, dropout, output_norm: as in :class:`graphformer.nn.SparseGIN`.
+        placement: ``"before_mlp"``: on the stream that the feed-forward block sees; ``"after_mlp"``: on the stream that leaves it.
+        target_modules: names (or a regular expression) of attention modules, ``["self_attn"]``; all of them if left out.
+        exclude_modules, layers_to_transform, layers_pattern: which of those are left out, as for LoRA.
+        modules_to_save: modules of the base model that are trained and saved as well.
+        format_version: of the saved adapter.
+
+    Raises:
+        ValueError: a value out of range, an unknown name, or an adapter that a newer version wrote.
+    """
+
+    hidden_dim: int = field(default=16, metadata={"help": "Width of the network."})
+    depth: int = field(default=1, metadata={"help": "Layers of the network."})
+    threshold: float | str | dict[str, Any] = field(
+        default=0.2, metadata={"help": "Which edges there are: a number, a name or a sparsifier."}
+    )
+    direction: str = field(default="key_to_query", metadata={"help": "'key_to_query' or 'self'."})
+    graph: str = field(default="merged", metadata={"help": "'merged' or 'per_head'."})
+    clamp: float | None = field(default=1.0, metadata={"help": "Largest merged weight."})
+    scale_start: float = field(default=0.0, metadata={"help": "Scale of the first layer."})
+    scale_end: float = field(default=0.5, metadata={"help": "Scale of the last layer."})
+    train_scale: bool = field(default=True, metadata={"help": "Whether the scales are trained."})
+    init_identity: bool = field(default=True, metadata={"help": "Whether a fresh adapter changes nothing."})
+    activation: str = field(default="prelu", metadata={"help": "Activation of the network."})
+    mlp_ratio: float | None = field(default=1.0, metadata={"help": "Hidden width of its MLP over hidden_dim; None for one linear map."})
+    hidden_norm: bool = field(default=False, metadata={"help": "LayerNorm inside its MLP."})
+    residual: bool = field(default=False, metadata={"help": "Whether its layers add their input."})
+    dropout: float = field(default=0.1, metadata={"help": "Dropout after each of its layers."})
+    output_norm: bool = field(default=True, metadata={"help": "RMSNorm at its end."})
+    placement: str = field(default="before_mlp", metadata={"help": "'before_mlp' or 'after_mlp'."})
+    target_modules: list[str] | str | None = field(default=None, metadata={"help": "Attention modules; all if left out."})
+    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Attention modules to leave out."})
+    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Numbers of the layers to adapt."})
+    layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of layers, if not the usual."})
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Further modules to train and save."})
+    format_version: int = field(default=FORMAT, metadata={"help": "Version of the saved form."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = peft_type()
+        if self.format_version > FORMAT:
+            raise ValueError(
+                f"this adapter has format version {self.format_version} and this graphformer reads versions up to {FORMAT}: "
+                "it was saved by a newer graphformer, so update with pip install -U graphformer"
+            )
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, name), list):
+                setattr(self, name, set(getattr(self, name)))
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError("layers_to_transform picks among names: with a regular expression in target_modules, say it there")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern says where layers_to_transform counts: give both")
+        require_known("direction", self.direction, ("key_to_query", "self"))
+        require_known("graph", self.graph, ("merged", "per_head"))
+        require_known("placement", self.placement, ("before_mlp", "after_mlp"))
+        for name in ("scale_start", "scale_end"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)}")
+        if self.clamp is not None and not self.clamp > 0:
+            raise ValueError(f"clamp must be positive or None, got {self.clamp}")
+        if self.scale_start == self.scale_end == 0 and not self.train_scale:
+            raise ValueError("scale_start and scale_end are 0 and train_scale is False: such an adapter can never change anything")
+        self.sparsifier(num_heads=1)
+
+    def sparsifier(self, num_heads: int) -> Sparsifier:
+        """The sparsifier that ``threshold`` means."""
+        if isinstance(self.threshold, str):
+            require_known("threshold", self.threshold, NAMED)
+            return NAMED[self.threshold]()
+        if isinstance(self.threshold, Mapping):
+            made = from_spec(self.threshold, num_heads)
+            if trainable(made):
+                raise ValueError(f"threshold={dict(self.threshold)} is trainable, but the graph of a frozen model has no gradient")
+            return made
+        if isinstance(self.threshold, bool) or not isinstance(self.threshold, (int, float)):
+            raise ValueError(f"threshold must be a number, one of {', '.join(NAMED)} or a dictionary, got {self.threshold!r}")
+        return Threshold(float(self.threshold))
+
+    def scale(self, position: int, count: int) -> float:
+        """Lambda of layer ``position`` of ``count`` at the start of training."""
+        return self.scale_start + (self.scale_end - self.scale_start) * position / max(count - 1, 1)
+
+    def graph_key(self) -> str:
+        """Equal for adapters that run on the same graph."""
+        return json.dumps([self.threshold, self.direction, self.graph, self.clamp], sort_keys=True)

@@ -1,0 +1,144 @@
+"""What an adapter remembers of past tokens while a model decodes, kept in the model's own cache.
+
+In decoding a new token receives messages from tokens that are gone, so their features must be kept like their keys. They are kept in the
+cache's layers, which thereby reorder, crop, repeat and forget them together with the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
+
+
+@dataclass
+class Memory:
+    """What one adapter sent in one layer.
+
+    Attributes:
+        parts: for each depth ``[B, ..., N, hidden_dim]``, the last ``N`` tokens.
+        seen: how many tokens there were in all.
+    """
+
+    parts: list[Tensor]
+    seen: int
+
+    def apply(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.parts = [change(part) for part in self.parts]
+
+
+class _Remembers:
+    """Mixed into a cache layer; ``memories`` holds one :class:`Memory` an adapter."""
+
+    _layer_type: str | None = None  # so that transformers does not take it for the layer of some model
+    memories: dict[int, Memory]
+    keys: Tensor | None
+
+    def _all(self, change: Callable[[Tensor], Tensor]) -> None:
+        for memory in self.memories.values():
+            memory.apply(change)
+
+    def reset(self) -> None:
+        super().reset()  # type: ignore[misc]
+        self.memories.clear()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self._all(lambda part: part.index_select(0, beam_idx.to(part.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        self._all(lambda part: part.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self._all(lambda part: part[indices, ...])
+
+    def crop(self, *args: Any, **kwargs: Any) -> None:
+        before = self.get_seq_length()  # type: ignore[attr-defined]
+        super().crop(*args, **kwargs)  # type: ignore[misc]
+        gone = before - self.get_seq_length()  # type: ignore[attr-defined]
+        for memory in self.memories.values():
+            memory.seen -= gone
+            memory.apply(lambda part: self._as_long_as_keys(part[..., : part.shape[-2] - gone, :]))
+
+    def offload(self) -> None:
+        super().offload()  # type: ignore[misc]
+        self._all(lambda part: part.to("cpu", non_blocking=True))
+
+    def prefetch(self) -> None:
+        super().prefetch()  # type: ignore[misc]
+        self._all(lambda part: part.to(self.device, non_blocking=True))  # type: ignore[attr-defined]
+
+    def _as_long_as_keys(self, part: Tensor) -> Tensor:
+        kept = 0 if self.keys is None else self.keys.shape[-2]
+        return part[..., max(part.shape[-2] - kept, 0) :, :]
+
+    def store(self, adapter: int, parts: list[Tensor]) -> None:
+        """The features of all tokens that the last call saw, cut to what the keys are cut to."""
+        seen = self.get_seq_length()  # type: ignore[attr-defined]
+        self.memories[adapter] = Memory([self._as_long_as_keys(part) for part in parts], seen)
+
+
+class RememberingLayer(_Remembers, DynamicLayer):
+    """A cache layer that grows."""
+
+
+class RememberingSlidingWindowLayer(_Remembers, DynamicSlidingWindowLayer):
+    """A cache layer that holds the last tokens of a window."""
+
+
+_KINDS: dict[type, type[_Remembers]] = {DynamicLayer: RememberingLayer, DynamicSlidingWindowLayer: RememberingSlidingWindowLayer}
+
+
+def find_cache(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
+    """The cache among a module's arguments."""
+    for value in (*kwargs.values(), *args):
+        if isinstance(value, EncoderDecoderCache):
+            return value.self_attention_cache
+        if isinstance(value, Cache):
+            return value
+    return None
+
+
+def remembering(cache: Cache, index: int) -> _Remembers:
+    """Layer ``index`` of a cache, from now on with room for memories.
+
+    Raises:
+        NotImplementedError: a kind of cache whose layers do not hold the keys of the last tokens as they are.
+    """
+    layer = cache.layers[index]
+    if isinstance(layer, _Remembers):
+        return layer
+    if type(layer) not in _KINDS:
+        raise NotImplementedError(
+            f"a Sparse-GIN adapter keeps its tokens in a DynamicCache, and this cache has layers of type {type(layer).__name__}: "
+            "generate with cache_implementation='dynamic', or with use_cache=False"
+        )
+    again = object.__new__(_KINDS[type(layer)])
+    again.__dict__ = layer.__dict__  # the same state, so that whoever holds the layer sees the same keys
+    again.memories = {}
+    cache.layers[index] = again  # type: ignore[call-overload]
+    return again
+
+
+def recall(layer: _Remembers, adapter: int, name: str, new: Tensor, past: int) -> list[Tensor]:
+    """What the adapter sent for the ``past`` tokens before the new ones ``[B, Nq, hidden]``; nothing at the start.
+
+    Raises:
+        RuntimeError: the tokens in the cache are not those that this adapter saw.
+    """
+    gone_by = layer.get_seq_length() - new.shape[1]  # type: ignore[attr-defined]
+    if gone_by == 0:
+        return []
+    memory = layer.memories.get(adapter)
+    if memory is None or memory.seen != gone_by or any(part.shape[-2] < past for part in memory.parts):
+        knows = "none of them" if memory is None else f"{memory.seen}"
+        raise RuntimeError(
+            f"the cache holds {gone_by} tokens and adapter {name!r} saw {knows}: the active adapter was changed, or disabled, "
+            "after the cache was filled. Start with a new cache"
+        )
+    return [part[..., part.shape[-2] - past :, :].to(new.device) for part in memory.parts]  # from an offloaded cache

@@ -1,0 +1,133 @@
+"""The PEFT tuner: puts Sparse-GIN adapters into a model and takes them off again."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule, check_target_module_exists
+from peft.utils import _get_submodules
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+
+from graphformer.adapters import anatomy, capture
+from graphformer.adapters.anatomy import Layer, Place
+from graphformer.adapters.config import SparseGINConfig
+from graphformer.adapters.layer import NAME, NO_MERGE, Edgeless, SparseGINLayer
+
+
+class SparseGINModel(BaseTuner):
+    """Sparse-GIN adapters (arXiv 2501.02393, section 2.3) in a pre-trained transformers model.
+
+    Made by ``peft.get_peft_model(model, SparseGINConfig(...))``. The model keeps its weights and the results of its attention; its config
+    names another attention function meanwhile, which calls the one it had and reads the attention graph beside it.
+
+    Raises:
+        UnsupportedModel: an architecture whose attention cannot be read, or that has no place for the adapter.
+    """
+
+    prefix: str = "sparsegin_"
+    tuner_layer_cls = SparseGINLayer
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
+        return peft_config
+
+    def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
+        """Find the places for this adapter; the first one also switches the model's attention."""
+        assert isinstance(peft_config, SparseGINConfig)
+        if "sparsegin_layers" not in self.__dict__:
+            if any(isinstance(module, SparseGINLayer) for module in model.modules()):
+                raise ValueError("this model has Sparse-GIN adapters already: add another one with add_adapter or load_adapter")
+            capture.switch_on(model)
+            try:
+                self.sparsegin_layers: list[Layer] = anatomy.examine(model)
+                self.sparsegin_edgeless = Edgeless()
+                self.sparsegin_places = self._choose(peft_config, model)
+            except BaseException:
+                capture.switch_off(model)
+                self.__dict__.pop("sparsegin_layers", None)
+                raise
+        else:
+            self.sparsegin_places = self._choose(peft_config, model)
+
+    def _choose(self, config: SparseGINConfig, model: nn.Module) -> dict[str, Place | None]:
+        """Names of the modules whose outputs are changed, and where they are; None for those that the config excludes."""
+        if config.target_modules is None:
+            config.target_modules = sorted({layer.attention.rpartition(".")[2] for layer in self.sparsegin_layers})
+        chosen: dict[str, Place | None] = {}
+        matching = copy.copy(config)
+        matching.modules_to_save = None
+        for layer in self.sparsegin_layers:
+            match = check_target_module_exists(matching, layer.attention)
+            if isinstance(match, _ExcludedModule):
+                chosen[layer.attention] = None
+            elif match:
+                place = anatomy.require_place(model, layer, config.placement)
+                chosen[place.name] = place
+        if not any(chosen.values()):
+            names = ", ".join(layer.attention for layer in self.sparsegin_layers)
+            raise ValueError(
+                f"target_modules={config.target_modules}, exclude_modules={config.exclude_modules} and layers_to_transform="
+                f"{config.layers_to_transform} leave no attention module of this model, which has {names}"
+            )
+        return chosen
+
+    def inject_adapter(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.pop("state_dict", None)  # the config says which modules, and the weights' names are those of its parts
+        super().inject_adapter(*args, **kwargs)
+
+    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> Any:  # type: ignore[override]
+        if key not in self.sparsegin_places:
+            return False
+        return _ExcludedModule() if self.sparsegin_places[key] is None else True
+
+    def _create_and_replace(
+        self,
+        peft_config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        place = self.sparsegin_places[current_key]
+        assert place is not None and isinstance(peft_config, SparseGINConfig)
+        layer = getattr(place.module, NAME, None)
+        if layer is None:
+            layer = SparseGINLayer(place, self.sparsegin_edgeless)
+            layer.set_adapter(self.active_adapters)
+            layer.attach()
+        layer.update_layer(adapter_name, peft_config)
+
+    def _check_merge_allowed(self) -> None:
+        raise ValueError(NO_MERGE)
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:  # type: ignore[override]
+        if merge:
+            self._check_merge_allowed()
+        for name, module in list(self.model.named_modules()):
+            if isinstance(module, SparseGINLayer):
+                module.detach()
+            elif isinstance(module, AuxiliaryTrainingWrapper):
+                parent, _, own = _get_submodules(self.model, name)
+                setattr(parent, own, module.unload_and_optionally_merge_module(merge=False, safe_merge=False, adapter_names=None))
+        capture.switch_off(self.model)
+        self.__dict__.pop("sparsegin_layers", None)
+        if hasattr(self.model, "peft_config"):
+            del self.model.peft_config
+        return self.model
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError(
+            "Sparse-GIN adapters are not linear in their weights, so no adapter adds the weighted sum of what others add: "
+            "set_adapter([...]) on the tuner runs several at once"
+        )
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        short = re.sub(rf"(\.sparsegin_(?:gnn|scale))\.{re.escape(adapter_name)}(?=\.|$)", r"\1", key)
+        return super()._remove_adapter_name_from_key(key, adapter_name) if short == key else short
