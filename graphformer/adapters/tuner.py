@@ -9,7 +9,7 @@ from typing import Any
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule, check_target_module_exists
 from peft.utils import _get_submodules
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from graphformer.adapters import anatomy, capture
@@ -112,6 +112,9 @@ class SparseGINModel(BaseTuner):
         for name, module in list(self.model.named_modules()):
             if isinstance(module, SparseGINLayer):
                 module.detach()
+            elif isinstance(module, ModulesToSaveWrapper):  # the untouched module; PEFT's own unload leaves the trained copy
+                parent, _, own = _get_submodules(self.model, name)
+                setattr(parent, own, module.original_module)
             elif isinstance(module, AuxiliaryTrainingWrapper):
                 parent, _, own = _get_submodules(self.model, name)
                 setattr(parent, own, module.unload_and_optionally_merge_module(merge=False, safe_merge=False, adapter_names=None))
