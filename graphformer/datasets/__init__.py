@@ -12,6 +12,19 @@ _HOME = {
     "split": "text",
     "build_tokenizer": "tokenizers",
     "encode": "tokenizers",
+    "GraphDataset": "cache",
+    "DownloadError": "download",
+    "RawFile": "download",
+    "PolycrystalDataset": "polycrystal",
+    "voronoi_cells": "voronoi",
+    "effective_conductivity": "homogenize",
+    "effective_stiffness": "homogenize",
+    "plane_strain": "homogenize",
+    "Microstructures": "microstructure",
+    "grain_graph": "grains",
+    "region_graph": "grains",
+    "regions": "grains",
+    "MechanicalMNIST": "mechanical",
 }
 
 __all__ = sorted(_HOME)
