@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         GraphformerConfig,
         GraphformerForCausalLM,
         GraphformerModel,
+        GraphTransformer,
         count_parameters,
         parameter_matched,
     )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOME = {
     "AttentionGraph": "graph",
     "Edges": "attention",
+    "GraphTransformer": "models",
     "GraphformerConfig": "models",
     "GraphformerForCausalLM": "models",
     "GraphformerModel": "models",

@@ -299,6 +299,7 @@ def test_the_start_of_the_paper():
         {"scale_start": 0.5, "train_scale": False},
         {"mlp_ratio": None, "activation": "gelu", "depth": 3, "residual": True},
         {"hidden_norm": True, "dropout": 0.0},
+        {"self_weight": 1.0, "input_norm": True},
     ],
 )
 def test_every_setting_starts_as_the_identity_trains_decodes_and_is_saved(settings, tmp_path):

@@ -23,6 +23,7 @@ VARIANTS: dict[str, dict] = {
     "wide-normed": {"mlp_ratio": 1.7, "hidden_norm": True, "activation": "silu"},
     "no-projection": {"hidden_dim": WIDTH, "output_norm": False, "activation": "relu"},
     "unweighted": {"weighted": False, "residual": True, "activation": "tanh"},
+    "own-features": {"self_weight": 1.0, "input_norm": True, "depth": 2},
     "heads": {"num_heads": HEADS, "depth": 2},
     "heads-mixed": {"num_heads": HEADS, "mix_heads": True, "hidden_norm": True, "output_norm": False},
     "heads-no-projection": {"num_heads": HEADS, "hidden_dim": WIDTH // HEADS, "mlp_ratio": None, "residual": True},
@@ -57,6 +58,7 @@ def naive(gin: SparseGIN, h: Tensor, dense: Tensor) -> Tensor:
     """The formula head by head, on matrices, with torch's own layers."""
     heads = gin.num_heads or 1
     outs = []
+    h = h / (h.square().mean(-1, keepdim=True) + 1e-6).sqrt() if gin.input_norm else h
     for head, x in enumerate(h.chunk(heads, -1)):
         matrix = dense if gin.num_heads is None else dense[:, head]
         matrix = matrix if gin.weighted else (matrix != 0).to(dense.dtype)
@@ -69,7 +71,7 @@ def naive(gin: SparseGIN, h: Tensor, dense: Tensor) -> Tensor:
 
         x = linear(x, gin.input_projection)
         for layer in gin.layers:
-            z = layer.eps[head] * x + matrix @ x
+            z = (layer.self_weight + layer.eps[head]) * x + matrix @ x
             out = linear(z, layer.linear1)
             if layer.norm_weight is not None:
                 out = F.layer_norm(out, out.shape[-1:], layer.norm_weight[head, 0], layer.norm_bias[head, 0])

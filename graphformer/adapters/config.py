@@ -55,7 +55,7 @@ class SparseGINConfig(PeftConfig):
         train_scale: whether lambda is trained.
         init_identity: a fresh adapter changes nothing: the gain of its norm starts at 0 (``P_out`` where there is no norm), as LoRA's B
             does. With ``False`` it starts as the paper's does, where only a lambda of 0 makes a layer the identity.
-        activation, mlp_ratio, hidden_norm, residual, dropout, output_norm: as in :class:`graphformer.nn.SparseGIN`.
+        activation, mlp_ratio, hidden_norm, residual, dropout, output_norm, self_weight, input_norm: as in :class:`graphformer.nn.SparseGIN`.
         placement: ``"before_mlp"``: on the stream that the feed-forward block sees; ``"after_mlp"``: on the stream that leaves it.
         target_modules: names (or a regular expression) of attention modules, ``["self_attn"]``; all of them if left out.
         exclude_modules, layers_to_transform, layers_pattern: which of those are left out, as for LoRA.
@@ -84,6 +84,8 @@ class SparseGINConfig(PeftConfig):
     residual: bool = field(default=False, metadata={"help": "Whether its layers add their input."})
     dropout: float = field(default=0.1, metadata={"help": "Dropout after each of its layers."})
     output_norm: bool = field(default=True, metadata={"help": "RMSNorm at its end."})
+    self_weight: float = field(default=0.0, metadata={"help": "1 keeps a token's own features, as GIN does; 0 is the paper's."})
+    input_norm: bool = field(default=False, metadata={"help": "RMS-normalise the stream before the network; not in the paper."})
     placement: str = field(default="before_mlp", metadata={"help": "'before_mlp' or 'after_mlp'."})
     target_modules: list[str] | str | None = field(default=None, metadata={"help": "Attention modules; all if left out."})
     exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Attention modules to leave out."})

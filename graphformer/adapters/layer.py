@@ -140,6 +140,8 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
             residual=config.residual,
             dropout=config.dropout,
             output_norm=config.output_norm,
+            self_weight=config.self_weight,
+            input_norm=config.input_norm,
             num_heads=place.num_heads if config.graph == "per_head" else None,
         )
         scale = config.scale(place.position, place.count)

@@ -8,6 +8,8 @@ from graphformer._lazy import lazy
 
 if TYPE_CHECKING:
     from graphformer.models.configuration import GraphformerConfig
+    from graphformer.models.graph import GraphTransformer, GraphTransformerOutput
+    from graphformer.models.graph_parts import Target
     from graphformer.models.language import (
         GraphformerCausalLMOutput,
         GraphformerForCausalLM,
@@ -18,12 +20,15 @@ if TYPE_CHECKING:
     from graphformer.models.twin import count_parameters, parameter_matched
 
 _HOME = {
+    "GraphTransformer": "graph",
+    "GraphTransformerOutput": "graph",
     "GraphformerCausalLMOutput": "language",
     "GraphformerConfig": "configuration",
     "GraphformerForCausalLM": "language",
     "GraphformerModel": "language",
     "GraphformerModelOutput": "language",
     "GraphformerPreTrainedModel": "language",
+    "Target": "graph_parts",
     "count_parameters": "twin",
     "parameter_matched": "twin",
 }

@@ -1,6 +1,11 @@
 """Layers: hidden states in, hidden states out."""
 
+from typing import TYPE_CHECKING
+
+from graphformer._lazy import lazy
 from graphformer.nn.attention import GraphAttention, Operator
+from graphformer.nn.conv import AttentionConv, GINAttentionConv, PNAAttentionConv, SumAttentionConv
+from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.gin import GINAttention, GINOperator
 from graphformer.nn.mlp import GatedMLP, HeadMLP
 from graphformer.nn.plain import SumAttention, SumOperator
@@ -9,19 +14,30 @@ from graphformer.nn.rope import rotary_embeddings, rotate
 from graphformer.nn.scoring import DifferentialScoring, PairwiseScoring
 from graphformer.nn.sparse_gin import SparseGIN, self_loops
 
+if TYPE_CHECKING:
+    from graphformer.nn.transforms import AddStructure
+
+__getattr__, __dir__ = lazy(__name__, {"AddStructure": "transforms"})  # PyG's transforms take PyG
+
 __all__ = [
+    "AddStructure",
+    "AttentionConv",
     "DifferentialScoring",
+    "EdgeList",
     "GINAttention",
+    "GINAttentionConv",
     "GINOperator",
     "GatedMLP",
     "GraphAttention",
     "HeadMLP",
     "Operator",
     "PNAAttention",
+    "PNAAttentionConv",
     "PNAOperator",
     "PairwiseScoring",
     "SparseGIN",
     "SumAttention",
+    "SumAttentionConv",
     "SumOperator",
     "rotary_embeddings",
     "rotate",

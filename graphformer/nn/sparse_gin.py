@@ -60,10 +60,11 @@ class HeadLinear(nn.Module):
 
 
 class GINLayer(nn.Module):
-    r"""One step for each head: :math:`z_i = \epsilon x_i + m_i`, then ``linear2(act(norm(linear1(z)))) + z``, or ``act(linear(z))``."""
+    r"""One step for each head: :math:`z_i = (s + \epsilon) x_i + m_i`, then ``linear2(act(norm(linear1(z)))) + z``, or ``act(linear(z))``."""
 
-    def __init__(self, num_heads: int, dim: int, hidden: int | None, norm: bool) -> None:
+    def __init__(self, num_heads: int, dim: int, hidden: int | None, norm: bool, self_weight: float = 0.0) -> None:
         super().__init__()
+        self.self_weight = self_weight
         self.eps = nn.Parameter(torch.zeros(num_heads))
         self.linear1 = HeadLinear(num_heads, dim, dim if hidden is None else hidden)
         self.linear2 = None if hidden is None else HeadLinear(num_heads, hidden, dim)
@@ -81,7 +82,7 @@ class GINLayer(nn.Module):
 
     def forward(self, own: Tensor, message: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
         """The receivers' own features and what reached them, both ``[B, H, Nq, dim]``."""
-        z = self.eps.to(own.dtype).view(-1, 1, 1) * own + message
+        z = (self.self_weight + self.eps).to(own.dtype).view(-1, 1, 1) * own + message
         hidden = self.linear1(z)
         if self.linear2 is None:
             return act(hidden)
@@ -97,13 +98,13 @@ class SparseGIN(nn.Module):
 
     .. math::
         x^{(0)} = P_\mathrm{in} h, \qquad
-        z_i = \epsilon\, x^{(l)}_i + \sum_{(j \to i)} w_{ij}\, x^{(l)}_j, \qquad
+        z_i = (s + \epsilon)\, x^{(l)}_i + \sum_{(j \to i)} w_{ij}\, x^{(l)}_j, \qquad
         x^{(l+1)} = \mathrm{dropout}(\mathrm{act}(\mathrm{MLP}(z))) \; [+\, x^{(l)}], \\
         \mathrm{MLP}(z) = W_2\, \mathrm{act}(W_1 z + b_1) + b_2 + z, \qquad
         \mathrm{out} = \mathrm{RMSNorm}(P_\mathrm{out}\, x^{(\mathrm{depth})})
 
-    The caller adds it to a layer's hidden states, ``h + scale * out``. :math:`\epsilon` starts at 0, because attention graphs hold the
-    diagonal. The activation is one for the whole network: with ``"prelu"`` a single slope, which starts at 0.25.
+    The caller adds it to a layer's hidden states, ``h + scale * out``. :math:`\epsilon` starts at 0 and so does s (``self_weight``), because
+    attention graphs hold the diagonal. The activation is one for the whole network: with ``"prelu"`` a single slope, which starts at 0.25.
 
     With ``num_heads`` each head has a network of its own, on its slice of h and its own graph; the slices are put beside each other again
     before the norm.
@@ -119,6 +120,10 @@ class SparseGIN(nn.Module):
         dropout: after each layer.
         output_norm: RMSNorm at the end.
         norm_eps: added to the mean square in it.
+        self_weight: s; 1 is GIN's own :math:`(1 + \epsilon) x_i` (arXiv 1810.00826): then a token keeps its own features also where the
+            graph has no edge from it to itself.
+        input_norm: h is RMS-normalised first (no parameters). The residual stream of a pre-trained model grows from layer to layer, and its
+            first token often is far larger than the others. Not in the paper.
         weighted: messages are ``w_ij x_j``; otherwise ``x_j``.
         num_heads: networks, one a head; ``None`` for one on the merged graph.
         mix_heads: a linear map over the heads' outputs, before the norm.
@@ -144,6 +149,8 @@ class SparseGIN(nn.Module):
         dropout: float = 0.1,
         output_norm: bool = True,
         norm_eps: float = 1e-5,
+        self_weight: float = 0.0,
+        input_norm: bool = False,
         weighted: bool = True,
         num_heads: int | None = None,
         mix_heads: bool = False,
@@ -166,10 +173,10 @@ class SparseGIN(nn.Module):
         width, _ = head_dim(hidden_size, heads, None)
         self.hidden_size, self.hidden_dim, self.depth, self.num_heads = hidden_size, hidden_dim, depth, num_heads
         self.activation, self.residual, self.weighted, self.backend = activation, residual, weighted, backend
-        self.dropout = probability("dropout", dropout)
+        self.dropout, self.input_norm = probability("dropout", dropout), input_norm
         project = hidden_dim != width
         self.input_projection = HeadLinear(heads, width, hidden_dim) if project else nn.Identity()
-        self.layers = nn.ModuleList(GINLayer(heads, hidden_dim, hidden, hidden_norm) for _ in range(depth))
+        self.layers = nn.ModuleList(GINLayer(heads, hidden_dim, hidden, hidden_norm, self_weight) for _ in range(depth))
         self.slope = nn.Parameter(torch.full((heads,), 0.25)) if activation == "prelu" else None
         self.output_projection = HeadLinear(heads, hidden_dim, width) if project else nn.Identity()
         self.mix = nn.Linear(hidden_size, hidden_size) if mix_heads else None
@@ -198,7 +205,10 @@ class SparseGIN(nn.Module):
         past = self._check(h, graph, memory)
         batch, length, _ = h.shape
         graph = graph if self.weighted else graph.unweighted()
-        x = self.input_projection(self._heads(h.to(next(self.parameters()).dtype)))  # [B, H, Nq, hidden_dim]
+        exact = h.to(next(self.parameters()).dtype)
+        if self.input_norm:
+            exact = F.rms_norm(exact, (self.hidden_size,), eps=1e-6)
+        x = self.input_projection(self._heads(exact))  # [B, H, Nq, hidden_dim]
         sent = []
         for depth, layer in enumerate(self.layers):
             senders = x

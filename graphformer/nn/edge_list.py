@@ -1,0 +1,106 @@
+"""Candidate edges over one set of nodes, sorted once and shared by all heads and layers that score them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphformer.graph import AttentionGraph
+
+
+def check_ends(senders: Tensor, receivers: Tensor, num_senders: int, num_receivers: int, source: str = "edge_index") -> None:
+    """Raise where ends are no integers, of unequal length or out of range; ``source`` is what the user calls them."""
+    for side, name, ends, size in ((0, "senders", senders, num_senders), (1, "receivers", receivers, num_receivers)):
+        if ends.is_floating_point() or ends.is_complex() or ends.dtype == torch.bool:
+            raise TypeError(f"{source} must hold integers, got {ends.dtype}; convert it with .long()")
+        if ends.ndim != 1 or ends.shape != senders.shape:
+            raise ValueError(f"{source} must be two equally long rows, got shapes {list(senders.shape)} and {list(receivers.shape)}")
+        if ends.numel() and not 0 <= int(ends.min()) <= int(ends.max()) < size:
+            raise ValueError(
+                f"{source}[{side}] ({name}) must lie in 0..{size - 1}, got values from {int(ends.min())} to {int(ends.max())}: "
+                "the features have fewer rows than the edges name, or the edges of a batch were not renumbered"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeList:
+    """Edges of one graph, sorted by receiver, then sender; equal pairs stay separate edges in the order in which they were given.
+
+    Attributes:
+        senders, receivers: int64 ``[E]``.
+        num_senders, num_receivers: nodes on either side.
+        order: int64 ``[E]``: the place that each edge had in the list that was given.
+    """
+
+    senders: Tensor
+    receivers: Tensor
+    num_senders: int
+    num_receivers: int
+    order: Tensor
+    _graphs: dict[tuple[str, int], AttentionGraph] = dataclasses.field(default_factory=dict, repr=False)
+
+    @classmethod
+    def sort(cls, senders: Tensor, receivers: Tensor, num_senders: int, num_receivers: int, source: str = "edge_index") -> EdgeList:
+        """From edges in any order, checked; errors call them ``source``."""
+        check_ends(senders, receivers, num_senders, num_receivers, source)
+        senders, receivers = senders.long(), receivers.long()
+        order = torch.argsort(receivers * max(num_senders, 1) + senders, stable=True)
+        return cls(senders[order], receivers[order], num_senders, num_receivers, order)
+
+    @property
+    def num_edges(self) -> int:
+        return self.senders.shape[0]
+
+    @property
+    def keys(self) -> Tensor:
+        """int64 ``[E]``, ascending: one number a pair of receiver and sender."""
+        return self.receivers * max(self.num_senders, 1) + self.senders
+
+    def select(self, keep: Tensor) -> EdgeList:
+        """The edges for which ``keep`` (bool ``[E]``) is true."""
+        return EdgeList(self.senders[keep], self.receivers[keep], self.num_senders, self.num_receivers, self.order[keep])
+
+    def heads(self, num_heads: int) -> AttentionGraph:
+        """The same edges for every head: lanes ``(H,)``, weights 1. Edge ``e`` of head ``h`` is number ``h * E + e``.
+
+        A sort of ``H * E`` edges would cost more than all else that is done with them, so what one head needs is found once and shifted.
+        """
+        if ("heads", num_heads) not in self._graphs:
+            one = AttentionGraph(self.senders, self.receivers, self._ones(1), 1, self.num_senders, self.num_receivers, ())
+            order, starts = one.by_sender
+            shift = self.num_edges
+            graph = AttentionGraph(
+                self._shifted(self.senders, num_heads, self.num_senders),
+                self._shifted(self.receivers, num_heads, self.num_receivers),
+                self._ones(num_heads),
+                num_heads,
+                self.num_senders,
+                self.num_receivers,
+                (num_heads,),
+            )
+            graph.derived("in_degree", lambda: one.in_degree().repeat(num_heads))
+            graph.derived("indptr", lambda: self._starts(one.indptr, num_heads))
+            graph.derived("by_sender", lambda: (self._shifted(order, num_heads, shift), self._starts(starts, num_heads)))
+            self._graphs["heads", num_heads] = graph
+        return self._graphs["heads", num_heads]
+
+    def edges_as_senders(self, num_heads: int, weight: Tensor) -> AttentionGraph:
+        """The same edges with each edge in the place of its sender: lanes ``(H,)``, ``E`` senders, so sender ``h * E + e`` is edge ``e``.
+
+        Sparsifiers act on this one: whatever they drop, the edges that remain know which they are, equal pairs too.
+        """
+        graph = self.heads(num_heads)
+        numbers = torch.arange(num_heads * self.num_edges, device=self.senders.device)
+        return AttentionGraph(numbers, graph.receivers, weight, num_heads, self.num_edges, self.num_receivers, (num_heads,))
+
+    def _ones(self, num_heads: int) -> Tensor:
+        return torch.ones(num_heads * self.num_edges, device=self.senders.device)
+
+    def _shifted(self, values: Tensor, num_heads: int, size: int) -> Tensor:
+        return (values + size * torch.arange(num_heads, device=values.device).unsqueeze(-1)).flatten()
+
+    def _starts(self, starts: Tensor, num_heads: int) -> Tensor:
+        return torch.cat((self._shifted(starts[:-1], num_heads, self.num_edges), starts[-1:] * num_heads))
