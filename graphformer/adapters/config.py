@@ -55,7 +55,8 @@ class SparseGINConfig(PeftConfig):
         train_scale: whether lambda is trained.
         init_identity: a fresh adapter changes nothing: the gain of its norm starts at 0 (``P_out`` where there is no norm), as LoRA's B
             does. With ``False`` it starts as the paper's does, where only a lambda of 0 makes a layer the identity.
-        activation, mlp_ratio, hidden_norm, residual, dropout, output_norm, self_weight, input_norm: as in :class:`graphformer.nn.SparseGIN`.
+        activation, mlp_ratio, hidden_norm, residual, dropout, output_norm, self_weight, input_norm: as in
+            :class:`graphformer.nn.SparseGIN`.
         placement: ``"before_mlp"``: on the stream that the feed-forward block sees; ``"after_mlp"``: on the stream that leaves it.
         target_modules: names (or a regular expression) of attention modules, ``["self_attn"]``; all of them if left out.
         exclude_modules, layers_to_transform, layers_pattern: which of those are left out, as for LoRA.

@@ -60,7 +60,7 @@ class HeadLinear(nn.Module):
 
 
 class GINLayer(nn.Module):
-    r"""One step for each head: :math:`z_i = (s + \epsilon) x_i + m_i`, then ``linear2(act(norm(linear1(z)))) + z``, or ``act(linear(z))``."""
+    r"""One step a head: :math:`z_i = (s + \epsilon) x_i + m_i`, then ``linear2(act(norm(linear1(z)))) + z``, or ``act(linear(z))``."""
 
     def __init__(self, num_heads: int, dim: int, hidden: int | None, norm: bool, self_weight: float = 0.0) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class SparseGIN(nn.Module):
         \mathrm{MLP}(z) = W_2\, \mathrm{act}(W_1 z + b_1) + b_2 + z, \qquad
         \mathrm{out} = \mathrm{RMSNorm}(P_\mathrm{out}\, x^{(\mathrm{depth})})
 
-    The caller adds it to a layer's hidden states, ``h + scale * out``. :math:`\epsilon` starts at 0 and so does s (``self_weight``), because
+    The caller adds it to a layer's hidden states, ``h + scale * out``. :math:`\epsilon` starts at 0 and s (``self_weight``) is 0, because
     attention graphs hold the diagonal. The activation is one for the whole network: with ``"prelu"`` a single slope, which starts at 0.25.
 
     With ``num_heads`` each head has a network of its own, on its slice of h and its own graph; the slices are put beside each other again
