@@ -1,5 +1,9 @@
 """A look inside an adapter: scales over training, edges, and adapters of equal size."""
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,3 +124,19 @@ def test_sizes_that_cannot_be_met() -> None:
         gf.match_parameters(model, peft.LoraConfig(task_type="CAUSAL_LM", r=3, target_modules="all-linear"), tolerance=0.0001)
     with pytest.raises(ValueError, match=r"model has an adapter already \(default\): give the base model"):
         gf.match_parameters(peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear")), peft.LoraConfig())
+
+
+@pytest.mark.slow
+def test_the_example_runs(data_dir: Path, tmp_path: Path) -> None:
+    model, script = data_dir.parent / "models" / "stories260K", Path(__file__).resolve().parents[1] / "examples" / "finetune_llm.py"
+    if not model.is_dir():
+        pytest.skip("stories260K is not here")
+    (tmp_path / "text.txt").write_text((data_dir / "tinyshakespeare" / "input.txt").read_text()[:30_000])
+    command = [sys.executable, str(script), "--model", str(model), "--text", str(tmp_path / "text.txt"), "--steps", "20", "--context", "64"]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "adapter")], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    before, after = (float(n) for n in re.search(r"perplexity: ([\d.]+) before, ([\d.]+) after 20 steps", done.stdout).groups())
+    assert after < before and "model.layers.4.self_attn: " in done.stdout
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
