@@ -25,6 +25,11 @@ _HOME = {
     "region_graph": "grains",
     "regions": "grains",
     "MechanicalMNIST": "mechanical",
+    "polymer_graph": "smiles",
+    "PolymerGraphs": "polymer",
+    "CopolymerGraphs": "polymer",
+    "ProteinSecondaryStructure": "protein",
+    "ProteinStructures": "protein_structures",
 }
 
 __all__ = sorted(_HOME)
