@@ -1,4 +1,4 @@
-"""The command line: ``graphformer train`` and ``graphformer generate``.
+"""The command line: ``graphformer train`` and ``generate`` for texts, ``train-graphs`` and ``predict`` for graphs.
 
 What a user can mend is told in one line, with exit code 2. GRAPHFORMER_TRACEBACK=1 in the environment shows where it came from.
 """
@@ -19,6 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 import graphformer
+from graphformer import cli_graphs
 from graphformer.datasets import TextDataset, build_tokenizer, embedded_text, encode, read_text, split
 from graphformer.errors import MissingExtra, require
 from graphformer.training import model_problems, train_language_model
@@ -27,7 +28,7 @@ from graphformer.training.run import claim_output_dir, is_main_process
 typer = require("typer", extra="text", why="The command line")
 
 app = typer.Typer(
-    help="Graph-aware transformers: train a language model on a text, and let it write.",
+    help="Graph-aware transformers: train a language model and let it write, or a graph model and let it predict.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -184,6 +185,10 @@ def generate(
         sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k or 0, "top_p": top_p or 1.0}
     written = _continue(model, ids, max_new_tokens, num_beams=num_beams, use_cache=True, **sampling)
     _say(str(tokenizer.decode(written[0])))
+
+
+app.command("train-graphs")(cli_graphs.train_graphs)
+app.command("predict")(cli_graphs.predict)
 
 
 def _continue(model: Any, ids: Tensor, max_new_tokens: int, **options: Any) -> Tensor:

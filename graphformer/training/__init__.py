@@ -1,4 +1,4 @@
-"""Training of language models with transformers' Trainer. Nothing is imported before one of the names is used."""
+"""Training of language models and of graph models with transformers' Trainer. Nothing is imported before one of the names is used."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ _HOME = {
     "latest_checkpoint": "checkpoints",
     "model_problems": "checkpoints",
     "require_complete": "checkpoints",
+    "GraphTrainer": "graphs",
+    "GraphTrainingResult": "graphs",
+    "cross_validate": "graph_folds",
+    "GraphModel": "graph_model",
+    "load_graph_model": "graph_model",
+    "NodeBudgetSampler": "graph_batches",
+    "Scaling": "graph_scaling",
+    "featuriser_of": "graph_files",
+    "graphs_of_files": "graph_files",
 }
 
 __all__ = sorted(_HOME)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from graphformer.compat.xgpt.adapter import streamed
 from graphformer.compat.xgpt.adapter import adapter_state as network_state
+from graphformer.compat.xgpt.adapter import streamed
 from graphformer.compat.xgpt.settings import Settings
 
 if TYPE_CHECKING:
