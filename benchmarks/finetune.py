@@ -326,7 +326,7 @@ def plot(contents: dict[str, dict[str, Any]], folder: Path) -> None:
         for layer in range(layers):
             shade = 0.75 - 0.7 * layer / max(layers - 1, 1)
             right.plot(history["steps"], [values[layer] for values in history["values"]], color=str(shade), label=f"layer {layer}")
-        right.set(xlabel="step", ylabel="lambda", title="Sparse-GIN, key to query: lambda of each layer, seed 0")
+        right.set(xlabel="step", ylabel="lambda", title="lambda of each layer (key to query, seed 0)")
         right.legend(frameon=False, fontsize=8)
         for ax in (left, right):
             ax.spines[["top", "right"]].set_visible(False)
