@@ -85,7 +85,7 @@ def test_messages_go_both_ways(folder: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["operands", "steps"])
+@pytest.mark.parametrize("task", ["capitals", "money"])
 def test_the_example_runs(task: str, tmp_path: Path) -> None:
     records = [
         {
@@ -103,4 +103,4 @@ def test_the_example_runs(task: str, tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "accuracy on 500 problems" in done.stdout and "edges a token: 0:" in done.stdout
+    assert "accuracy on 500 questions" in done.stdout and "edges a token: 0:" in done.stdout
