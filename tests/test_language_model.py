@@ -726,6 +726,10 @@ def test_a_setting_of_the_wrong_type_is_refused(changes: dict[str, Any]) -> None
         ({"executor": "fast"}, "unknown executor 'fast'"),
         ({"normalize": "entmax"}, "unknown normalize 'entmax'"),
         ({"operator": "pna", "operator_options": {"pna": {"aggregators": ["median"]}}}, "unknown aggregators"),
+        (
+            {"operator_options": {"gin": {"mlp_ratios": 1}}},
+            r"operator_options\['gin'\] holds what GINAttention does not take: .*'mlp_ratios'",
+        ),
         ({"mlp_ratio": 0.05}, "mlp_ratio 0.05 leaves no hidden unit"),
         ({"hidden_dropout": 1.5}, "dropout must be a probability in 0..1, got 1.5"),
         ({"attention_dropout": -0.1}, "attention_dropout must be a probability in 0..1, got -0.1"),

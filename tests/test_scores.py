@@ -287,6 +287,7 @@ def test_blocks_of_a_wide_pairwise_score_are_small(executor: str) -> None:
     [
         (lambda: Reweigh("cubic"), ValueError, "unknown curve 'cubic'; known: relu, silu"),
         (lambda: Reweigh("relu", float("nan")), ValueError, "tau must be a finite number, got nan"),
+        (lambda: Reweigh("relu", "much"), ValueError, "tau must be a finite number, got 'much'"),
         (lambda: TopFraction(1.5), ValueError, r"fraction must lie in \(0, 1\], got 1.5"),
         (lambda: NormalizeWeights(3, "all"), ValueError, "unknown over 'all'; known: receiver, map"),
         (lambda: from_spec({"curve": "relu"}, 3), ValueError, "needs a name, one of threshold, top_k"),

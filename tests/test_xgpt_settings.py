@@ -256,7 +256,7 @@ def test_sources_that_are_none(tmp_path):
         read_settings({"gnn_config": None})
     with pytest.raises(TypeError, match="got <class"):
         read_settings(Settings.__class__)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match=r"source: there is no file .*missing\.json'; give a config\.json"):
         read_settings(tmp_path / "missing.json")
     (tmp_path / "list.json").write_text("[1, 2]")
     with pytest.raises(TypeError, match=r"list\.json must hold names and values, but holds a list"):

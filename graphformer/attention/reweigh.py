@@ -111,8 +111,8 @@ class Reweigh(nn.Module, Sparsifier):
     ) -> None:
         super().__init__()
         for name, value in (("tau", tau), ("beta", beta), ("scale", scale)):
-            if not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number, got {value}")
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value!r}")
         if isinstance(curve, str):
             require_known("curve", curve, CURVES)
         if above is not None and (curve != "sigmoid" or not 0 < above < 1 or beta <= 0):

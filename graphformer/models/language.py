@@ -84,11 +84,11 @@ def make_attention(config: GraphformerConfig, layer_idx: int) -> GraphAttention:
         shared |= {"mlp_ratio": config.mlp_ratio, "sharpening": config.sharpening}
     shared |= (config.operator_options or {}).get(operator, {})
     heads = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads)
-    if operator == "sum":
-        return SumAttention(*heads, **shared)
-    if operator == "gin":
-        return GINAttention(*heads, **shared)
-    return PNAAttention(*heads, **shared)
+    kind: Any = {"sum": SumAttention, "gin": GINAttention, "pna": PNAAttention}[operator]
+    try:
+        return kind(*heads, **shared)
+    except TypeError as error:
+        raise ValueError(f"operator_options[{operator!r}] holds what {kind.__name__} does not take: {error}") from None
 
 
 class GraphformerDecoderLayer(GradientCheckpointingLayer):

@@ -282,6 +282,8 @@ def _named(source: Any) -> Mapping[str, Any]:
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         path = path / "config.json" if path.is_dir() else path
+        if not path.is_file():
+            raise ValueError(f"source: there is no file {str(path)!r}; give a config.json that holds gnn_config, its folder, or a mapping")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
