@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,15 +74,3 @@ class GraphProgress(ProgressCallback):
             self.training_bar.write(f"step {state.global_step}: validation {shown}")
         elif "loss" in logs:
             self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}", lr=f"{logs['learning_rate']:.2e}")
-
-
-class StopWhenDiverged(TrainerCallback):
-    """An error instead of hours of NaN."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"learning_rate={args.learning_rate}: the loss is {loss} at step {state.global_step}, training has diverged; use a "
-                f"smaller learning_rate, and look for extreme values among the inputs."
-            )

@@ -17,11 +17,12 @@ from graphformer.errors import require
 from graphformer.models.graph import GraphTransformer
 from graphformer.training.checkpoints import latest_checkpoint, require_complete
 from graphformer.training.graph_batches import NodeBudgetSampler, graph_loader, graph_sizes
-from graphformer.training.graph_callbacks import EpochEnds, GraphProgress, StopWhenDiverged, graph_arguments
+from graphformer.training.graph_callbacks import EpochEnds, GraphProgress, graph_arguments
 from graphformer.training.graph_files import featuriser_of
 from graphformer.training.graph_model import GraphModel, plain_settings
 from graphformer.training.graph_scaling import Scaling, fingerprint
 from graphformer.training.run import claim_output_dir, is_main_process, require_same_settings, save_settings
+from graphformer.training.trainer import StopWhenDiverged
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class StopWhenDiverged(TrainerCallback):
         if not math.isfinite(loss):
             raise ValueError(
                 f"learning_rate={args.learning_rate}: the loss is {loss} at step {state.global_step}, training has "
-                f"diverged; use a smaller learning_rate or more warmup_steps, and start again."
+                f"diverged; use a smaller learning_rate or more warmup_steps, look for extreme values among the inputs, and start again."
             )
 
 
