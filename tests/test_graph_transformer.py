@@ -473,7 +473,7 @@ def test_every_layer_has_a_threshold_of_its_own():
 
 
 def structure(data: Data | Batch) -> Structure:
-    from graphformer.models.graph import read_structure
+    from graphformer.models.graph_data import read_structure
 
     return read_structure(data)
 

@@ -8,7 +8,8 @@ from graphformer._lazy import lazy
 
 if TYPE_CHECKING:
     from graphformer.models.configuration import GraphformerConfig
-    from graphformer.models.graph import GraphTransformer, GraphTransformerOutput
+    from graphformer.models.graph import GraphTransformer
+    from graphformer.models.graph_base import GraphTransformerOutput
     from graphformer.models.graph_parts import Target
     from graphformer.models.language import (
         GraphformerCausalLMOutput,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "GraphTransformer": "graph",
-    "GraphTransformerOutput": "graph",
+    "GraphTransformerOutput": "graph_base",
     "GraphformerCausalLMOutput": "language",
     "GraphformerConfig": "configuration",
     "GraphformerForCausalLM": "language",

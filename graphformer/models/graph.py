@@ -20,7 +20,6 @@ A batch is one disjoint graph: nothing is padded, and cost is linear in the cand
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,75 +29,24 @@ from graphformer.attention import normalizers
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier, from_spec
 from graphformer.errors import require_known
-from graphformer.graph import AttentionGraph
+from graphformer.models.graph_base import GraphNetwork, GraphTransformerOutput
+from graphformer.models.graph_data import Level, given_groups
 from graphformer.models.graph_parts import (
     MERGES,
     OPERATORS,
     Block,
     Down,
-    FeatureEncoder,
     Merge,
     PairFeatures,
-    Readout,
     Refined,
     Target,
-    TargetHead,
     Up,
     make_conv,
-    target_loss,
 )
 from graphformer.nn.attention import head_dim
-from graphformer.nn.edge_list import EdgeList, check_ends
-from graphformer.nn.encodings import encode_nodes, encoding
-from graphformer.nn.graph_inputs import refuse_crossing, refuse_nan
+from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.hierarchy import cluster, coarse_edges, number_groups, pool
-from graphformer.nn.mlp import probability
 from graphformer.nn.pairs import Structure, candidates, check_spec
-
-
-@dataclass
-class GraphTransformerOutput:
-    """What a forward pass returns.
-
-    Attributes:
-        prediction: ``[rows, out_dim]``, rows being graphs, nodes or edges (logits of a classification); a dictionary for several targets.
-        loss: a scalar, or None where the batch holds no labels.
-        losses: the loss of each target by its name, before weighting.
-        graphs: with ``output_graphs=True``, the heads' graphs, lanes ``(num_heads,)``: layer by layer, in each the finest level first.
-            The graph of layer l at level v is number ``l * num_levels + v``.
-        refined: the same of the merged graphs, one lane each.
-        groups: for each level above the finest, the node there that each node of the level below belongs to.
-    """
-
-    prediction: Tensor | dict[str, Tensor]
-    loss: Tensor | None = None
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    graphs: tuple[AttentionGraph, ...] | None = None
-    refined: tuple[AttentionGraph, ...] | None = None
-    groups: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class Level:
-    """One level while it is computed.
-
-    Attributes:
-        structure: its nodes and given edges.
-        h: ``[N, hidden]``.
-        edge_features: of its given edges, ``[E, edge_hidden]``.
-        parent: the node of this level that each node of the level below belongs to.
-        refined: its last refined graph.
-        pairs: by candidates' name: the pairs and their features, made once for all layers.
-        dropped: pairs (:attr:`EdgeList.keys`) that a refined graph has dropped.
-    """
-
-    structure: Structure
-    h: Tensor
-    edge_features: Tensor | None
-    parent: Tensor | None = None
-    refined: Refined | None = None
-    pairs: dict[str, tuple[EdgeList, Tensor | None]] = field(default_factory=dict)
-    dropped: Tensor | None = None
 
 
 class Layer(nn.Module):
@@ -111,7 +59,7 @@ class Layer(nn.Module):
         self.down = nn.ModuleList(Down(hidden_size) for _ in blocks[1:])
 
 
-class GraphTransformer(nn.Module):
+class GraphTransformer(GraphNetwork):
     r"""A transformer over graphs: PyG ``Data`` or ``Batch`` in, predictions for graphs, nodes or edges out.
 
     >>> net = gf.GraphTransformer(node_dim=7, edge_dim=3, hidden_size=64, num_layers=3, num_heads=4, target="graph", out_dim=2)
@@ -195,41 +143,43 @@ class GraphTransformer(nn.Module):
         attention_dropout: float = 0.0,
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        self.settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         head_dim(hidden_size, num_heads, None)
-        for name, value in (("num_layers", num_layers), ("edge_hidden", edge_hidden)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
         require_known("merge", merge, MERGES)
         if refine not in (True, False, "restrict"):
             raise ValueError(f"refine must be True, False or 'restrict', got {refine!r}")
-        if global_dim < 0:
-            raise ValueError(f"global_dim must be 0 or more, got {global_dim}")
         operators = per_layer("operator", operator, num_layers)
         for one in operators:
             require_known("operator", one, OPERATORS)
+        levels = [check_level(name) for name in ([levels] if isinstance(levels, str) else levels)]
+        super().__init__(
+            node_dim,
+            edge_dim,
+            hidden_size,
+            target,
+            out_dim,
+            task,
+            loss=loss,
+            encodings=encodings,
+            edge_hidden=edge_hidden,
+            global_dim=global_dim,
+            readout=readout,
+            dropout=dropout,
+            num_levels=len(levels) + 1,
+        )
+        self.settings, self.levels, self.refine = settings, levels, refine
         self.candidates = [check_spec(spec) for spec in per_layer("candidates", candidates, num_layers)]
         self.level_candidates = check_spec(level_candidates)
-        self.levels = [check_level(name) for name in ([levels] if isinstance(levels, str) else levels)]
-        self.refine, self.global_dim, self.edge_dim = refine, global_dim, edge_dim
-        probability("dropout", dropout)
-
-        described = [encoding(spec) for spec in ([encodings] if isinstance(encodings, str) else encodings)]
-        of_nodes, of_pairs = [one for one in described if not one.of_pairs], [one for one in described if one.of_pairs]
-        self.node_features = FeatureEncoder("x", "node_dim", node_dim, hidden_size)
-        self.node_encodings = of_nodes
-        self.encoding_maps = nn.ModuleList(nn.Linear(one.width, hidden_size, bias=False) for one in of_nodes)
-        self.global_map = nn.Linear(global_dim, hidden_size, bias=False) if global_dim else None
-        self.edge_features = None if edge_dim is None else FeatureEncoder("edge_attr", "edge_dim", edge_dim, edge_hidden)
 
         # Level 0 has features of pairs where something describes them; above it, there is always the number of edges that became one.
         kinds = any(spec != "edges" for spec in self.candidates)
-        described_pairs = edge_dim is not None or kinds or bool(of_pairs)
-        self.pair_features = nn.ModuleList([PairFeatures(edge_hidden, kinds, of_pairs)])
+        described_pairs = edge_dim is not None or kinds or bool(self.pair_encodings)
+        self.pair_features = nn.ModuleList([PairFeatures(edge_hidden, kinds, self.pair_encodings)])
         self.merged_edges = nn.ModuleList()
         for depth in range(len(self.levels)):
-            self.pair_features.append(PairFeatures(edge_hidden, self.level_candidates != "edges", of_pairs))
+            self.pair_features.append(PairFeatures(edge_hidden, self.level_candidates != "edges", self.pair_encodings))
             self.merged_edges.append(nn.Linear(edge_hidden * (described_pairs or depth > 0) + 1, edge_hidden))
 
         if isinstance(sparsify, Mapping):
@@ -261,21 +211,6 @@ class GraphTransformer(nn.Module):
                 )
             self.layers.append(Layer(blocks, hidden_size))
 
-        named = {"y": Target(target, out_dim, task, loss)} if isinstance(target, str) else target
-        self.single = not isinstance(named, Mapping) or isinstance(target, str)
-        self.targets = {"y": Target.read(named)} if isinstance(named, Target) else {name: Target.read(one) for name, one in named.items()}
-        if not self.targets:
-            raise ValueError("target is an empty dictionary: name at least one target")
-        places = {one.place for one in self.targets.values()}
-        self.readout = Readout(hidden_size, top + 1, readout) if "graph" in places else None
-        self.node_norm = nn.LayerNorm(hidden_size) if places - {"graph"} else None
-        widths = {
-            "graph": (self.readout.width if self.readout else 0) + global_dim,
-            "node": hidden_size,
-            "edge": 2 * hidden_size + (0 if edge_dim is None else edge_hidden),
-        }
-        self.heads = nn.ModuleDict({name: TargetHead(widths[one.place], hidden_size, one, dropout) for name, one in self.targets.items()})
-
     # ------------------------------------------------------------------ forward
 
     def forward(self, data: Any, *, output_graphs: bool = False) -> GraphTransformerOutput:
@@ -284,7 +219,7 @@ class GraphTransformer(nn.Module):
             data: PyG ``Data`` or ``Batch``.
             output_graphs: also return the graphs of every layer and level, and the groups.
         """
-        levels = [self._finest(data)]
+        levels = [self.embed(data)]
         graphs, refined = [], []
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
@@ -310,31 +245,13 @@ class GraphTransformer(nn.Module):
             for depth in range(len(levels) - 1, 0, -1):
                 parent = levels[depth].parent
                 levels[depth - 1].h = levels[depth - 1].h + layer.down[depth - 1](levels[depth].h, parent)
-        predictions = self._predict(levels, data)
-        losses = self._losses(predictions, data)
-        out = GraphTransformerOutput(predictions["y"] if self.single else predictions, losses=losses)
-        if losses:
-            out.loss = torch.stack([self.targets[name].weight * value for name, value in losses.items()]).sum()
+        out = self.answer(levels, data)
         if output_graphs:
             out.graphs, out.refined = tuple(graphs), tuple(refined)
             out.groups = tuple(level.parent for level in levels[1:] if level.parent is not None)
         return out
 
     # ------------------------------------------------------------------ levels
-
-    def _finest(self, data: Any) -> Level:
-        """The data, checked, as level 0."""
-        structure = read_structure(data)
-        nodes, dtype = structure.num_nodes, next(self.parameters()).dtype
-        h = self.node_features(data.x, nodes, dtype)
-        for one, linear in zip(self.node_encodings, self.encoding_maps, strict=True):
-            h = h + linear(encode_nodes(structure, one, self.training).to(dtype))
-        if self.global_map is not None:
-            h = h + self.global_map(self._globals(data, structure.num_graphs))[structure.graph]
-        features = None
-        if self.edge_features is not None:
-            features = self.edge_features(data.edge_attr, len(structure.senders), dtype)
-        return Level(structure, h, features)
 
     def _coarser(self, levels: list[Level], data: Any) -> Level:
         """The next level: groups that were given, or clusters of the refined graph of the level below."""
@@ -375,63 +292,11 @@ class GraphTransformer(nn.Module):
                 return features
         raise AssertionError("the first layer's candidates are those that were just made")
 
-    # ------------------------------------------------------------------ targets
-
-    def _predict(self, levels: list[Level], data: Any) -> dict[str, Tensor]:
-        finest, out = levels[0], {}
-        x = None if self.node_norm is None else self.node_norm(finest.h)
-        for name, target in self.targets.items():
-            if target.place == "graph":
-                assert self.readout is not None
-                read = self.readout([(level.h, level.structure.graph) for level in levels], finest.structure.num_graphs)
-                if self.global_map is not None:
-                    read = torch.cat((read, self._globals(data, finest.structure.num_graphs)), -1)
-            elif target.place == "node":
-                assert x is not None
-                read = x
-            else:
-                assert x is not None
-                read = self._edge_rows(x, finest, data)
-            out[name] = self.heads[name](read)
-        return out
-
-    def _edge_rows(self, x: Tensor, finest: Level, data: Any) -> Tensor:
-        """Sender, receiver and features of the pairs to be judged; a pair that is no given edge has features 0."""
-        senders, receivers = finest.structure.senders, finest.structure.receivers
-        features, asked = finest.edge_features, data.get("edge_label_index") if hasattr(data, "get") else None
-        if asked is not None:
-            check_ends(asked[0], asked[1], len(x), len(x), "edge_label_index")
-            senders, receivers = asked[0], asked[1]
-            features = None if features is None else features.new_zeros(len(senders), features.shape[1])
-        parts = [x[senders], x[receivers]]
-        return torch.cat(parts if features is None else [*parts, features], -1)
-
-    def _losses(self, predictions: dict[str, Tensor], data: Any) -> dict[str, Tensor]:
-        out = {}
-        for name, target in self.targets.items():
-            label = "edge_label" if self.single and target.place == "edge" and data.get("edge_label_index") is not None else name
-            y, prediction = data.get(label), predictions[name]
-            if y is None:
-                continue
-            if target.place == "node" and data.get("input_id") is not None and data.get("batch_size") is not None:
-                y, prediction = y[: data.batch_size], prediction[: data.batch_size]  # the others are there to be listened to
-            out[name] = target_loss(prediction, y, target, label)
-        return out
-
-    def _globals(self, data: Any, num_graphs: int) -> Tensor:
-        u = data.get("u")
-        if u is None:
-            raise ValueError(f"data.u is missing: the model was made with global_dim={self.global_dim}")
-        if u.numel() != num_graphs * self.global_dim:
-            raise ValueError(f"data.u must be [{num_graphs}, {self.global_dim}] (graphs, global_dim), got shape {list(u.shape)}")
-        refuse_nan("data.u", u)
-        return u.reshape(num_graphs, self.global_dim).to(next(self.parameters()).dtype)
-
     def extra_repr(self) -> str:
         return f"candidates={self.candidates}, levels={self.levels}, refine={self.refine}, targets={self.targets}"
 
 
-# ---------------------------------------------------------------------- reading arguments and data
+# ---------------------------------------------------------------------- reading arguments
 
 
 def per_layer(name: str, value: str | Sequence[str], num_layers: int) -> list[str]:
@@ -449,60 +314,3 @@ def check_level(name: str) -> str:
     if colon and (kind != "cluster" or not times.isdigit() or int(times) < 1):
         raise ValueError(f"unknown level {name!r}; give the name of an attribute that holds groups, 'cluster' or 'cluster:2'")
     return name
-
-
-def read_structure(data: Any) -> Structure:
-    """Nodes, edges and what is stored about them, checked."""
-    if not hasattr(data, "num_nodes") or hasattr(data, "node_types"):
-        raise TypeError(f"data must be a PyG Data or Batch with one type of nodes, got {type(data).__name__}")
-    nodes = data.num_nodes
-    if nodes is None:
-        raise ValueError("the number of nodes is not known: give data.x, or data.num_nodes")
-    edge_index = data.edge_index
-    device = next((value.device for value in (data.x, edge_index, data.pos) if value is not None), torch.device("cpu"))
-    if edge_index is None:
-        edge_index = torch.zeros(2, 0, dtype=torch.int64, device=device)
-    if edge_index.ndim != 2 or len(edge_index) != 2:
-        raise ValueError(f"data.edge_index must be [2, edges] (senders, receivers), got shape {list(edge_index.shape)}")
-    senders, receivers = edge_index
-    check_ends(senders, receivers, nodes, nodes, "data.edge_index")
-    graph = data.batch if data.get("batch") is not None else torch.zeros(nodes, dtype=torch.int64, device=device)
-    ptr = data.get("ptr")
-    num_graphs = len(ptr) - 1 if ptr is not None else (int(graph.max()) + 1 if len(graph) else 1)
-    if len(graph) != nodes or bool((graph[1:] < graph[:-1]).any()):
-        raise ValueError(f"data.batch must be [{nodes}] and ascending: the nodes of a graph stand together")
-    refuse_crossing(graph, senders, receivers, nodes, nodes)
-    pos = data.get("pos")
-    if pos is not None:
-        refuse_nan("data.pos", pos)
-    stored = {name: data[name] for name in data.to_dict() if name.startswith(("encoding_", "candidates_"))}
-    return Structure(senders.long(), receivers.long(), graph.long(), num_graphs, pos, stored)
-
-
-def given_groups(data: Any, name: str, levels: list[Level]) -> Tensor:
-    """The group of each node of the level below, from an attribute that gives it for every node of the data."""
-    group, nodes = data.get(name), levels[0].structure.num_nodes
-    if group is None:
-        raise ValueError(f"data.{name} is missing: the model was made with levels=(..., {name!r}, ...)")
-    if group.is_floating_point() or group.shape != (nodes,):
-        raise ValueError(
-            f"data.{name} must hold an integer for each of the {nodes} nodes of the data (at every level), got {group.dtype} of shape "
-            f"{list(group.shape)}"
-        )
-    group = group.long()
-    if len(group) and int(group.min()) < 0:
-        raise ValueError(f"data.{name} must hold groups from 0, got {int(group.min())}; give nodes without a group one of their own")
-    for level in levels[1:]:
-        # The members of a node of this level must agree on its group.
-        assert level.parent is not None
-        count = level.structure.num_nodes
-        low = group.new_full((count,), torch.iinfo(torch.int64).max).scatter_reduce(0, level.parent, group, "amin")
-        high = group.new_zeros(count).scatter_reduce(0, level.parent, group, "amax")
-        if bool((low != high).any()):
-            node = int((low != high).nonzero()[0])
-            raise ValueError(
-                f"data.{name} cuts through a group of the level below: its node {node} has members in groups {int(low[node])} and "
-                f"{int(high[node])}. Levels must be nested, finest first"
-            )
-        group = low
-    return group

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from graphformer.datasets import Microstructures, PolycrystalDataset
+from graphformer.datasets import CopolymerGraphs, GraphDataset, Microstructures, PolycrystalDataset, PolymerGraphs, ProteinStructures
+from graphformer.datasets.protein import STATES
 
 
 def featuriser_of(dataset: Any) -> dict[str, Any]:
-    """What it takes to make such graphs from label images, as JSON holds it; ``{}`` for data sets of other kinds.
+    """What it takes to make such graphs from files, as JSON holds it; ``{}`` for data sets that come from no files of one's own.
 
-    ``kind`` (``"grains"`` or ``"phases"``), the options of :class:`~graphformer.datasets.Microstructures`, and the names of the columns
-    of ``x``, ``edge_attr`` and ``y``. A part of a data set tells the same as the whole.
+    ``reader`` (``"microstructure"``: images, ``"polymer"``: a CSV of texts, ``"protein"``: structures), its ``options``, and the names of
+    the columns of ``x``, ``edge_attr`` and ``y``; ``classes`` where ``y`` is a class. A part of a data set tells the same as the whole.
     """
+    reader, classes = "microstructure", []
     if isinstance(dataset, PolycrystalDataset):
         # Lengths are relative to the mean grain: the edge of a voxel is of no account.
         options: dict[str, Any] = {"periodic": True, "relative": True, "directions": bool(dataset.recipe.directions)}
@@ -24,36 +27,75 @@ def featuriser_of(dataset: Any) -> dict[str, Any]:
         options = {**dataset.options, "kind": dataset.kind, "phases": [int(p) for p in dataset.phases], "angles": dataset.angles}
         options["spacing"] = float(spacing) if isinstance(spacing, int | float) else [float(s) for s in spacing]
         options["ignore"] = [int(label) for label in dataset.options["ignore"]]
+    elif isinstance(dataset, PolymerGraphs | CopolymerGraphs):
+        reader, options = "polymer", {"text": dataset.text_column}
+    elif isinstance(dataset, ProteinStructures):
+        reader, options = "protein", {"cutoff": float(dataset.cutoff), "features": list(dataset.features), "models": dataset.models}
+        classes = list(STATES) if dataset.target == "secondary" else []
     else:
         return {}
     names = {name: list(getattr(dataset, name)) for name in ("node_names", "edge_names", "target_names")}
-    return {"reader": "microstructure", "options": options, **names}
+    return {"reader": reader, "options": options, **names, **({"classes": classes} if classes else {})}
 
 
 def graphs_of_files(
-    featuriser: dict[str, Any], files: Sequence[str | Path], tables: str | Path | Sequence[str | Path] | None = None
-) -> Microstructures:
-    """The graphs of label images, made as those the model was trained on.
+    featuriser: dict[str, Any],
+    files: Sequence[str | Path],
+    tables: str | Path | Sequence[str | Path] | None = None,
+    text: str | None = None,
+) -> GraphDataset:
+    """The graphs of files, made as those the model was trained on. What could not be read is in ``skipped``; images must all be readable.
 
     Args:
         featuriser: of the model, see :func:`featuriser_of`.
-        files: images.
-        tables: properties of the grains, as for :class:`~graphformer.datasets.Microstructures`.
+        files: images, or PDB and mmCIF files (and folders of them), or one CSV file of polymers.
+        tables: properties of the grains of images, as for :class:`~graphformer.datasets.Microstructures`.
+        text: the column of the CSV that holds the polymers; by default the one of the training file.
 
     Raises:
-        ValueError: a model that does not tell how its graphs were made, files that cannot be read, or other columns than it was
+        ValueError: a model that does not tell how its graphs were made, files of which none can be read, or other columns than it was
             trained on; the error names those that lack.
     """
-    if featuriser.get("reader") != "microstructure":
+    reader, options = featuriser.get("reader"), dict(featuriser.get("options", {}))
+    if reader not in ("microstructure", "polymer", "protein"):
         raise ValueError("the model does not tell how its graphs are made from files; make them yourself and call its predict.")
-    options = dict(featuriser["options"])
-    if tables is None:
-        options["angles"] = {}  # they are columns of tables; that they lack is told below
-    dataset = Microstructures(list(files), tables=tables, log=False, **options)
-    wanted, found = featuriser["node_names"], list(dataset.node_names)
-    if wanted != found:
-        lacking, strange = [n for n in wanted if n not in found], [n for n in found if n not in wanted]
-        told = [f"lacking: {', '.join(lacking)}"] * bool(lacking) + [f"not known to the model: {', '.join(strange)}"] * bool(strange)
-        hint = "give a table with these columns for each image (--tables)" if lacking else "give the same columns"
-        raise ValueError(f"{files[0]}: the grains have other properties than the model's ({'; '.join(told) or 'another order'}); {hint}.")
+    if tables is not None and reader != "microstructure":
+        raise ValueError(f"tables are for grains of images, and the model reads {reader}s; leave them out.")
+    if text is not None and reader != "polymer":
+        raise ValueError(f"text names the column of a CSV of polymers, and the model reads {reader}s; leave it out.")
+    dataset: GraphDataset
+    if reader == "microstructure":
+        dataset = _images(featuriser, options, files, tables)
+    else:
+        if reader == "polymer" and len(files) != 1:
+            raise ValueError(f"polymers are read from one CSV file at a time, got {len(files)} files.")
+        with warnings.catch_warnings(record=True) as told:  # `skipped` has it, in full
+            warnings.simplefilter("always")
+            try:
+                if reader == "polymer":
+                    dataset = PolymerGraphs(None, file=files[0], targets=(), log=False, text=text or options["text"])
+                else:
+                    dataset = ProteinStructures(None, list(files), target=None, log=False, **options)
+            except ValueError as error:
+                raise ValueError(" ".join([f"{_named(files)}: {error}", *(str(one.message) for one in told)])) from None
+    found = list(getattr(dataset, "node_names", ()))
+    if found != featuriser["node_names"]:
+        raise ValueError(_other_columns(featuriser["node_names"], found, str(files[0]), "grains" if reader == "microstructure" else "nodes"))
     return dataset
+
+
+def _images(featuriser: dict[str, Any], options: dict[str, Any], files: Sequence[str | Path], tables: Any) -> Microstructures:
+    if tables is None:
+        options["angles"] = {}  # they are columns of tables; that they lack is told later
+    return Microstructures(list(files), tables=tables, log=False, **options)
+
+
+def _named(files: Sequence[str | Path]) -> str:
+    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+
+
+def _other_columns(wanted: list[str], found: list[str], file: str, nodes: str) -> str:
+    lacking, strange = [n for n in wanted if n not in found], [n for n in found if n not in wanted]
+    told = [f"lacking: {', '.join(lacking)}"] * bool(lacking) + [f"not known to the model: {', '.join(strange)}"] * bool(strange)
+    hint = "give a table with these columns for each image (--tables)" if lacking else "give the same columns"
+    return f"{file}: the {nodes} have other properties than the model's ({'; '.join(told) or 'another order'}); {hint}."

@@ -18,7 +18,8 @@ from torch import Tensor
 import graphformer
 from graphformer.attention import Sparsifier, Threshold, TopK
 from graphformer.attention.sparsifiers import TopFraction
-from graphformer.models.graph import GraphTransformer, GraphTransformerOutput
+from graphformer.models.graph import GraphTransformer
+from graphformer.models.graph_base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graph_parts import Target, target_loss
 from graphformer.training.checkpoints import model_problems
 from graphformer.training.graph_batches import NodeBudgetSampler, graph_loader, graph_sizes
@@ -31,7 +32,7 @@ _SPARSIFIERS = {Threshold: "threshold", TopK: "top_k", TopFraction: "top_fractio
 
 @dataclass
 class GraphModel:
-    """A :class:`~graphformer.models.GraphTransformer` that takes graphs as they are and answers in the unit of the labels.
+    """A network over graphs (mostly a :class:`~graphformer.models.GraphTransformer`) that takes graphs as they are and answers in the unit of the labels.
 
     Attributes:
         net: the network; it sees scaled inputs and predicts scaled targets.
@@ -39,7 +40,7 @@ class GraphModel:
         featuriser: how graphs are made from files, see :func:`featuriser_of`; empty where the data set did not tell.
     """
 
-    net: GraphTransformer
+    net: GraphNetwork
     scaling: Scaling = field(default_factory=Scaling)
     featuriser: dict[str, Any] = field(default_factory=dict)
 

@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
 from graphformer.errors import require
-from graphformer.models.graph import GraphTransformer
+from graphformer.models.graph_base import GraphNetwork
 from graphformer.training.checkpoints import latest_checkpoint, require_complete
 from graphformer.training.graph_batches import NodeBudgetSampler, graph_loader, graph_sizes
 from graphformer.training.graph_callbacks import EpochEnds, GraphProgress, graph_arguments
@@ -83,7 +83,7 @@ class GraphTrainer(Trainer):
 
     def __init__(
         self,
-        net: GraphTransformer,
+        net: GraphNetwork,
         train_dataset: Any,
         eval_dataset: Any,
         output_dir: str | Path,
