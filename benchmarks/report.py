@@ -59,8 +59,15 @@ def environment() -> dict[str, Any]:
         },
         "python": platform.python_version(),
         "versions": versions,
-        "command": "python -m " + shlex.join([f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": command(),
     }
+
+
+def command() -> str:
+    """How this program was started, ``python -m benchmarks.attention --quick``."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = f"benchmarks.{Path(sys.argv[0]).stem}" if spec is None else spec.name.removesuffix(".__main__")
+    return "python -m " + shlex.join([name, *sys.argv[1:]])
 
 
 def _lines(path: str) -> list[str]:

@@ -1,0 +1,65 @@
+"""Graph models on real data, beside peers trained in the same run on the same splits and features.
+
+    python -m benchmarks.graphs polymer-dft-egc              all models, all folds; benchmarks/results/graphs-polymer-dft-egc.json
+    python -m benchmarks.graphs vipea --models gin --repeats 1   a part of it; the other runs of the file stay
+    python -m benchmarks.graphs polycrystals --quick         a small part for one epoch: does it run? Writes no result file
+    python -m benchmarks.graphs all --show                   the tables of the stored results
+    python -m benchmarks.graphs all --plot                   and their plots, docs/graphs-*.png
+
+Every network has the same width, number of layers, inputs, encodings, readout, head, loss, optimizer, learning rate and number of epochs.
+Nothing is tuned for one of them alone. Runs are repeated over folds or seeds; the weights with the lowest validation loss are tested.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+import transformers
+
+from benchmarks import report
+from benchmarks.graphs import study
+from benchmarks.graphs.studies import STUDIES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=[*STUDIES, "brec", "all"])
+    parser.add_argument("--models", nargs="+", help="only these")
+    parser.add_argument("--repeats", type=int, help="folds or seeds, from the first one")
+    parser.add_argument("--first", type=int, default=0, help="the first fold or seed")
+    parser.add_argument("--quick", action="store_true", help="a small part for one epoch; writes no result file")
+    parser.add_argument("--show", action="store_true", help="print the stored results and train nothing")
+    parser.add_argument("--plot", action="store_true", help="draw the stored results and train nothing")
+    parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder of the result files")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for name in [*STUDIES, "brec"] if options.name == "all" else [options.name]:
+        if name == "brec":
+            if not (options.show or options.plot):
+                brec.run(options.quick, seed=0)
+            continue
+        one = STUDIES[name]()
+        if options.show or options.plot:
+            path = options.results / f"graphs-{name}.json"
+            if not path.is_file():
+                continue
+            content = json.loads(path.read_text())
+            if options.plot:
+                study.plot(one, content, report.RESULTS.parents[1] / "docs" / f"graphs-{name}.png")
+        else:
+            models = options.models or one.contenders
+            if unknown := set(models) - set(one.contenders):
+                parser.error(f"--models {' '.join(sorted(unknown))}: {name} knows {', '.join(one.contenders)}")
+            count = options.repeats or (1 if options.quick else one.repeats)
+            repeats = list(range(options.first, options.first + count))
+            content = study.run(one, models, repeats, options.quick, None if options.quick else options.results)
+        print(f"{one.title}\n\n{study.table(one, content)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The data sets: which parts, which networks, how long, and what is measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch_geometric.data import Data
+
+from benchmarks.graphs.peers import CNN
+from benchmarks.graphs.study import Metrics, Parts, Study, per_target
+from graphformer.datasets import CopolymerGraphs, MechanicalMNIST, PolycrystalDataset, PolymerGraphs, ProteinSecondaryStructure
+from graphformer.training import GraphModel
+from graphformer.training.graph_metrics import regression_metrics
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "graphformer"
+QUICK = 48
+"""Graphs of each part in a quick run."""
+
+
+def first(data: Any, quick: bool) -> Any:
+    return data[: min(QUICK, len(data))] if quick else data
+
+
+def cut(parts: tuple[Any, Any, Any], quick: bool, test: str = "test") -> Parts:
+    train, valid, tested = (first(part, quick) for part in parts)
+    return Parts(train, valid, {test: tested})
+
+
+# ---------------------------------------------------------------------- polymers
+
+
+def polymer_dft(name: str, what: str, published: str, epochs: int) -> Study:
+    """Five folds; a tenth of what is left for training validates."""
+
+    def parts(repeat: int, quick: bool) -> Parts:
+        rest, test = PolymerGraphs(CACHE / "polymer-dft", name).folds(5, seed=0)[repeat]
+        train, valid = rest.split((0.9, 0.1), seed=repeat)
+        return cut((train, valid, test), quick)
+
+    one = PolymerGraphs
+    return Study(
+        name=f"polymer-dft-{name.lower()}",
+        title=f"polymer-dft {name}: {what}, 5 folds (eV)",
+        parts=parts,
+        network={
+            **{"node_dim": len(one.node_names), "edge_dim": len(one.edge_names), "hidden_size": 64, "num_layers": 4, "num_heads": 4},
+            **{"encodings": ("degree", "random_walk:12"), "dropout": 0.1},
+        },
+        training={"epochs": epochs, "max_nodes": 1024, "learning_rate": 2e-3, "eval_epochs": 5},
+        columns=(f"{name} rmse", f"{name} r2"),
+        measure=both((name,)),
+        repeats=5,
+        published=published,
+    )
+
+
+def both(names: tuple[str, ...]) -> Callable[[GraphModel, Any], Metrics]:
+    rmse, r2 = per_target(names, "rmse"), per_target(names, "r2")
+    return lambda model, test: rmse(model, test) | r2(model, test)
+
+
+def vipea() -> Study:
+    def parts(repeat: int, quick: bool) -> Parts:
+        return cut(CopolymerGraphs(CACHE / "vipea").random_fold(repeat), quick)
+
+    one = CopolymerGraphs
+    return Study(
+        name="vipea",
+        title="vipea: electron affinity and ionization potential of copolymers, published random folds (eV)",
+        parts=parts,
+        network={
+            **{"node_dim": len(one.node_names), "edge_dim": len(one.edge_names), "hidden_size": 64, "num_layers": 4, "num_heads": 4},
+            **{"out_dim": 2, "readout": ("mean", "max")},
+        },
+        training={"epochs": 40, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 5},
+        columns=("EA rmse", "IP rmse"),
+        measure=per_target(("EA", "IP"), "rmse"),
+        repeats=1,
+        published="wD-MPNN 0.035 / 0.027, D-MPNN on monomers alone 0.173 / 0.165 (Aldeghi & Coley 2022, ten folds)",
+    )
+
+
+# ---------------------------------------------------------------------- proteins
+
+
+def flip() -> Study:
+    window = 8
+
+    def parts(repeat: int, quick: bool) -> Parts:
+        return cut(ProteinSecondaryStructure(CACHE / "flip", window=window).standard_split(), quick, "NEW364")
+
+    return Study(
+        name="flip",
+        title="FLIP secondary structure from one sequence: Q3 on NEW364",
+        parts=parts,
+        network={
+            **{"node_dim": [21], "edge_dim": [2 * window], "hidden_size": 64, "num_layers": 3, "num_heads": 4},
+            **{"target": "node", "out_dim": 3, "task": "classification", "encodings": (), "dropout": 0.1},
+        },
+        training={"epochs": 3, "max_nodes": 4096, "learning_rate": 2e-3, "eval_epochs": 1},
+        columns=("accuracy",),
+        higher=True,
+        repeats=3,
+        published="65 to 72 % from single sequences without pre-training; about 85 % with alignments (NetSurfP-2.0)",
+    )
+
+
+# ---------------------------------------------------------------------- materials
+
+
+def mechanical_mnist() -> Study:
+    def parts(repeat: int, quick: bool) -> Parts:
+        data = MechanicalMNIST(CACHE / "mechanical-mnist", steps=(12,))
+        images = torch.from_numpy(data.maps()[0]).float() / 255
+        with_image = [Data(**{**data[i].to_dict(), "image": images[i][None, None]}) for i in range(QUICK * 3 if quick else len(data))]
+        if quick:
+            return Parts(with_image[:QUICK], with_image[QUICK : 2 * QUICK], {"test": with_image[2 * QUICK :]})
+        train, valid, test = ([with_image[i] for i in part.indices()] for part in data.standard_split())
+        return Parts(train, valid, {"test": test})
+
+    def measure(model: GraphModel, test: Any) -> Metrics:
+        y = torch.cat([graph.y for graph in test])
+        found = model.predict(test)
+        return {"relative error %": 100 * float(((found - y).abs() / y).mean()), "r2": regression_metrics(found, y)["r2"]}
+
+    return Study(
+        name="mechanical-mnist",
+        title="Mechanical MNIST: final strain energy, 8,000 / 1,000 / 1,000 maps",
+        parts=parts,
+        network={
+            **{"node_dim": 6, "edge_dim": 2, "hidden_size": 64, "num_layers": 4, "num_heads": 4, "readout": ("mean", "max")},
+        },
+        ours={"levels": ("group_0", "group_1")},
+        training={"epochs": 15, "max_nodes": 4096, "learning_rate": 2e-3, "eval_epochs": 3},
+        columns=("relative error %", "r2"),
+        measure=measure,
+        repeats=2,
+        published="about 2 % and below 1 % (CNN) from 60,000 maps (Lejeune 2020, other split)",
+        more={"cnn": lambda: CNN(1, 28)},
+    )
+
+
+def polycrystals(name: str, title: str, **law: Any) -> Study:
+    """Trained on 10 to 30 grains; tested on new polycrystals of the same kind, and on twice as many grains."""
+
+    def parts(repeat: int, quick: bool) -> Parts:
+        made = {}
+        for part, (count, grains, resolution) in enumerate((SIZES["few"], SIZES["test"], SIZES["test"], SIZES["many"])):
+            seed = 10 * repeat + part
+            made[part] = PolycrystalDataset(
+                CACHE / name, 16 if quick else count, grains, resolution=resolution, seed=seed, log=False, **law
+            )
+        return Parts(made[0], made[1], {"10 to 30 grains": made[2], "40 to 60 grains": made[3]})
+
+    def measure(model: GraphModel, test: Any) -> Metrics:
+        return {"r2": model.evaluate(test)["r2"]}
+
+    return Study(
+        name=name,
+        title=title,
+        parts=parts,
+        network={
+            **{"node_dim": 6, "edge_dim": 2, "hidden_size": 64, "num_layers": 6, "num_heads": 4, "readout": ("mean",)},
+        },
+        training={"epochs": 30, "max_nodes": 1024, "learning_rate": 2e-3, "target_scaling": "log", "eval_epochs": 3},
+        columns=("r2",),
+        measure=measure,
+        higher=True,
+        repeats=3,
+        baseline=geometric_mean,
+    )
+
+
+SIZES = {"few": (4000, (10, 30), 64), "test": (400, (10, 30), 64), "many": (400, (40, 60), 96)}
+"""Graphs, grains and voxels along an axis: voxels along a grain stay the same."""
+
+
+def geometric_mean(data: Any) -> Metrics:
+    """``exp(sum v log k / sum v)``: exact in 2-D where phases are interchangeable, otherwise the usual rule of thumb."""
+    size, log_k = data.node_names.index("size"), data.node_names.index("log_conductivity")
+    found = torch.stack([torch.exp((g.x[:, size] * g.x[:, log_k]).sum() / g.x[:, size].sum()) for g in data])[:, None]
+    return {"r2": regression_metrics(found, torch.cat([g.y for g in data]))["r2"]}
+
+
+STUDIES: dict[str, Callable[[], Study]] = {
+    "vipea": vipea,
+    "polymer-dft-egc": lambda: polymer_dft("Egc", "band gap of a chain", "TransPolymer 0.44 / 0.92, pre-trained on millions", 60),
+    "polymer-dft-egb": lambda: polymer_dft("Egb", "band gap in bulk", "TransPolymer 0.52 / 0.93, pre-trained on millions", 120),
+    "polymer-dft-ei": lambda: polymer_dft("Ei", "ionization energy", "TransPolymer 0.39 / 0.84, pre-trained on millions", 120),
+    "flip": flip,
+    "mechanical-mnist": mechanical_mnist,
+    "polycrystals": lambda: polycrystals(
+        "polycrystals", "Polycrystals: effective conductivity, lognormal grains (sigma 1)", law="lognormal"
+    ),
+    "polycrystals-contrast": lambda: polycrystals(
+        "polycrystals-contrast", "Polycrystals: effective conductivity, two phases of contrast 100", law="two-phase", contrast=100.0
+    ),
+}

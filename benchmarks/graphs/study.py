@@ -1,0 +1,201 @@
+"""One data set, several networks, several repeats: train each on the same parts in the same way, measure, keep what is done."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import graphformer as gf
+from benchmarks import report
+from benchmarks.graphs.peers import Peer
+from graphformer.training import GraphModel, GraphTrainer
+from graphformer.training.graph_metrics import regression_metrics
+
+PEERS = {"gine": "GINEConv (PyG)", "gps": "GPSConv (PyG)"}
+OURS = {"sum": "ours, plain attention", "gin": "ours, GIN"}
+OTHERS = {"cnn": "CNN on the image"}
+NAMES = PEERS | OURS | OTHERS
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one repeat trains on, validates on and is tested on: data sets or lists of ``Data``."""
+
+    train: Any
+    valid: Any
+    tests: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A benchmark.
+
+    Attributes:
+        name: of the result file, ``graphs-<name>.json``.
+        title: for tables and plots.
+        parts: from the number of the repeat and whether it is a quick one.
+        network: settings that all networks share: width, layers, targets, encodings, dropout.
+        ours: further settings of our model: candidates, levels.
+        training: of :class:`GraphTrainer`, for all networks alike.
+        columns: names of the metrics to report, the first one decides; lower is better unless it is in ``higher``.
+        measure: metrics of a model on a test set.
+        repeats: folds or seeds.
+        published: what others report, in words.
+        more: contenders beside the four: name to a function that makes the network.
+        baseline: metrics of a rule without training, if there is one.
+    """
+
+    name: str
+    title: str
+    parts: Callable[[int, bool], Parts]
+    network: dict[str, Any]
+    training: dict[str, Any]
+    columns: tuple[str, ...]
+    ours: dict[str, Any] = field(default_factory=dict)
+    measure: Callable[[GraphModel, Any], Metrics] = lambda model, test: model.evaluate(test)
+    higher: bool = False
+    repeats: int = 3
+    published: str = ""
+    more: dict[str, Callable[[], torch.nn.Module]] = field(default_factory=dict)
+    baseline: Callable[[Any], Metrics] | None = None
+
+    @property
+    def contenders(self) -> list[str]:
+        return [*PEERS, *OURS, *self.more]
+
+    def build(self, name: str) -> Any:
+        """A new network; seeded by the caller."""
+        if name in self.more:
+            return self.more[name]()
+        if name in PEERS:
+            return Peer(name, **self.network)
+        return gf.GraphTransformer(operator=name, **{**self.network, **self.ours})
+
+
+def per_target(names: tuple[str, ...], kind: str) -> Callable[[GraphModel, Any], Metrics]:
+    """A measure: one of ``rmse``, ``mae``, ``r2`` for each column of y."""
+
+    def measure(model: GraphModel, test: Any) -> Metrics:
+        y = torch.cat([test[i].y for i in range(len(test))])
+        found = model.predict(test)
+        return {f"{name} {kind}": regression_metrics(found[:, [i]], y[:, [i]])[kind] for i, name in enumerate(names)}
+
+    return measure
+
+
+def run(study: Study, models: list[str], repeats: list[int], quick: bool, folder: Path | None) -> dict[str, Any]:
+    """Train and test; results are written after every run, and runs that a file of the same settings holds are not repeated."""
+    training = {**study.training, **({"epochs": 1} if quick else {})}
+    settings = {"network": study.network, "ours": study.ours, "training": training}
+    settings = json.loads(json.dumps(settings))
+    content: dict[str, Any] = {"study": study.name, "settings": settings, "runs": [], "baseline": {}}
+    path = None if folder is None else folder / f"graphs-{study.name}.json"
+    if path is not None and path.is_file() and (old := json.loads(path.read_text()))["settings"] == settings:
+        content = old
+    content["environments"] = [*content.get("environments", []), report.environment()]
+    for repeat in repeats:
+        parts = study.parts(repeat, quick)
+        if study.baseline is not None:
+            content["baseline"][str(repeat)] = {name: study.baseline(test) for name, test in parts.tests.items()}
+        for name in models:
+            if any(one["model"] == name and one["repeat"] == repeat for one in content["runs"]):
+                continue
+            content["runs"].append(train(study, name, repeat, parts, training))
+            print(json.dumps(content["runs"][-1]["tests"]), name, repeat, f"{content['runs'][-1]['seconds']:.0f} s", flush=True)
+            if folder is not None:
+                report.save(f"graphs-{study.name}", content, folder)
+    return content
+
+
+def train(study: Study, name: str, repeat: int, parts: Parts, training: dict[str, Any]) -> dict[str, Any]:
+    """One network on one repeat."""
+    transformers.set_seed(repeat)
+    net = study.build(name)
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"seed": repeat, "save_total_limit": 1, "progress": False, **training}
+        trainer = GraphTrainer(net, parts.train, parts.valid, Path(folder) / "run", **options)
+        result = trainer.fit()
+    return {
+        "model": name,
+        "repeat": repeat,
+        "parameters": sum(one.numel() for one in net.parameters()),
+        "seconds": round(time.process_time() - start, 1),
+        "epochs": result.epochs,
+        "validation": result.metrics,
+        "curve": [[line["step"], line["eval_loss"]] for line in result.history if "eval_loss" in line],
+        "tests": {test: study.measure(result.model, data) for test, data in parts.tests.items()},
+    }
+
+
+# ---------------------------------------------------------------------- what came out
+
+
+def values(content: dict[str, Any], model: str, test: str, column: str) -> list[float]:
+    """A metric over repeats, in their order."""
+    runs = sorted((one for one in content["runs"] if one["model"] == model), key=lambda one: one["repeat"])
+    return [one["tests"][test][column] for one in runs]
+
+
+def table(study: Study, content: dict[str, Any]) -> str:
+    """Mean and standard deviation over repeats, and the paired difference of GIN to plain attention."""
+    tests = list(content["runs"][0]["tests"])
+    header = ["", "parameters", "CPU s a run", "repeats", *(f"{test}: {column}" for test in tests for column in study.columns)]
+    rows = []
+    if content["baseline"]:
+        first = next(iter(content["baseline"].values()))
+        rows.append(
+            ["rule of thumb", "0", "", "", *(f"{first[test].get(column, float('nan')):.4f}" for test in tests for column in study.columns)]
+        )
+    for model in study.contenders:
+        runs = [one for one in content["runs"] if one["model"] == model]
+        if not runs:
+            continue
+        cells = []
+        for test in tests:
+            for column in study.columns:
+                found = values(content, model, test, column)
+                spread = f" ± {statistics.stdev(found):.4f}" if len(found) > 1 else ""
+                cells.append(f"{statistics.fmean(found):.4f}{spread}")
+        seconds = statistics.fmean(one["seconds"] for one in runs)
+        rows.append([NAMES[model], f"{runs[0]['parameters']:,}", f"{seconds:.0f}", str(len(runs)), *cells])
+    text = report.table(header, rows) + "\n\nmean ± standard deviation over repeats"
+    plain, gin = (values(content, name, tests[0], study.columns[0]) for name in ("sum", "gin"))
+    if len(plain) == len(gin) > 1:
+        mean, half = report.interval([b - a for a, b in zip(plain, gin, strict=True)])
+        text += f"; GIN minus plain attention, paired ({tests[0]}, {study.columns[0]}): {mean:+.4f} ± {half:.4f} (95 %)"
+    return text + (f"\npublished: {study.published}" if study.published else "")
+
+
+def plot(study: Study, content: dict[str, Any], path: Path) -> None:
+    """Every run as a point, the mean as a line, for each test and metric."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tests = list(content["runs"][0]["tests"])
+    shown = [(test, column) for test in tests for column in study.columns]
+    figure = Figure(figsize=(max(4.2 * len(shown), 5), 2.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    models = [name for name in study.contenders if any(one["model"] == name for one in content["runs"])][::-1]
+    for axes, (test, column) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        for row, model in enumerate(models):
+            found = values(content, model, test, column)
+            colour = "#d1691b" if model in OURS else "#777777"
+            axes.plot(found, [row] * len(found), "o", color=colour, alpha=0.6, markersize=5)
+            axes.plot([statistics.fmean(found)] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2)
+        axes.set(yticks=range(len(models)), yticklabels=[NAMES[name] for name in models], ylim=(-0.6, len(models) - 0.4))
+        axes.set_xlabel(f"{test}: {column} ({'higher' if study.higher else 'lower'} is better)", fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(True, axis="x", color="#dddddd", linewidth=0.6)
+    figure.suptitle(study.title, fontsize=10)
+    figure.savefig(path, dpi=130)
