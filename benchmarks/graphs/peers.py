@@ -93,7 +93,7 @@ class CNN(GraphNetwork):
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         ends: dict[str, Any] = {"encodings": (), "edge_hidden": 1, "global_dim": 0, "readout": ("mean",), "dropout": dropout}
         super().__init__(0, None, 128, "graph", out_dim, "regression", loss=loss, **ends)
-        self.settings = {"node_dim": 0, "edge_dim": None, **settings}
+        self.settings = {"node_dim": 0, "edge_dim": None, "target": "graph", **settings}
         stages: list[nn.Module] = []
         wide = channels
         for factor in (1, 2, 4):

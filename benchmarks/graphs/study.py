@@ -73,13 +73,17 @@ class Study:
     def contenders(self) -> list[str]:
         return [*PEERS, *OURS, *self.more]
 
+    def settings(self, name: str) -> dict[str, Any]:
+        """Arguments of a network; one of ``more`` knows its own."""
+        return {} if name in self.more else {**self.network, **(self.ours if name in OURS else {})}
+
     def build(self, name: str) -> Any:
         """A new network; seeded by the caller."""
         if name in self.more:
             return self.more[name]()
         if name in PEERS:
-            return Peer(name, **self.network)
-        return gf.GraphTransformer(operator=name, **{**self.network, **self.ours})
+            return Peer(name, **self.settings(name))
+        return gf.GraphTransformer(operator=name, **self.settings(name))
 
 
 def per_target(names: tuple[str, ...], kind: str) -> Callable[[GraphModel, Any], Metrics]:
@@ -94,24 +98,27 @@ def per_target(names: tuple[str, ...], kind: str) -> Callable[[GraphModel, Any],
 
 
 def run(study: Study, models: list[str], repeats: list[int], quick: bool, folder: Path | None) -> dict[str, Any]:
-    """Train and test; results are written after every run, and runs that a file of the same settings holds are not repeated."""
+    """Train and test; the file is written after every run, and a run that it holds with the same settings is not repeated."""
     training = {**study.training, **({"epochs": 1} if quick else {})}
-    settings = {"network": study.network, "ours": study.ours, "training": training}
-    settings = json.loads(json.dumps(settings))
-    content: dict[str, Any] = {"study": study.name, "settings": settings, "runs": [], "baseline": {}}
     path = None if folder is None else folder / f"graphs-{study.name}.json"
-    if path is not None and path.is_file() and (old := json.loads(path.read_text()))["settings"] == settings:
-        content = old
-    content["environments"] = [*content.get("environments", []), report.environment()]
+    content: dict[str, Any] = {"study": study.name, "environments": [], "baseline": {}, "runs": []}
+    if path is not None and path.is_file():
+        content = json.loads(path.read_text())
+    here = report.environment()
     for repeat in repeats:
         parts = study.parts(repeat, quick)
         if study.baseline is not None:
             content["baseline"][str(repeat)] = {name: study.baseline(test) for name, test in parts.tests.items()}
         for name in models:
-            if any(one["model"] == name and one["repeat"] == repeat for one in content["runs"]):
+            settings = json.loads(json.dumps({"network": study.settings(name), "training": training}))
+            old = next((one for one in content["runs"] if (one["model"], one["repeat"]) == (name, repeat)), None)
+            if old is not None and old["settings"] == settings:
                 continue
-            content["runs"].append(train(study, name, repeat, parts, training))
-            print(json.dumps(content["runs"][-1]["tests"]), name, repeat, f"{content['runs'][-1]['seconds']:.0f} s", flush=True)
+            new = {"model": name, "repeat": repeat, "settings": settings, **train(study, name, repeat, parts, training)}
+            content["runs"] = [one for one in content["runs"] if one is not old] + [new]
+            if here not in content["environments"]:
+                content["environments"].append(here)
+            print(name, repeat, json.dumps(new["tests"]), f"{new['seconds']:.0f} s", flush=True)
             if folder is not None:
                 report.save(f"graphs-{study.name}", content, folder)
     return content
@@ -127,8 +134,6 @@ def train(study: Study, name: str, repeat: int, parts: Parts, training: dict[str
         trainer = GraphTrainer(net, parts.train, parts.valid, Path(folder) / "run", **options)
         result = trainer.fit()
     return {
-        "model": name,
-        "repeat": repeat,
         "parameters": sum(one.numel() for one in net.parameters()),
         "seconds": round(time.process_time() - start, 1),
         "epochs": result.epochs,
