@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 import transformers as tf
+from torch import Tensor
 
 SIZES = {"vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4}
 DECODER = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 ENCODER = {**SIZES, "max_position_embeddings": 64, "pad_token_id": 0}
+NEOX = {**ENCODER, "bos_token_id": 1, "eos_token_id": 2}
 WINDOW = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 
 
@@ -46,6 +48,31 @@ def _modernbert() -> Any:
     return tf.ModernBertForMaskedLM(tf.ModernBertConfig(**ENCODER, **extra))
 
 
+def _t5(kind: str, **settings: Any) -> Any:
+    sizes = {"vocab_size": 61, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4}
+    buckets = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 16}
+    return getattr(tf, kind)(tf.T5Config(**sizes, **buckets, decoder_start_token_id=0, pad_token_id=0, eos_token_id=2, **settings))
+
+
+def _umt5() -> Any:
+    sizes = {"vocab_size": 61, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+    tokens = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 2, "initializer_factor": 0.5}
+    return tf.UMT5ForConditionalGeneration(tf.UMT5Config(**sizes, **tokens))
+
+
+def _bart() -> Any:
+    sides = {
+        f"{side}_{key}": value
+        for side in ("encoder", "decoder")
+        for key, value in {"layers": 2, "attention_heads": 4, "ffn_dim": 40}.items()
+    }
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": None}
+    return tf.BartForConditionalGeneration(tf.BartConfig(vocab_size=61, d_model=24, max_position_embeddings=64, **sides, **tokens))
+
+
+PATCH = 4
+IMAGE = {**{key: value for key, value in SIZES.items() if key != "vocab_size"}, "patch_size": PATCH, "image_size": 3 * PATCH}
+
 DECODERS: dict[str, Callable[[], Any]] = {
     "llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**DECODER)),
     "qwen2": lambda: tf.Qwen2ForCausalLM(tf.Qwen2Config(**DECODER)),
@@ -70,7 +97,21 @@ DECODERS: dict[str, Callable[[], Any]] = {
             rope_parameters={"rope_type": "default", "rope_theta": 1e4},
         )
     ),
+    "gpt_neox_parallel": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**NEOX, use_parallel_residual=True)),
+    "gpt_neox": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**NEOX, use_parallel_residual=False)),
+    "phi": lambda: tf.PhiForCausalLM(tf.PhiConfig(**{**DECODER, "hidden_size": 32})),
+    "cohere": lambda: tf.CohereForCausalLM(tf.CohereConfig(**DECODER)),
+    "t5": lambda: _t5("T5ForConditionalGeneration"),
+    "t5_gated": lambda: _t5(
+        "T5ForConditionalGeneration", feed_forward_proj="gated-gelu", tie_word_embeddings=False, initializer_factor=0.5
+    ),
+    "umt5": _umt5,
+    "bart": _bart,
 }
+PARALLEL = ("gpt_neox_parallel", "phi", "cohere")
+"""Those whose attention and feed-forward read the same residual."""
+SEQ2SEQ = ("t5", "t5_gated", "umt5", "bart")
+"""Those that have an encoder beside their decoder."""
 ENCODERS: dict[str, Callable[[], Any]] = {
     "bert": lambda: tf.BertForMaskedLM(tf.BertConfig(**ENCODER)),
     "roberta": lambda: tf.RobertaForMaskedLM(tf.RobertaConfig(**{**ENCODER, "pad_token_id": 1})),
@@ -79,6 +120,16 @@ ENCODERS: dict[str, Callable[[], Any]] = {
     ),
     "distilbert": _distilbert,
     "modernbert": _modernbert,
+    "t5_encoder": lambda: _t5("T5ForTokenClassification", num_labels=61),
+}
+VISION: dict[str, Callable[[], Any]] = {
+    "vit": lambda: tf.ViTForImageClassification(tf.ViTConfig(**IMAGE, num_labels=5)),
+    "deit": lambda: tf.DeiTForImageClassification(tf.DeiTConfig(**IMAGE, num_labels=5)),
+    "dinov2": lambda: tf.Dinov2ForImageClassification(tf.Dinov2Config(**IMAGE, num_labels=5)),
+    "siglip": lambda: tf.SiglipForImageClassification(tf.SiglipConfig(vision_config=IMAGE, num_labels=5)),
+    "beit_unscaled": lambda: tf.BeitForImageClassification(
+        tf.BeitConfig(**IMAGE, num_labels=5, use_relative_position_bias=True, layer_scale_init_value=0.0)
+    ),
 }
 REFUSED: dict[str, Callable[[], Any]] = {
     "falcon": lambda: tf.FalconForCausalLM(tf.FalconConfig(vocab_size=61, hidden_size=24, num_hidden_layers=2, num_attention_heads=4)),
@@ -88,21 +139,43 @@ REFUSED: dict[str, Callable[[], Any]] = {
     ),
     "bloom": lambda: tf.BloomForCausalLM(tf.BloomConfig(vocab_size=61, hidden_size=24, n_layer=2, n_head=4)),
     "deberta-v2": lambda: tf.DebertaV2ForMaskedLM(tf.DebertaV2Config(**ENCODER)),
-    "gpt_neox": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**{**ENCODER, "num_hidden_layers": 2}, use_parallel_residual=True)),
-    "t5": lambda: tf.T5ForConditionalGeneration(tf.T5Config(vocab_size=61, d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=4)),
+    "beit": lambda: tf.BeitForImageClassification(tf.BeitConfig(**IMAGE, num_labels=5)),
+    "swin": lambda: tf.SwinForImageClassification(
+        tf.SwinConfig(image_size=16, patch_size=2, embed_dim=24, depths=[1, 1], num_heads=[2, 4], window_size=4)
+    ),
+    "wav2vec2": lambda: tf.Wav2Vec2Model(
+        tf.Wav2Vec2Config(
+            **SIZES, conv_dim=(8,), conv_stride=(2,), conv_kernel=(3,), num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2
+        )
+    ),
 }
+
+
+QUERY_KEY = ("q_proj", "k_proj", "query", "key", "q_lin", "k_lin", "qkv", "Wqkv", "c_attn", "relative_position_bias")
 
 
 def make(name: str) -> Any:
     """A model in evaluation mode whose attention differs enough between keys for edges to be dropped."""
     torch.manual_seed(0)
-    model = {**DECODERS, **ENCODERS, **REFUSED}[name]().eval()
+    model = {**DECODERS, **ENCODERS, **VISION, **REFUSED}[name]().eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if parameter.ndim >= 2:
-                parameter.mul_(
-                    6 if any(part in key for part in ("q_proj", "k_proj", "query", "key", "q_lin", "k_lin", "qkv", "Wqkv", "c_attn")) else 3
-                )
+                parameter.mul_(6 if any(part in key for part in QUERY_KEY) else 3)
             if key.endswith("sinks"):
                 parameter.normal_()
     return model
+
+
+def feed(name: str, ids: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    """What a model is called with so that ``ids [B, N]`` are its tokens: the decoder's of two stacks; nine as patches of an image."""
+    if name in VISION:
+        patches = torch.randn(61, 3, PATCH, PATCH, generator=torch.Generator().manual_seed(0))[ids[:, :9]]  # [B, 9, 3, PATCH, PATCH]
+        return {"pixel_values": patches.unflatten(1, (3, 3)).permute(0, 3, 1, 4, 2, 5).reshape(len(ids), 3, 3 * PATCH, 3 * PATCH)}
+    if name not in SEQ2SEQ:
+        return {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
+    source = (torch.arange(7) * 5 + torch.arange(len(ids))[:, None]) % 57 + 4
+    known = torch.ones_like(source)
+    known[0, 5:] = 0
+    inputs = {"input_ids": source, "attention_mask": known, "decoder_input_ids": ids}
+    return inputs if mask is None else {**inputs, "decoder_attention_mask": mask}

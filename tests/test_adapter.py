@@ -375,11 +375,6 @@ def test_wrong_settings_that_only_a_model_shows():
         adapted(base)
     with pytest.raises(ValueError, match=r"token embeddings|AttentionInterface"):
         peft.get_peft_model(nn.Sequential(nn.Linear(2, 2)), gf.SparseGINConfig())
-    import transformers as tf
-
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 4, "patch_size": 2}
-    with pytest.raises(ValueError, match="ViTModel"):
-        peft.get_peft_model(tf.ViTModel(tf.ViTConfig(**sizes)), gf.SparseGINConfig())
 
 
 def test_an_adapter_of_a_newer_version_is_refused(tmp_path):

@@ -5,12 +5,15 @@ import inspect
 import peft
 import pytest
 import torch
-from adapter_models import DECODERS, ENCODERS, REFUSED, make
+from adapter_models import DECODERS, ENCODERS, PARALLEL, REFUSED, SEQ2SEQ, VISION, feed, make
 
 import graphformer as gf
-from graphformer.adapters import UnsupportedModel
+from graphformer.adapters import UnsupportedModel, capture
+from graphformer.adapters.looking import adapted_layers
 
-BOTH = [*DECODERS, *ENCODERS]
+TEXT = [*DECODERS, *ENCODERS]
+ALL = [*TEXT, *VISION]
+PLACES = [(name, place) for name in ALL for place in (["beside_mlp"] if name in PARALLEL else ["before_mlp", "after_mlp"])]
 
 
 def tokens(batch=2, length=11):
@@ -27,7 +30,8 @@ def positions(model, mask):
 
 def adapted(name, base=None, **settings):
     base = make(name) if base is None else base
-    return peft.get_peft_model(base, gf.SparseGINConfig(**{"hidden_dim": 7, **settings})).eval()
+    placement = "beside_mlp" if name in PARALLEL else "before_mlp"
+    return peft.get_peft_model(base, gf.SparseGINConfig(**{"hidden_dim": 7, "placement": placement, **settings})).eval()
 
 
 def shake(model):
@@ -40,34 +44,33 @@ def shake(model):
     return model
 
 
-@pytest.mark.parametrize("placement", ["before_mlp", "after_mlp"])
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize(("name", "placement"), PLACES)
 def test_step_zero_is_the_identity_and_unload_restores(name, placement):
     base, ids = make(name), tokens()
     implementation = base.config._attn_implementation
     left, right = torch.ones_like(ids), torch.ones_like(ids)
     left[0, :3], right[1, 7:] = 0, 0
-    inputs = [{"input_ids": ids}, {"input_ids": ids, "attention_mask": left}, {"input_ids": ids, "attention_mask": right}]
+    inputs = [feed(name, ids, mask) for mask in ([None] if name in VISION else [None, left, right])]
     with torch.no_grad():
         before = [base(**x).logits for x in inputs]
         model = adapted(name, base, placement=placement)
-        assert [float((model(**x).logits - y).abs().max()) for x, y in zip(inputs, before, strict=True)] == [0, 0, 0]
+        assert [float((model(**x).logits - y).abs().max()) for x, y in zip(inputs, before, strict=True)] == [0] * len(inputs)
         shake(model)
         assert min(float((model(**x).logits - y).abs().max()) for x, y in zip(inputs, before, strict=True)) > 1e-3
         again = model.unload()
-        assert [float((again(**x).logits - y).abs().max()) for x, y in zip(inputs, before, strict=True)] == [0, 0, 0]
+        assert [float((again(**x).logits - y).abs().max()) for x, y in zip(inputs, before, strict=True)] == [0] * len(inputs)
     assert again.config._attn_implementation == implementation
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in again.modules())
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", ALL)
 def test_training_touches_the_adapter_alone(name):
     model = adapted(name, scale_start=0.25).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     ids = tokens()
     for step in range(3):
-        loss = model(input_ids=ids, labels=ids).loss
+        loss = model(**feed(name, ids), labels=ids[:, 0] % 5 if name in VISION else ids).loss
         loss.backward()
         if step:  # at the first step all gradients but those of the zeros that make it the identity are 0
             without = [
@@ -87,34 +90,36 @@ def test_causal(name):
     other = ids.clone()
     other[:, 6] = (ids[:, 6] - 4 + 17) % 57 + 4
     with torch.no_grad():
-        a, b = model(input_ids=ids).logits, model(input_ids=other).logits
+        a, b = model(**feed(name, ids)).logits, model(**feed(name, other)).logits
     assert float((a - b)[:, :6].abs().max()) == 0
     assert float((a - b)[:, 7:].abs().max()) > 0
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", ALL)
 def test_messages_go_from_key_to_query_and_with_direction_self_nowhere(name):
     """What reaches token i from token j, beside what the frozen model passes on: the network run again with token j's features changed."""
     for direction in ("key_to_query", "self"):
         model, seen = shake(adapted(name, direction=direction, threshold=0.1)), []
-        gnn = next(module for key, module in model.named_modules() if key.endswith("sparsegin_gnn.default"))
-        handle = gnn.register_forward_hook(lambda module, args, out, seen=seen: seen.append(args))
+        gnns = [module for key, module in model.named_modules() if key.endswith("sparsegin_gnn.default")][-2:]  # both in the decoder of two
+        handles = [gnn.register_forward_hook(lambda module, args, out, seen=seen: seen.append((module, *args[:2]))) for gnn in gnns]
+        changed = torch.zeros(1, dtype=torch.bool)
         with torch.no_grad():
-            model(input_ids=tokens(), use_cache=False) if name in DECODERS else model(input_ids=tokens())
-            handle.remove()
-            h, graph = seen[0][:2]
-            other = h.clone()
-            other[:, 4] += 1
-            changed = (gnn(h, graph) - gnn(other, graph)).abs().amax(dim=(0, 2)) > 0
+            model(**feed(name, tokens()), **({"use_cache": False} if name in DECODERS else {}))
+            for handle in handles:
+                handle.remove()
+            for gnn, h, graph in seen:
+                other = h.clone()
+                other[:, 4] += 1
+                changed = changed | ((gnn(h, graph) - gnn(other, graph)).abs().amax(dim=(0, 2)) > 0)
         if direction == "self":
             assert changed.nonzero().flatten().tolist() == [4]
         else:
             assert changed[5:].any()
-            assert bool(changed[:4].any()) == (name in ENCODERS)
+            assert bool(changed[:4].any()) == (name not in DECODERS)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", TEXT)
 def test_padding_changes_nothing(name, side):
     model, ids = shake(adapted(name, depth=2)), tokens(3)
     width, real = 4, slice(4, None) if side == "left" else slice(0, 11)
@@ -122,11 +127,11 @@ def test_padding_changes_nothing(name, side):
     padded = torch.cat((padding, ids) if side == "left" else (ids, padding), 1)
     mask = torch.zeros_like(padded)
     mask[:, real] = 1
-    if side == "left" and name == "distilbert" and not positions(model, mask):
+    if side == "left" and name in ("distilbert", "bart") and not positions(model, mask):
         pytest.skip("its positions count padding")
     with torch.no_grad():
-        want = model(input_ids=ids).logits
-        out = model(input_ids=padded, attention_mask=mask, **positions(model, mask)).logits
+        want = model(**feed(name, ids)).logits
+        out = model(**feed(name, padded, mask), **positions(model, mask)).logits
     torch.testing.assert_close(out[:, real], want, atol=1e-5, rtol=1e-5)
 
 
@@ -137,25 +142,25 @@ def test_cached_decoding_equals_the_full_forward(name):
     mask[0, :3] = 0
     at = positions(model, mask)
     with torch.no_grad():
-        full = model(input_ids=ids, attention_mask=mask, **at, use_cache=False).logits
+        full = model(**feed(name, ids, mask), **at, use_cache=False).logits
         cache, parts = None, []
         for start, stop in [(0, 4), (4, 5), (5, 7), (7, 8), (8, 9), (9, 10), (10, 11)]:
             now = {key: value[:, start:stop] for key, value in at.items()}
-            out = model(input_ids=ids[:, start:stop], attention_mask=mask[:, :stop], past_key_values=cache, use_cache=True, **now)
+            out = model(**feed(name, ids[:, start:stop], mask[:, :stop]), past_key_values=cache, use_cache=True, **now)
             cache = out.past_key_values
             parts.append(out.logits)
     real = mask.bool()
     torch.testing.assert_close(torch.cat(parts, 1)[real], full[real], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", ALL)
 def test_saved_and_loaded_under_another_name_it_is_the_same(name, tmp_path):
     model, ids = shake(adapted(name, depth=2)), tokens()
     with torch.no_grad():
-        want = model(input_ids=ids).logits
+        want = model(**feed(name, ids)).logits
         model.save_pretrained(tmp_path)
         again = peft.PeftModel.from_pretrained(make(name), tmp_path, adapter_name="other").eval()
-        assert torch.equal(again(input_ids=ids).logits, want)
+        assert torch.equal(again(**feed(name, ids)).logits, want)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -169,12 +174,77 @@ def test_other_architectures_are_refused_by_name_and_left_alone(name):
     assert not any("_graphformer" in key for module in base.modules() for key in vars(module))
 
 
-def test_gpt_neox_with_blocks_one_after_the_other_is_adapted():
-    import transformers as tf
-
-    sizes = {"vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
-    base = tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**sizes, use_parallel_residual=False)).eval()
-    ids = tokens()
+@pytest.mark.parametrize("name", PARALLEL)
+def test_in_a_parallel_block_the_message_joins_the_layers_output(name):
+    """out = residual + attention + mlp + f(residual + attention), and the two other places do not exist."""
+    for placement in ("before_mlp", "after_mlp"):
+        with pytest.raises(UnsupportedModel, match=r"side by side.*'beside_mlp'|whose output, with.*'beside_mlp'"):
+            adapted(name, placement=placement)
+    with pytest.raises(UnsupportedModel, match=r"beside_mlp.*cannot stand there; use placement='before_mlp'"):
+        adapted("llama", placement="beside_mlp")
+    model, seen, ids = shake(adapted(name, layers_to_transform=[0])), {}, tokens()
+    layer = next(module for key, module in model.named_modules() if key.endswith("layers.0"))
+    attention = layer.attention if hasattr(layer, "attention") else layer.self_attn
+    gnn = next(module for key, module in model.named_modules() if key.endswith("sparsegin_gnn.default"))
+    scale = next(value for key, value in model.named_parameters() if "sparsegin_scale" in key)
+    attention.register_forward_hook(lambda module, args, out: seen.setdefault("attention", []).append(out[0]))
+    gnn.register_forward_hook(lambda module, args, out: seen.setdefault("gnn", []).append((args[0], out)))
+    layer.register_forward_hook(
+        lambda module, args, out: seen.setdefault("layer", []).append((args[0], out[0] if type(out) is tuple else out))
+    )
     with torch.no_grad():
-        want = base(input_ids=ids).logits
-        assert torch.equal(adapted("gpt_neox", base)(input_ids=ids).logits, want)
+        model(input_ids=ids, use_cache=False)
+        with model.disable_adapter():
+            model(input_ids=ids, use_cache=False)
+    (residual, out), (_, plain) = seen["layer"]
+    h, message = seen["gnn"][0]
+    message = message[0] if isinstance(message, tuple) else message
+    torch.testing.assert_close(h, residual + seen["attention"][1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(out, plain + scale * message, atol=1e-5, rtol=1e-5)
+
+
+class Ear:
+    def __init__(self):
+        self.heard = []
+
+    def hear(self, attention):
+        self.heard.append(attention)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_graph_is_that_of_the_models_own_attention_weights(name):
+    """min(sum over heads, 1) of the weights that the model's eager attention returns, cut; biases, windows and sinks included."""
+    base, ids = make(name), tokens()
+    base.set_attn_implementation("eager")
+    with torch.no_grad():
+        out = base(**feed(name, ids), output_attentions=True)
+    stacks = [out.encoder_attentions, out.decoder_attentions] if name in SEQ2SEQ else [out.attentions]
+    wanted = [weights for stack in stacks for weights in stack]
+    model, ears = adapted(name), []
+    for layer in adapted_layers(model).values():
+        ears.append(Ear())
+        capture.listen(layer.place.caller, ears[-1])
+    with torch.no_grad():
+        model(**feed(name, ids))
+    assert len(ears) == len(wanted) > 0
+    for ear, weights in zip(ears, wanted, strict=True):
+        merged = weights.sum(1).clamp(max=1)
+        graph = ear.heard[0].graph(gf.Threshold(0.05), merged=True, clamp=1.0)
+        torch.testing.assert_close(graph.to_dense(), merged * (merged > 0.05), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_a_mask_that_adds_to_the_scores_is_in_the_graph(implementation):
+    """A float mask of the caller's own is more than allowed and forbidden."""
+    base, ids = make("bert"), tokens()
+    base.set_attn_implementation("eager")
+    mask = torch.randn(2, 1, 11, 11) * 2
+    mask[0, :, :, 8:] = torch.finfo(torch.float32).min
+    with torch.no_grad():
+        wanted = base(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
+        base.set_attn_implementation(implementation)
+        model, ear = adapted("bert", base), Ear()
+        capture.listen(next(iter(adapted_layers(model).values())).place.caller, ear)
+        model(input_ids=ids, attention_mask=mask)
+    graph = ear.heard[0].graph(gf.Threshold(0.0), merged=True, clamp=1.0)
+    torch.testing.assert_close(graph.to_dense(), wanted[0].sum(1).clamp(max=1), atol=1e-5, rtol=1e-5)

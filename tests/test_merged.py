@@ -53,12 +53,15 @@ def densely(
     clamp: float | None,
     softcap: float | None,
     sinks: Tensor | None,
+    bias: Tensor | None = None,
 ) -> tuple[AttentionGraph, Tensor]:
     """The graph and the weights ``[B, H, Nq, Nk]``, from whole matrices."""
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = q.to(wide) @ k.to(wide).repeat_interleave(q.shape[1] // k.shape[1], dim=1).mT / math.sqrt(q.shape[-1])
     if softcap is not None:
         scores = softcap * (scores / softcap).tanh()
+    if bias is not None:
+        scores = scores + bias.to(wide)
     scores = scores.masked_fill(~keep, -math.inf)
     if sinks is not None:
         scores = torch.cat((sinks.to(wide).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1), scores), -1)
@@ -236,3 +239,57 @@ def test_above_refuses():
     ):
         with pytest.raises(ValueError, match="above is for the rising sigmoid, and lies in"):
             Reweigh(**arguments)
+
+
+@pytest.mark.parametrize("limit", [1, 11 * 11, 3 * 6 * 11, 10**6])
+@pytest.mark.parametrize(("mask", "queries", "keys"), SIZES)
+def test_a_bias_on_the_scores(monkeypatch, mask: str, queries: int, keys: int, limit: int):
+    """One for all, or one a sequence, a head or both; and one that is a view of no stride."""
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", limit)
+    for heads, kv_heads in [(6, 2), (1, 1)]:
+        q, k, v = inputs(heads, kv_heads, queries, keys)
+        for shape in {(1, 1), (1, heads), (2, 1), (2, heads)}:
+            bias = torch.randn(*shape, queries, keys, dtype=torch.float64) * 2
+            for reduce in ("sum", "mean", "max", None):
+                check(q, k, v, mask, Threshold(0.1), reduce=reduce, bias=bias)
+            check(q, k, v, mask, PAPER, softcap=1.5, sinks=torch.randn(heads, dtype=torch.float64), bias=bias)
+        row = torch.randn(1, heads, 1, keys, dtype=torch.float64).expand(-1, -1, queries, -1)
+        check(q, k, v, mask, TopK(3), bias=row)
+        check(q.float(), k.float(), v.float(), mask, Threshold(0.1), bias=row.half())
+
+
+def test_a_bias_is_not_repeated_over_sequences(monkeypatch):
+    """Nothing as large as scores of all sequences is made."""
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 2**10)
+    q, k, _ = inputs(2, 2, 64, 64)
+    bias, made = torch.randn(1, 2, 64, 64, dtype=torch.float64), []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor) and out.is_floating_point():
+                made.append(out.untyped_storage().nbytes() // out.element_size())
+            return out
+
+    with Watch():
+        merged_graph(q, k, sparsify=Threshold(0.5), bias=bias)
+    assert max(made) <= max(bias.numel(), 2 * 2 * 64 * 5 * 2)
+
+
+def test_what_a_bias_may_be():
+    q, k, _ = inputs(6, 2, 7, 7)
+    for wrong in (
+        torch.zeros(7, 7),
+        torch.zeros(3, 6, 7, 7),
+        torch.zeros(1, 2, 7, 7),
+        torch.zeros(1, 6, 7, 1),
+        torch.zeros(1, 6, 7, 7).long(),
+    ):
+        with pytest.raises(ValueError, match=r"bias must be floating point of shape \[1 or 2, 1 or 6, 7, 7\]"):
+            merged_graph(q, k, sparsify=PAPER, bias=wrong)
+    for value in (math.nan, -math.inf):
+        with pytest.raises(ValueError, match=r"bias must be finite.*attention_mask"):
+            merged_graph(q, k, sparsify=PAPER, bias=torch.full((1, 1, 7, 7), value))
+    lowest = torch.zeros(1, 1, 7, 7, dtype=torch.float64)
+    lowest[..., 2] = torch.finfo(torch.float64).min
+    assert not (merged_graph(q, k, sparsify=Threshold(0.0), bias=lowest)[0].senders % 7 == 2).any()

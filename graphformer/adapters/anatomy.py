@@ -1,4 +1,4 @@
-"""Where in a model's layers an adapter can stand, found by watching one forward pass of a few tokens.
+"""Where in a model's layers an adapter can stand, found by watching one short forward pass.
 
 No table of architectures: what is needed is the place where ``h = residual + attention`` comes into being, and a pass shows it. Such a
 place is one of two kinds:
@@ -8,28 +8,23 @@ place is one of two kinds:
 - *stream*: a module adds the residual itself and returns ``h``; it is replaced by ``h + f(h)``.
 
 The pass also proves that the model's attention can be read: its output is what it was, and the graph's weights times the values are it.
+Cross-attention has no graph over one sequence: it is passed over.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from graphformer.adapters import capture
+from graphformer.adapters import capture, probe, steps
 from graphformer.adapters.capture import Attention
+from graphformer.adapters.probe import TOKENS, UnsupportedModel
+from graphformer.adapters.steps import Found, Step
 from graphformer.attention.sparsifiers import Threshold
-
-TOKENS = 4
-
-
-class UnsupportedModel(ValueError):
-    """An architecture that the adapter cannot stand in."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,8 @@ class Place:
         name, module: the module whose output is changed.
         caller: the module that calls the attention function.
         residual: the module whose input is the residual that the layer adds to that output; None where it is already added.
-        position, count: which of how many layers.
+        position, count: which of how many layers of its stack; an encoder and a decoder are two.
+        order: which of all the model's layers.
         hidden_size, num_heads: of the layer's stream and attention.
     """
 
@@ -52,6 +48,7 @@ class Place:
     residual: nn.Module | None
     position: int
     count: int
+    order: int
     hidden_size: int
     num_heads: int
 
@@ -64,36 +61,11 @@ class Layer:
     places: dict[str, Place | None]
 
 
-def stream_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The hidden states among a module's arguments."""
-    for value in (*args[:1], kwargs.get("hidden_states"), *kwargs.values()):
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (2, 3):  # OPT folds sequences into one axis
-            return value
-    return None
-
-
-def stream_out(output: Any) -> Tensor | None:
-    """The hidden states that a module returns, alone or first in a tuple."""
-    if isinstance(output, tuple) and output:
-        output = output[0]
-    return output if isinstance(output, Tensor) else None
-
-
-@dataclass
-class _Step:
-    """One call of a module that is a child of a layer."""
-
-    name: str
-    module: nn.Module
-    into: Tensor | None
-    out: Tensor | None
-
-
 @dataclass
 class _Watch:
     """What a pass showed."""
 
-    steps: dict[str, list[_Step]] = field(default_factory=dict)  # by layer
+    steps: dict[str, list[Step]] = field(default_factory=dict)  # by layer
     results: dict[str, Tensor | None] = field(default_factory=dict)  # by layer
     calls: dict[str, list[Attention]] = field(default_factory=dict)  # by attention module
 
@@ -112,14 +84,11 @@ def examine(model: nn.Module) -> list[Layer]:
     Raises:
         UnsupportedModel: there is no such layer, or the model's attention cannot be read. The text names the architecture.
     """
-    title = f"{type(_inner(model)).__name__} (model type {getattr(getattr(model, 'config', None), 'model_type', 'unknown')!r})"
-    body = _body(model)
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) or (hasattr(body, "encoder") and hasattr(body, "decoder")):
-        raise UnsupportedModel(f"Sparse-GIN adapts decoders and encoders, not encoder-decoder models, and got {title}")
-    with _quiet(model), torch.no_grad():
+    title = probe.title(model)
+    with probe.quiet(model), torch.no_grad():
         capture.switch_off(model)
         try:
-            before = _run(model)
+            before = probe.run(model)
         finally:
             capture.switch_on(model)
         watch, after = _watched(model)
@@ -128,34 +97,30 @@ def examine(model: nn.Module) -> list[Layer]:
             f"Sparse-GIN cannot read the attention of {title}: it does not call transformers' AttentionInterface. "
             "Architectures known to be like that: falcon, gptj, gpt_neo, bloom, deberta_v2"
         )
-    if not _same(before, after, loose=True):
+    if not steps.same(before, after, loose=True):
         raise UnsupportedModel(
             f"Sparse-GIN cannot read the attention of {title}: under the observed attention function its output is another"
         )
-    for name, calls in watch.calls.items():
-        _prove(title, name, calls)
-    found = [(layer, name) for name in watch.calls for layer in [_layer_of(name, watch)] if layer is not None]
-    modules = dict(model.named_modules())
-    layers = []
-    for position, (layer, caller) in enumerate(found):
-        steps = watch.steps[layer]
-        child = caller.removeprefix(layer + ".").split(".")[0]
-        index = next(i for i, step in enumerate(steps) if step.name == child)
-        call = watch.calls[caller][0]
-        common = {"attention": f"{layer}.{child}", "caller": modules[caller], "position": position, "count": len(found)}
-        common |= {"num_heads": call.query.shape[1]}
-        nested = caller != f"{layer}.{child}"
-        layers.append(
-            Layer(
-                f"{layer}.{child}",
-                {
-                    "before_mlp": _make(layer, _before_mlp(steps, index, nested), common),
-                    "after_mlp": _make(layer, _after_mlp(steps, index, watch.results[layer]), common),
-                },
-            )
-        )
-    if not layers:
+    modules, found = dict(model.named_modules()), []
+    for caller, calls in watch.calls.items():
+        if any(call.query.shape[2] != call.key.shape[2] for call in calls):
+            continue  # cross-attention, or queries that are no tokens: no graph over one sequence
+        _prove(title, caller, calls)
+        spot = _spot(caller, watch)
+        if spot is not None:
+            found.append((spot, caller, _stack(spot.layer, modules)))
+    if not found:
         raise UnsupportedModel(f"Sparse-GIN found no list of layers in {title} whose attention it could read")
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        _warn_of_silent_stacks(title, {_stack(layer, modules) for layer in watch.steps} - {stack for _, _, stack in found})
+    layers = []
+    for order, (spot, caller, stack) in enumerate(found):
+        stacks = [other for _, _, other in found]
+        query = watch.calls[caller][0].query
+        common = {"attention": spot.attention, "caller": modules[caller], "num_heads": query.shape[1]}
+        common |= {"position": stacks[:order].count(stack), "count": stacks.count(stack), "order": order}
+        places = {name: _make(spot.layer, place, query.shape[2], common) for name, place in spot.places.items()}
+        layers.append(Layer(spot.attention, places))
     return layers
 
 
@@ -165,52 +130,78 @@ def require_place(model: nn.Module, layer: Layer, placement: str) -> Place:
     if place is not None:
         return place
     title = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-    if placement == "before_mlp":
-        raise UnsupportedModel(
-            f"{layer.attention} of this {title!r} model has no point where residual + attention exists before the feed-forward block "
-            "(attention and feed-forward run side by side, or the residual is scaled), "
-            "so Sparse-GIN with placement='before_mlp' cannot stand there"
-        )
+    others = " or ".join(f"placement={name!r}" for name, there in layer.places.items() if there is not None)
     raise UnsupportedModel(
-        f"the layer of {layer.attention} in this {title!r} model has no module whose output, with its residual, is the layer's output: "
-        "use placement='before_mlp'"
+        f"{layer.attention} of this {title!r} model {_LACKING[placement]}, so Sparse-GIN with placement={placement!r} cannot stand there; "
+        + (f"use {others}" if others else "it has no other place either")
     )
 
 
-# ---------------------------------------------------------------------- the search
-
-_Found = tuple[_Step, "_Step | None"]  # whose output is changed, and the step whose input is its residual
-
-
-def _before_mlp(steps: list[_Step], attention: int, nested: bool) -> _Found | None:
-    own = steps[attention]
-    normed = [step for step in steps[attention + 1 :] if _same(step.into, own.out)]
-    for changed in (*reversed(normed), own):  # the last one: a module that drops out its input may come after the attention
-        later = steps[steps.index(changed) + 1 :]
-        for residual in steps[: attention + 1]:
-            if any(_same(_sum(residual.into, changed.out), step.into) for step in later):
-                return changed, residual
-    if nested and normed:  # the attention function is called inside a module that also adds the residual
-        return own, None
-    return None
+_LACKING = {
+    "before_mlp": "has no point where residual + attention exists before the feed-forward block "
+    "(attention and feed-forward run side by side on the same residual, or one of the two is scaled before they are added)",
+    "after_mlp": "is in a layer without a module whose output, with its residual, is the layer's output",
+    "beside_mlp": "is in a layer whose output is not residual + attention + feed-forward "
+    "(its feed-forward block does not run side by side with its attention)",
+}
 
 
-def _after_mlp(steps: list[_Step], attention: int, result: Tensor | None) -> _Found | None:
-    later = steps[attention + 1 :]
-    for changed in reversed(later):
-        if _same(changed.out, result):
-            return changed, None
-        for residual in later[: later.index(changed) + 1]:
-            if _same(_sum(residual.into, changed.out), result):
-                return changed, residual
-    return None
+@dataclass(frozen=True)
+class _Spot:
+    """One attention module's layer, and the places in it."""
+
+    layer: str
+    attention: str
+    places: dict[str, Found | None]
 
 
-def _make(layer: str, found: _Found | None, common: dict[str, Any]) -> Place | None:
+def _spot(caller: str, watch: _Watch) -> _Spot | None:
+    """The innermost layer around an attention module in which its output meets the residual; without any, the innermost.
+
+    T5 has lists in lists: one for the layers, and in each of them one of attention and feed-forward.
+    """
+    spots = []
+    for layer in sorted(watch.steps, key=len, reverse=True):
+        own = watch.steps[layer]
+        index = next((i for i, step in enumerate(own) if f"{caller}.".startswith(f"{layer}.{step.name}.")), None)
+        if index is None:
+            continue
+        part = f"{layer}.{own[index].name}"
+        places = {
+            "before_mlp": steps.before_mlp(own, index, nested=part != caller),
+            "after_mlp": steps.after_mlp(own, index, watch.results[layer]),
+            "beside_mlp": steps.beside_mlp(own, index, watch.results[layer]),
+        }
+        if places["before_mlp"] is not None:
+            places["beside_mlp"] = None  # where they run one after the other the three add up to the result as well
+        named = not part.rpartition(".")[2].isdigit()  # part of a list: its number is no name to be chosen by
+        spots.append(_Spot(layer, part if named else caller, places))
+    return next((spot for spot in spots if spot.places["before_mlp"] or spot.places["beside_mlp"]), spots[0] if spots else None)
+
+
+def _stack(layer: str, modules: dict[str, nn.Module]) -> str:
+    """The outermost list around a layer."""
+    parts = layer.split(".")
+    names = (".".join(parts[:end]) for end in range(1, len(parts)))
+    return next((name for name in names if isinstance(modules.get(name), nn.ModuleList)), "")
+
+
+def _warn_of_silent_stacks(title: str, stacks: set[str]) -> None:
+    if stacks:
+        warnings.warn(
+            f"Sparse-GIN cannot read the attention of {', '.join(sorted(stacks))} in {title}, which does not call transformers' "
+            "AttentionInterface: these layers get no adapter, the other stack does",
+            stacklevel=2,
+        )
+
+
+def _make(layer: str, found: Found | None, tokens: int, common: dict[str, Any]) -> Place | None:
     if found is None or found[0].out is None:
         return None
     changed, residual = found
     assert changed.out is not None
+    if changed.out.shape[:-1].numel() != tokens:  # the layer's stream has other tokens than its attention
+        return None
     return Place(
         name=f"{layer}.{changed.name}",
         module=changed.module,
@@ -220,98 +211,43 @@ def _make(layer: str, found: _Found | None, common: dict[str, Any]) -> Place | N
     )
 
 
-def _sum(x: Tensor | None, y: Tensor | None) -> Tensor | None:
-    if x is None or y is None or x.shape[-1] != y.shape[-1] or x.numel() != y.numel():
-        return None
-    return x.reshape(y.shape) + y
-
-
-def _same(x: Tensor | None, y: Tensor | None, loose: bool = False) -> bool:
-    if x is None or y is None or x.shape[-1] != y.shape[-1] or x.numel() != y.numel():
-        return False
-    x = x.reshape(y.shape)
-    if torch.equal(x, y):
-        return True
-    exact = x.dtype in (torch.float32, torch.float64)
-    tolerance = (5e-3 if exact else 3e-2) if loose else (1e-5 if exact else 0)  # products may run in TF32; one sum is the same sum
-    return bool((x.double() - y.double()).abs().max() <= tolerance * y.double().abs().max())
-
-
 def _prove(title: str, name: str, calls: list[Attention]) -> None:
-    """That the graph's weights, with no edge cut, times the values give the model's attention output."""
+    """That the graph's weights, with no edge cut, times the values give the model's attention output; and that it is over one sequence."""
     for call in calls:
+        if call.query.shape[0] != 1:
+            raise UnsupportedModel(
+                f"Sparse-GIN cannot read the attention of {title}: {name} made {call.query.shape[0]} sequences of one "
+                "(windows), whose tokens are in another order than the layer's"
+            )
+        if not call.causal:  # an image may have a thousand tokens, and a few rows prove as much
+            few = slice(0, TOKENS)
+            own = None if call.allowed is None else call.allowed[:, :, few]
+            bias = None if call.bias is None else call.bias[:, :, few]
+            call = replace(call, query=call.query[:, :, few], output=call.output[:, few], allowed=own, bias=bias)
         # Computed in float32 where the model's own precision is lower, so the tolerance is that of the model.
         weights = call.graph(Threshold(-1.0), merged=False, clamp=None).to_dense()
         values = call.value.repeat_interleave(call.query.shape[1] // call.value.shape[1], dim=1).to(weights.dtype)
         out = (weights @ values).transpose(1, 2)
-        if not _same(out.to(call.output.dtype), call.output, loose=True):
+        if not steps.same(out.to(call.output.dtype), call.output, loose=True):
             raise UnsupportedModel(
                 f"Sparse-GIN cannot read the attention of {title}: the softmax of {name}'s queries and keys is not its attention"
             )
 
 
-# ---------------------------------------------------------------------- the pass
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    """The transformers model inside PEFT's wrappers."""
-    get = getattr(model, "get_base_model", None)
-    return get() if callable(get) else model
-
-
-def _body(model: nn.Module) -> nn.Module:
-    """The transformers model without its head."""
-    inner = _inner(model)
-    prefix = getattr(inner, "base_model_prefix", "")
-    return getattr(inner, prefix, inner) if prefix else inner
-
-
-def _run(model: nn.Module) -> Tensor:
-    inner: Any = _inner(model)
-    body = _body(model)
-    embeddings: Any = inner.get_input_embeddings() if hasattr(inner, "get_input_embeddings") else None
-    if not isinstance(getattr(embeddings, "weight", None), Tensor):
-        raise UnsupportedModel(f"Sparse-GIN adapts transformers models over tokens, and {type(inner).__name__} has no token embeddings")
-    config = getattr(inner, "config", None)
-    special = {getattr(config, f"{kind}_token_id", None) for kind in ("pad", "mask", "bos", "eos") if config is not None}
-    special = {token for token in special if isinstance(token, int)}
-    tokens = [token for token in range(embeddings.weight.shape[0]) if token not in special][:TOKENS]
-    options = {"use_cache": False} if "use_cache" in inspect.signature(body.forward).parameters else {}
-    try:
-        out = body(input_ids=torch.tensor([tokens], device=embeddings.weight.device), **options)
-    except (KeyError, NotImplementedError, TypeError, ValueError) as error:
-        raise UnsupportedModel(
-            f"Sparse-GIN cannot read the attention of {type(inner).__name__}, whose pass on input_ids alone failed: {error}"
-        ) from error
-    return out[0]
-
-
-@contextmanager
-def _quiet(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode, each module put back into its own afterwards."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-
-
 def _watched(model: nn.Module) -> tuple[_Watch, Tensor]:
-    """A pass with hooks on the children of everything that is in a list of modules, and ears at all modules."""
+    """A pass with hooks on what each member of a list of modules calls, and ears at all modules."""
     watch, handles, ears = _Watch(), [], []
 
     def hook(layer: str, name: str) -> Any:
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            step = _Step(name, module, stream_in(args, kwargs), stream_out(output))
+            step = Step(name, module, steps.stream_in(args, kwargs), steps.stream_out(output))
             watch.steps.setdefault(layer, []).append(step)
 
         return after
 
     def result(layer: str) -> Any:
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            watch.results[layer] = stream_out(output)
+            watch.results[layer] = steps.stream_out(output)
 
         return after
 
@@ -324,9 +260,9 @@ def _watched(model: nn.Module) -> tuple[_Watch, Tensor]:
             for number, layer in module.named_children():
                 path = f"{name}.{number}"
                 handles.append(layer.register_forward_hook(result(path)))
-                handles += [child.register_forward_hook(hook(path, key), with_kwargs=True) for key, child in layer.named_children()]
+                handles += [child.register_forward_hook(hook(path, key), with_kwargs=True) for key, child in _called(layer)]
     try:
-        out = _run(model)
+        out = probe.run(model)
     finally:
         for handle in handles:
             handle.remove()
@@ -336,7 +272,10 @@ def _watched(model: nn.Module) -> tuple[_Watch, Tensor]:
     return watch, out
 
 
-def _layer_of(caller: str, watch: _Watch) -> str | None:
-    """The innermost layer around an attention module."""
-    around = [layer for layer in watch.steps if caller.startswith(layer + ".")]
-    return max(around, key=len, default=None)
+def _called(layer: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules that a layer calls: its children, and of lists, which are not called, theirs."""
+    called = []
+    for name, child in layer.named_children():
+        inside = child.named_children() if isinstance(child, nn.ModuleList) else ()
+        called += [(f"{name}.{number}", part) for number, part in inside] or [(name, child)]
+    return called

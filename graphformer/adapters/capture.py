@@ -37,7 +37,7 @@ class Attention:
         value: ``[B, Hkv, Nk, dv]``. output: ``[B, Nq, H, dv]``, what the model's own function made of them.
         allowed: bool ``[B, 1, Nq, Nk]``, or None.
         causal: whether, without ``allowed``, keys after the query are forbidden.
-        scale, softcap, sinks: as in :func:`graphformer.attention.merged_graph`.
+        scale, softcap, sinks, bias: as in :func:`graphformer.attention.merged_graph`; ``bias`` is what the model adds to its scores.
     """
 
     query: Tensor
@@ -49,6 +49,7 @@ class Attention:
     scale: float | None
     softcap: float | None
     sinks: Tensor | None
+    bias: Tensor | None = None
 
     def graph(self, sparsify: Sparsifier, *, merged: bool, clamp: float | None) -> AttentionGraph:
         """The graph of its weights, with lanes ``(B,)`` if merged and ``(B, H)`` otherwise. It has no gradient."""
@@ -63,6 +64,7 @@ class Attention:
             scale=self.scale,
             softcap=self.softcap,
             sinks=self.sinks,
+            bias=self.bias,
         )
         return graph
 
@@ -116,8 +118,7 @@ def _function(previous: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
 def _seen(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, output: Tensor, mask: Tensor | None, previous: str, kwargs: dict[str, Any]
 ) -> Attention:
-    if kwargs.get("position_bias") is not None:
-        raise NotImplementedError(f"{type(module).__name__} adds a position bias to its scores: its attention graph cannot be read")
+    bias = kwargs.get("position_bias")
     length, causal = query.shape[2], False
     if mask is None and previous == "sdpa":
         # What transformers' sdpa function makes of a missing mask, the unfilled end of a fixed-size cache included.
@@ -125,12 +126,22 @@ def _seen(
         causal = length > 1 and bool(getattr(module, "is_causal", True) if said is None else said)
         if causal and key.shape[2] > length:
             key, value = key[:, :, :length], value[:, :, :length]
+    if bias is not None:
+        bias = bias[..., : key.shape[2]].detach()
     allowed = None
     if mask is not None:
         mask = mask[..., : key.shape[2]]
-        allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        allowed = mask
+        if mask.dtype != torch.bool:
+            allowed = mask > torch.finfo(mask.dtype).min / 2
+            added = mask.detach().masked_fill(~allowed, 0)
+            if bool(added.any()):  # relative positions, as BEiT adds them, or a mask of the caller's own
+                bias = added if bias is None else bias + added
         allowed = allowed.expand(query.shape[0], -1, length, -1)
-    return Attention(query, key, value, output, allowed, causal, kwargs.get("scaling"), kwargs.get("softcap"), kwargs.get("s_aux"))
+    if bias is not None:
+        bias = bias.expand(-1, -1, length, key.shape[2])
+    said = {name: kwargs.get(key) for name, key in (("scale", "scaling"), ("softcap", "softcap"), ("sinks", "s_aux"))}
+    return Attention(query, key, value, output, allowed, causal, **said, bias=bias)
 
 
 for _previous, _name in NAMES.items():

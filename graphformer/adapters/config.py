@@ -51,13 +51,16 @@ class SparseGINConfig(PeftConfig):
         graph: ``"merged"``, one graph for all heads; ``"per_head"``, a graph and a network of width ``hidden_dim`` for each head, on the
             head's slice of h.
         clamp: largest merged weight; ``None`` for none.
-        scale_start, scale_end: lambda of the first and of the last layer, linear between them.
+        scale_start, scale_end: lambda of the first and of the last layer, linear between them; of each stack where there are two
+            (encoder and decoder).
         train_scale: whether lambda is trained.
         init_identity: a fresh adapter changes nothing: the gain of its norm starts at 0 (``P_out`` where there is no norm), as LoRA's B
             does. With ``False`` it starts as the paper's does, where only a lambda of 0 makes a layer the identity.
         activation, mlp_ratio, hidden_norm, residual, dropout, output_norm, self_weight, input_norm: as in
             :class:`graphformer.nn.SparseGIN`.
-        placement: ``"before_mlp"``: on the stream that the feed-forward block sees; ``"after_mlp"``: on the stream that leaves it.
+        placement: ``"before_mlp"``: on the stream that the feed-forward block sees; ``"after_mlp"``: on the stream that leaves it;
+            ``"beside_mlp"``: for blocks whose attention and feed-forward read the same residual (GPT-NeoX, Phi, Cohere). There the network
+            sees residual + attention too, its message joins the layer's output, and the next layer is the first to see it.
         target_modules: names (or a regular expression) of attention modules, ``["self_attn"]``; all of them if left out.
         exclude_modules, layers_to_transform, layers_pattern: which of those are left out, as for LoRA.
         modules_to_save: modules of the base model that are trained and saved as well.
@@ -87,7 +90,7 @@ class SparseGINConfig(PeftConfig):
     output_norm: bool = field(default=True, metadata={"help": "RMSNorm at its end."})
     self_weight: float = field(default=0.0, metadata={"help": "1 keeps a token's own features, as GIN does; 0 is the paper's."})
     input_norm: bool = field(default=False, metadata={"help": "RMS-normalise the stream before the network; not in the paper."})
-    placement: str = field(default="before_mlp", metadata={"help": "'before_mlp' or 'after_mlp'."})
+    placement: str = field(default="before_mlp", metadata={"help": "'before_mlp', 'after_mlp' or 'beside_mlp'."})
     target_modules: list[str] | str | None = field(default=None, metadata={"help": "Attention modules; all if left out."})
     exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Attention modules to leave out."})
     layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Numbers of the layers to adapt."})
@@ -112,7 +115,7 @@ class SparseGINConfig(PeftConfig):
             raise ValueError("layers_pattern says where layers_to_transform counts: give both")
         require_known("direction", self.direction, ("key_to_query", "self"))
         require_known("graph", self.graph, ("merged", "per_head"))
-        require_known("placement", self.placement, ("before_mlp", "after_mlp"))
+        require_known("placement", self.placement, ("before_mlp", "after_mlp", "beside_mlp"))
         for name in ("scale_start", "scale_end"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be a finite number, got {getattr(self, name)}")

@@ -16,9 +16,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from graphformer.adapters import capture, memory
-from graphformer.adapters.anatomy import Place, stream_in, stream_out
+from graphformer.adapters.anatomy import Place
 from graphformer.adapters.capture import Attention
 from graphformer.adapters.config import SparseGINConfig
+from graphformer.adapters.steps import stream_in, stream_out
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
 from graphformer.nn.sparse_gin import SparseGIN, self_loops
@@ -61,11 +62,11 @@ class Edgeless:
     def note(self, place: Place, graph: AttentionGraph) -> None:
         if self.warned or graph.num_receivers != graph.num_senders:  # in decoding one token may well have no edge
             return
-        if place.position < self.previous:  # a new pass, and the one before ended early
+        if place.order < self.previous:  # a new pass, and the one before ended early
             self._warn()
         self.edges[place.attention] = min(graph.num_edges, self.edges.get(place.attention, graph.num_edges))
-        self.previous = place.position
-        if place.position == self.last:
+        self.previous = place.order
+        if place.order == self.last:
             self._warn()
 
     def _warn(self) -> None:
@@ -107,7 +108,7 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         """Become a part of the module whose output is to be changed."""
         place = self.place
         self.train(place.module.training)
-        self.edgeless.last = max(self.edgeless.last, place.position)
+        self.edgeless.last = max(self.edgeless.last, place.order)
         place.module.add_module(NAME, self)
         capture.listen(place.caller, self)
         self.handles = [place.caller.register_forward_pre_hook(self._see_cache, with_kwargs=True)]
@@ -219,6 +220,11 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
 
     def _message(self, name: str, settings: Settings, h: Tensor, graph: AttentionGraph, cache: Any) -> Tensor:
         gnn = self.sparsegin_gnn[name]
+        if h.ndim == 3 and h.shape[:2] != (graph.batch_shape[0], graph.num_receivers):
+            raise RuntimeError(
+                f"the attention of {self.place.attention} was over {graph.batch_shape[0]} sequences of {graph.num_receivers} tokens, and "
+                f"the layer's stream is {list(h.shape)}: a Sparse-GIN adapter needs the same tokens in both"
+            )
         # Of the adapter's precision, float32 beside a model in half precision; some layers fold sequences into one axis.
         h = h.to(self.sparsegin_scale[name].dtype).reshape(graph.batch_shape[0], graph.num_receivers, -1)
         if cache is None:

@@ -22,7 +22,7 @@ def adapted_layers(model: nn.Module) -> dict[str, SparseGINLayer]:
     found = [module for module in model.modules() if isinstance(module, SparseGINLayer)]
     if not found:
         raise ValueError(f"{type(model).__name__} has no Sparse-GIN adapter: add one with peft.get_peft_model(model, SparseGINConfig(...))")
-    return {layer.place.attention: layer for layer in sorted(found, key=lambda layer: layer.place.position)}
+    return {layer.place.attention: layer for layer in sorted(found, key=lambda layer: layer.place.order)}
 
 
 def scales(model: nn.Module, adapter_name: str = "default") -> dict[str, float]:

@@ -147,10 +147,12 @@ def softmax_weights(
     *,
     softcap: float | None = None,
     sinks: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """``[lanes, rows, columns]``: softmax over each row, exactly 0 where the rule forbids; written into ``room``.
 
-    ``softcap`` bounds the scores by ``softcap * tanh(score / softcap)``; ``sinks`` ``[H]`` is one more logit in each row of a head.
+    ``softcap`` bounds the scores by ``softcap * tanh(score / softcap)``; ``bias`` ``[1 or B, 1 or H, Nq, Nk]`` is added to them after that;
+    ``sinks`` ``[H]`` is one more logit in each row of a head.
     """
     heads = problem.sizes[1]
     shape = (len(block.lanes), len(block.rows), len(block.columns))
@@ -158,6 +160,8 @@ def softmax_weights(
     torch.bmm(lane_queries(q, block), lane_keys(k, block, heads).transpose(1, 2), out=scores)
     if softcap is not None:
         scores.div_(softcap).tanh_().mul_(softcap)
+    if bias is not None:
+        add_bias(scores, bias, block, heads)
     mask = mask_of(problem, block, room) if mask is None else mask
     lowest = torch.finfo(scores.dtype).min
     for part, forbidden in mask.parts:
@@ -173,6 +177,19 @@ def softmax_weights(
         for part, forbidden in mask.parts:
             scores[..., part].masked_fill_(forbidden, 0.0)
     return scores
+
+
+def add_bias(scores: Tensor, bias: Tensor, block: Block, heads: int) -> None:
+    """Add a block's part of ``bias [1 or B, 1 or H, Nq, Nk]`` to its scores ``[lanes, rows, columns]``; the bias is never repeated."""
+    part = bias[:, :, block.rows.start : block.rows.stop, block.columns.start : block.columns.stop]
+    first, last = block.lanes.start, block.lanes.stop
+    if first % heads == 0 and last % heads == 0:
+        own = part if len(part) == 1 else part[first // heads : last // heads]
+        scores.unflatten(0, (-1, heads)).add_(own)
+        return
+    for i, lane in enumerate(block.lanes):
+        own = part[0 if len(part) == 1 else lane // heads]
+        scores[i].add_(own[0 if len(own) == 1 else lane % heads])
 
 
 def masked_parts(problem: Problem, block: Block) -> Iterator[tuple[slice, Tensor]]:

@@ -31,6 +31,7 @@ def merged_graph(
     sharpening: Tensor | float = 1.0,
     softcap: float | None = None,
     sinks: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[AttentionGraph, Tensor | None]:
     r"""The merged graph of all heads, and the attention output, in one pass over blocks of rows.
 
@@ -48,6 +49,8 @@ def merged_graph(
         clamp: largest merged weight; ``None`` for none.
         softcap: scores become ``softcap * tanh(s / softcap)`` (arXiv 2408.00118, Gemma 2).
         sinks: ``[H]``, one more logit in each row of a head, whose weight goes nowhere: rows then sum to less than 1 (gpt-oss).
+        bias: finite, ``[1 or B, 1 or H, Nq, Nk]``, added to the scores after their scale and soft cap (T5's relative positions). It is
+            read block by block and never repeated over sequences or heads.
 
     Returns:
         The graph with lanes ``(B,)``, or ``(B, H)`` where heads are kept apart, and ``[B, H, Nq, D]`` (or ``None``). Neither passes a
@@ -78,14 +81,22 @@ def merged_graph(
             raise ValueError(f"v must be [batch, key heads, keys, D] like k {tuple(k.shape)}, got shape {tuple(v.shape)}")
         if sinks is not None:
             sinks = _checked(sinks, problem)
-        graph, out = _walk(problem, v, reduce, clamp, softcap, sinks)
+        if bias is not None:
+            bias = _checked_bias(bias, problem)
+        graph, out = _walk(problem, v, reduce, clamp, softcap, sinks, bias)
     # Scores decide which edges exist, and their weights go on in the scores' precision: autocast has no say in either.
     with torch.autocast(q.device.type, enabled=False):
         return sparsify.refine(graph), None if out is None or v is None else out.to(v.dtype)
 
 
 def _walk(
-    problem: Problem, v: Tensor | None, reduce: str | None, clamp: float | None, softcap: float | None, sinks: Tensor | None
+    problem: Problem,
+    v: Tensor | None,
+    reduce: str | None,
+    clamp: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+    bias: Tensor | None,
 ) -> tuple[AttentionGraph, Tensor | None]:
     """The kept edges, with their merged weights, and the output."""
     batch, heads, num_receivers, num_senders = problem.sizes
@@ -100,7 +111,9 @@ def _walk(
         for i, piece in enumerate(pieces):
             own = mask if len(pieces) == 1 else mask.of_lane(i)
             # The first head's weights are where the others are added to.
-            weights = blocks.softmax_weights(problem, queries, keys, piece, room if i else total, own, softcap=softcap, sinks=sinks)
+            weights = blocks.softmax_weights(
+                problem, queries, keys, piece, room if i else total, own, softcap=softcap, sinks=sinks, bias=bias
+            )
             if out is not None and values is not None:
                 torch.bmm(weights, blocks.lane_keys(values, piece, heads), out=blocks.lane_queries(out, piece))
             if i == 0:
@@ -141,3 +154,22 @@ def _checked(sinks: Tensor, problem: Problem) -> Tensor:
     if bool(sinks.isnan().any()):
         raise ValueError(f"sinks hold {int(sinks.isnan().sum())} NaN")
     return sinks.detach().to(problem.q.dtype)
+
+
+def _checked_bias(bias: Tensor, problem: Problem) -> Tensor:
+    """A bias that fits, and that turns no score into NaN: such a score would drop its edges without a word."""
+    batch, heads, num_receivers, num_senders = problem.sizes
+    fits = bias.ndim == 4 and bias.shape[0] in (1, batch) and bias.shape[1] in (1, heads) and bias.shape[2:] == (num_receivers, num_senders)
+    if not fits or not bias.is_floating_point() or bias.device != problem.q.device:
+        raise ValueError(
+            f"bias must be floating point of shape [1 or {batch}, 1 or {heads}, {num_receivers}, {num_senders}] on {problem.q.device}; "
+            f"got {bias.dtype} of shape {tuple(bias.shape)} on {bias.device}"
+        )
+    if bias.numel():
+        lowest, highest = (float(value) for value in bias.aminmax())
+        if not (math.isfinite(lowest) and math.isfinite(highest)):
+            raise ValueError(
+                f"bias must be finite, and holds {int((~bias.isfinite()).sum())} NaN or infinite values: say what is forbidden with "
+                "attention_mask"
+            )
+    return bias.detach()
