@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch_geometric.data import Data
 
 import graphformer as gf
 
@@ -36,6 +37,44 @@ def test_long_sequences_are_streamed(monkeypatch):
     monkeypatch.setattr("graphformer.attention.blocks.BLOCK_ELEMENTS", 10)
     (explanation,) = gf.explain(gf.nn.GINAttention(6, 2, sparsify=gf.TopK(2)), torch.randn(1, 5, 6))
     assert explanation.plan.executor == "stream"
+
+
+PATH = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 4]])
+
+
+@pytest.mark.parametrize(("backend", "told"), [("auto", "torch"), ("pyg", "pyg")])
+@pytest.mark.parametrize("kind", [gf.nn.GINAttentionConv, gf.nn.PNAAttentionConv])
+def test_a_layer_on_given_edges(kind, backend, told):
+    conv = kind(3, 6, heads=2, backend=backend)
+    (explanation,) = explanations = gf.explain(conv, torch.randn(5, 3), PATH)
+    assert (explanation.layer, explanation.plan.executor, explanation.plan.backend) == ("", "edges", told)
+    assert str(explanations) == f"the layer: executor edges, backend {told}: only the given edges are scored"
+
+
+def test_every_layer_and_level_of_a_graph_transformer():
+    groups = torch.tensor([0, 0, 1, 1, 2])
+    data = Data(x=torch.randn(5, 3), edge_index=PATH, group_0=groups)
+    net = gf.GraphTransformer(3, hidden_size=8, num_heads=2, num_layers=2, operator=["gin", "pna"], levels=["group_0"], backend="pyg")
+    explanations = gf.explain(net, data)
+    places = [f"layers.{layer}.blocks.{level}.conv" for layer in (0, 1) for level in (0, 1)]
+    assert [e.layer for e in explanations] == places and all(net.get_submodule(place) for place in places)
+    assert {(e.plan.executor, e.plan.backend) for e in explanations} == {("edges", "pyg")}
+
+
+def test_both_kinds_of_layers_stay_in_order():
+    class Mixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.attention = gf.nn.GINAttentionConv(6, 6, heads=2), gf.nn.GINAttention(6, 2)
+
+        def forward(self, x):
+            return self.conv(self.attention(self.conv(x, PATH)[None])[0], PATH)
+
+    assert [(e.layer, e.plan.executor) for e in gf.explain(Mixed(), torch.randn(5, 6))] == [
+        ("conv", "edges"),
+        ("attention", "flash"),
+        ("conv", "edges"),
+    ]
 
 
 def test_hooks_go_and_a_module_without_attention_is_refused():

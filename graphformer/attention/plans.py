@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-_witness: ContextVar[list[Plan] | None] = ContextVar("graphformer_plans", default=None)
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,21 @@ class Plan:
         return f"executor {self.executor}, backend {self.backend}: {self.reason}"
 
 
+@dataclass
+class Witnessed:
+    """A plan that was carried out, and the layer where it told; functions have none."""
+
+    plan: Plan
+    layer: nn.Module | None = None
+
+
+_witness: ContextVar[list[Witnessed] | None] = ContextVar("graphformer_plans", default=None)
+
+
 @contextmanager
-def witnessed() -> Iterator[list[Plan]]:
+def witnessed() -> Iterator[list[Witnessed]]:
     """The plans made inside, in their order."""
-    plans: list[Plan] = []
+    plans: list[Witnessed] = []
     token = _witness.set(plans)
     try:
         yield plans
@@ -33,8 +44,8 @@ def witnessed() -> Iterator[list[Plan]]:
         _witness.reset(token)
 
 
-def witness(plan: Plan) -> None:
+def witness(plan: Plan, layer: nn.Module | None = None) -> None:
     """Called with every plan that is carried out."""
     plans = _witness.get()
     if plans is not None:
-        plans.append(plan)
+        plans.append(Witnessed(plan, layer))

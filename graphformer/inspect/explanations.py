@@ -10,6 +10,7 @@ from torch import nn
 
 from graphformer.attention.plans import Plan, witnessed
 from graphformer.nn.attention import GraphAttention
+from graphformer.nn.attention_conv import AttentionConv
 
 
 @dataclass(frozen=True)
@@ -38,26 +39,31 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanations:
 
     >>> print(gf.explain(model, input_ids))
     model.layers.0.self_attn: executor flash, backend auto: the operator needs only weighted sums, so no edges are built
+    >>> print(gf.explain(graph_transformer, batch))  # one line for each layer and level
+    layers.0.blocks.0.conv: executor edges, backend torch: only the given edges are scored
 
     The module is left as it was. Training mode matters as little as the weights: only shapes, slots and arguments decide.
 
     Raises:
         ValueError: no attention layer of this library was called.
     """
-    found: list[Explanation] = []
-    names: dict[nn.Module, str] = {layer: name for name, layer in module.named_modules() if isinstance(layer, GraphAttention)}
+    names: dict[nn.Module | None, str] = {
+        layer: name for name, layer in module.named_modules() if isinstance(layer, GraphAttention | AttentionConv)
+    }
     with witnessed() as plans:
 
         def called(layer: nn.Module, *_: Any) -> None:
-            found.extend(Explanation(names[layer], plan) for plan in plans)
-            plans.clear()
+            for one in plans:
+                if one.layer is None:  # attend does not know who called it; the layers on given edges tell themselves
+                    one.layer = layer
 
-        hooks = [layer.register_forward_hook(called) for layer in names]
+        hooks = [layer.register_forward_hook(called) for layer in names if isinstance(layer, GraphAttention)]
         try:
             module(*args, **kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
+    found = [Explanation(names[one.layer], one.plan) for one in plans if one.layer in names]
     if not found:
         raise ValueError(f"{type(module).__name__} called no attention layer of graphformer: there is nothing to explain")
     return Explanations(found)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import require_known
 from graphformer.graph import AttentionGraph
-from graphformer.nn.conv import AttentionConv, GINAttentionConv, PNAAttentionConv, SumAttentionConv
+from graphformer.nn.attention_conv import AttentionConv
+from graphformer.nn.conv import GINAttentionConv, PNAAttentionConv, SumAttentionConv
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.encodings import Encoding
 from graphformer.nn.graph_inputs import refuse_nan

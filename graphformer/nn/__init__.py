@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 from graphformer._lazy import lazy
 from graphformer.nn.attention import GraphAttention, Operator
-from graphformer.nn.conv import AttentionConv, GINAttentionConv, PNAAttentionConv, SumAttentionConv
+from graphformer.nn.attention_conv import AttentionConv
+from graphformer.nn.conv import GINAttentionConv, PNAAttentionConv, SumAttentionConv
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.gin import GINAttention, GINOperator
 from graphformer.nn.mlp import GatedMLP, HeadMLP
