@@ -1,4 +1,4 @@
-# make demo    the smallest install, then examples/demo.py
+# make demo    the smallest install, then examples/demo.py (text) and examples/microstructure.py (graphs), all written under demo/
 # make setup   everything for development, into .venv
 # make test    pytest; more arguments in PYTEST_ARGS, e.g. make test PYTEST_ARGS="-m 'not slow' -k graph"
 # make lint    ruff and mypy
@@ -22,6 +22,7 @@ setup: $(VENV)/.stamp-dev
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/microstructure.py --graphs 1000 --epochs 10 --output demo/microstructure
 
 test: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
@@ -39,12 +40,12 @@ $(VENV)/.stamp-run: pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory check-python
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(TORCH)
-	$(PIP) -e '.[text,viz]'
+	$(PIP) -e '.[text,graphs,viz]'
 	@touch $@
 
 # The rest. torch-scatter and torch-sparse are optional: they come from a folder of wheels, where there is one for this Python.
 $(VENV)/.stamp-dev: $(VENV)/.stamp-run
-	$(PIP) -e '.[dgl,text,viz,adapters,protein,polymer,microstructure,dev]'
+	$(PIP) -e '.[dgl,text,graphs,viz,adapters,protein,polymer,microstructure,dev]'
 	@if [ -d "$(WHEELS)" ]; then \
 	    $(PIP) --no-index --find-links "$(WHEELS)" torch-scatter torch-sparse \
 	    || echo "No torch-scatter and torch-sparse in $(WHEELS) for this Python: the torch_sparse backend stays off."; \

@@ -43,7 +43,7 @@ import graphformer as gf
 from benchmarks import measure, report
 from graphformer.adapters.looking import LambdaRecorder
 from graphformer.adapters.matching import match_parameters
-from graphformer.datasets import TextDataset, embedded_text
+from graphformer.datasets import GSM8K, TextDataset, embedded_text
 from graphformer.training import evaluate
 
 GRID = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
@@ -91,12 +91,10 @@ def parts(name: str, quick: bool) -> tuple[str, str, str]:
     if name == "tinyshakespeare":
         text = (report.data_dir() / name / "input.txt").read_text()
         return text[: len(text) * 8 // 10], text[len(text) * 8 // 10 : len(text) * 9 // 10], text[len(text) * 9 // 10 :]
-    pages = {}
-    for part in ("train", "test"):
-        records = [json.loads(line) for line in (report.data_dir() / name / f"{part}.jsonl").read_text().splitlines()]
-        pages[part] = [f"Question: {record['question']}\nAnswer: {record['answer']}\n\n" for record in records]
-    cut = len(pages["train"]) * 9 // 10
-    return "".join(pages["train"][:cut]), "".join(pages["train"][cut : cut + 300]), "".join(pages["test"][:400])
+    train, test = (GSM8K(split=part, raw=report.data_dir() / name) for part in ("train", "test"))
+    cut = len(train) * 9 // 10
+    validation = "".join(map(train.text, range(cut, cut + 300)))
+    return "".join(map(train.text, range(cut))), validation, "".join(map(test.text, range(400)))
 
 
 def tokens(tokenizer: Any, text: str) -> Tensor:

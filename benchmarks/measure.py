@@ -53,7 +53,7 @@ def cpu_times(steps: dict[str, Step], repetitions: int = 5, shortest: float = SH
     return found
 
 
-def _peak() -> int:
+def resident_peak() -> int:
     """The largest resident set in bytes since it was reset (Linux)."""
     return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 
@@ -64,11 +64,11 @@ def peak_memory(step: Step) -> tuple[int | None, float]:
     reset = Path("/proc/self/clear_refs")
     if reset.exists():
         reset.write_text("5")
-    before = _peak() if reset.exists() else None
+    before = resident_peak() if reset.exists() else None
     start = time.process_time()
     step()
     spent = time.process_time() - start
-    return (None if before is None else _peak() - before), spent
+    return (None if before is None else resident_peak() - before), spent
 
 
 def in_children(module: str, cases: list[dict[str, Any]], together: int) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ def written(name: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in RESULTS.glob(f"{name}*")}
 
 
-@pytest.mark.parametrize("name", ["aggregate", "attention", "decode", "finetune"])
+@pytest.mark.parametrize("name", ["aggregate", "attention", "decode", "finetune", "graph_cost"])
 def test_quick(name):
     before = written(name)
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick"]

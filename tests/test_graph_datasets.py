@@ -19,7 +19,7 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.transforms import AddSelfLoops, Compose, ToUndirected
 
 from graphformer.datasets import DownloadError, GraphDataset, MechanicalMNIST, RawFile
-from graphformer.datasets.download import download
+from graphformer.datasets.download import download, find
 from graphformer.datasets.fingerprint import describe
 
 
@@ -320,6 +320,16 @@ def served(tmp_path) -> str:
 def test_a_download_is_checked(tmp_path, served):
     target = download(RawFile("copy.bin", SHA, served), tmp_path / "raw")
     assert target == tmp_path / "raw" / "copy.bin" and target.read_bytes() == CONTENT
+
+
+def test_a_name_with_a_folder(tmp_path, served, monkeypatch):
+    target = download(RawFile("inputs/copy.bin", SHA, served), tmp_path / "raw")
+    assert target == tmp_path / "raw" / "inputs" / "copy.bin" and target.read_bytes() == CONTENT
+    assert [path.name for path in target.parent.iterdir()] == ["copy.bin"]
+    with pytest.raises(DownloadError, match=rf"put inputs/copy.bin into {tmp_path}/other by hand"):
+        download(RawFile("inputs/copy.bin", "0000", served), tmp_path / "other")
+    monkeypatch.delenv("GRAPHFORMER_DATA", raising=False)
+    assert find(RawFile("inputs/copy.bin", SHA), None, tmp_path / "raw", "unused") == target
 
 
 def test_a_changed_file_is_refused_and_leaves_nothing(tmp_path, served):

@@ -7,6 +7,7 @@ import math
 import re
 import runpy
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torch_geometric.data import Data
 import graphformer as gf
 from graphformer.cli import main
 from graphformer.datasets import Microstructures, PolycrystalDataset
+from graphformer.errors import MissingExtra
 from graphformer.models import Target
 from graphformer.training import (
     GraphModel,
@@ -142,10 +144,75 @@ def test_regression_metrics_by_hand():
     assert all(math.isnan(value) for value in regression_metrics(p, torch.full_like(y, NAN)).values())
 
 
-def test_accuracy_by_hand():
+def test_correlation_by_hand():
+    p, y = torch.tensor([[1.0, 5.0], [2.0, 0.0], [6.0, 5.0]]), torch.tensor([[1.0, 4.0], [3.0, NAN], [5.0, 2.0]])
+    # The second column has one prediction for two labels: R2, but no correlation.
+    assert regression_metrics(p, y)["pearson"] == pytest.approx(np.corrcoef(p[:, 0], y[:, 0])[0, 1])
+    assert math.isnan(regression_metrics(p[:, 1:], y[:, 1:])["pearson"])
+    assert regression_metrics(-3 * y[:, :1] + 1, y[:, :1])["pearson"] == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_regression_metrics_do_not_depend_on_the_unit(unit):
+    y = torch.randn(11, 3, dtype=torch.float64)
+    p = y + 1e-3 * torch.randn(11, 3)
+    one, other = regression_metrics(p, y), regression_metrics((p + 50) * unit, (y + 50) * unit)
+    assert one["r2"] == pytest.approx(float((1 - (p - y).square().sum(0) / (y - y.mean(0)).square().sum(0)).mean()), rel=1e-12)
+    assert other["r2"] == pytest.approx(one["r2"], rel=1e-9) and other["pearson"] == pytest.approx(one["pearson"], rel=1e-9)
+    assert other["mae"] == pytest.approx(one["mae"] * unit) and other["rmse"] == pytest.approx(one["rmse"] * unit)
+
+
+def test_regression_of_constants_and_of_a_diverged_model():
+    y = torch.tensor([[2.0], [2.0], [NAN]])
+    found = regression_metrics(torch.tensor([[1.0], [2.0], [3.0]]), y)
+    assert found["mae"] == 0.5 and math.isnan(found["r2"]) and math.isnan(found["pearson"])
+    found = regression_metrics(torch.tensor([[1.0], [NAN]]), torch.tensor([[1.0], [2.0]]))
+    assert all(math.isnan(value) for value in found.values())
+
+
+def test_classification_metrics_by_hand():
     logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]])
-    assert classification_metrics(logits, torch.tensor([0, 0, -1])) == {"accuracy": 0.5}
-    assert classification_metrics(logits[:, :1], torch.tensor([[1.0], [1.0], [NAN]])) == {"accuracy": 0.5}
+    # Labels 0 and 0, said 0 and 1: class 0 has TP 1, FN 1; class 1 has FP 1. One class alone has no ROC curve.
+    found = classification_metrics(logits, torch.tensor([0, 0, -1]))
+    assert found == {"accuracy": 0.5, "f1": pytest.approx((2 / 3 + 0) / 2), "auroc": pytest.approx(NAN, nan_ok=True)}
+    found = classification_metrics(logits[:, :1], torch.tensor([[1.0], [1.0], [NAN]]))
+    assert found == {"accuracy": 0.5, "f1": pytest.approx(1 / 3), "auroc": pytest.approx(NAN, nan_ok=True)}
+    three = torch.eye(3)[[0, 1, 1, 0]]
+    # Class 2 is neither there nor said; said 0, 1, 1, 0 for 0, 1, 0, 0.
+    assert classification_metrics(three, torch.tensor([0, 1, 0, 0])) == {"accuracy": 0.75, "f1": pytest.approx((4 / 5 + 2 / 3) / 2)}
+
+
+def test_area_under_the_roc_curve_by_hand():
+    """Of pairs (class 1, class 0) the share in which class 1 is higher, ties being a half. Logits in (0, 1) are no probabilities."""
+    score, y = torch.tensor([0.3, 0.9, 0.3, 100.0, 99.0]), torch.tensor([1, 1, 0, 1, 0])
+    area = pytest.approx((0.5 + 0 + 1 + 0 + 1 + 1) / 6)
+    found = classification_metrics(score[:, None], y[:, None].float())
+    assert found["auroc"] == area and found["accuracy"] == pytest.approx(3 / 5)
+    assert classification_metrics(torch.stack((-score, score), 1), y)["auroc"] == area
+    # Two questions: the second has an answer that is missing and one class only.
+    second = torch.tensor([1.0, NAN, 1.0, 1.0, 1.0])
+    found = classification_metrics(torch.stack((score, -score), 1), torch.stack((y.float(), second), 1))
+    assert found["auroc"] == area and found["accuracy"] == pytest.approx(3 / 9)
+    assert found["f1"] == pytest.approx(((2 * 3 / (2 * 3 + 2)) / 2 + 0) / 2)
+
+
+@pytest.mark.parametrize("labels", [torch.full((3, 1), NAN), torch.zeros(0, 1)])
+def test_without_labels_there_is_no_metric(labels):
+    logits = torch.randn(len(labels), 1)
+    assert {name: math.isnan(value) for name, value in classification_metrics(logits, labels).items()} == dict.fromkeys(
+        ("accuracy", "f1", "auroc"), True
+    )
+    assert all(math.isnan(value) for value in regression_metrics(logits, labels).values())
+    wide = classification_metrics(torch.randn(len(labels), 3), torch.full((len(labels),), -1))
+    assert wide.keys() == {"accuracy", "f1"} and all(math.isnan(value) for value in wide.values())
+
+
+def test_metrics_name_the_extra(graphs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    with pytest.raises(MissingExtra, match=r"needs the package 'torchmetrics'.*graphformer\[graphs\]"):
+        regression_metrics(torch.ones(1, 1), torch.ones(1, 1))
+    with pytest.raises(MissingExtra, match=r"graphformer\[graphs\]"):  # before training, not after its first epoch
+        make_trainer(tmp_path / "run", graphs)
 
 
 @pytest.mark.parametrize("kind", ["standard", "log", "none"])
@@ -265,7 +332,7 @@ def test_several_targets_with_missing_labels_and_progress(tmp_path, capfd):
     torch.manual_seed(0)
     net = gf.GraphTransformer(3, hidden_size=8, num_layers=1, num_heads=2, target=targets, sparsify=gf.Threshold(0.01))
     result = GraphTrainer(net, made[:9], made[9:], tmp_path / "run", epochs=2, max_nodes=12, eval_epochs=2).fit()
-    assert {"loss", "gap_mae", "gap_rmse", "gap_r2", "kind_accuracy"} == set(result.metrics)
+    assert {"loss", "gap_mae", "gap_rmse", "gap_r2", "gap_pearson", "kind_accuracy", "kind_f1", "kind_auroc"} == set(result.metrics)
     assert math.isfinite(result.metrics["loss"])
     out, err = capfd.readouterr()
     assert "validation loss" in out and "kind_accuracy" in out and "loss=" in err
@@ -425,7 +492,7 @@ def test_train_graphs_on_images(call, graphs, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--dataset", "nowhere"], "--dataset: there is no folder 'nowhere'; give a folder of label images, or polycrystal"),
+        (["--dataset", "nowhere"], "--dataset: there is no folder or file 'nowhere'; give polycrystal, a folder of label images"),
         (["--dataset", "polycrystal", "--grains", "few"], "--grains must be a number or two, as in 20,40, got 'few'"),
         (["--dataset", "polycrystal", "--held-out", "0.7"], "--held-out must be above 0 and below 0.5, got 0.7"),
         (["--dataset", "polycrystal", "--graphs", "2", "--grains", "3", "--resolution", "8"], "2 graphs are too few"),

@@ -8,7 +8,7 @@ import pytest
 
 import graphformer
 
-OPTIONAL = ("dgl", "rdkit", "biotite", "skimage", "matplotlib", "typer", "torch_sparse", "torch_scatter")
+OPTIONAL = ("dgl", "rdkit", "biotite", "skimage", "matplotlib", "typer", "torch_sparse", "torch_scatter", "torchmetrics")
 # Others take these for reasons of their own: transformers' Trainer takes accelerate and peft, torch.compile takes networkx.
 ALSO_OPTIONAL = ("peft", "accelerate", "tensorboard", "networkx")
 

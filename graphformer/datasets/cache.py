@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 import graphformer
 from graphformer.datasets import storage
-from graphformer.datasets.download import RawFile, check, download
+from graphformer.datasets.download import RawFile, find
 from graphformer.datasets.fingerprint import describe
 from graphformer.errors import require
 
@@ -114,18 +113,7 @@ class GraphDataset(InMemoryDataset):
     def raw_path(self, name: str) -> Path:
         """Where the raw file of this name is, with its checksum verified; it is downloaded where it is nowhere."""
         file = next(file for file in self.raw_files if file.name == name)
-        if self._raw is not None:
-            if not (path := Path(self._raw) / name).is_file():
-                raise ValueError(f"raw: there is no {name} in {str(self._raw)!r}; it comes from {file.url or 'its authors'}.")
-            return check(path, file)
-        own = [Path(self.raw_dir)] if self._key else []
-        common = [Path(folder) / self.data_folder] if (folder := os.environ.get("GRAPHFORMER_DATA")) else []
-        for place in own + common:
-            if (place / name).is_file():
-                return check(place / name, file)
-        if not own:
-            raise ValueError(f"raw: {name} is needed; name the folder that has it, or a root, where it can be downloaded to.")
-        return download(file, own[0], log=self.log)
+        return find(file, self._raw, Path(self.raw_dir) if self._key else None, self.data_folder, log=self.log)
 
     def get(self, idx: int) -> Data:
         data = super().get(idx)

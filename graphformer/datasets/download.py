@@ -24,7 +24,7 @@ class RawFile:
     """A file that a data set is made from.
 
     Args:
-        name: its name in the raw folder.
+        name: its name in the raw folder; "part/a.csv" lies in a folder there.
         sha256: its checksum, in hexadecimal.
         url: a stable public address (a fixed commit or record, not a branch), or None where there is none.
     """
@@ -59,6 +59,33 @@ def check(path: str | Path, expected: RawFile) -> Path:
     return path
 
 
+def find(file: RawFile, raw: str | Path | None, own: Path | None, data_folder: str, *, log: bool = True) -> Path:
+    """Where a raw file is, with its checksum verified; it is downloaded where it is nowhere.
+
+    Args:
+        file: the file.
+        raw: the one folder to look in; None looks in the others.
+        own: the data set's own folder, which comes first and takes the download; None where it has none.
+        data_folder: looked in after that, inside the folder that the environment variable GRAPHFORMER_DATA names.
+        log: show the download's progress (on a terminal).
+
+    Raises:
+        ValueError: ``raw`` lacks the file; the file has another checksum; or there is no folder to download it to.
+        DownloadError: the file could not be downloaded.
+    """
+    if raw is not None:
+        if not (path := Path(raw) / file.name).is_file():
+            raise ValueError(f"raw: there is no {file.name} in {str(raw)!r}; it comes from {file.url or 'its authors'}.")
+        return check(path, file)
+    common = os.environ.get("GRAPHFORMER_DATA")
+    for place in (own, Path(common) / data_folder if common else None):
+        if place is not None and (place / file.name).is_file():
+            return check(place / file.name, file)
+    if own is None:
+        raise ValueError(f"raw: {file.name} is needed; name the folder that has it, or a root, where it can be downloaded to.")
+    return download(file, own, log=log)
+
+
 def download(file: RawFile, folder: str | Path, *, log: bool = True, timeout: float = 60.0) -> Path:
     """Download a file into a folder. It appears under its name only when it is whole and its checksum is right.
 
@@ -66,11 +93,11 @@ def download(file: RawFile, folder: str | Path, *, log: bool = True, timeout: fl
         DownloadError: no address, no connection, fewer bytes than announced, or another checksum. Nothing is left behind.
     """
     target = Path(folder) / file.name
-    remedy = f"Try again, or put {file.name} into {target.parent} by hand"
+    remedy = f"Try again, or put {file.name} into {folder} by hand"
     if file.url is None:
-        raise DownloadError(f"there is no public address for {file.name}; put it into {target.parent} by hand.")
+        raise DownloadError(f"there is no public address for {file.name}; put it into {folder} by hand.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{file.name}.", suffix=".part")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     part = Path(name)
     try:
         digest, received = hashlib.sha256(), 0

@@ -152,6 +152,7 @@ class CopolymerGraphs(GraphDataset):
     node_names: tuple[str, ...] = NODE_NAMES
     edge_names: tuple[str, ...] = EDGE_NAMES
     target_names: tuple[str, ...] = ("EA", "IP")
+    text_column: ClassVar[str] = "poly_chemprop_input"
 
     def __init__(
         self,
@@ -186,7 +187,7 @@ class CopolymerGraphs(GraphDataset):
     def build(self) -> Iterator[Data]:
         """A graph a copolymer: those of test fold 0 first."""
         for fold, file in enumerate(self.raw_files):
-            for data in _read(self, self.raw_path(file.name), "poly_chemprop_input", _EA_IP):
+            for data in _read(self, self.raw_path(file.name), self.text_column, _EA_IP):
                 data.fold, data.monomer = fold, _MONOMERS.get(data.text.split(".")[0], -1)
                 yield data
 
@@ -202,13 +203,8 @@ class CopolymerGraphs(GraphDataset):
 def _read(dataset: GraphDataset, path: Path, text: str, targets: Sequence[str]) -> Iterator[Data]:
     """A graph for each row that can be read; the others are noted."""
     require("rdkit", extra="polymer", why=type(dataset).__name__)
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        header = reader.fieldnames or []
-        if missing := [name for name in (text, *targets) if name not in header]:
-            raise ValueError(f"{path} has no column {missing[0]!r}; its columns: {', '.join(header)}.")
-        rows = list(reader)
-    for number, row in enumerate(dataset.progress(rows), start=1):
+    rows = read_rows(path, (text, *targets))[1]
+    for number, row in enumerate(dataset.progress(rows, len(rows)), start=1):
         try:
             values = [_number(name, row[name]) for name in targets]
             data = polymer_graph(row[text] or "")
@@ -219,6 +215,23 @@ def _read(dataset: GraphDataset, path: Path, text: str, targets: Sequence[str]) 
         if targets:
             data.y = torch.tensor([values], dtype=torch.float32)
         yield data
+
+
+def read_rows(path: str | Path, columns: Sequence[str] = ()) -> tuple[list[str], list[dict[str, str | None]]]:
+    """The header of a CSV file, and its rows by column. None: a field that a short row lacks.
+
+    Raises:
+        ValueError: a file that is no CSV in UTF-8, or that lacks one of these columns.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            header = list(reader.fieldnames or [])
+            if missing := [name for name in columns if name not in header]:
+                raise ValueError(f"{path} has no column {missing[0]!r}; its columns: {', '.join(header) or 'none'}.")
+            return header, list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a table ({error}); give a CSV file in UTF-8, with a header.") from None
 
 
 def _number(name: str, field: str | None) -> float:

@@ -43,6 +43,7 @@ class Residues(NamedTuple):
     backbone: np.ndarray  # [N, 3, 3]: N, CA, C
     chain: np.ndarray  # [N] places in chains
     number: np.ndarray  # [N] as in the file
+    insertion: tuple[str, ...]  # the letter of each number such as 52A, "" for most
     sasa: np.ndarray  # [N]
     chains: tuple[str, ...]
 
@@ -120,6 +121,7 @@ def _residues(atoms: Any) -> tuple[Residues, list[str]]:
         backbone=backbone[keep],
         chain=place_of.ravel(),
         number=atoms.res_id[starts[keep]].astype(np.int64),
+        insertion=tuple(str(code).strip() for code in atoms.ins_code[starts[keep]]),
         sasa=np.array([surface[start:stop].sum() for _, (_, start, stop, _) in rows], dtype=np.float32),
         chains=tuple(names[place] for place in present),
     )
@@ -213,5 +215,6 @@ def graph_of_residues(residues: Residues, cutoff: float, features: Sequence[str]
         group_0=torch.from_numpy(segment).long(),
         group_1=torch.from_numpy(residues.chain),
         residue=torch.from_numpy(residues.number),
+        insertion=",".join(residues.insertion),
         chains=",".join(residues.chains),
     )

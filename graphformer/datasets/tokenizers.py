@@ -49,6 +49,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     Raises:
         ValueError: characters that the tokenizer has no token for, each of them named.
     """
+    refuse_unknown(tokenizer, text)
+    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+
+
+def refuse_unknown(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    """Raise ValueError where ``text`` has characters that the tokenizer has no token for; the error names them."""
     if unknown := [character for character in sorted(set(text)) if not _knows(tokenizer, character)]:
         shown = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown[:8])
         more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
@@ -56,7 +62,6 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
             f"text: the tokenizer never saw {shown}{more}; leave them out, or train with a byte or bpe tokenizer, which knows "
             f"every character."
         )
-    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
 
 
 def _byte_pairs(text: str | None, vocab_size: int | None) -> Tokenizer:

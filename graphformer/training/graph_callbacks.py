@@ -8,11 +8,19 @@ from typing import Any
 import torch
 from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 
+from graphformer.training.graph_metrics import require_torchmetrics
+
 _NEVER = 10**9
 
 
 def graph_arguments(validates: bool, **kwargs: Any) -> TrainingArguments:
-    """The arguments of a run, with the traps of the defaults taken out. Evaluations and checkpoints are :class:`EpochEnds`'s."""
+    """The arguments of a run, with the traps of the defaults taken out. Evaluations and checkpoints are :class:`EpochEnds`'s.
+
+    Raises:
+        MissingExtra: the run validates and torchmetrics is not installed: told before the first epoch, not after it.
+    """
+    if validates:
+        require_torchmetrics()
     if "restore_callback_states_from_checkpoint" in TrainingArguments.__dataclass_fields__:
         kwargs["restore_callback_states_from_checkpoint"] = True  # how long early stopping has waited
     arguments = TrainingArguments(

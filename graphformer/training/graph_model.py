@@ -32,7 +32,8 @@ _SPARSIFIERS = {Threshold: "threshold", TopK: "top_k", TopFraction: "top_fractio
 
 @dataclass
 class GraphModel:
-    """A network over graphs (mostly a :class:`~graphformer.models.GraphTransformer`) that takes graphs as they are and answers in the unit of the labels.
+    """A network over graphs, mostly a :class:`~graphformer.models.GraphTransformer`, that takes graphs as they are and answers in the unit
+    of the labels.
 
     Attributes:
         net: the network; it sees scaled inputs and predicts scaled targets.
@@ -74,7 +75,8 @@ class GraphModel:
 
     def evaluate(self, dataset: Any, max_nodes: int = 4096) -> dict[str, float]:
         """``loss`` (of scaled targets, the exact mean over the labels that are there) and the metrics in the unit of the labels: ``mae``,
-        ``rmse``, ``r2``, or ``accuracy``; for several targets with the target's name before them: ``gap_mae``.
+        ``rmse``, ``r2``, ``pearson``, or ``accuracy``, ``f1`` (and ``auroc`` of two classes); for several targets with the target's name
+        before them: ``gap_mae``.
 
         Raises:
             ValueError: a data set without labels.

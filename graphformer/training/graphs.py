@@ -102,7 +102,7 @@ class GraphTrainer(Trainer):
         save_total_limit: int | None = 2,
         progress: bool = True,
     ) -> None:
-        require("accelerate", extra="text", why="Training")
+        require("accelerate", extra="graphs", why="Training")
         counts = {"epochs": epochs, "max_nodes": max_nodes, "eval_epochs": eval_epochs, "patience": 1 if patience is None else patience}
         for name, value in counts.items():
             if value < 1:
