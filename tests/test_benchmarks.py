@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+DATA = Path(os.environ.get("GRAPHFORMER_DATA", ROOT.parent / "shared" / "data"))
 
 pytest.importorskip("benchmarks", reason="benchmarks/ is not part of an installed package")
 
@@ -17,10 +18,11 @@ def written(name: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in RESULTS.glob(f"{name}*")}
 
 
-@pytest.mark.parametrize("name", ["aggregate", "attention", "decode", "finetune", "graph_cost"])
-def test_quick(name):
+@pytest.mark.parametrize("call", ["aggregate", "attention", "decode", "finetune", "graph_cost", "graphs polycrystals"])
+def test_quick(call):
+    name, *words = call.split()
     before = written(name)
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick"]
+    command = [sys.executable, "-m", f"benchmarks.{name}", *words, "--quick"]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "| --- |" in done.stdout
@@ -41,3 +43,37 @@ def test_slope_is_the_exponent():
     from benchmarks import measure
 
     assert measure.slope([2, 3, 5], [7 * n**1.5 for n in (2, 3, 5)]) == pytest.approx(1.5)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no data at {DATA}")
+@pytest.mark.parametrize("name", ["polymer-dft-ei", "mechanical-mnist"])
+def test_quick_studies_of_real_data(name, tmp_path):
+    command = [sys.executable, "-m", "benchmarks.graphs", name, "--quick", "--models", "gin", "gps"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRAPHFORMER_DATA": str(DATA), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| ours, GIN |" in done.stdout and "| GPSConv (PyG) |" in done.stdout
+
+
+def test_a_stored_run_is_not_repeated_unless_its_settings_change(tmp_path):
+    from dataclasses import replace
+
+    from benchmarks.graphs import study
+    from graphformer.datasets import PolycrystalDataset
+
+    graphs = PolycrystalDataset(None, 6, (4, 6), resolution=8, log=False)
+    one = study.Study(
+        name="tiny",
+        title="",
+        parts=lambda repeat, quick: study.Parts(graphs, graphs, {"test": graphs}),
+        network={"node_dim": 6, "edge_dim": 2, "hidden_size": 8, "num_layers": 1, "num_heads": 2},
+        training={"epochs": 1, "max_nodes": 40},
+        columns=("rmse",),
+    )
+    first = study.run(one, ["gine", "gin"], [0], False, tmp_path)
+    again = study.run(one, ["gin", "gine"], [0], False, tmp_path)
+    assert again["runs"] == first["runs"]
+    other = study.run(replace(one, ours={"readout": ("mean",)}), ["gine", "gin"], [0], False, tmp_path)["runs"]
+    assert [run["model"] for run in other] == ["gine", "gin"] and other[0] == first["runs"][0]
+    assert other[1]["settings"]["network"]["readout"] == ["mean"]
+    assert "| ours, GIN |" in study.table(one, study.run(one, ["gin"], [0, 1], False, tmp_path))

@@ -102,7 +102,7 @@ def flip() -> Study:
         title="FLIP secondary structure from one sequence: Q3 on NEW364",
         parts=parts,
         network={
-            **{"node_dim": [21], "edge_dim": [2 * window], "hidden_size": 64, "num_layers": 3, "num_heads": 4},
+            **{"node_dim": [21], "edge_dim": [2 * window], "hidden_size": 64, "num_layers": 2, "num_heads": 4},
             **{"target": "node", "out_dim": 3, "task": "classification", "encodings": (), "dropout": 0.1},
         },
         training={"epochs": 3, "max_nodes": 4096, "learning_rate": 2e-3, "eval_epochs": 1},
@@ -139,7 +139,7 @@ def mechanical_mnist() -> Study:
             **{"node_dim": 6, "edge_dim": 2, "hidden_size": 64, "num_layers": 4, "num_heads": 4, "readout": ("mean", "max")},
         },
         ours={"levels": ("group_0", "group_1")},
-        training={"epochs": 15, "max_nodes": 4096, "learning_rate": 2e-3, "eval_epochs": 3},
+        training={"epochs": 6, "max_nodes": 4096, "learning_rate": 2e-3, "eval_epochs": 2},
         columns=("relative error %", "r2"),
         measure=measure,
         repeats=2,
@@ -170,7 +170,7 @@ def polycrystals(name: str, title: str, **law: Any) -> Study:
         network={
             **{"node_dim": 6, "edge_dim": 2, "hidden_size": 64, "num_layers": 6, "num_heads": 4, "readout": ("mean",)},
         },
-        training={"epochs": 30, "max_nodes": 1024, "learning_rate": 2e-3, "target_scaling": "log", "eval_epochs": 3},
+        training={"epochs": 20, "max_nodes": 1024, "learning_rate": 2e-3, "target_scaling": "log", "eval_epochs": 4},
         columns=("r2",),
         measure=measure,
         higher=True,
