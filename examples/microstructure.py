@@ -47,6 +47,7 @@ def main() -> None:
     options.output.mkdir(parents=True)
     marker.touch()
 
+    print(f"Polycrystals of two phases, contrast {CONTRAST:g}: {options.graphs} label images to learn their conductivity from.")
     start = time.perf_counter()
     held = max(options.graphs // 10, 2)
     parts = {

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import transformers
 
+from graphformer import cli_graph_data
 from graphformer.errors import require
 from graphformer.training.run import claim_output_dir, is_main_process
 
 typer = require("typer", extra="text", why="The command line")
 
+TOLD = 20  # how many unreadable inputs predict tells one by one
+
+
+DATASET = "The embedded generator; a folder of label images; a CSV of polymers; or a folder of PDB and mmCIF files."
+
 
 def train_graphs(
     output: Annotated[Path, typer.Option(help="Folder for the model and the checkpoints.")],
-    dataset: Annotated[str, typer.Option(metavar="polycrystal|FOLDER", help="The embedded generator, or a folder of label images.")],
+    dataset: Annotated[str, typer.Option(metavar="polycrystal|FOLDER|CSV", help=DATASET)],
     targets: Annotated[Path | None, typer.Option(help="Images: a CSV with a column 'file' and a column a target.")] = None,
     tables: Annotated[Path | None, typer.Option(help="Images: a folder of <stem>.csv, properties of the grains by 'label'.")] = None,
     kind: Annotated[str, typer.Option(metavar="grains|phases", help="Images: what a node is.")] = "grains",
@@ -31,9 +38,19 @@ def train_graphs(
     resolution: Annotated[int, typer.Option(min=1, help="Polycrystals: voxels along an axis.")] = 64,
     law: Annotated[str, typer.Option(metavar="lognormal|two-phase", help="Polycrystals: what grains are made of.")] = "two-phase",
     contrast: Annotated[float, typer.Option(help="Polycrystals: of the second phase.")] = 100.0,
+    smiles_column: Annotated[str, typer.Option(help="Polymers: the column of pSMILES or copolymers.")] = "smiles",
+    target_columns: Annotated[str | None, typer.Option(metavar="NAME,...", help="Polymers: the columns that are learned.")] = None,
+    residue_target: Annotated[
+        str, typer.Option(metavar="exposure|sasa|secondary", help="Proteins: what is learned of each residue.")
+    ] = "exposure",
+    features: Annotated[str | None, typer.Option(metavar="NAME,...", help="Proteins: of these, what the model may read.")] = None,
+    cutoff: Annotated[float, typer.Option(help="Proteins: CA atoms in contact are at most so many Å apart.")] = 8.0,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps the graphs for the next run [default: none].")] = None,
     operator: Annotated[str, typer.Option(help="gin, pna or sum; or one for each layer: gin,pna,gin.")] = "gin",
     candidates: Annotated[str, typer.Option(help="Pairs that are scored: edges, edges+k_hop:2, all, ...")] = "edges",
+    levels: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Coarse levels: cluster, or groups: group_0,group_1 [default: none].")
+    ] = None,
     hidden_size: Annotated[int, typer.Option(min=1, help="Width of a node.")] = 64,
     layers: Annotated[int, typer.Option(min=1, help="Number of layers.")] = 3,
     heads: Annotated[int, typer.Option(min=1, help="Heads; each is one graph.")] = 4,
@@ -47,34 +64,32 @@ def train_graphs(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same model.")] = 0,
     resume: Annotated[bool, typer.Option(help="Continue the run in --output from its newest complete checkpoint.")] = False,
 ) -> None:
-    """Train a model that predicts properties of whole graphs, from generated polycrystals or from label images.
+    """Train a model that predicts properties of images of grains, of polymers, or of each residue of proteins.
 
     The metrics at the end are those of graphs that were neither trained on nor used to choose the weights.
     """
+    given = {name: value for name, value in locals().items() if value != inspect.signature(train_graphs).parameters[name].default}
     if not 0 < held_out < 0.5:
         raise ValueError(f"--held-out must be above 0 and below 0.5, got {held_out}; 0.1 is customary.")
+    what = cli_graph_data.kind_of(dataset)
+    cli_graph_data.refuse_foreign(what, given, dataset)
     claim_output_dir(output, resume)  # before any time is spent
     from graphformer import GraphTransformer
-    from graphformer.datasets import GraphDataset, Microstructures, PolycrystalDataset
     from graphformer.training import GraphTrainer
 
     transformers.logging.set_verbosity_error()
-    bar = is_main_process()
-    made: PolycrystalDataset | Microstructures
-    if dataset == "polycrystal":
-        if targets or tables:
-            raise ValueError("--targets and --tables are for a folder of images; the polycrystals' conductivity is solved here.")
-        options: dict[str, Any] = {"dim": dim, "resolution": resolution, "seed": seed, "law": law, "contrast": contrast, "log": bar}
-        made = PolycrystalDataset(cache, graphs, _range(grains), **options)
+    bar, groups = is_main_process(), tuple(part.strip() for part in (levels or "").split(",") if part.strip())
+    if what == "polycrystals":
+        options = {"dim": dim, "resolution": resolution, "seed": seed, "law": law, "contrast": contrast, "log": bar}
+        opened = cli_graph_data.polycrystals(cache, graphs, grains, options)
+    elif what == "label images":
+        options = {"kind": kind, "periodic": periodic, "relative": relative, "log": bar}
+        opened = cli_graph_data.images(dataset, cache, targets, tables, options)
+    elif what == "polymers":
+        opened = cli_graph_data.polymers(dataset, cache, smiles_column, target_columns, bar)
     else:
-        if not Path(dataset).is_dir():
-            raise ValueError(f"--dataset: there is no folder {dataset!r}; give a folder of label images, or polycrystal.")
-        if targets is None:
-            raise ValueError("--targets is needed with a folder of images: a CSV with a column 'file' and a column a target.")
-        made = Microstructures(
-            dataset, cache, kind=kind, tables=tables, targets=targets, missing=True, periodic=periodic, relative=relative, log=bar
-        )
-    data: GraphDataset = made
+        opened = cli_graph_data.proteins(dataset, cache, residue_target, features, cutoff, groups, bar)
+    data = opened.dataset
     held = max(1, round(held_out * len(data)))
     if len(data) < 2 * held + 1:
         raise ValueError(f"--dataset: {len(data)} graphs are too few; training, validation and test need at least one each.")
@@ -83,16 +98,16 @@ def train_graphs(
     transformers.set_seed(seed)
     operators = operator.split(",")
     net = GraphTransformer(
-        node_dim=len(made.node_names),
-        edge_dim=len(made.edge_names),
+        node_dim=data[0].x.shape[1],
+        edge_dim=data[0].edge_attr.shape[1],
         hidden_size=hidden_size,
         num_layers=layers,
         num_heads=heads,
-        target="graph",
-        out_dim=len(made.target_names),
         operator=operators if len(operators) > 1 else operator,
         candidates=candidates,
+        levels=groups,
         dropout=dropout,
+        **opened.target,
     )
     trainer = GraphTrainer(
         net,
@@ -110,54 +125,52 @@ def train_graphs(
     _say(f"{len(train)} graphs to learn from, {len(validation)} to validate, {len(test)} to test; {weights:,} parameters")
     result = trainer.fit(resume)
     found = result.model.evaluate(test, max_nodes)
-    values = ", ".join(f"{name.upper()} {found[name]:.4g}" for name in ("mae", "rmse", "r2"))
+    values = ", ".join(f"{name.upper()} {value:.4g}" for name, value in found.items() if name != "loss")
     _say(f"test: {values}, over {len(test)} graphs; {result.epochs} epochs, {result.steps} steps")
     _say(f"saved in {output}")
-    _say(f"next: graphformer predict {shlex.quote(str(output))} IMAGE.npy --tables FOLDER")
+    _say(f"next: graphformer predict {shlex.quote(str(output))} {opened.next_files}")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def predict(
     model_dir: Annotated[Path, typer.Argument(help="A folder that graphformer train-graphs wrote.")],
-    files: Annotated[list[Path], typer.Argument(help="Label images or voxel volumes: PNG, TIFF or npy.")],
-    tables: Annotated[Path | None, typer.Option(help="A folder of <stem>.csv, properties of the grains by 'label'.")] = None,
+    files: Annotated[list[Path], typer.Argument(help="What the model reads: label images, CSV files of polymers, PDB or mmCIF files.")],
+    tables: Annotated[Path | None, typer.Option(help="Images: a folder of <stem>.csv, properties of the grains by 'label'.")] = None,
+    smiles_column: Annotated[str | None, typer.Option(help="Polymers: their column [default: as in training].")] = None,
     output: Annotated[Path | None, typer.Option(help="A CSV file to write [default: print].")] = None,
     max_nodes: Annotated[int, typer.Option(min=1, help="Nodes of a batch.")] = 4096,
 ) -> None:
-    """Predict the properties of new images with a trained model: a line an image, in the unit of the training targets."""
-    from graphformer.training import graphs_of_files, load_graph_model
+    """Predict what is in new files with a trained model: a line an image, a polymer or a residue, in the unit of the training targets.
+
+    A polymer that cannot be read keeps its line, with an empty prediction. What could not be read is told, with the reason.
+    """
+    from graphformer.training import load_graph_model, prediction_table
 
     if output is not None and output.exists():
         raise ValueError(f"--output: {str(output)!r} is there already, and nothing is written over; name another file.")
     model = load_graph_model(model_dir)
-    places = {target.place for target in model.net.targets.values()}
-    if places != {"graph"}:
-        raise ValueError(f"MODEL_DIR: the model predicts for {', '.join(sorted(places))}s; load it in Python and call its predict.")
-    data = graphs_of_files(model.featuriser, files, tables)
-    found = model.predict(data, max_nodes)
-    table = found if isinstance(found, dict) else {"y": found}
-    names = model.featuriser["target_names"] if not isinstance(found, dict) else []
-    columns = [n for name, v in table.items() for n in (names if len(names) == v.shape[1] else [f"{name}_{i}" for i in range(v.shape[1])])]
+    reader = model.featuriser.get("reader")
+    for name, value, owner in (("tables", tables, "microstructure"), ("smiles-column", smiles_column, "polymer")):
+        if value is not None and reader != owner:
+            raise ValueError(f"--{name} {str(value)!r} is for models of {owner}s, and MODEL_DIR reads {reader}s; leave it out.")
+    table = prediction_table(model, files, tables, smiles_column, max_nodes)
+    for problem in table.problems[:TOLD]:
+        _say(f"warning: no prediction for {problem}", err=True)
+    if len(table.problems) > TOLD:
+        _say(f"warning: and {len(table.problems) - TOLD} more without a prediction", err=True)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", *columns])
-    for row, file in enumerate(files):
-        writer.writerow([file.name, *(f"{value:.6g}" for v in table.values() for value in v[row].tolist())])
+    writer.writerow(table.columns)
+    writer.writerows([[f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in table.rows])
     if output is None:
         _say(text.getvalue().rstrip("\n"))
     else:
         output.write_text(text.getvalue(), encoding="utf-8")
-        _say(f"{len(files)} predictions in {output}")
+        empty = sum("" in row[-1:] for row in table.rows)
+        _say(f"{len(table.rows) - empty} predictions in {output}")
 
 
-def _range(text: str) -> tuple[int, int]:
-    parts = text.split(",")
-    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
-        raise ValueError(f"--grains must be a number or two, as in 20,40, got {text!r}.")
-    return int(parts[0]), int(parts[-1])
-
-
-def _say(text: str) -> None:
+def _say(text: str, err: bool = False) -> None:
     if is_main_process():
-        typer.echo(text)
+        typer.echo(text, err=err)

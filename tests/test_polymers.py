@@ -162,6 +162,13 @@ def test_bad_settings_are_named(table):
         PolymerGraphs(None, file="nothing.csv")
 
 
+@pytest.mark.parametrize("content", [b"\xa8\xff, \x80", b"smiles,value\n*CC*,\xff\n"])
+def test_a_file_that_is_no_table_is_named(content, tmp_path):
+    (tmp_path / "odd.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"odd.csv cannot be read as a table .* give a CSV file in UTF-8, with a header"):
+        PolymerGraphs(None, file=tmp_path / "odd.csv")
+
+
 def test_texts_without_targets_are_for_predictions(table):
     with pytest.warns(UserWarning, match="1 left out, 4 kept"):
         made = PolymerGraphs(None, file=table, text="psmiles", targets=())

@@ -125,6 +125,7 @@ def test_a_helix(make):
 def test_insertion_codes_are_residues(make):
     made = make(helix(["51", "52", "52A", "52B", "53", "54", "55", "56", "57", "58"]))
     assert made[0].num_nodes == 10 and peptide(made) == 9 and made[0].residue.tolist()[:5] == [51, 52, 52, 52, 53]
+    assert made[0].insertion == ",,A,B,,,,,,"
     assert (made[0].secondary == 0).sum() >= 6  # the helix goes on through them
 
 
@@ -247,3 +248,22 @@ def test_bad_settings(tmp_path):
             ProteinStructures(None, tmp_path, **{name: value})
     with pytest.raises(ValueError, match=r"folder: there are no files .pdb, .ent, .cif, .mmcif in '.*nothing', which is no folder"):
         ProteinStructures(None, tmp_path / "nothing")
+
+
+def test_files_and_lists_of_them(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.pdb").write_text("\n".join(helix(TEN)))
+    (tmp_path / "two" / "b.ent").write_text("\n".join(helix(TEN[:7])))
+    (tmp_path / "notes.txt").write_text("")
+    one = ProteinStructures(None, tmp_path / "one" / "a.pdb")
+    assert [data.name for data in one] == ["a.pdb"] and torch.equal(one[0].x, ProteinStructures(None, tmp_path / "one")[0].x)
+    assert [data.name for data in ProteinStructures(None, [tmp_path / "one", tmp_path / "two" / "b.ent"])] == ["a.pdb", "b.ent"]
+    both = [data.name for data in ProteinStructures(None, [tmp_path / "one", tmp_path / "two"])]  # two files of one name
+    assert both == [(tmp_path / name).as_posix() for name in ("one/a.pdb", "two/a.pdb", "two/b.ent")]
+    with pytest.raises(ValueError, match=r"'.*notes.txt' is no structure by its name; known: .pdb, .ent, .cif, .mmcif"):
+        ProteinStructures(None, [tmp_path / "notes.txt"])
+    with pytest.raises(ValueError, match=r"there are no files .*c\.pdb', which is no folder"):
+        ProteinStructures(None, tmp_path / "c.pdb")
+    with pytest.raises(ValueError, match="in an empty list"):
+        ProteinStructures(None, [])

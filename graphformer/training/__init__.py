@@ -22,6 +22,8 @@ _HOME = {
     "Scaling": "graph_scaling",
     "featuriser_of": "graph_files",
     "graphs_of_files": "graph_files",
+    "PredictionTable": "graph_tables",
+    "prediction_table": "graph_tables",
 }
 
 __all__ = sorted(_HOME)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphformer.datasets import CopolymerGraphs, GraphDataset, Microstructures, PolycrystalDataset, PolymerGraphs, ProteinStructures
+from graphformer.datasets.polymer import read_rows
 from graphformer.datasets.protein import STATES
 
 
@@ -67,20 +68,27 @@ def graphs_of_files(
     if reader == "microstructure":
         dataset = _images(featuriser, options, files, tables)
     else:
-        if reader == "polymer" and len(files) != 1:
-            raise ValueError(f"polymers are read from one CSV file at a time, got {len(files)} files.")
-        with warnings.catch_warnings(record=True) as told:  # `skipped` has it, in full
+        with warnings.catch_warnings(record=True) as warned:  # `skipped` has it, in full
             warnings.simplefilter("always")
             try:
                 if reader == "polymer":
-                    dataset = PolymerGraphs(None, file=files[0], targets=(), log=False, text=text or options["text"])
+                    dataset = _polymers(files, text or options["text"])
                 else:
                     dataset = ProteinStructures(None, list(files), target=None, log=False, **options)
             except ValueError as error:
-                raise ValueError(" ".join([f"{_named(files)}: {error}", *(str(one.message) for one in told)])) from None
-    found = list(getattr(dataset, "node_names", ()))
-    if found != featuriser["node_names"]:
-        raise ValueError(_other_columns(featuriser["node_names"], found, str(files[0]), "grains" if reader == "microstructure" else "nodes"))
+                if not warned:
+                    raise
+                raise ValueError(f"{files[0]}: nothing can be read ({'; '.join(str(one.message) for one in warned)})") from error
+    wanted, found = list(featuriser["node_names"]), list(getattr(dataset, "node_names", ()))
+    if wanted != found:
+        lacking, strange = [n for n in wanted if n not in found], [n for n in found if n not in wanted]
+        told = [f"lacking: {', '.join(lacking)}"] * bool(lacking) + [f"not known to the model: {', '.join(strange)}"] * bool(strange)
+        hint = "give a table with these columns for each image (--tables)" if lacking else "give the same columns"
+        if reader != "microstructure":
+            hint = "the model is of another version of graphformer: train it again"
+        nodes = {"microstructure": "grains", "polymer": "atoms", "protein": "residues"}[reader]
+        what = "; ".join(told) or "another order"
+        raise ValueError(f"{files[0]}: the {nodes} have other properties than the model's ({what}); {hint}.")
     return dataset
 
 
@@ -90,12 +98,15 @@ def _images(featuriser: dict[str, Any], options: dict[str, Any], files: Sequence
     return Microstructures(list(files), tables=tables, log=False, **options)
 
 
-def _named(files: Sequence[str | Path]) -> str:
-    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-
-
-def _other_columns(wanted: list[str], found: list[str], file: str, nodes: str) -> str:
-    lacking, strange = [n for n in wanted if n not in found], [n for n in found if n not in wanted]
-    told = [f"lacking: {', '.join(lacking)}"] * bool(lacking) + [f"not known to the model: {', '.join(strange)}"] * bool(strange)
-    hint = "give a table with these columns for each image (--tables)" if lacking else "give the same columns"
-    return f"{file}: the {nodes} have other properties than the model's ({'; '.join(told) or 'another order'}); {hint}."
+def _polymers(files: Sequence[str | Path], column: str) -> PolymerGraphs:
+    if len(files) != 1:
+        raise ValueError(f"files: polymers are read from one CSV file at a time, got {len(files)} files.")
+    if not Path(files[0]).is_file():
+        raise ValueError(f"files: there is no file {str(files[0])!r}; give a CSV file of polymers.")
+    header, rows = read_rows(files[0])
+    if column not in header:
+        known = ", ".join(header) or "none"
+        raise ValueError(f"{files[0]} has no column {column!r} of polymers; name its column (--smiles-column), one of: {known}.")
+    if not rows:
+        raise ValueError(f"{files[0]} has no rows; give a polymer a row.")
+    return PolymerGraphs(None, file=files[0], text=column, targets=(), log=False)
