@@ -20,8 +20,10 @@ import torch
 import transformers
 
 from benchmarks import report
-from benchmarks.graphs import study
+from benchmarks.graphs import brec, study
 from benchmarks.graphs.studies import STUDIES
+
+DOCS = report.RESULTS.parents[1] / "docs"
 
 
 def main() -> None:
@@ -40,8 +42,7 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     for name in [*STUDIES, "brec"] if options.name == "all" else [options.name]:
         if name == "brec":
-            if not (options.show or options.plot):
-                brec.run(options.quick, seed=0)
+            run_brec(options)
             continue
         one = STUDIES[name]()
         if options.show or options.plot:
@@ -50,7 +51,7 @@ def main() -> None:
                 continue
             content = json.loads(path.read_text())
             if options.plot:
-                study.plot(one, content, report.RESULTS.parents[1] / "docs" / f"graphs-{name}.png")
+                study.plot(one, content, DOCS / f"graphs-{name}.png")
         else:
             models = options.models or one.contenders
             if unknown := set(models) - set(one.contenders):
@@ -59,6 +60,19 @@ def main() -> None:
             repeats = list(range(options.first, options.first + count))
             content = study.run(one, models, repeats, options.quick, None if options.quick else options.results)
         print(f"{one.title}\n\n{study.table(one, content)}\n")
+
+
+def run_brec(options: argparse.Namespace) -> None:
+    """BREC has a protocol and contenders of its own; ``python -m benchmarks.graphs.brec`` has more options."""
+    if not (options.show or options.plot):
+        brec.run(options.quick, 0, options.models or (), options.results)
+        return
+    path = options.results / "graphs-brec.json"
+    if path.is_file():
+        content = json.loads(path.read_text())
+        print(f"BREC: pairs of graphs told apart\n\n{brec.table(content)}\n")
+        if options.plot:
+            brec.plot(content, DOCS / "graphs-brec.png")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@ r"""What a node or a pair of nodes is told about the graph around it, by name.
 
 ===================== ===================================================================================================================
 ``random_walk:16``    for each node the probability of a random walk to be back after 1 to 16 steps (arXiv 2110.07875), by PyG's transform
+``shell_walk:2:8``    for each node random walks of up to 8 steps among the nodes exactly 1 step away, and among those 2 steps away: sizes,
+                      degrees, probabilities to be back, their spread (:func:`~graphformer.nn.substructures.shell_walk`)
 ``laplacian:8``       the 8 slowest modes of the normalized Laplacian: each node's amplitude :math:`|v_i|` and the eigenvalue
 ``laplacian:8:flip``  the same with signs, which are flipped at random in training (arXiv 2003.00982)
 ``degree``            :math:`\log(1 + D)` of edges in and out
 ``distance:10``       a pair's distance in ``pos``: 16 Gaussians with centres from 0 to 10
 ``shortest_path:4``   a pair's number of steps along given edges: one of 1, ..., 4, or farther
+``relative_walk:8``   a pair's probability of a random walk to lead from the sender to the receiver in 1 to 8 steps (arXiv 2305.17589)
 ===================== ===================================================================================================================
 
 An eigenvector has no sign, and where several share an eigenvalue they can be turned into each other. The amplitude is
@@ -26,6 +29,7 @@ from torch import Tensor
 
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.pairs import Structure, hops, stored_name
+from graphformer.nn.substructures import relative_walk, shell_walk
 
 DENSE_NODES = 2000
 """Larger graphs have their slowest modes found by an iterative solver."""
@@ -128,7 +132,7 @@ def shortest_path(structure: Structure, edges: EdgeList, most: int) -> Tensor:
     return torch.nn.functional.one_hot(found - 1, most + 1).float()
 
 
-KNOWN = "random_walk:16, laplacian:8, laplacian:8:flip, degree, distance:10, shortest_path:4"
+KNOWN = "random_walk:16, shell_walk:2:8, laplacian:8, laplacian:8:flip, degree, distance:10, shortest_path:4, relative_walk:8"
 
 
 def encoding(spec: str) -> Encoding:
@@ -147,6 +151,10 @@ def encoding(spec: str) -> Encoding:
             return Encoding(spec, 2 * number, False, lambda structure: laplacian(structure, number, flips), flips)
         if number > 0 and name == "shortest_path" and len(amounts) == 1:
             return Encoding(spec, number + 1, True, lambda structure, edges: shortest_path(structure, edges, number))
+        if number > 0 and name == "relative_walk" and len(amounts) == 1:
+            return Encoding(spec, number, True, lambda structure, edges: relative_walk(structure, edges, number))
+        if number > 0 and name == "shell_walk" and len(amounts) == 2 and (steps := int(amounts[1])) > 1:
+            return Encoding(spec, number * 2 * steps, False, lambda structure: shell_walk(structure, number, steps))
     except ValueError:
         pass  # a number that is none
     raise ValueError(f"unknown encoding {spec!r}; known: {KNOWN}")
