@@ -170,7 +170,7 @@ def polycrystals(name: str, title: str, **law: Any) -> Study:
         network={
             **{"node_dim": 6, "edge_dim": 2, "hidden_size": 64, "num_layers": 6, "num_heads": 4, "readout": ("mean",)},
         },
-        training={"epochs": 20, "max_nodes": 1024, "learning_rate": 2e-3, "target_scaling": "log", "eval_epochs": 4},
+        training={"epochs": 15, "max_nodes": 1024, "learning_rate": 2e-3, "target_scaling": "log", "eval_epochs": 3},
         columns=("r2",),
         measure=measure,
         higher=True,
