@@ -91,21 +91,21 @@ def vipea() -> Study:
 # ---------------------------------------------------------------------- proteins
 
 
-def flip() -> Study:
+def flip(name: str, layers: int, epochs: int) -> Study:
     window = 8
 
     def parts(repeat: int, quick: bool) -> Parts:
         return cut(ProteinSecondaryStructure(CACHE / "flip", window=window).standard_split(), quick, "NEW364")
 
     return Study(
-        name="flip",
-        title="FLIP secondary structure from one sequence: Q3 on NEW364",
+        name=name,
+        title=f"FLIP secondary structure from one sequence: Q3 on NEW364, {layers} layers, {epochs} epochs",
         parts=parts,
         network={
-            **{"node_dim": [21], "edge_dim": [2 * window], "hidden_size": 64, "num_layers": 2, "num_heads": 4},
+            **{"node_dim": [21], "edge_dim": [2 * window], "hidden_size": 64, "num_layers": layers, "num_heads": 4},
             **{"target": "node", "out_dim": 3, "task": "classification", "encodings": ()},
         },
-        training={"epochs": 3, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 1},
+        training={"epochs": epochs, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 1},
         columns=("accuracy",),
         higher=True,
         repeats=2,
@@ -195,7 +195,8 @@ STUDIES: dict[str, Callable[[], Study]] = {
     "polymer-dft-egc": lambda: polymer_dft("Egc", "band gap of a chain", "TransPolymer 0.44 / 0.92, pre-trained on millions", 40),
     "polymer-dft-egb": lambda: polymer_dft("Egb", "band gap in bulk", "TransPolymer 0.52 / 0.93, pre-trained on millions", 80),
     "polymer-dft-ei": lambda: polymer_dft("Ei", "ionization energy", "TransPolymer 0.39 / 0.84, pre-trained on millions", 80),
-    "flip": flip,
+    "flip": lambda: flip("flip", 2, 3),
+    "flip-long": lambda: flip("flip-long", 3, 5),
     "mechanical-mnist": mechanical_mnist,
     "polycrystals": lambda: polycrystals(
         "polycrystals", "Polycrystals: effective conductivity, lognormal grains (sigma 1)", law="lognormal"
