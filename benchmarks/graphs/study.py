@@ -200,6 +200,7 @@ def plot(study: Study, content: dict[str, Any], path: Path) -> None:
             axes.plot([statistics.fmean(found)] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2)
         axes.set(yticks=range(len(models)), yticklabels=[NAMES[name] for name in models], ylim=(-0.6, len(models) - 0.4))
         axes.set_xlabel(f"{test}: {column} ({'higher' if study.higher else 'lower'} is better)", fontsize=9)
+        axes.locator_params(axis="x", nbins=4)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(True, axis="x", color="#dddddd", linewidth=0.6)
     figure.suptitle(study.title, fontsize=10)
