@@ -107,7 +107,6 @@ def flip(name: str, layers: int, epochs: int) -> Study:
         },
         training={"epochs": epochs, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 1},
         columns=("accuracy",),
-        higher=True,
         repeats=2,
         published="65 to 72 % from single sequences without pre-training; about 85 % with alignments (NetSurfP-2.0)",
     )
@@ -173,7 +172,6 @@ def polycrystals(name: str, title: str, **law: Any) -> Study:
         training={"epochs": 15, "max_nodes": 1024, "learning_rate": 2e-3, "target_scaling": "log", "eval_epochs": 3},
         columns=("r2",),
         measure=measure,
-        higher=True,
         repeats=2,
         baseline=geometric_mean,
     )

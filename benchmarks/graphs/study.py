@@ -47,7 +47,7 @@ class Study:
         network: settings that all networks share: width, layers, targets, encodings, dropout.
         ours: further settings of our model: candidates, levels.
         training: of :class:`GraphTrainer`, for all networks alike.
-        columns: names of the metrics to report, the first one decides; lower is better unless it is in ``higher``.
+        columns: names of the metrics to report.
         measure: metrics of a model on a test set.
         repeats: folds or seeds.
         published: what others report, in words.
@@ -63,7 +63,6 @@ class Study:
     columns: tuple[str, ...]
     ours: dict[str, Any] = field(default_factory=dict)
     measure: Callable[[GraphModel, Any], Metrics] = lambda model, test: model.evaluate(test)
-    higher: bool = False
     repeats: int = 3
     published: str = ""
     more: dict[str, Callable[[], torch.nn.Module]] = field(default_factory=dict)
@@ -182,6 +181,11 @@ def table(study: Study, content: dict[str, Any]) -> str:
     return text + (f"\npublished: {study.published}" if study.published else "")
 
 
+def higher_is_better(column: str) -> bool:
+    """Whether a metric of this name is a score and not an error."""
+    return column.split()[-1] in ("r2", "accuracy")
+
+
 def plot(study: Study, content: dict[str, Any], path: Path) -> None:
     """Every run as a point, the mean as a line, for each test and metric."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -189,7 +193,7 @@ def plot(study: Study, content: dict[str, Any], path: Path) -> None:
 
     tests = list(content["runs"][0]["tests"])
     shown = [(test, column) for test in tests for column in study.columns]
-    figure = Figure(figsize=(max(4.2 * len(shown), 5), 2.6), layout="constrained")
+    figure = Figure(figsize=(max(4.2 * len(shown), 7.5), 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     models = [name for name in study.contenders if any(one["model"] == name for one in content["runs"])][::-1]
     for axes, (test, column) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
@@ -199,7 +203,7 @@ def plot(study: Study, content: dict[str, Any], path: Path) -> None:
             axes.plot(found, [row] * len(found), "o", color=colour, alpha=0.6, markersize=5)
             axes.plot([statistics.fmean(found)] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2)
         axes.set(yticks=range(len(models)), yticklabels=[NAMES[name] for name in models], ylim=(-0.6, len(models) - 0.4))
-        axes.set_xlabel(f"{test}: {column} ({'higher' if study.higher else 'lower'} is better)", fontsize=9)
+        axes.set_xlabel(f"{test}: {column} ({'higher' if higher_is_better(column) else 'lower'} is better)", fontsize=9)
         axes.locator_params(axis="x", nbins=4)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(True, axis="x", color="#dddddd", linewidth=0.6)
