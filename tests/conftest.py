@@ -32,6 +32,32 @@ def seed() -> int:
     return 0
 
 
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture):
+    """Runs the command line: (exit code, output, errors)."""
+    from graphformer.cli import main
+
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refused():
+    """Of what ``call`` returned: the one line of error that it must be."""
+
+    def line(result):
+        code, out, err = result
+        assert code == 2 and not out and err.count("\n") == 1 and err.startswith("error: "), err
+        return err
+
+    return line
+
+
 def _folder(variable: str, default: Path) -> Path:
     named = os.environ.get(variable)
     if named:

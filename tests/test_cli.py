@@ -40,19 +40,6 @@ def trained(text_file, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def call(capsys):
-    """Runs the command line: (exit code, output, errors)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        return end.value.code, *capsys.readouterr()
-
-    return run
-
-
 def one_line(result):
     code, out, err = result
     assert code == 2 and not out

@@ -8,31 +8,11 @@ import pytest
 import torch
 
 import graphformer as gf
-from graphformer.cli import main
 from graphformer.datasets import CopolymerGraphs, PolymerGraphs, ProteinStructures
 from graphformer.training import GraphModel, featuriser_of, graphs_of_files, load_graph_model, prediction_table
 
 SMALL = "--epochs 1 --hidden-size 8 --layers 1 --heads 2 --max-nodes 200"
 UNITS = ("*CC*", "*CC(*)C", "*CC(*)F", "*c1ccc(*)s1", "*C(=O)C*", "*CO*", "*CC(*)c1ccccc1", "*CC(*)(C)C(=O)OC", "*CC(*)Cl", "*CC(*)O")
-
-
-@pytest.fixture
-def call(capsys):
-    """Runs the command line: (exit code, output, errors)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        return end.value.code, *capsys.readouterr()
-
-    return run
-
-
-def refused(result):
-    code, out, err = result
-    assert code == 2 and not out and err.count("\n") == 1 and err.startswith("error: "), err
-    return err
 
 
 def rows_of(text):
@@ -63,7 +43,7 @@ def table(tmp_path):
     return path
 
 
-def test_polymers_from_a_table_to_predictions_row_by_row(call, table, tmp_path):
+def test_polymers_from_a_table_to_predictions_row_by_row(call, refused, table, tmp_path):
     arguments = ["train-graphs", "--output", tmp_path / "run", "--dataset", table, "--smiles-column", "psmiles", *SMALL.split()]
     code, out, err = call(*arguments, "--target-columns", "gap")
     assert code == 0, err
@@ -102,7 +82,7 @@ def test_polymers_from_a_table_to_predictions_row_by_row(call, table, tmp_path):
         (None, "there is no file"),
     ],
 )
-def test_predict_refuses_files_without_polymers(call, table, tmp_path, content, message):
+def test_predict_refuses_files_without_polymers(call, refused, table, tmp_path, content, message):
     untrained(PolymerGraphs(None, file=table, text="psmiles", targets="gap", log=False)).save(tmp_path / "model")
     if content is not None:
         (tmp_path / "new.csv").write_text(content)
@@ -119,7 +99,7 @@ def test_predict_refuses_files_without_polymers(call, table, tmp_path, content, 
         (["--cutoff", "5"], "--cutoff is for proteins"),
     ],
 )
-def test_train_graphs_refuses_what_does_not_fit_a_table(call, table, tmp_path, options, message):
+def test_train_graphs_refuses_what_does_not_fit_a_table(call, refused, table, tmp_path, options, message):
     assert message.format(table=table) in refused(call("train-graphs", "--output", tmp_path / "run", "--dataset", table, *options))
     assert not (tmp_path / "run").exists()
 
@@ -147,7 +127,7 @@ def structures(tmp_path) -> Path:
     return folder
 
 
-def test_proteins_from_files_to_predictions_of_residues(call, structures, tmp_path):
+def test_proteins_from_files_to_predictions_of_residues(call, refused, structures, tmp_path):
     from test_protein_structures import helix
 
     arguments = ["train-graphs", "--output", tmp_path / "run", "--dataset", structures, "--cutoff", "9", *SMALL.split()]
@@ -200,7 +180,7 @@ def test_classes_of_residues_are_letters_with_probabilities(call, structures, tm
         ("--target-columns gap", "--target-columns is for polymers, and --dataset"),
     ],
 )
-def test_train_graphs_refuses_what_does_not_fit_structures(call, structures, tmp_path, options, message):
+def test_train_graphs_refuses_what_does_not_fit_structures(call, refused, structures, tmp_path, options, message):
     assert message in refused(call("train-graphs", "--output", tmp_path / "run", "--dataset", structures, *options.split()))
     assert not (tmp_path / "run").exists()
 
@@ -214,7 +194,7 @@ def test_a_property_of_whole_proteins_is_a_row_a_file(structures):
 # --- both
 
 
-def test_what_a_dataset_is(call, tmp_path):
+def test_what_a_dataset_is(call, refused, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "mixed").mkdir()
     for name in ("a.npy", "b.pdb"):

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from torch_geometric.data import Data
 
 import graphformer as gf
-from graphformer.cli import main
 from graphformer.datasets import Microstructures, PolycrystalDataset
 from graphformer.errors import MissingExtra
 from graphformer.models import Target
@@ -436,26 +435,7 @@ def test_images_give_the_graphs_of_the_generator(finished, graphs, tmp_path):
 OPTIONS = "--epochs 2 --hidden-size 8 --layers 1 --heads 2 --max-nodes 60"
 
 
-@pytest.fixture
-def call(capsys):
-    """Runs the command line: (exit code, output, errors)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        return end.value.code, *capsys.readouterr()
-
-    return run
-
-
-def refused(result):
-    code, out, err = result
-    assert code == 2 and not out and err.count("\n") == 1 and err.startswith("error: "), err
-    return err
-
-
-def test_train_graphs_on_polycrystals_and_predict(call, graphs, tmp_path):
+def test_train_graphs_on_polycrystals_and_predict(call, refused, graphs, tmp_path):
     generated = "--dataset polycrystal --graphs 12 --grains 4,9 --resolution 12 --target-scaling log --operator gin"
     code, out, err = call("train-graphs", "--output", tmp_path / "run", *generated.split(), *OPTIONS.split())
     assert code == 0, err
@@ -479,7 +459,7 @@ def test_train_graphs_on_polycrystals_and_predict(call, graphs, tmp_path):
     assert "bad.npy cannot be read" in refused(call("predict", tmp_path / "run", tmp_path / "bad.npy"))
 
 
-def test_train_graphs_on_images(call, graphs, tmp_path):
+def test_train_graphs_on_images(call, refused, graphs, tmp_path):
     write_images(tmp_path / "images", graphs, 6)
     arguments = ["train-graphs", "--output", tmp_path / "run", "--dataset", tmp_path / "images", "--tables", tmp_path / "images"]
     arguments += [*OPTIONS.split(), "--periodic", "--relative"]
@@ -498,12 +478,12 @@ def test_train_graphs_on_images(call, graphs, tmp_path):
         (["--dataset", "polycrystal", "--graphs", "2", "--grains", "3", "--resolution", "8"], "2 graphs are too few"),
     ],
 )
-def test_train_graphs_refuses(call, tmp_path, options, message):
+def test_train_graphs_refuses(call, refused, tmp_path, options, message):
     assert message in refused(call("train-graphs", "--output", tmp_path / "run", *options))
     assert not (tmp_path / "run").exists()
 
 
-def test_predict_refuses_what_is_no_model(call, tmp_path):
+def test_predict_refuses_what_is_no_model(call, refused, tmp_path):
     assert "holds no complete model (there is no such folder)" in refused(call("predict", tmp_path / "none", "a.npy"))
 
 

@@ -7,7 +7,8 @@
     python -m benchmarks.graphs all --plot                   and their plots, docs/graphs-*.png
 
 Every network has the same width, number of layers, inputs, encodings, readout, head, loss, optimizer, learning rate and number of epochs.
-Nothing is tuned for one of them alone. Runs are repeated over folds or seeds; the weights with the lowest validation loss are tested.
+Nothing is tuned for one of them alone; coarse levels, where a study has them, are ours alone.
+Runs are repeated over folds or seeds; the weights with the lowest validation loss are tested.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     for name in [*STUDIES, "brec"] if options.name == "all" else [options.name]:
         if name == "brec":
-            run_brec(options)
+            run_brec(parser, options)
             continue
         one = STUDIES[name]()
         if options.show or options.plot:
@@ -53,19 +54,28 @@ def main() -> None:
             if options.plot:
                 study.plot(one, content, DOCS / f"graphs-{name}.png")
         else:
-            models = options.models or one.contenders
-            if unknown := set(models) - set(one.contenders):
-                parser.error(f"--models {' '.join(sorted(unknown))}: {name} knows {', '.join(one.contenders)}")
+            models = known(parser, options.models, one.contenders, name)
             count = options.repeats or (1 if options.quick else one.repeats)
             repeats = list(range(options.first, options.first + count))
+            if options.first < 0 or (one.folds and repeats[-1] >= one.folds):
+                parser.error(
+                    f"--first {options.first} with {count} repeats: {name} has {f'folds 0 to {one.folds - 1}' if one.folds else 'seeds from 0'}"
+                )
             content = study.run(one, models, repeats, options.quick, None if options.quick else options.results)
         print(f"{one.title}\n\n{study.table(one, content)}\n")
 
 
-def run_brec(options: argparse.Namespace) -> None:
+def known(parser: argparse.ArgumentParser, asked: list[str] | None, contenders: list[str], name: str) -> list[str]:
+    """The models to run; ends the program where one is not known."""
+    if unknown := set(asked or ()) - set(contenders):
+        parser.error(f"--models {' '.join(sorted(unknown))}: {name} knows {', '.join(contenders)}")
+    return asked or contenders
+
+
+def run_brec(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """BREC has a protocol and contenders of its own; ``python -m benchmarks.graphs.brec`` has more options."""
     if not (options.show or options.plot):
-        brec.run(options.quick, 0, options.models or (), options.results)
+        brec.run(options.quick, 0, known(parser, options.models, list(brec.CONTENDERS), "brec"), options.results)
         return
     path = options.results / "graphs-brec.json"
     if path.is_file():

@@ -50,6 +50,7 @@ class Study:
         columns: names of the metrics to report.
         measure: metrics of a model on a test set.
         repeats: folds or seeds.
+        folds: how many of them there are; None: seeds, as many as one likes.
         published: what others report, in words.
         more: contenders beside the four: name to a function that makes the network.
         baseline: metrics of a rule without training, if there is one.
@@ -64,6 +65,7 @@ class Study:
     ours: dict[str, Any] = field(default_factory=dict)
     measure: Callable[[GraphModel, Any], Metrics] = lambda model, test: model.evaluate(test)
     repeats: int = 3
+    folds: int | None = None
     published: str = ""
     more: dict[str, Callable[[], torch.nn.Module]] = field(default_factory=dict)
     baseline: Callable[[Any], Metrics] | None = None
@@ -157,10 +159,12 @@ def table(study: Study, content: dict[str, Any]) -> str:
     header = ["", "parameters", "CPU s a run", "repeats", *(f"{test}: {column}" for test in tests for column in study.columns)]
     rows = []
     if content["baseline"]:
-        first = next(iter(content["baseline"].values()))
-        rows.append(
-            ["rule of thumb", "0", "", "", *(f"{first[test].get(column, float('nan')):.4f}" for test in tests for column in study.columns)]
-        )
+        ruled = [
+            f"{statistics.fmean(one[test].get(column, float('nan')) for one in content['baseline'].values()):.4f}"
+            for test in tests
+            for column in study.columns
+        ]
+        rows.append(["rule of thumb", "0", "", str(len(content["baseline"])), *ruled])
     for model in study.contenders:
         runs = [one for one in content["runs"] if one["model"] == model]
         if not runs:
