@@ -58,9 +58,8 @@ def main() -> None:
             count = options.repeats or (1 if options.quick else one.repeats)
             repeats = list(range(options.first, options.first + count))
             if options.first < 0 or (one.folds and repeats[-1] >= one.folds):
-                parser.error(
-                    f"--first {options.first} with {count} repeats: {name} has {f'folds 0 to {one.folds - 1}' if one.folds else 'seeds from 0'}"
-                )
+                there = f"folds 0 to {one.folds - 1}" if one.folds else "seeds from 0"
+                parser.error(f"--first {options.first} with {count} repeats: {name} has {there}")
             content = study.run(one, models, repeats, options.quick, None if options.quick else options.results)
         print(f"{one.title}\n\n{study.table(one, content)}\n")
 
