@@ -183,6 +183,17 @@ def test_what_is_shifted_is_what_would_be_derived():
         assert torch.equal(got, want)
 
 
+def test_rows_that_all_heads_share():
+    graph = a_graph()
+    edges = gf.nn.EdgeList.sort(graph.senders, graph.receivers, NODES, NODES)
+    rows = edges.rows(HEADS)
+    fresh = gf.AttentionGraph(rows.senders, rows.receivers, rows.weight, 1, edges.num_edges, HEADS * NODES, ())
+    assert rows.senders.tolist() == list(range(edges.num_edges)) * HEADS
+    assert torch.equal(rows.receivers, edges.heads(HEADS).receivers)
+    assert torch.equal(rows.indptr, fresh.indptr) and torch.equal(rows.in_degree(), fresh.in_degree())
+    assert all(torch.equal(got, want) for got, want in zip(rows.by_sender, fresh.by_sender, strict=True))
+
+
 @pytest.mark.parametrize("trainable", [True, False])
 def test_reweigh(trainable: bool):
     from graphformer.attention import NormalizeWeights, Reweigh

@@ -442,6 +442,22 @@ def test_mechanical_mnist_grids(mnist):
     assert len(torch.stack([data.group_0, data.group_1]).unique(dim=1).T) == 49  # nested
 
 
+def test_mechanical_mnist_moduli_of_a_patch(mnist_folder):
+    """Lines of springs in series side by side, one patch after the other."""
+    made = MechanicalMNIST(None, raw=mnist_folder)
+    images, _ = made.maps()
+    names = [made.node_names.index(f"log_{name}") for name in ("modulus", "harmonic", "vertical", "horizontal")]
+    found = made[7].x[:, names].exp().reshape(14, 14, 4)
+    for row in range(14):
+        for column in range(14):
+            (a, b), (c, d) = 1 + 99 * images[7, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].astype(float) / 255
+            vertical = (2 / (1 / a + 1 / c) + 2 / (1 / b + 1 / d)) / 2
+            horizontal = (2 / (1 / a + 1 / b) + 2 / (1 / c + 1 / d)) / 2
+            expected = [(a + b + c + d) / 4, 4 / (1 / a + 1 / b + 1 / c + 1 / d), vertical, horizontal]
+            torch.testing.assert_close(found[row, column], torch.tensor(expected, dtype=torch.float32), rtol=1e-5, atol=0)
+    assert (found[..., 1:2] <= found[..., 2:] * 1.00001).all() and (found[..., 2:] <= found[..., :1] * 1.00001).all()
+
+
 def test_mechanical_mnist_mirrors(mnist):
     """To negate ``across`` gives the graph of the mirror image."""
     side = {"patches": 14, "pixels": 28}[mnist.kind]

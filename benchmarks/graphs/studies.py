@@ -140,7 +140,7 @@ def mechanical_mnist() -> Study:
         title="Mechanical MNIST: final strain energy, 8,000 / 1,000 / 1,000 maps",
         parts=parts,
         network={
-            **{"node_dim": 6, "edge_dim": 2, "hidden_size": 64, "num_layers": 4, "num_heads": 4, "readout": ("mean", "max")},
+            **{"node_dim": 8, "edge_dim": 2, "hidden_size": 64, "num_layers": 4, "num_heads": 4, "readout": ("mean", "max")},
         },
         ours={"levels": ("group_0", "group_1")},
         training={"epochs": 6, "max_nodes": 4096, "learning_rate": 2e-3, "eval_epochs": 2},

@@ -50,8 +50,10 @@ class MechanicalMNIST(GraphDataset):
     - ``"regions"``: connected regions of pixels whose modulus falls in the same of ``levels`` equal bins, joined where they touch. Few
       nodes, and the least exact: the place of a stroke is its centre alone.
 
-    ``x`` of patches and pixels: log of the mean modulus, log of the harmonic mean (patches), height (from the lower edge at 0 to the
-    upper one at 1), across (from the left side at -1 to the right one at 1), and 1 for nodes at the upper and at the lower edge.
+    ``x`` of patches and pixels: log of the mean modulus; for patches also logs of the harmonic mean (together Voigt's and Reuss's bounds
+    of what the four pixels do) and of the moduli along the two axes (pixels in a line are springs in series, the two lines are side by
+    side); height (from the lower edge at 0 to the upper one at 1), across (from the left side at -1 to the right one at 1), and 1 for
+    nodes at the upper and at the lower edge.
     ``edge_attr``: 1 for vertical neighbours, 1 for horizontal ones. ``pos`` is (row, column) in pixels, row 0 at the upper edge.
     ``group_0`` and ``group_1`` are nested groups for coarse levels: cells of 4 x 4 pixels, and 3 x 3 blocks of these (2, 3 and 2 of
     them along each axis, so that a mirror image has the same). The sides are alike, so a mirror image has the same energies; to
@@ -74,7 +76,7 @@ class MechanicalMNIST(GraphDataset):
     CC BY-SA 3.0. These are the authors' 10,000 test maps; :meth:`standard_split` cuts them 8,000 / 1,000 / 1,000.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     raw_files: ClassVar[tuple[RawFile, ...]] = (_IMAGES, _ENERGIES)
     data_folder: ClassVar[str] = "mechanical-mnist"
 
@@ -99,10 +101,11 @@ class MechanicalMNIST(GraphDataset):
             raise ValueError(f"levels must be between 2 and 256, got {levels}.")
         self.kind, self.steps, self.levels = kind, tuple(steps), levels
         self.target_names = tuple(f"energy_{step}" for step in self.steps)
-        self.node_names: tuple[str, ...] = ("log_modulus", "log_harmonic", "height", "across", "upper_edge", "lower_edge")
+        moduli = ("log_modulus", "log_harmonic", "log_vertical", "log_horizontal")
+        self.node_names: tuple[str, ...] = (*moduli, "height", "across", "upper_edge", "lower_edge")
         self.edge_names: tuple[str, ...] = ("vertical", "horizontal")
         if kind == "pixels":
-            self.node_names = tuple(name for name in self.node_names if name != "log_harmonic")
+            self.node_names = tuple(name for name in self.node_names if name not in moduli[1:])
         if kind == "regions":
             names = feature_names(2, directions=True)
             self.node_names, self.edge_names = (*names.node, *(f"level_{i}" for i in range(levels)), "log_modulus", "height"), names.edge
@@ -136,8 +139,11 @@ class MechanicalMNIST(GraphDataset):
         across = (columns + 0.5) * 2 / side - 1
         place = np.stack([1 - (rows + 0.5) / side, across, rows == 0, rows == side - 1], 1).astype(np.float32)
         cells = _modulus(images).reshape(-1, side, width, side, width)
-        means = [np.log(cells.mean((2, 4)))] + ([-np.log((1 / cells).mean((2, 4)))] if width > 1 else [])
-        modulus = np.stack([m.reshape(len(images), -1) for m in means], 2).astype(np.float32)
+        means = [cells.mean((2, 4))]
+        if width > 1:
+            vertical, horizontal = 1 / (1 / cells).mean(2), 1 / (1 / cells).mean(4)  # of each column, of each row
+            means += [1 / (1 / cells).mean((2, 4)), vertical.mean(3), horizontal.mean(2)]
+        modulus = np.log(np.stack([m.reshape(len(images), -1) for m in means], 2)).astype(np.float32)
         for material, y in zip(self.progress(modulus), targets, strict=True):
             x = torch.from_numpy(np.concatenate([material, place], 1))
             yield Data(x=x, edge_index=edges, edge_attr=kinds, y=y[None], pos=pos, **groups)

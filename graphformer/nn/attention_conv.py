@@ -191,7 +191,7 @@ class AttentionConv(nn.Module):
             )
         dropout = self.dropout if self.training else 0.0
         weighted = graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
-        reduced = self._reduce(weighted, values, kept.senders, edge_attr)
+        reduced = self._reduce(weighted, values, kept.senders, edges, edge_attr)
         if len(x_dst) <= WHOLE_NODES:
             out = self.operator(own, reduced)
         else:
@@ -229,7 +229,9 @@ class AttentionConv(nn.Module):
         assert self.edge_bias is not None
         return F.linear(edge_attr, self.edge_bias.weight.to(edge_attr.dtype))
 
-    def _reduce(self, graph: AttentionGraph, values: Tensor, numbers: Tensor, edge_attr: Tensor | None) -> dict[str, Tensor]:
+    def _reduce(
+        self, graph: AttentionGraph, values: Tensor, numbers: Tensor, edges: EdgeList, edge_attr: Tensor | None
+    ) -> dict[str, Tensor]:
         """The operator's reductions ``[H, N, d]``. ``numbers``: edge ``e`` of head ``h`` is ``h * E + e``."""
         backend = backends.get(self.backend)
         names = tuple(name for name in self.operator.reductions if name != "degree")
@@ -238,12 +240,12 @@ class AttentionConv(nn.Module):
             reduced["degree"] = graph.in_degree().view(self.heads, -1, 1).to(values.dtype)
         if edge_attr is None or self.edge_message is None or not {"sum", "mean"} & set(names):
             return reduced
-        # A map is linear, so features are summed before it: [H, N, edge_dim] instead of [H, E, d]. All heads share the same E rows,
-        # which makes this a graph of one lane from edges to the receivers of all heads.
-        num_edges = len(edge_attr)
-        carried = AttentionGraph(
-            numbers % max(num_edges, 1), graph.receivers, graph.weight, 1, num_edges, graph.num_lanes * graph.num_receivers, ()
-        )
+        # A map is linear, so features are summed before it: [H, N, edge_dim] instead of [H, E, d].
+        rows = edges.rows(self.heads)
+        if graph.num_edges == rows.num_edges:
+            carried = rows.with_weight(graph.weight)
+        else:
+            carried = AttentionGraph(rows.senders[numbers], graph.receivers, graph.weight, 1, rows.num_senders, rows.num_receivers, ())
         summed = base.aggregate(carried, edge_attr.to(values.dtype), ("sum",), backend)["sum"]
         message = summed.view(self.heads, -1, edge_attr.shape[-1]) @ self.edge_message.to(values.dtype)
         if "sum" in reduced:

@@ -87,6 +87,20 @@ class EdgeList:
             self._graphs["heads", num_heads] = graph
         return self._graphs["heads", num_heads]
 
+    def rows(self, num_heads: int) -> AttentionGraph:
+        """The same edges from a row each, which all heads share: one lane, ``E`` senders, the receivers of all heads, weights 1."""
+        if ("rows", num_heads) not in self._graphs:
+            every, device = self.heads(num_heads), self.senders.device
+            numbers = torch.arange(num_heads * self.num_edges, device=device).view(num_heads, self.num_edges)
+            receivers = num_heads * self.num_receivers
+            graph = AttentionGraph(numbers[0].repeat(num_heads), every.receivers, every.weight, 1, self.num_edges, receivers, ())
+            graph.derived("in_degree", every.in_degree)
+            graph.derived("indptr", lambda: every.indptr)
+            starts = num_heads * torch.arange(self.num_edges + 1, device=device)
+            graph.derived("by_sender", lambda: (numbers.t().flatten(), starts))
+            self._graphs["rows", num_heads] = graph
+        return self._graphs["rows", num_heads]
+
     def edges_as_senders(self, num_heads: int, weight: Tensor) -> AttentionGraph:
         """The same edges with each edge in the place of its sender: lanes ``(H,)``, ``E`` senders, so sender ``h * E + e`` is edge ``e``.
 
