@@ -48,6 +48,7 @@ def train_graphs(
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps the graphs for the next run [default: none].")] = None,
     operator: Annotated[str, typer.Option(help="gin, pna or sum; or one for each layer: gin,pna,gin.")] = "gin",
     candidates: Annotated[str, typer.Option(help="Pairs that are scored: edges, edges+k_hop:2, all, ...")] = "edges",
+    normalize: Annotated[str, typer.Option(help="Weights that sum to 1: softmax; each edge for itself: sigmoid.")] = "softmax",
     levels: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Coarse levels: cluster, or groups: group_0,group_1 [default: none].")
     ] = None,
@@ -105,6 +106,7 @@ def train_graphs(
         num_heads=heads,
         operator=operators if len(operators) > 1 else operator,
         candidates=candidates,
+        normalize=normalize,
         levels=groups,
         dropout=dropout,
         **opened.target,

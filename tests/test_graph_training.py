@@ -436,7 +436,7 @@ OPTIONS = "--epochs 2 --hidden-size 8 --layers 1 --heads 2 --max-nodes 60"
 
 
 def test_train_graphs_on_polycrystals_and_predict(call, refused, graphs, tmp_path):
-    generated = "--dataset polycrystal --graphs 12 --grains 4,9 --resolution 12 --target-scaling log --operator gin"
+    generated = "--dataset polycrystal --graphs 12 --grains 4,9 --resolution 12 --target-scaling log --operator gin --normalize sigmoid"
     code, out, err = call("train-graphs", "--output", tmp_path / "run", *generated.split(), *OPTIONS.split())
     assert code == 0, err
     assert "10 graphs to learn from, 1 to validate, 1 to test" in out and "test: MAE " in out and f"saved in {tmp_path / 'run'}" in out
@@ -476,6 +476,10 @@ def test_train_graphs_on_images(call, refused, graphs, tmp_path):
         (["--dataset", "polycrystal", "--grains", "few"], "--grains must be a number or two, as in 20,40, got 'few'"),
         (["--dataset", "polycrystal", "--held-out", "0.7"], "--held-out must be above 0 and below 0.5, got 0.7"),
         (["--dataset", "polycrystal", "--graphs", "2", "--grains", "3", "--resolution", "8"], "2 graphs are too few"),
+        (
+            ["--dataset", "polycrystal", "--graphs", "3", "--grains", "3", "--resolution", "8", "--normalize", "tanh"],
+            "unknown normalize 'tanh'; known: softmax, sigmoid, relu, identity",
+        ),
     ],
 )
 def test_train_graphs_refuses(call, refused, tmp_path, options, message):

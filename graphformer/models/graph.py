@@ -88,7 +88,8 @@ class GraphTransformer(GraphNetwork):
             neighbours there are, so the degree is told unless something else is asked for.
         sparsify: ``None``, ``gf.Threshold(tau)``, ``gf.TopK(k)`` or another, or its dictionary (``{"name": "threshold", "tau": 0.1}``). One
             with parameters is copied for every layer.
-        normalize: ``"softmax"``, ``"sigmoid"``, ...; over the candidates of a receiver.
+        normalize: ``"softmax"``: the weights of a receiver sum to 1, so each head takes a mean. ``"sigmoid"``: every edge has a weight of
+            its own, each head takes a sum, as GIN does (arXiv 1810.00826), and knows how many neighbours there are. Or another normalizer.
         merge: the heads' graphs to the refined graph: ``"mean"``, ``"sum"`` (at most 1) or ``"learned"``, a convex combination. What no
             later layer reads (the last layer's) is merged by the mean.
         refine: True: the refined graph biases the scores of the next layer. ``"restrict"``: moreover a candidate that no head kept is no
