@@ -153,7 +153,7 @@ def mechanical_mnist() -> Study:
     )
 
 
-def polycrystals(name: str, title: str, **law: Any) -> Study:
+def polycrystals(name: str, title: str, levels: tuple[str, ...] = (), **law: Any) -> Study:
     """Trained on 10 to 30 grains; tested on new polycrystals of the same kind, and on twice as many grains."""
 
     def parts(repeat: int, quick: bool) -> Parts:
@@ -175,6 +175,7 @@ def polycrystals(name: str, title: str, **law: Any) -> Study:
         network={
             **{"node_dim": 6, "edge_dim": 2, "hidden_size": 64, "num_layers": 6, "num_heads": 4, "readout": ("mean",)},
         },
+        ours={"levels": levels} if levels else {},
         training={"epochs": 15, "max_nodes": 1024, "learning_rate": 2e-3, "target_scaling": "log", "eval_epochs": 3},
         columns=("r2",),
         measure=measure,
@@ -206,6 +207,10 @@ STUDIES: dict[str, Callable[[], Study]] = {
         "polycrystals", "Polycrystals: effective conductivity, lognormal grains (sigma 1)", law="lognormal"
     ),
     "polycrystals-contrast": lambda: polycrystals(
-        "polycrystals-contrast", "Polycrystals: effective conductivity, two phases of contrast 100", law="two-phase", contrast=100.0
+        "polycrystals-contrast",
+        "Polycrystals: effective conductivity, two phases of contrast 100",
+        ("cluster:2",),  # found by the network: grains that listen to each other
+        law="two-phase",
+        contrast=100.0,
     ),
 }
