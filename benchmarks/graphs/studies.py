@@ -99,6 +99,10 @@ def vipea() -> Study:
 
 def flip(name: str, layers: int, epochs: int) -> Study:
     window = 8
+    network: dict[str, Any] = {
+        **{"node_dim": [21], "edge_dim": [2 * window], "hidden_size": 64, "num_layers": layers, "num_heads": 4},
+        **{"target": "node", "out_dim": 3, "task": "classification", "encodings": ()},
+    }
 
     def parts(repeat: int, quick: bool) -> Parts:
         return cut(ProteinSecondaryStructure(CACHE / "flip", window=window).standard_split(), quick, "NEW364")
@@ -107,12 +111,10 @@ def flip(name: str, layers: int, epochs: int) -> Study:
         name=name,
         title=f"FLIP secondary structure from one sequence: Q3 on NEW364, {layers} layers, {epochs} epochs",
         parts=parts,
-        network={
-            **{"node_dim": [21], "edge_dim": [2 * window], "hidden_size": 64, "num_layers": layers, "num_heads": 4},
-            **{"target": "node", "out_dim": 3, "task": "classification", "encodings": ()},
-        },
+        network=network,
         training={"epochs": epochs, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 1},
         columns=("accuracy",),
+        more={"sum-clusters": lambda: gf.GraphTransformer(operator="sum", levels=("cluster:3",), **network)},
         repeats=2,
         published="65 to 72 % from single sequences without pre-training; about 85 % with alignments (NetSurfP-2.0)",
     )

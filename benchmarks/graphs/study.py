@@ -22,7 +22,11 @@ from graphformer.training.graph_metrics import regression_metrics
 
 PEERS = {"gine": "GINEConv (PyG)", "gps": "GPSConv (PyG)"}
 OURS = {"sum": "ours, plain attention", "gin": "ours, GIN"}
-OTHERS = {"sum-flat": "ours, plain attention, no levels", "cnn": "CNN on the image"}
+OTHERS = {
+    "sum-flat": "ours, plain attention, no levels",
+    "sum-clusters": "ours, plain attention, learned clusters",
+    "cnn": "CNN on the image",
+}
 NAMES = PEERS | OURS | OTHERS
 Metrics = dict[str, float]
 
