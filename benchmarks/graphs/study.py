@@ -207,7 +207,7 @@ def plot(study: Study, content: dict[str, Any], path: Path) -> None:
     for axes, (test, column) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for row, model in enumerate(models):
             found = values(content, model, test, column)
-            colour = "#d1691b" if model in OURS else "#777777"
+            colour = "#d1691b" if NAMES[model].startswith("ours") else "#777777"
             axes.plot(found, [row] * len(found), "o", color=colour, alpha=0.6, markersize=5)
             axes.plot([statistics.fmean(found)] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2)
         axes.set(yticks=range(len(models)), yticklabels=[NAMES[name] for name in models], ylim=(-0.6, len(models) - 0.4))
