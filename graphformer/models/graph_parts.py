@@ -187,11 +187,10 @@ def make_conv(operator: str, hidden_size: int, num_heads: int, edge_dim: int | N
     # Given, head_channels asks for an output map, which mixes the heads before they are added to what was there.
     common: dict[str, Any] = {"sparsify": sparsify, "head_channels": hidden_size // num_heads, **shared}
     sizes = (hidden_size, hidden_size, num_heads, edge_dim)
-    # What a node knows itself stays beside the block. Added to the messages before GIN's MLP it could not be told from them any more.
     if operator == "sum":
         return SumAttentionConv(*sizes, self_weight=0.0, **common)
     if operator == "gin":
-        return GINAttentionConv(*sizes, mlp_ratio=mlp_ratio, self_weight=0.0, **common)
+        return GINAttentionConv(*sizes, mlp_ratio=mlp_ratio, **common)
     return PNAAttentionConv(*sizes, mlp_ratio=mlp_ratio, **common)
 
 
