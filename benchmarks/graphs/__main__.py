@@ -7,7 +7,8 @@
     python -m benchmarks.graphs all --plot                   and their plots, docs/graphs-*.png
 
 Every network has the same width, number of layers, inputs, encodings, readout, head, loss, optimizer, learning rate and number of epochs.
-Nothing is tuned for one of them alone; coarse levels, where a study has them, are ours alone.
+No rate and no size is tuned for one of them alone; what a study has under ``ours`` (coarse levels, the normalizer of the weights) is ours
+alone, and was kept where validation error fell with it.
 Runs are repeated over folds or seeds; the weights with the lowest validation loss are tested.
 """
 
