@@ -57,7 +57,9 @@ def test_quick_studies_of_real_data(name, tmp_path):
 
 def test_a_stored_run_is_not_repeated_unless_its_settings_change(tmp_path):
     from dataclasses import replace
+    from functools import partial
 
+    import graphformer as gf
     from benchmarks.graphs import study
     from graphformer.datasets import PolycrystalDataset
 
@@ -77,3 +79,9 @@ def test_a_stored_run_is_not_repeated_unless_its_settings_change(tmp_path):
     assert [run["model"] for run in other] == ["gine", "gin"] and other[0] == first["runs"][0]
     assert other[1]["settings"]["network"]["readout"] == ["mean"]
     assert "| ours, GIN |" in study.table(one, study.run(one, ["gin"], [0, 1], False, tmp_path))
+
+    def deep(layers):
+        more = {"sum-flat": partial(gf.GraphTransformer, operator="sum", **{**one.network, "num_layers": layers})}
+        return study.run(replace(one, more=more), ["sum-flat"], [0], False, tmp_path)["runs"][-1]
+
+    assert deep(1) == deep(1) and deep(2)["parameters"] > deep(1)["parameters"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def vipea() -> Study:
         training={"epochs": 12, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 3},
         columns=("EA rmse", "IP rmse"),
         measure=per_target(("EA", "IP"), "rmse"),
-        more={"sum-flat": lambda: gf.GraphTransformer(operator="sum", **network)},
+        more={"sum-flat": partial(gf.GraphTransformer, operator="sum", **network)},
         repeats=1,
         folds=10,
         published="wD-MPNN 0.035 / 0.027, D-MPNN on monomers alone 0.173 / 0.165 (Aldeghi & Coley 2022, ten folds)",
@@ -114,7 +115,7 @@ def flip(name: str, layers: int, epochs: int) -> Study:
         network=network,
         training={"epochs": epochs, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 1},
         columns=("accuracy",),
-        more={"sum-clusters": lambda: gf.GraphTransformer(operator="sum", levels=("cluster:3",), **network)},
+        more={"sum-clusters": partial(gf.GraphTransformer, operator="sum", levels=("cluster:3",), **network)},
         repeats=2,
         published="65 to 72 % from single sequences without pre-training; about 85 % with alignments (NetSurfP-2.0)",
     )
@@ -151,7 +152,7 @@ def mechanical_mnist() -> Study:
         measure=measure,
         repeats=1,
         published="about 2 % and below 1 % (CNN) from 60,000 maps (Lejeune 2020, other split)",
-        more={"cnn": lambda: CNN(1, 28)},
+        more={"cnn": partial(CNN, channels=1, side=28)},
     )
 
 

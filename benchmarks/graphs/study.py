@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Study:
         repeats: folds or seeds.
         folds: how many of them there are; None: seeds, as many as one likes.
         published: what others report, in words.
-        more: contenders beside the four: name to a function that makes the network.
+        more: contenders beside the four: name to the network's class with all its settings, which are stored with its runs.
         baseline: metrics of a rule without training, if there is one.
     """
 
@@ -71,7 +72,7 @@ class Study:
     repeats: int = 3
     folds: int | None = None
     published: str = ""
-    more: dict[str, Callable[[], torch.nn.Module]] = field(default_factory=dict)
+    more: dict[str, partial[torch.nn.Module]] = field(default_factory=dict)
     baseline: Callable[[Any], Metrics] | None = None
 
     @property
@@ -79,8 +80,10 @@ class Study:
         return [*PEERS, *OURS, *self.more]
 
     def settings(self, name: str) -> dict[str, Any]:
-        """Arguments of a network; one of ``more`` knows its own."""
-        return {} if name in self.more else {**self.network, **(self.ours if name in OURS else {})}
+        """Arguments of a network."""
+        if name in self.more:
+            return dict(self.more[name].keywords)
+        return {**self.network, **(self.ours if name in OURS else {})}
 
     def build(self, name: str) -> Any:
         """A new network; seeded by the caller."""
