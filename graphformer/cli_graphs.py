@@ -7,7 +7,7 @@ import inspect
 import io
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import transformers
@@ -74,12 +74,24 @@ def train_graphs(
         raise ValueError(f"--held-out must be above 0 and below 0.5, got {held_out}; 0.1 is customary.")
     what = cli_graph_data.kind_of(dataset)
     cli_graph_data.refuse_foreign(what, given, dataset)
-    claim_output_dir(output, resume)  # before any time is spent
     from graphformer import GraphTransformer
     from graphformer.training import GraphTrainer
 
     transformers.logging.set_verbosity_error()
     bar, groups = is_main_process(), tuple(part.strip() for part in (levels or "").split(",") if part.strip())
+    operators = operator.split(",")
+    network: dict[str, Any] = {
+        "hidden_size": hidden_size,
+        "num_layers": layers,
+        "num_heads": heads,
+        "operator": operators if len(operators) > 1 else operator,
+        "candidates": candidates,
+        "normalize": normalize,
+        "levels": groups,
+        "dropout": dropout,
+    }
+    GraphTransformer(1, **network)  # what does not fit is told before any time is spent
+    claim_output_dir(output, resume)
     if what == "polycrystals":
         options = {"dim": dim, "resolution": resolution, "seed": seed, "law": law, "contrast": contrast, "log": bar}
         opened = cli_graph_data.polycrystals(cache, graphs, grains, options)
@@ -97,20 +109,7 @@ def train_graphs(
     train, validation, test = data.split((len(data) - 2 * held, held, held), seed)
 
     transformers.set_seed(seed)
-    operators = operator.split(",")
-    net = GraphTransformer(
-        node_dim=data[0].x.shape[1],
-        edge_dim=data[0].edge_attr.shape[1],
-        hidden_size=hidden_size,
-        num_layers=layers,
-        num_heads=heads,
-        operator=operators if len(operators) > 1 else operator,
-        candidates=candidates,
-        normalize=normalize,
-        levels=groups,
-        dropout=dropout,
-        **opened.target,
-    )
+    net = GraphTransformer(node_dim=data[0].x.shape[1], edge_dim=data[0].edge_attr.shape[1], **network, **opened.target)
     trainer = GraphTrainer(
         net,
         train,

@@ -433,6 +433,7 @@ def test_images_give_the_graphs_of_the_generator(finished, graphs, tmp_path):
 # ---- The command line
 
 OPTIONS = "--epochs 2 --hidden-size 8 --layers 1 --heads 2 --max-nodes 60"
+MANY = ("--dataset", "polycrystal", "--graphs", "100000000")  # years of work, were it begun before the other options are looked at
 
 
 def test_train_graphs_on_polycrystals_and_predict(call, refused, graphs, tmp_path):
@@ -476,10 +477,9 @@ def test_train_graphs_on_images(call, refused, graphs, tmp_path):
         (["--dataset", "polycrystal", "--grains", "few"], "--grains must be a number or two, as in 20,40, got 'few'"),
         (["--dataset", "polycrystal", "--held-out", "0.7"], "--held-out must be above 0 and below 0.5, got 0.7"),
         (["--dataset", "polycrystal", "--graphs", "2", "--grains", "3", "--resolution", "8"], "2 graphs are too few"),
-        (
-            ["--dataset", "polycrystal", "--graphs", "3", "--grains", "3", "--resolution", "8", "--normalize", "tanh"],
-            "unknown normalize 'tanh'; known: softmax, sigmoid, relu, identity",
-        ),
+        ([*MANY, "--normalize", "tanh"], "unknown normalize 'tanh'; known: softmax, sigmoid, relu, identity"),
+        ([*MANY, "--operator", "gcn"], "unknown operator 'gcn'; known: gin, pna, sum"),
+        ([*MANY, "--hidden-size", "65"], "hidden_size 65 is not a multiple of num_heads 4"),
     ],
 )
 def test_train_graphs_refuses(call, refused, tmp_path, options, message):

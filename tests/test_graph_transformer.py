@@ -33,6 +33,14 @@ VARIANTS: dict[str, dict] = {
     "mixed": {"operator": ["gin", "sum", "pna"], "candidates": ["edges", "edges+k_hop:2", "all"], "merge": "learned"},
     "told": {"encodings": EVERYTHING, "candidates": "edges+knn:3+self", "sparsify": gf.TopK(2), "global_dim": 2},
     "restricted": {"refine": "restrict", "sparsify": {"name": "threshold", "tau": 0.05}, "candidates": "all"},
+    "options": {
+        "operator": ["gin", "pna", "sum"],
+        "operator_options": {
+            "gin": {"self_weight": 0.0, "mlp_norm": False, "sparsify": {"name": "top_k", "k": 3}},
+            "pna": {"aggregators": ["mean", "max"], "scalers": ["amplification"], "avg_degree": 2.5},
+            "sum": {"self_weight": 1.0},
+        },
+    },
     "groups": {"levels": ("group_0", "group_1"), "level_candidates": "edges+all", "merge": "learned"},
     "clusters": {"levels": ("cluster", "cluster:2"), "candidates": "edges+radius:1.0", "encodings": ("distance",)},
     "trained": {"sparsify": Reweigh("relu", 0.05, trainable=True), "dropout": 0.3, "attention_dropout": 0.2, "readout": ("mean",)},
@@ -767,6 +775,8 @@ def test_levels_carry_messages_further_than_edges():
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"operator": "gcn"}, "unknown operator 'gcn'; known: gin, pna, sum"),
         ({"operator": ["gin"]}, "operator must be one text or one for each of the 3 layers, got 1"),
+        ({"operator_options": {"pna": {}}}, "operator_options holds 'pna', and no layer is one: operator is gin"),
+        ({"operator_options": {"gin": {"width": 3}}}, r"operator_options\['gin'\] holds what GINAttentionConv does not take.*'width'"),
         ({"candidates": ["edges", "k_hop:2"]}, "one for each of the 3 layers.*are one text, 'edges.k_hop:2'"),
         ({"merge": "max"}, "unknown merge 'max'; known: mean, sum, learned"),
         ({"refine": "no"}, "refine must be True, False or 'restrict', got 'no'"),

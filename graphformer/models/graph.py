@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from graphformer.attention import normalizers
 from graphformer.attention.normalizers import Normalizer
-from graphformer.attention.sparsifiers import Sparsifier, from_spec
+from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import require_known
 from graphformer.models.graph_base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graph_data import Level, given_groups
@@ -81,6 +81,8 @@ class GraphTransformer(GraphNetwork):
             predictions and labels then go by these names.
         out_dim, task, loss: see :class:`~graphformer.models.Target`; of the one target.
         operator: ``"gin"``, ``"pna"`` or ``"sum"`` (plain attention); a sequence: one a layer.
+        operator_options: further arguments of an operator's layer (:class:`~graphformer.nn.GINAttentionConv` and the others):
+            ``{"pna": {"aggregators": ["mean", "max"], "scalers": ["identity"]}, "gin": {"self_weight": 0.0, "mlp_norm": False}}``.
         candidates: which pairs are scored, see :mod:`graphformer.nn.pairs`: ``"edges"``, ``"edges+k_hop:2"``, ``"edges+knn:8"``,
             ``"edges+expander:4"``, ``"all"``; a sequence: one a layer.
         encodings: what nodes and pairs are told about the graph, see :mod:`graphformer.nn.encodings`:
@@ -127,6 +129,7 @@ class GraphTransformer(GraphNetwork):
         *,
         loss: str = "mse",
         operator: str | Sequence[str] = "gin",
+        operator_options: Mapping[str, Mapping[str, Any]] | None = None,
         candidates: str | Sequence[str] = "edges",
         encodings: Sequence[str] = ("degree",),
         sparsify: Sparsifier | Mapping[str, Any] | None = None,
@@ -154,6 +157,7 @@ class GraphTransformer(GraphNetwork):
         operators = per_layer("operator", operator, num_layers)
         for one in operators:
             require_known("operator", one, OPERATORS)
+        options = check_options(operator_options, operators)
         levels = [check_level(name) for name in ([levels] if isinstance(levels, str) else levels)]
         super().__init__(
             node_dim,
@@ -183,9 +187,7 @@ class GraphTransformer(GraphNetwork):
             self.pair_features.append(PairFeatures(edge_hidden, self.level_candidates != "edges", self.pair_encodings))
             self.merged_edges.append(nn.Linear(edge_hidden * (described_pairs or depth > 0) + 1, edge_hidden))
 
-        if isinstance(sparsify, Mapping):
-            sparsify = from_spec(sparsify, num_heads)
-        shared = {
+        shared: dict[str, Any] = {
             "sparsify": sparsify,
             "normalize": normalizers.resolve(normalize),
             "sharpening": sharpening,
@@ -198,7 +200,7 @@ class GraphTransformer(GraphNetwork):
             blocks = []
             for depth in range(top + 1):
                 edge_width = edge_hidden if described_pairs or depth else None
-                conv = make_conv(name, hidden_size, num_heads, edge_width, mlp_ratio=mlp_ratio, **shared)
+                conv = make_conv(name, hidden_size, num_heads, edge_width, options.get(name, {}), mlp_ratio=mlp_ratio, **shared)
                 read_later = bool(refine) and (i < num_layers - 1 or (i == 0 and depth < top))
                 prior = bool(refine) and (i > 0 or depth > 0)
                 blocks.append(
@@ -307,6 +309,14 @@ def per_layer(name: str, value: str | Sequence[str], num_layers: int) -> list[st
         hint = ": candidates that all layers have together are one text, 'edges+k_hop:2'" if name == "candidates" else ""
         raise ValueError(f"{name} must be one text or one for each of the {num_layers} layers, got {len(values)}: {values}{hint}")
     return values
+
+
+def check_options(given: Mapping[str, Mapping[str, Any]] | None, operators: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+    """Further arguments by operator; ValueError for an operator that no layer has."""
+    for name in given or {}:
+        if name not in operators:
+            raise ValueError(f"operator_options holds {name!r}, and no layer is one: operator is {', '.join(dict.fromkeys(operators))}")
+    return given or {}
 
 
 def check_level(name: str) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.attention.sparsifiers import Sparsifier, from_spec
 from graphformer.errors import require_known
 from graphformer.graph import AttentionGraph
 from graphformer.nn.attention_conv import AttentionConv
@@ -181,20 +181,31 @@ class Merge(nn.Module):
 # ---------------------------------------------------------------------- one layer
 
 
-def make_conv(operator: str, hidden_size: int, num_heads: int, edge_dim: int | None, *, mlp_ratio: float, **shared: Any) -> AttentionConv:
-    """The attention of one block; a sparsifier with parameters is one for each."""
-    sparsify: Sparsifier | None = copy.deepcopy(shared.pop("sparsify"))
+OPERATORS: dict[str, Any] = {"gin": GINAttentionConv, "pna": PNAAttentionConv, "sum": SumAttentionConv}
+
+
+def make_conv(
+    operator: str,
+    hidden_size: int,
+    num_heads: int,
+    edge_dim: int | None,
+    options: Mapping[str, Any],
+    *,
+    mlp_ratio: float,
+    sparsify: Sparsifier | Mapping[str, Any] | None,
+    **shared: Any,
+) -> AttentionConv:
+    """The attention of one block; a sparsifier with parameters is one for each. ``options`` of its operator overrule the shared ones."""
+    own = {"self_weight": 0.0} if operator == "sum" else {"mlp_ratio": mlp_ratio}
     # Given, head_channels asks for an output map, which mixes the heads before they are added to what was there.
-    common: dict[str, Any] = {"sparsify": sparsify, "head_channels": hidden_size // num_heads, **shared}
-    sizes = (hidden_size, hidden_size, num_heads, edge_dim)
-    if operator == "sum":
-        return SumAttentionConv(*sizes, self_weight=0.0, **common)
-    if operator == "gin":
-        return GINAttentionConv(*sizes, mlp_ratio=mlp_ratio, **common)
-    return PNAAttentionConv(*sizes, mlp_ratio=mlp_ratio, **common)
-
-
-OPERATORS = ("gin", "pna", "sum")
+    shared |= {"head_channels": hidden_size // num_heads, **own, **copy.deepcopy({"sparsify": sparsify, **options})}
+    if isinstance(shared["sparsify"], Mapping):
+        shared["sparsify"] = from_spec(shared["sparsify"], num_heads)
+    kind = OPERATORS[operator]
+    try:
+        return kind(hidden_size, hidden_size, num_heads, edge_dim, **shared)
+    except TypeError as error:
+        raise ValueError(f"operator_options[{operator!r}] holds what {kind.__name__} does not take: {error}") from None
 
 
 class Block(nn.Module):

@@ -36,6 +36,8 @@ class GINAttentionConv(AttentionConv):
             output may be a handful of classes, and half of that is too narrow a neck for everything the node knows.
         sharpening: a trainable alpha that starts at 1 (or at the number given), or ``False``.
         self_weight: s; 1 is GIN's own ``(1 + eps) x_i`` for graphs without self-loops, 0 for those with them.
+        mlp_norm: RMSNorm in the heads' MLPs, as the paper has it. It leaves the direction of a sum and little of its size; GIN's own MLP has
+            none.
         dropout: on the weights.
         backend: ``"torch"``, ``"pyg"``, ``"dgl"``, ``"torch_sparse"`` or ``"auto"`` (torch); never changes the answer.
         head_channels: width of a head where it is not ``out_channels / heads``; a linear map from the heads to the output follows.
@@ -58,12 +60,13 @@ class GINAttentionConv(AttentionConv):
         mlp_ratio: float = 2.0,
         sharpening: bool | float = True,
         self_weight: float = 1.0,
+        mlp_norm: bool = True,
         dropout: float = 0.0,
         backend: str = "auto",
         head_channels: int | None = None,
     ) -> None:
         super().__init__(
-            lambda number, width: GINOperator(number, width, mlp_ratio, self_weight=self_weight),
+            lambda number, width: GINOperator(number, width, mlp_ratio, self_weight=self_weight, norm=mlp_norm),
             in_channels,
             out_channels,
             heads,

@@ -38,12 +38,13 @@ class GINOperator(Operator):
         eps: float = 0.0,
         self_weight: float = 0.0,
         dropout: float = 0.0,
+        norm: bool = True,
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.initial_eps, self.self_weight = eps, self_weight
         self.eps = nn.Parameter(torch.full((num_heads,), float(eps)))
-        self.mlp = HeadMLP(num_heads, dim, mlp_width(mlp_ratio, dim), dim, dropout=dropout, eps=norm_eps)
+        self.mlp = HeadMLP(num_heads, dim, mlp_width(mlp_ratio, dim), dim, norm=norm, dropout=dropout, eps=norm_eps)
 
     def reset_parameters(self) -> None:
         nn.init.constant_(self.eps, self.initial_eps)
