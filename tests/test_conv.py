@@ -46,8 +46,10 @@ def edge_index(graph: gf.testing.GraphSample) -> Tensor:
     return torch.stack((graph.senders, graph.receivers))
 
 
-def naive(conv: AttentionConv, x: Tensor, index: Tensor, edge_attr: Tensor | None, bias: Tensor | None = None) -> Tensor:
-    """The formula, receiver by receiver and head by head, in plain loops."""
+def naive(
+    conv: AttentionConv, x: Tensor, index: Tensor, edge_attr: Tensor | None, bias: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """The formula, receiver by receiver and head by head, in plain loops. ``mask``: a factor for each edge's message."""
     d = conv.head_channels
     outs = []
     for i in range(len(x)):
@@ -73,7 +75,8 @@ def naive(conv: AttentionConv, x: Tensor, index: Tensor, edge_attr: Tensor | Non
                 keep = torch.isin(torch.arange(len(w)), w.topk(min(conv.sparsify.k, len(w))).indices)
             else:
                 keep = torch.ones(len(w), dtype=torch.bool)
-            w, messages, plain = w[keep], messages[keep], v[senders][keep]
+            factor = torch.ones(len(into), 1) if mask is None else mask[into].unsqueeze(-1)
+            w, messages, plain = w[keep], (factor * messages)[keep], (factor * v[senders])[keep]
             empty = v.new_zeros(d)
             total = (w.unsqueeze(-1) * messages).sum(0)
             mean_plain = (w.unsqueeze(-1) * plain).sum(0) / w.sum() if len(w) else empty

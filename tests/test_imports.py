@@ -8,9 +8,10 @@ import pytest
 
 import graphformer
 
-OPTIONAL = ("dgl", "rdkit", "biotite", "skimage", "matplotlib", "typer", "torch_sparse", "torch_scatter", "torchmetrics")
-# Others take these for reasons of their own: transformers' Trainer takes accelerate and peft, torch.compile takes networkx.
-ALSO_OPTIONAL = ("peft", "accelerate", "tensorboard", "networkx")
+OPTIONAL = ("dgl", "rdkit", "biotite", "skimage", "matplotlib", "typer", "torchmetrics")
+# Others take these for reasons of their own: transformers' Trainer takes accelerate and peft, torch.compile takes networkx, PyG its
+# companions where they are installed.
+ALSO_OPTIONAL = ("peft", "accelerate", "tensorboard", "networkx", "torch_sparse", "torch_scatter")
 
 
 def fresh(code: str) -> str:
@@ -35,6 +36,15 @@ assert attention_graph.__module__ == "graphformer.attention.build" and nn.__name
 print([name for name in {OPTIONAL} if name in sys.modules])
 """
     assert fresh(code) == "[]"
+
+
+def test_language_models_do_without_pyg():
+    code = """
+import sys, graphformer
+from graphformer.nn import GINAttention
+print(graphformer.GraphformerForCausalLM.__name__, graphformer.explain.__name__, "torch_geometric" in sys.modules)
+"""
+    assert fresh(code) == "GraphformerForCausalLM explain False"
 
 
 def test_all_names_resolve():

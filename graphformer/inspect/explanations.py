@@ -10,7 +10,6 @@ from torch import nn
 
 from graphformer.attention.plans import Plan, witnessed
 from graphformer.nn.attention import GraphAttention
-from graphformer.nn.attention_conv import AttentionConv
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,7 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanations:
     Raises:
         ValueError: no attention layer of this library was called.
     """
-    names: dict[nn.Module | None, str] = {
-        layer: name for name, layer in module.named_modules() if isinstance(layer, GraphAttention | AttentionConv)
-    }
+    names: dict[nn.Module | None, str] = {layer: name for name, layer in module.named_modules()}
     with witnessed() as plans:
 
         def called(layer: nn.Module, *_: Any) -> None:

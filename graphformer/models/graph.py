@@ -30,7 +30,7 @@ from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import require_known
 from graphformer.models.graph_base import GraphNetwork, GraphTransformerOutput
-from graphformer.models.graph_data import Level, given_groups
+from graphformer.models.graph_data import Level, Pairs, given_groups
 from graphformer.models.graph_parts import (
     MERGES,
     OPERATORS,
@@ -45,6 +45,7 @@ from graphformer.models.graph_parts import (
 )
 from graphformer.nn.attention import head_dim
 from graphformer.nn.edge_list import EdgeList
+from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.hierarchy import cluster, coarse_edges, number_groups, pool
 from graphformer.nn.pairs import Structure, candidates, check_spec
 
@@ -233,12 +234,13 @@ class GraphTransformer(GraphNetwork):
                 if depth:
                     assert level.parent is not None
                     level.h = level.h + layer.up[depth - 1](levels[depth - 1].h, level.parent, level.structure.num_nodes)
-                edges, features = self._pairs(level, depth, self.level_candidates if depth else self.candidates[i])
+                edges, features, given = self._pairs(level, depth, self.level_candidates if depth else self.candidates[i])
                 if level.dropped is not None:
                     keep = ~torch.isin(edges.keys, level.dropped)
                     edges, features = edges.select(keep), None if features is None else features[keep]
+                    given = None if given is None else given.select(keep)
                 prior = level.refined.on(edges) if level.refined is not None and self.refine else None
-                level.h, graph, level.refined = block(level.h, edges, features, prior)
+                level.h, graph, level.refined = block(level.h, edges, features, prior, given)
                 if self.refine == "restrict":
                     gone = level.refined.dropped()
                     level.dropped = gone if level.dropped is None else torch.cat((level.dropped, gone))
@@ -281,16 +283,17 @@ class GraphTransformer(GraphNetwork):
         level.refined = Refined(edges, weight[edges.order], torch.ones_like(edges.senders, dtype=torch.bool))
         return level
 
-    def _pairs(self, level: Level, depth: int, spec: str) -> tuple[EdgeList, Tensor | None]:
-        """The candidates of that name and their features, made once."""
+    def _pairs(self, level: Level, depth: int, spec: str) -> Pairs:
+        """The candidates of that name, their features, and which edges of the data they are; made once."""
         if spec not in level.pairs:
-            edges, given = candidates(level.structure, spec)
-            level.pairs[spec] = edges, self.pair_features[depth](level.structure, edges, given, level.edge_features)
+            edges, number = candidates(level.structure, spec)
+            features = self.pair_features[depth](level.structure, edges, number, level.edge_features)
+            level.pairs[spec] = edges, features, None if depth else GivenEdges(number, len(level.structure.senders))
         return level.pairs[spec]
 
     def _features_of(self, level: Level, edges: EdgeList) -> Tensor | None:
         """The features that belong to these candidates of a level's first layer."""
-        for listed, features in level.pairs.values():
+        for listed, features, _ in level.pairs.values():
             if listed is edges:
                 return features
         raise AssertionError("the first layer's candidates are those that were just made")

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from graphformer.models.graph_parts import Refined
 from graphformer.nn.edge_list import EdgeList, check_ends
+from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.graph_inputs import refuse_crossing, refuse_nan
 from graphformer.nn.pairs import Structure
+
+Pairs = tuple[EdgeList, Tensor | None, GivenEdges | None]
 
 
 @dataclass
@@ -24,7 +27,8 @@ class Level:
         edge_features: of its given edges, ``[E, edge_hidden]``.
         parent: the node of this level that each node of the level below belongs to.
         refined: its last refined graph.
-        pairs: by candidates' name: the pairs and their features, made once for all layers.
+        pairs: by candidates' name: the pairs, their features, and at the finest level which of the data's edges they are; made once for all
+            layers.
         dropped: pairs (:attr:`EdgeList.keys`) that a refined graph has dropped.
     """
 
@@ -33,7 +37,7 @@ class Level:
     edge_features: Tensor | None
     parent: Tensor | None = None
     refined: Refined | None = None
-    pairs: dict[str, tuple[EdgeList, Tensor | None]] = field(default_factory=dict)
+    pairs: dict[str, Pairs] = field(default_factory=dict)
     dropped: Tensor | None = None
 
 

@@ -17,6 +17,7 @@ from graphformer.graph import AttentionGraph
 from graphformer.nn.attention_conv import AttentionConv
 from graphformer.nn.conv import GINAttentionConv, PNAAttentionConv, SumAttentionConv
 from graphformer.nn.edge_list import EdgeList
+from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.encodings import Encoding
 from graphformer.nn.graph_inputs import refuse_nan
 from graphformer.nn.hierarchy import pool
@@ -222,12 +223,12 @@ class Block(nn.Module):
         self.merge, self.dropout = merge, dropout
 
     def forward(
-        self, h: Tensor, edges: EdgeList, features: Tensor | None, refined: Tensor | None
+        self, h: Tensor, edges: EdgeList, features: Tensor | None, refined: Tensor | None, given: GivenEdges | None
     ) -> tuple[Tensor, AttentionGraph, Refined]:
-        """Nodes ``[N, hidden]``, candidates and their features, and the last refined graph's weights ``[E]`` on them."""
+        """Nodes ``[N, hidden]``, candidates and their features, the last refined graph's weights ``[E]`` on them, and which are given."""
         bias = None if refined is None or self.prior is None else refined.unsqueeze(-1) * self.prior.to(refined.dtype)
         x = self.attention_norm(h)
-        attended, graph, kept = self.conv.attend(x, x, edges, features, bias)
+        attended, graph, kept = self.conv.attend(x, x, edges, features, bias, given)
         h = h + F.dropout(attended, self.dropout, self.training)
         h = h + self.feed_forward(self.feed_forward_norm(h))
         return h, graph, self.merge(edges, kept)

@@ -4,8 +4,6 @@ from typing import TYPE_CHECKING
 
 from graphformer._lazy import lazy
 from graphformer.nn.attention import GraphAttention, Operator
-from graphformer.nn.attention_conv import AttentionConv
-from graphformer.nn.conv import GINAttentionConv, PNAAttentionConv, SumAttentionConv
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.gin import GINAttention, GINOperator
 from graphformer.nn.mlp import GatedMLP, HeadMLP
@@ -16,9 +14,19 @@ from graphformer.nn.scoring import DifferentialScoring, PairwiseScoring
 from graphformer.nn.sparse_gin import SparseGIN, self_loops
 
 if TYPE_CHECKING:
+    from graphformer.nn.attention_conv import AttentionConv
+    from graphformer.nn.conv import GINAttentionConv, PNAAttentionConv, SumAttentionConv
     from graphformer.nn.transforms import AddStructure
 
-__getattr__, __dir__ = lazy(__name__, {"AddStructure": "transforms"})  # PyG's transforms take PyG
+# What takes PyG, which is slow to import and which language models do without.
+_HOME = {
+    "AddStructure": "transforms",
+    "AttentionConv": "attention_conv",
+    "GINAttentionConv": "conv",
+    "PNAAttentionConv": "conv",
+    "SumAttentionConv": "conv",
+}
+__getattr__, __dir__ = lazy(__name__, _HOME)
 
 __all__ = [
     "AddStructure",

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
 
 from graphformer import backends
 from graphformer.attention import normalizers, sparsifiers
@@ -32,6 +33,7 @@ from graphformer.backends import base
 from graphformer.graph import AttentionGraph
 from graphformer.nn.attention import Operator
 from graphformer.nn.edge_list import EdgeList
+from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.graph_inputs import dgl_ends, dgl_features, ends, is_dgl, refuse_crossing, refuse_nan
 from graphformer.nn.mlp import probability
 from graphformer.nn.recompute import in_stretches
@@ -42,7 +44,7 @@ WHOLE_NODES = 8192
 Channels = int | tuple[int, int]
 
 
-class AttentionConv(nn.Module):
+class AttentionConv(MessagePassing):
     r"""Base of the graph layers: projections, scores on the given edges, edge features, the heads' graph. The operator does the rest.
 
     .. math::
@@ -53,6 +55,9 @@ class AttentionConv(nn.Module):
     for an edge :math:`e` from sender :math:`j` to receiver :math:`i` with features :math:`a_e`. These act twice: they bias the score, and
     they are part of the message. Without the second a receiver with one edge would not see its features, for its softmax weight is 1.
     Reductions other than sum and mean (max, min, std) look at :math:`W_v x_j` alone.
+
+    To ``to_hetero``, ``summary`` and the explainers it is one of PyG's MessagePassing layers: edge masks multiply the messages
+    (GNNExplainer, PGExplainer), AttentionExplainer gets :math:`w`. But ``propagate`` is not called, and ``message`` not overridden.
 
     Args:
         operator: makes the operator from the number of heads and the width of one.
@@ -80,7 +85,7 @@ class AttentionConv(nn.Module):
         backend: str,
         head_channels: int | None,
     ) -> None:
-        super().__init__()
+        super().__init__(aggr=None)
         for name, value in (("out_channels", out_channels), ("heads", heads), ("head_channels", head_channels), ("edge_dim", edge_dim)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -112,7 +117,7 @@ class AttentionConv(nn.Module):
         """Every parameter as the constructor left it (linear maps drawn anew)."""
         for module in self.children():
             if hasattr(module, "reset_parameters"):  # a sparsifier of a user's own may have none
-                module.reset_parameters()  # type: ignore[operator]
+                module.reset_parameters()
         if self.sharpening is not None:
             nn.init.constant_(self.sharpening, self.initial_sharpening)
         self._reset_edge_message()
@@ -165,14 +170,20 @@ class AttentionConv(nn.Module):
             edge_attr = edge_attr[edges.order]
         if edge_bias is not None:
             edge_bias = self._bias(edge_bias, edges.num_edges)[edges.order]
-        out, graph, _ = self.attend(x_src, x_dst, edges, edge_attr, edge_bias)
+        out, graph, _ = self.attend(x_src, x_dst, edges, edge_attr, edge_bias, GivenEdges(edges.order, edges.num_edges))
         return (out, graph) if output_graph else out
 
     @torch.compiler.disable  # how many edges there are is in the data
     def attend(
-        self, x_src: Tensor, x_dst: Tensor, edges: EdgeList, edge_attr: Tensor | None = None, edge_bias: Tensor | None = None
+        self,
+        x_src: Tensor,
+        x_dst: Tensor,
+        edges: EdgeList,
+        edge_attr: Tensor | None = None,
+        edge_bias: Tensor | None = None,
+        given: GivenEdges | None = None,
     ) -> tuple[Tensor, AttentionGraph, AttentionGraph]:
-        """The layer on a sorted edge list; edge features and bias in the list's order.
+        """The layer on a sorted edge list; edge features and bias in the list's order. PyG's explainers see the edges that are ``given``.
 
         Returns:
             The output, the heads' graph, and the same graph with edges in the place of senders (:meth:`EdgeList.edges_as_senders`).
@@ -191,6 +202,12 @@ class AttentionConv(nn.Module):
             )
         dropout = self.dropout if self.training else 0.0
         weighted = graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
+        if given is not None:
+            given.tell(self, kept)
+            mask = given.mask(self)
+            if mask is not None:  # only now there is a message for each edge: its mask times value and features
+                weighted, factor = kept.with_weight(weighted.weight), mask.to(values.dtype).unsqueeze(-1)
+                values, edge_attr = values[:, edges.senders] * factor, None if edge_attr is None else edge_attr * factor
         reduced = self._reduce(weighted, values, kept.senders, edges, edge_attr)
         if len(x_dst) <= WHOLE_NODES:
             out = self.operator(own, reduced)

@@ -36,8 +36,8 @@ class GINAttentionConv(AttentionConv):
             output may be a handful of classes, and half of that is too narrow a neck for everything the node knows.
         sharpening: a trainable alpha that starts at 1 (or at the number given), or ``False``.
         self_weight: s; 1 is GIN's own ``(1 + eps) x_i`` for graphs without self-loops, 0 for those with them.
-        mlp_norm: RMSNorm in the heads' MLPs, as the paper has it. It leaves the direction of a sum and little of its size; GIN's own MLP has
-            none.
+        mlp_norm: RMSNorm in the heads' MLPs, as the paper has it. It leaves the direction of a sum and little of its size, which GIN's own
+            MLP reads.
         dropout: on the weights.
         backend: ``"torch"``, ``"pyg"``, ``"dgl"``, ``"torch_sparse"`` or ``"auto"`` (torch); never changes the answer.
         head_channels: width of a head where it is not ``out_channels / heads``; a linear map from the heads to the output follows.
