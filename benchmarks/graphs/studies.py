@@ -41,10 +41,13 @@ def ours(operator: str, *settings: dict[str, Any], **changes: Any) -> partial[gf
     return partial(gf.GraphTransformer, operator=operator, **merged)
 
 
-def bare_gin(*settings: dict[str, Any]) -> dict[str, partial[gf.GraphTransformer]]:
-    """GIN in a residual block has a node's own features twice, and the norm in its MLPs hides how large a sum was: without them."""
+def bare_gin(*settings: dict[str, Any], apart: bool = False) -> dict[str, partial[gf.GraphTransformer]]:
+    """GIN in a residual block has a node's own features twice, and the norm in its MLPs hides how large a sum was: without them.
+
+    ``apart``: also without one of them alone.
+    """
     others, unnormed = {"self_weight": 0.0}, {"mlp_norm": False}
-    kinds = {"gin-others": others, "gin-unnormed": unnormed, "gin-bare": others | unnormed}
+    kinds = {"gin-bare": others | unnormed} | ({"gin-others": others, "gin-unnormed": unnormed} if apart else {})
     return {name: ours("gin", *settings, operator_options={"gin": options}) for name, options in kinds.items()}
 
 
@@ -62,18 +65,21 @@ def polymer_dft(name: str, what: str, published: str, epochs: int) -> Study:
         return cut((train, valid, test), quick)
 
     one = PolymerGraphs
+    network: dict[str, Any] = {
+        **{"node_dim": len(one.node_names), "edge_dim": len(one.edge_names), "hidden_size": 64, "num_layers": 4, "num_heads": 4},
+        **{"encodings": encodings, "dropout": 0.1},
+    }
+    sums = {"normalize": "sigmoid"}  # which know how many neighbours there are, as GINE's do
     return Study(
         name=f"polymer-dft-{name.lower()}",
         title=f"polymer-dft {name}: {what}, 5 folds (eV)",
         parts=parts,
-        network={
-            **{"node_dim": len(one.node_names), "edge_dim": len(one.edge_names), "hidden_size": 64, "num_layers": 4, "num_heads": 4},
-            **{"encodings": encodings, "dropout": 0.1},
-        },
-        ours={"normalize": "sigmoid"},  # sums, which know how many neighbours there are, as GINE's do
+        network=network,
+        ours=sums,
         training={"epochs": epochs, "max_nodes": 1024, "learning_rate": 2e-3, "eval_epochs": 5},
         columns=(f"{name} rmse", f"{name} r2"),
         measure=both((name,)),
+        more=bare_gin(network, sums),
         repeats=5,
         folds=5,
         published=published,
@@ -94,16 +100,17 @@ def vipea() -> Study:
         **{"node_dim": len(one.node_names), "edge_dim": len(one.edge_names), "hidden_size": 64, "num_layers": 4, "num_heads": 4},
         **{"out_dim": 2, "readout": ("mean", "max")},
     }
+    levels = {"levels": ("group_0",)}  # atoms, monomers
     return Study(
         name="vipea",
         title="vipea: electron affinity and ionization potential of copolymers, published random folds (eV)",
         parts=parts,
         network=network,
-        ours={"levels": ("group_0",)},  # atoms, monomers
+        ours=levels,
         training={"epochs": 12, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 3},
         columns=("EA rmse", "IP rmse"),
         measure=per_target(("EA", "IP"), "rmse"),
-        more={"sum-flat": ours("sum", network)},
+        more={"sum-flat": ours("sum", network), **bare_gin(network, levels)},
         repeats=1,
         folds=10,
         published="wD-MPNN 0.035 / 0.027, D-MPNN on monomers alone 0.173 / 0.165 (Aldeghi & Coley 2022, ten folds)",
@@ -130,7 +137,7 @@ def flip(name: str, layers: int, epochs: int) -> Study:
         network=network,
         training={"epochs": epochs, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 1},
         columns=("accuracy",),
-        more={"sum-clusters": ours("sum", network, levels=("cluster:3",))},
+        more={"sum-clusters": ours("sum", network, levels=("cluster:3",)), **bare_gin(network)},
         repeats=2,
         published="65 to 72 % from single sequences without pre-training; about 85 % with alignments (NetSurfP-2.0)",
     )
@@ -202,7 +209,7 @@ def polycrystals(name: str, title: str, levels: tuple[str, ...] = (), **law: Any
         columns=("r2",),
         measure=measure,
         repeats=2,
-        more=bare_gin(network, coarse),
+        more=bare_gin(network, coarse, apart=bool(levels)),
         baseline=geometric_mean,
     )
 
