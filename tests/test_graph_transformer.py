@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict] = {
     "options": {
         "operator": ["gin", "pna", "sum"],
         "operator_options": {
-            "gin": {"self_weight": 0.0, "mlp_norm": False, "sparsify": {"name": "top_k", "k": 3}},
+            "gin": {"self_weight": 1.0, "mlp_norm": True, "sparsify": {"name": "top_k", "k": 3}},
             "pna": {"aggregators": ["mean", "max"], "scalers": ["amplification"], "avg_degree": 2.5},
             "sum": {"self_weight": 1.0},
         },

@@ -41,14 +41,16 @@ def ours(operator: str, *settings: dict[str, Any], **changes: Any) -> partial[gf
     return partial(gf.GraphTransformer, operator=operator, **merged)
 
 
-def bare_gin(*settings: dict[str, Any], apart: bool = False) -> dict[str, partial[gf.GraphTransformer]]:
-    """GIN in a residual block has a node's own features twice, and the norm in its MLPs hides how large a sum was: without them.
+def own_and_norm(*settings: dict[str, Any], apart: bool = False) -> dict[str, partial[gf.GraphTransformer]]:
+    """GIN as GINAttentionConv comes: a node's own features, which a residual block adds as well, and a norm in the MLPs.
 
-    ``apart``: also without one of them alone.
+    ``apart``: also with one of them alone.
     """
-    others, unnormed = {"self_weight": 0.0}, {"mlp_norm": False}
-    kinds = {"gin-bare": others | unnormed} | ({"gin-others": others, "gin-unnormed": unnormed} if apart else {})
-    return {name: ours("gin", *settings, operator_options={"gin": options}) for name, options in kinds.items()}
+    kinds = {"gin-own-norm": (1.0, True)} | ({"gin-own": (1.0, False), "gin-norm": (0.0, True)} if apart else {})
+    return {
+        name: ours("gin", *settings, operator_options={"gin": {"self_weight": own, "mlp_norm": norm}})
+        for name, (own, norm) in kinds.items()
+    }
 
 
 # ---------------------------------------------------------------------- polymers
@@ -79,7 +81,7 @@ def polymer_dft(name: str, what: str, published: str, epochs: int) -> Study:
         training={"epochs": epochs, "max_nodes": 1024, "learning_rate": 2e-3, "eval_epochs": 5},
         columns=(f"{name} rmse", f"{name} r2"),
         measure=both((name,)),
-        more=bare_gin(network, sums),
+        more=own_and_norm(network, sums),
         repeats=5,
         folds=5,
         published=published,
@@ -110,7 +112,7 @@ def vipea() -> Study:
         training={"epochs": 12, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 3},
         columns=("EA rmse", "IP rmse"),
         measure=per_target(("EA", "IP"), "rmse"),
-        more={"sum-flat": ours("sum", network), **bare_gin(network, levels)},
+        more={"sum-flat": ours("sum", network), **own_and_norm(network, levels)},
         repeats=1,
         folds=10,
         published="wD-MPNN 0.035 / 0.027, D-MPNN on monomers alone 0.173 / 0.165 (Aldeghi & Coley 2022, ten folds)",
@@ -137,7 +139,7 @@ def flip(name: str, layers: int, epochs: int) -> Study:
         network=network,
         training={"epochs": epochs, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 1},
         columns=("accuracy",),
-        more={"sum-clusters": ours("sum", network, levels=("cluster:3",)), **bare_gin(network)},
+        more={"sum-clusters": ours("sum", network, levels=("cluster:3",)), **own_and_norm(network)},
         repeats=2,
         published="65 to 72 % from single sequences without pre-training; about 85 % with alignments (NetSurfP-2.0)",
     )
@@ -176,7 +178,7 @@ def mechanical_mnist() -> Study:
         measure=measure,
         repeats=1,
         published="about 2 % and below 1 % (CNN) from 60,000 maps (Lejeune 2020, other split)",
-        more={"cnn": partial(CNN, channels=1, side=28), **bare_gin(network, levels)},
+        more={"cnn": partial(CNN, channels=1, side=28), **own_and_norm(network, levels)},
     )
 
 
@@ -209,7 +211,7 @@ def polycrystals(name: str, title: str, levels: tuple[str, ...] = (), **law: Any
         columns=("r2",),
         measure=measure,
         repeats=2,
-        more=bare_gin(network, coarse, apart=bool(levels)),
+        more=own_and_norm(network, coarse, apart=bool(levels)),
         baseline=geometric_mean,
     )
 

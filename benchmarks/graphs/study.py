@@ -26,9 +26,9 @@ OURS = {"sum": "ours, plain attention", "gin": "ours, GIN"}
 OTHERS = {
     "sum-flat": "ours, plain attention, no levels",
     "sum-clusters": "ours, plain attention, learned clusters",
-    "gin-others": "ours, GIN without own features",
-    "gin-unnormed": "ours, GIN without the MLPs' norm",
-    "gin-bare": "ours, GIN without either",
+    "gin-own-norm": "ours, GIN with own features and norm",
+    "gin-own": "ours, GIN with own features",
+    "gin-norm": "ours, GIN with the norm",
     "cnn": "CNN on the image",
 }
 NAMES = PEERS | OURS | OTHERS

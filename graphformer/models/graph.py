@@ -83,7 +83,8 @@ class GraphTransformer(GraphNetwork):
         out_dim, task, loss: see :class:`~graphformer.models.Target`; of the one target.
         operator: ``"gin"``, ``"pna"`` or ``"sum"`` (plain attention); a sequence: one a layer.
         operator_options: further arguments of an operator's layer (:class:`~graphformer.nn.GINAttentionConv` and the others):
-            ``{"pna": {"aggregators": ["mean", "max"], "scalers": ["identity"]}, "gin": {"self_weight": 0.0, "mlp_norm": False}}``.
+            ``{"pna": {"aggregators": ["mean", "max"], "scalers": ["identity"]}}``. Here GIN is made with ``self_weight`` 0, for blocks are
+            residual, and without ``mlp_norm``; ``{"gin": {"self_weight": 1.0, "mlp_norm": True}}`` is the layer as it comes.
         candidates: which pairs are scored, see :mod:`graphformer.nn.pairs`: ``"edges"``, ``"edges+k_hop:2"``, ``"edges+knn:8"``,
             ``"edges+expander:4"``, ``"all"``; a sequence: one a layer.
         encodings: what nodes and pairs are told about the graph, see :mod:`graphformer.nn.encodings`:

@@ -183,6 +183,9 @@ class Merge(nn.Module):
 
 
 OPERATORS: dict[str, Any] = {"gin": GINAttentionConv, "pna": PNAAttentionConv, "sum": SumAttentionConv}
+# In a residual block a node's own features are there already, and a norm in GIN's MLPs would hide how large a sum was: both cost accuracy
+# (docs/graph-benchmarks.md).
+IN_A_BLOCK: dict[str, dict[str, Any]] = {"gin": {"self_weight": 0.0, "mlp_norm": False}, "pna": {}, "sum": {"self_weight": 0.0}}
 
 
 def make_conv(
@@ -197,7 +200,7 @@ def make_conv(
     **shared: Any,
 ) -> AttentionConv:
     """The attention of one block; a sparsifier with parameters is one for each. ``options`` of its operator overrule the shared ones."""
-    own = {"self_weight": 0.0} if operator == "sum" else {"mlp_ratio": mlp_ratio}
+    own = IN_A_BLOCK[operator] | ({} if operator == "sum" else {"mlp_ratio": mlp_ratio})
     # Given, head_channels asks for an output map, which mixes the heads before they are added to what was there.
     shared |= {"head_channels": hidden_size // num_heads, **own, **copy.deepcopy({"sparsify": sparsify, **options})}
     if isinstance(shared["sparsify"], Mapping):
