@@ -69,6 +69,7 @@ def main() -> None:
         num_heads=4,
         operator="gin",
         candidates="edges+k_hop:3",  # an atom may listen to all atoms up to three bonds away
+        normalize="sigmoid",  # and knows how many they are, for heads take sums
         readout=("mean",),  # a band gap does not grow with the length that the unit is written in
         dropout=0.1,
     )
@@ -143,7 +144,8 @@ def draw_unit(model: GraphModel, text: str, axes: Axes) -> None:
 
     lane = model.output(polymer_graph(text)).refined[-1].lane(0)
     atoms = [i for i, name in enumerate(symbol) if name != "*"]  # the nodes of the graph, in this order
-    strengths = (lane.weight * torch.bincount(lane.receivers)[lane.receivers] / 4).clamp(max=1).numpy()
+    share = lane.weight / lane.in_weight()[lane.receivers]  # weights of the sigmoid do not sum to 1
+    strengths = (share * torch.bincount(lane.receivers)[lane.receivers] / 4).clamp(max=1).numpy()
     lines: list[tuple[np.ndarray, np.ndarray]] = []
     times: dict[tuple[int, int], int] = {}
     for pair in zip(lane.senders.tolist(), lane.receivers.tolist(), strict=True):
