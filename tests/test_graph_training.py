@@ -53,7 +53,7 @@ def make_net(dropout=0.0, **changes):
 
 def make_trainer(folder, graphs, net=None, **changes):
     train, validation = graphs.split((22, 8))
-    options = {"epochs": 4, "max_nodes": 40, "learning_rate": 5e-3, "target_scaling": "log", "save_total_limit": None, "progress": False}
+    options = {"epochs": 4, "max_nodes": 40, "learning_rate": 1e-2, "target_scaling": "log", "save_total_limit": None, "progress": False}
     return GraphTrainer(net or make_net(0.2), train, validation, folder, **{**options, **changes})
 
 
@@ -289,7 +289,7 @@ def test_a_finished_run_takes_no_further_step(finished, folder, graphs):
 
 
 def test_other_settings_and_data_are_refused(folder, graphs):
-    with pytest.raises(ValueError, match=r"learning_rate was 0.005, now it is 0.1.*Give the same settings"):
+    with pytest.raises(ValueError, match=r"learning_rate was 0.01, now it is 0.1.*Give the same settings"):
         make_trainer(folder, graphs, learning_rate=0.1).fit(resume=True)
     with pytest.raises(ValueError, match=r"train\.graphs was"):
         make_trainer(folder, PolycrystalDataset(None, 30, seed=5, **SMALL)).fit(resume=True)
