@@ -8,7 +8,7 @@
 
 Every network has the same width, number of layers, inputs, encodings, readout, head, loss, optimizer, learning rate and number of epochs.
 No rate and no size is tuned for one of them alone; what a study has under ``ours`` (coarse levels, the normalizer of the weights) is ours
-alone, and was kept where validation error fell with it.
+alone, and was kept where validation error fell with it, as was GIN without own features and without a norm in its MLPs.
 Runs are repeated over folds or seeds; the weights with the lowest validation loss are tested.
 """
 
