@@ -207,10 +207,10 @@ def plot(study: Study, content: dict[str, Any], path: Path) -> None:
 
     tests = list(content["runs"][0]["tests"])
     shown = [(test, column) for test in tests for column in study.columns]
-    figure = Figure(figsize=(max(4.2 * len(shown), 7.5), 2.6), layout="constrained")
+    figure = Figure(figsize=(max(4.2 * len(shown), 7.5), 0.9 + 0.28 * len(study.contenders)), layout="constrained")
     FigureCanvasAgg(figure)
     models = [name for name in study.contenders if any(one["model"] == name for one in content["runs"])][::-1]
-    for axes, (test, column) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+    for axes, (test, column) in zip(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
         for row, model in enumerate(models):
             found = values(content, model, test, column)
             colour = "#d1691b" if NAMES[model].startswith("ours") else "#777777"
