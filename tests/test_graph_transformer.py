@@ -776,7 +776,10 @@ def test_levels_carry_messages_further_than_edges():
         ({"operator": "gcn"}, "unknown operator 'gcn'; known: gin, pna, sum"),
         ({"operator": ["gin"]}, "operator must be one text or one for each of the 3 layers, got 1"),
         ({"operator_options": {"pna": {}}}, "operator_options holds 'pna', and no layer is one: operator is gin"),
-        ({"operator_options": {"gin": {"width": 3}}}, r"operator_options\['gin'\] holds what GINAttentionConv does not take.*'width'"),
+        (
+            {"operator_options": {"gin": {"width": 3}}},
+            r"operator_options\['gin'\] holds width, which is none of its options: sparsify, normalize",
+        ),
         ({"candidates": ["edges", "k_hop:2"]}, "one for each of the 3 layers.*are one text, 'edges.k_hop:2'"),
         ({"merge": "max"}, "unknown merge 'max'; known: mean, sum, learned"),
         ({"refine": "no"}, "refine must be True, False or 'restrict', got 'no'"),

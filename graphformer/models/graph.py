@@ -19,6 +19,7 @@ A batch is one disjoint graph: nothing is padded, and cost is linear in the cand
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -316,10 +317,13 @@ def per_layer(name: str, value: str | Sequence[str], num_layers: int) -> list[st
 
 
 def check_options(given: Mapping[str, Mapping[str, Any]] | None, operators: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-    """Further arguments by operator; ValueError for an operator that no layer has."""
-    for name in given or {}:
+    """Further arguments by operator; ValueError for an operator that no layer has and for what its layer does not take."""
+    for name, options in (given or {}).items():
         if name not in operators:
             raise ValueError(f"operator_options holds {name!r}, and no layer is one: operator is {', '.join(dict.fromkeys(operators))}")
+        taken = [one.name for one in inspect.signature(OPERATORS[name]).parameters.values() if one.kind is one.KEYWORD_ONLY]
+        if unknown := sorted(set(options) - set(taken)):
+            raise ValueError(f"operator_options[{name!r}] holds {', '.join(unknown)}, which is none of its options: {', '.join(taken)}")
     return given or {}
 
 

@@ -205,11 +205,7 @@ def make_conv(
     shared |= {"head_channels": hidden_size // num_heads, **own, **copy.deepcopy({"sparsify": sparsify, **options})}
     if isinstance(shared["sparsify"], Mapping):
         shared["sparsify"] = from_spec(shared["sparsify"], num_heads)
-    kind = OPERATORS[operator]
-    try:
-        return kind(hidden_size, hidden_size, num_heads, edge_dim, **shared)
-    except TypeError as error:
-        raise ValueError(f"operator_options[{operator!r}] holds what {kind.__name__} does not take: {error}") from None
+    return OPERATORS[operator](hidden_size, hidden_size, num_heads, edge_dim, **shared)
 
 
 class Block(nn.Module):
