@@ -187,12 +187,18 @@ class Predictor(nn.Module):
 def test_graph_transformer_is_explained(options: dict):
     torch.manual_seed(0)
     net = gf.GraphTransformer(IN, EDGE_DIM, 16, 2, 4, **options)
-    graph = a_graph()
+    graph = a_graph(dtype=torch.float64)  # the effect of a mask on a whole graph's prediction is small before training
     inputs = {"edge_attr": graph.edge_attr, "batch": torch.zeros(NODES, dtype=torch.long), "group": torch.arange(NODES) % 3}
-    model, index = Predictor(net).eval(), edge_index(graph)
+    model, index = Predictor(net).double().eval(), edge_index(graph)
     before = model(graph.x, index, **inputs)
     set_masks(model, torch.ones(EDGES), index, apply_sigmoid=False)
     assert_close(model(graph.x, index, **inputs), before)
+    mask, order = torch.rand(EDGES), torch.randperm(EDGES)
+    set_masks(model, mask, index, apply_sigmoid=False)
+    masked = model(graph.x, index, **inputs)
+    assert (masked - before).abs().max() > 1e-5
+    set_masks(model, mask[order], index[:, order], apply_sigmoid=False)  # a mask belongs to its edge, wherever that stands
+    assert_close(model(graph.x, index[:, order], **{**inputs, "edge_attr": graph.edge_attr[order]}), masked, rtol=0, atol=1e-12)
     clear_masks(model)
     regression = {"mode": "regression", "task_level": "graph", "return_type": "raw"}
     algorithms = {"node_mask_type": "attributes", "edge_mask_type": "object"}
@@ -203,6 +209,20 @@ def test_graph_transformer_is_explained(options: dict):
     attention = Explainer(model, AttentionExplainer(), explanation_type="model", model_config=regression, edge_mask_type="object")
     assert attention(graph.x, index, **inputs).edge_mask.shape == (EDGES,)
     assert torch.equal(model(graph.x, index, **inputs), before)
+
+
+@pytest.mark.parametrize("candidates", ["edges", "edges+k_hop:2", "all"])
+def test_a_mask_of_graph_transformer_meets_its_edge(candidates: str):
+    torch.manual_seed(0)
+    net = gf.GraphTransformer(IN, EDGE_DIM, 16, 1, 4, target="node", candidates=candidates).double().eval()
+    graph = a_graph(dtype=torch.float64)
+    index = edge_index(graph)
+    data = Data(x=graph.x, edge_index=index, edge_attr=graph.edge_attr)
+    before = net(data).prediction
+    for edge in range(EDGES):
+        set_masks(net, (torch.arange(EDGES) != edge).double(), index, apply_sigmoid=False)
+        moved = (net(data).prediction - before).abs().amax(-1) > 1e-9
+        assert moved.nonzero()[:, 0].tolist() == [int(graph.receivers[edge])]
 
 
 # ---------------------------------------------------------------- to_hetero

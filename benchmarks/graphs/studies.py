@@ -33,22 +33,14 @@ def cut(parts: tuple[Any, Any, Any], quick: bool, test: str = "test") -> Parts:
     return Parts(train, valid, {test: tested})
 
 
-def ours(operator: str, *settings: dict[str, Any], **changes: Any) -> partial[gf.GraphTransformer]:
-    """A variation of our model, for ``Study.more``."""
-    merged: dict[str, Any] = {}
-    for one in (*settings, changes):
-        merged |= one
-    return partial(gf.GraphTransformer, operator=operator, **merged)
-
-
-def own_and_norm(*settings: dict[str, Any], apart: bool = False) -> dict[str, partial[gf.GraphTransformer]]:
+def own_and_norm(settings: dict[str, Any], apart: bool = False) -> dict[str, partial[gf.GraphTransformer]]:
     """GIN as GINAttentionConv comes: a node's own features, which a residual block adds as well, and a norm in the MLPs.
 
     ``apart``: also with one of them alone.
     """
     kinds = {"gin-own-norm": (1.0, True)} | ({"gin-own": (1.0, False), "gin-norm": (0.0, True)} if apart else {})
     return {
-        name: ours("gin", *settings, operator_options={"gin": {"self_weight": own, "mlp_norm": norm}})
+        name: partial(gf.GraphTransformer, operator="gin", operator_options={"gin": {"self_weight": own, "mlp_norm": norm}}, **settings)
         for name, (own, norm) in kinds.items()
     }
 
@@ -81,7 +73,7 @@ def polymer_dft(name: str, what: str, published: str, epochs: int) -> Study:
         training={"epochs": epochs, "max_nodes": 1024, "learning_rate": 2e-3, "eval_epochs": 5},
         columns=(f"{name} rmse", f"{name} r2"),
         measure=both((name,)),
-        more=own_and_norm(network, sums),
+        more=own_and_norm(network | sums),
         repeats=5,
         folds=5,
         published=published,
@@ -112,7 +104,7 @@ def vipea() -> Study:
         training={"epochs": 12, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 3},
         columns=("EA rmse", "IP rmse"),
         measure=per_target(("EA", "IP"), "rmse"),
-        more={"sum-flat": ours("sum", network), **own_and_norm(network, levels)},
+        more={"sum-flat": partial(gf.GraphTransformer, operator="sum", **network), **own_and_norm(network | levels)},
         repeats=2,
         folds=10,
         published="wD-MPNN 0.035 / 0.027, D-MPNN on monomers alone 0.173 / 0.165 (Aldeghi & Coley 2022, ten folds)",
@@ -139,7 +131,10 @@ def flip(name: str, layers: int, epochs: int) -> Study:
         network=network,
         training={"epochs": epochs, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 1},
         columns=("accuracy",),
-        more={"sum-clusters": ours("sum", network, levels=("cluster:3",)), **own_and_norm(network)},
+        more={
+            "sum-clusters": partial(gf.GraphTransformer, operator="sum", levels=("cluster:3",), **network),
+            **own_and_norm(network),
+        },
         repeats=2,
         published="65 to 72 % from single sequences without pre-training; about 85 % with alignments (NetSurfP-2.0)",
     )
@@ -178,7 +173,7 @@ def mechanical_mnist() -> Study:
         measure=measure,
         repeats=2,
         published="about 2 % and below 1 % (CNN) from 60,000 maps (Lejeune 2020, other split)",
-        more={"cnn": partial(CNN, channels=1, side=28), **own_and_norm(network, levels)},
+        more={"cnn": partial(CNN, channels=1, side=28), **own_and_norm(network | levels)},
     )
 
 
@@ -211,7 +206,7 @@ def polycrystals(name: str, title: str, levels: tuple[str, ...] = (), **law: Any
         columns=("r2",),
         measure=measure,
         repeats=2,
-        more=own_and_norm(network, coarse, apart=bool(levels)),
+        more=own_and_norm(network | coarse, apart=bool(levels)),
         baseline=geometric_mean,
     )
 
