@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from graphformer.datasets import GraphDataset, Microstructures, PolycrystalDataset, PolymerGraphs, ProteinStructures
-from graphformer.datasets.images import SUFFIXES
+from graphformer.datasets.images import SUFFIXES, image_files
 from graphformer.datasets.polymer import read_rows
 from graphformer.datasets.protein import STATES
 from graphformer.datasets.protein_structures import STRUCTURE_SUFFIXES
@@ -42,7 +43,7 @@ def kind_of(dataset: str) -> str:
         return "polymers" if path.suffix.lower() == ".csv" else "proteins"
     if not path.exists():
         raise ValueError(f"--dataset: there is no folder or file {dataset!r}; {_KNOWN}")
-    images = path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir())
+    images = path.is_dir() and bool(image_files(path)[0])
     proteins = path.is_dir() and any(file.suffix.lower() in structures for file in path.rglob("*"))
     if images == proteins:
         has = "both images and structures; keep them apart" if images else "neither images nor structures"
@@ -100,6 +101,24 @@ def proteins(
     made = ProteinStructures(cache, folder, target=target, features=read, cutoff=cutoff, log=log)
     several = {"out_dim": len(STATES), "task": "classification"} if target == "secondary" else {"out_dim": 1}
     return Opened(made, {"target": "node", **several}, "NEW.pdb")
+
+
+def labelled(dataset: GraphDataset) -> GraphDataset:
+    """The graphs that have a label: one without any would train nothing and test nothing. The others are told in a warning.
+
+    Raises:
+        ValueError: there is no label at all.
+    """
+    kept = [i for i in range(len(dataset)) if not bool(dataset[i].y.isnan().all())]
+    if not kept:
+        raise ValueError(f"--dataset: none of the {len(dataset)} graphs has a label; look at the warnings, and at the columns of targets.")
+    if len(kept) == len(dataset):
+        return dataset
+    without = sorted(set(range(len(dataset))) - set(kept))
+    names = [dataset[i].get("file") or dataset[i].get("name") or f"row {int(dataset[i].get('row', i + 1))}" for i in without[:5]]
+    told = f"{len(without)} of {len(dataset)} graphs have no label and are left out"
+    warnings.warn(f"{told} ({', '.join(names)}{', ...' if len(without) > 5 else ''})", stacklevel=2)
+    return dataset.index_select(kept)
 
 
 def _graph_target(names: tuple[str, ...]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def train_graphs(
         opened = cli_graph_data.polymers(dataset, cache, smiles_column, target_columns, bar)
     else:
         opened = cli_graph_data.proteins(dataset, cache, residue_target, features, cutoff, groups, bar)
-    data = opened.dataset
+    data = cli_graph_data.labelled(opened.dataset)
     held = max(1, round(held_out * len(data)))
     if len(data) < 2 * held + 1:
         raise ValueError(f"--dataset: {len(data)} graphs are too few; training, validation and test need at least one each.")

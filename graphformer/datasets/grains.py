@@ -175,10 +175,17 @@ def _checked(labels: np.ndarray, name: str) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim not in (2, 3) or labels.size == 0:
         raise ValueError(f"{name} must be an image [n0, n1] or a volume [n0, n1, n2] with at least one voxel, got shape {labels.shape}.")
+    if labels.dtype.kind == "b":
+        raise TypeError(f"{name} holds booleans, which are a map of two phases: use kind='phases', or number its grains with regions(...).")
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(
             f"{name} must hold integers, one label a grain, got {labels.dtype}; if its values are whole numbers, convert it with "
             f"np.rint(labels).astype(int), and segment a grey image first."
+        )
+    if labels.dtype == np.uint64 and labels.max() > np.iinfo(np.int64).max:
+        raise ValueError(
+            f"{name} has the label {labels.max()}, which int64 cannot hold; number the grains anew with "
+            f"np.unique(labels, return_inverse=True)[1].reshape(labels.shape)."
         )
     return labels
 

@@ -1,150 +1,197 @@
-"""Label images, voxel volumes and the tables that go with them, read from files and checked."""
+"""Label images and voxel volumes, read from files as they are: what an axis is, is told by the file and never guessed from a shape."""
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Mapping, Sequence
+import logging
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from graphformer.errors import MissingExtra, require
 
-SUFFIXES = (".png", ".tif", ".tiff", ".npy")
+SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".npz")
+_LITTER = ("thumbs.db", "desktop.ini", "__macosx")
+_AXES = {
+    "C": "channels",
+    "S": "samples of a colour",
+    "T": "points in time",
+    "P": "phases",
+    "R": "rounds",
+    "L": "exposures",
+    "H": "lifetimes",
+}
+_DEPTH = "ZIQ"  # depth; a sequence of images; what the file leaves open, as pages that are written one by one
+_TURNED = {2: "fh", 3: "fhv", 4: "fv", 5: "t", 6: "tfh", 7: "tfhv", 8: "tfv"}
 
 
-class Table(NamedTuple):
-    """Columns of numbers, a row a key (a grain's label or a file's name)."""
+def image_files(folder: str | Path) -> tuple[list[Path], list[Path]]:
+    """The images of a folder in the order of their names, and what else is in it.
 
-    columns: tuple[str, ...]
-    rows: dict[str, list[float]]
+    Hidden files, as the ``._a.png`` of macOS, are neither.
+    """
+    seen = sorted(path for path in Path(folder).iterdir() if not path.name.startswith(".") and path.name.lower() not in _LITTER)
+    images = [path for path in seen if path.suffix.lower() in SUFFIXES and path.is_file()]
+    return images, [path for path in seen if path not in images]
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """The values of an image or a volume, as they are in the file: a palette image gives the indices, not the colours.
+    """The labels in an image or a volume, as the file holds them.
+
+    - **PNG**: one channel. A palette image gives its indices, not the colours; grey of 1, 2 and 4 bits gives 0 to 1, 3 or 15.
+    - **TIFF**: one series of one channel, YX or a volume: slices (Z), a sequence of pages, or an axis that the file leaves without a
+      name. Channels and points in time are no axes of space and are refused. Pages of one size and kind, written one by one, are a
+      volume. Values are as stored, also of palettes and where white is zero; the first level of a pyramid is read.
+    - **npy**, **npz** with one array: what is in it; no pickles.
+
+    An image that a camera or a scanner marked as turned (the tag Orientation) is turned.
 
     Raises:
-        ValueError: no such file, another suffix, a file that cannot be read, floats, or a colour image; the error names the file.
-        MissingExtra: PNG and TIFF need scikit-image and what comes with it.
+        ValueError: no such file, another suffix, a file that is damaged or cut off, several images, colours, floats, or neither two nor
+            three axes; the error names the file and the remedy.
+        MissingExtra: PNG and TIFF need Pillow and tifffile, which the extra ``microstructure`` brings.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {str(path)!r}.")
-    if path.suffix.lower() not in SUFFIXES:
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
         raise ValueError(f"{path}: unknown suffix {path.suffix!r}; known: {', '.join(SUFFIXES)}.")
     try:
-        if path.suffix.lower() == ".npy":
-            image = np.load(path, allow_pickle=False)
-        elif path.suffix.lower() == ".png":
-            # scikit-image turns palettes into colours, and label images often have a palette.
-            with require("PIL.Image", extra="microstructure", why="reading PNG").open(path) as opened:
-                image = np.asarray(opened)
-        else:
-            image = require("skimage.io", extra="microstructure", why="reading TIFF").imread(path)
-    except MissingExtra:
+        image = {".png": _png, ".npy": _npy, ".npz": _npz}.get(kind, _tiff)(path)
+    except (MissingExtra, _Refused):
         raise
     except Exception as error:  # each decoder has errors of its own
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); put back a whole file, or leave it out.") from error
+        told, remedy = f"{type(error).__name__}: {error}".rstrip("."), "put back a whole file, or leave it out"
+        if "imagecodecs" in told:
+            remedy = "install it with pip install 'graphformer[microstructure]', or save the file without compression"
+        elif "DecompressionBomb" in told:
+            remedy = "save an image of this size as TIFF or npy"
+        raise ValueError(f"{path} cannot be read ({told}); {remedy}.") from error
     if image.dtype.kind not in "iub":
-        raise ValueError(
-            f"{path} holds {image.dtype} and labels are integers; if its values are whole numbers, save them with "
-            f"np.save(path, np.rint(image).astype(int)), and segment a grey image first."
-        )
-    if path.suffix.lower() != ".npy" and image.ndim == 3 and image.shape[-1] in (3, 4) and image.dtype == np.uint8:
-        raise ValueError(f"{path} is a colour image of shape {image.shape}; save the labels themselves, as one channel or as .npy.")
+        remedy = "save them with np.save(path, np.rint(image).astype(int)), and segment a grey image first"
+        remedy = f"if its values are whole numbers, {remedy}" if image.dtype.kind == "f" else "save the labels themselves"
+        raise ValueError(f"{path} holds {image.dtype} and labels are integers; {remedy}.")
     if image.ndim not in (2, 3) or image.size == 0:
         raise ValueError(f"{path} has the shape {image.shape}; an image [n0, n1] or a volume [n0, n1, n2] is needed.")
     return image
 
 
-def read_table(path: str | Path, key: str, *, missing: bool = False) -> Table:
-    """A table of numbers from CSV (with a header) or npz (an array a column), by the column ``key``.
-
-    Args:
-        path: the file.
-        key: the column that names the rows.
-        missing: let NaN and empty cells be NaN.
-
-    Raises:
-        ValueError: no such file, no such column, a cell that is no number, NaN or infinite, or two rows of one key; the error names
-            the file, the row (counted from 1 below the header) and the column.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no file {str(path)!r}.")
-    if path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            header = list(arrays)
-            rows = [list(row) for row in zip(*[arrays[name].tolist() for name in header], strict=True)]
-    else:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-    header = [name.strip() for name in header]
-    if key not in header:
-        raise ValueError(f"{path} has no column {key!r}; it has {', '.join(header) or 'none'}.")
-    at = header.index(key)
-    found: dict[str, list[float]] = {}
-    for number, row in enumerate(rows, start=1):
-        if not row:
-            continue
-        if len(row) != len(header):
-            raise ValueError(f"{path}, row {number}: {len(row)} cells under {len(header)} columns.")
-        name = str(row[at]).strip()
-        place = f"{path}, row {number} ({key} {name}), column"
-        values = [_number(cell, f"{place} {header[i]!r}", missing) for i, cell in enumerate(row) if i != at]
-        if name in found:
-            raise ValueError(f"{path}, row {number}: {key} {name} is there twice.")
-        found[name] = values
-    return Table(tuple(name for name in header if name != key), found)
+class _Refused(ValueError):
+    """A whole file that holds something else than labels."""
 
 
-def encode(table: Table, angles: Mapping[str, float], name: str) -> Table:
-    """The table with each angle ``v`` of period ``p`` as two columns, ``cos(2 pi v / p)`` and ``sin(2 pi v / p)``.
-
-    Raises:
-        ValueError: an angle that is no column.
-    """
-    if strange := [angle for angle in angles if angle not in table.columns]:
-        raise ValueError(f"angles: {name} has no column {strange[0]!r}; it has {', '.join(table.columns)}.")
-    columns: list[str] = []
-    for column in table.columns:
-        columns += [f"cos_{column}", f"sin_{column}"] if column in angles else [column]
-    rows = {}
-    for key, values in table.rows.items():
-        row: list[float] = []
-        for column, value in zip(table.columns, values, strict=True):
-            turn = 2 * math.pi * value / angles[column] if column in angles else 0.0
-            row += [math.cos(turn), math.sin(turn)] if column in angles else [value]
-        rows[key] = row
-    return Table(tuple(columns), rows)
+def _npy(path: Path) -> np.ndarray:
+    found = np.load(path, allow_pickle=False)
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise _Refused(f"{path} is an npz archive by its content; name it .npz.")
+    return found
 
 
-def rows_of(table: Table, labels: Sequence[int], name: str) -> np.ndarray:
-    """``[N, P]``: the rows of these labels, in their order.
-
-    Raises:
-        ValueError: labels without a row.
-    """
-    rows = {}
-    for key, values in table.rows.items():
-        label = _number(key, f"{name}, label", False)
-        if not label.is_integer():
-            raise ValueError(f"{name}: the label {key} is no whole number.")
-        rows[int(label)] = values
-    if lacking := [label for label in labels if label not in rows]:
-        shown = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
-        raise ValueError(f"{name} has no row for {len(lacking)} of {len(labels)} grains (labels {shown}).")
-    return np.array([rows[label] for label in labels], dtype=float).reshape(len(labels), len(table.columns))
+def _npz(path: Path) -> np.ndarray:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no npz archive")
+    with np.load(path, allow_pickle=False) as arrays:
+        names = list(arrays)
+        if len(names) != 1:
+            what = f"the arrays {', '.join(names)}" if names else "no array"
+            raise _Refused(f"{path} holds {what}, and one array of labels is needed; save it alone, and tables in another folder.")
+        return arrays[names[0]]
 
 
-def _number(cell: object, place: str, missing: bool) -> float:
-    text = str(cell).strip()
+def _png(path: Path) -> np.ndarray:
+    pillow = require("PIL.Image", extra="microstructure", why="reading PNG")
+    turn = require("PIL.ImageOps", extra="microstructure", why="reading PNG").exif_transpose
+    with path.open("rb") as file:
+        start = file.read(26)
+    with pillow.open(path) as opened:
+        if opened.format != "PNG":
+            remedy = "save the labels as PNG, TIFF or npy"
+            raise _Refused(f"{path} is {opened.format} by its content, whatever its name says, and may have lost labels; {remedy}.")
+        if (frames := getattr(opened, "n_frames", 1)) > 1:
+            raise _Refused(f"{path} has {frames} frames; save a volume as TIFF or npy, or one frame alone.")
+        opened.load()
+        if opened.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"):
+            shape = (opened.height, opened.width, len(opened.getbands()))
+            what = "grey with transparency" if opened.mode in ("LA", "PA") else "a colour image"
+            raise _Refused(
+                f"{path} is {what} of shape {shape} (mode {opened.mode}); save the labels themselves, as one channel or as .npy."
+            )
+        image = np.asarray(turn(opened))
+    if start[25] == 0 and start[24] in (2, 4):  # Pillow stretches grey of 2 and 4 bits to 0..255
+        image = image // (85 if start[24] == 2 else 17)
+    return image
+
+
+def _tiff(path: Path) -> np.ndarray:
+    tifffile = require("tifffile", extra="microstructure", why="reading TIFF")
+    with _complaints(path), tifffile.TiffFile(path) as opened:
+        series = list(opened.series)
+        if not series:
+            raise ValueError("it has no image")
+        for one in series:
+            if any(page is None or page.parent is not opened for page in one.pages):
+                raise _Refused(f"{path} keeps a part of its images in other files; save it as one file.")
+        axes, shape = series[0].axes, series[0].shape
+        pages = [page.keyframe for one in series for page in one.pages]
+        colours = {getattr(page.photometric, "name", str(page.photometric)) for page in pages}
+        if {page.samplesperpixel for page in pages} != {1} or "S" in axes or colours - {"MINISBLACK", "MINISWHITE", "PALETTE"}:
+            names = " or ".join(sorted(colours)).lower()
+            raise _Refused(
+                f"{path} is a colour image of shape {shape} ({names}, axes {axes}); save the labels themselves, as one channel, and a "
+                f"volume with photometric='minisblack'."
+            )
+        if len(series) > 1 and not (set(axes) == {"Y", "X"} and len({(one.axes, one.shape, one.dtype) for one in series}) == 1):
+            what = "; ".join(f"{one.axes} {one.shape} {one.dtype}" for one in series[:4])
+            raise _Refused(f"{path} holds {len(series)} images of different kinds ({what}); save the one with the labels alone.")
+        if not set("YX") <= set(axes) <= set("YX" + _DEPTH) or len(axes) > 3:
+            strange = [_AXES.get(axis, f"axis {axis}") for axis in axes if axis not in "YX" + _DEPTH]
+            what = f"{strange[0]} are no direction in space" if strange else "a volume has three axes"
+            raise _Refused(f"{path} has the axes {axes} of shape {shape}: {what}; save one image or one volume of labels.")
+        image = np.stack([one.asarray() for one in series]) if len(series) > 1 else series[0].asarray()
+        tag = opened.pages[0].tags.get("Orientation")
+        names = "".join("I" * (len(series) > 1) + axes)
+    return _turned(image, names, int(tag.value) if tag is not None else 1)
+
+
+def _turned(image: np.ndarray, axes: str, orientation: int) -> np.ndarray:
+    """The image as TIFF's tag Orientation wants it shown: row 0 at the top, column 0 at the left."""
+    vertical, horizontal = axes.index("Y"), axes.index("X")
+    steps = _TURNED.get(orientation, "")
+    if "t" in steps:
+        image = image.swapaxes(vertical, horizontal)
+    flipped = [axis for letter, axis in (("v", vertical), ("h", horizontal)) if letter in steps]
+    return np.flip(image, flipped) if flipped else image
+
+
+@contextmanager
+def _complaints(path: Path) -> Iterator[None]:
+    """tifffile reports what lacks in its log and goes on with zeros, or without the page; here that is an error."""
+    told: list[str] = []
+    handler = _Kept(told)
+    log = logging.getLogger("tifffile")
+    before, log.propagate = log.propagate, False
+    log.addHandler(handler)
     try:
-        value = float(text) if text else math.nan
-    except ValueError:
-        raise ValueError(f"{place}: {text!r} is no number.") from None
-    if math.isinf(value) or (math.isnan(value) and not missing):
-        raise ValueError(f"{place}: {text or 'an empty cell'} is no value; remove the row or fill it in.")
-    return value
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = before
+    if told:
+        raise ValueError(told[0])
+
+
+class _Kept(logging.Handler):
+    def __init__(self, told: list[str]):
+        super().__init__(logging.WARNING)
+        self.told = told
+
+    def emit(self, record: Any) -> None:
+        if record.levelno < logging.ERROR and not re.search("zeroed|missing|incomplete|corrupt", record.getMessage()):
+            return  # it minds some tag that is not read here
+        self.told.append(re.sub(r"<tifffile\.\w+ [^>]*> ", "", record.getMessage()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,9 @@ from torch_geometric.data import Data
 from graphformer.datasets.cache import GraphDataset
 from graphformer.datasets.download import sha256
 from graphformer.datasets.grains import feature_names, grain_graph, region_graph
-from graphformer.datasets.images import SUFFIXES, Table, encode, read_image, read_table, rows_of
+from graphformer.datasets.image_tables import encode, read_table, rows_of, targets_of
+from graphformer.datasets.images import SUFFIXES, image_files, read_image
+from graphformer.datasets.tables import some
 from graphformer.errors import require_known
 
 _KINDS = ("grains", "phases")
@@ -22,7 +25,7 @@ _ON_ERROR = ("raise", "skip")
 
 
 class Microstructures(GraphDataset):
-    """Label images or voxel volumes (PNG, TIFF, npy) as graphs, one a file.
+    """Label images or voxel volumes (PNG, TIFF, npy, npz) as graphs, one a file, see :func:`~graphformer.datasets.images.read_image`.
 
     ``kind="grains"``: a node a label (:func:`~graphformer.datasets.grain_graph`). ``kind="phases"``: the file is a map of phases, and a
     node is a connected region of one phase (:func:`~graphformer.datasets.region_graph`). ``node_names``, ``edge_names`` and
@@ -30,25 +33,28 @@ class Microstructures(GraphDataset):
     predictions can be painted back. ``file`` is the name of the file.
 
     Args:
-        source: a folder (its files with a known suffix, in the order of their names), one file, or a list of files.
+        source: a folder (its files with a known suffix, in the order of their names), one file, or a list of files. Hidden files are
+            left out; what else is in the folder is told in a warning and is in ``unread``.
         root: folder of the cache; None keeps the graphs in memory alone. Files are told by their content: an edited one is read
             again.
         kind: ``"grains"`` or ``"phases"``.
         phases: the values that a map of phases can have, for all files.
         tables: properties of the grains: a folder with ``<stem>.csv`` or ``<stem>.npz`` for each file, or a list of tables in the order
-            of the files. The column ``label`` names the grain; the others, the same in all tables, become columns of ``x``.
+            of the files. The column ``label`` names the grain; the others, the same in all tables, become columns of ``x``. Rows of
+            labels that are not in the image are told in a warning.
         angles: columns of the tables that are angles, with their period in their own unit (360, or 180 for an axis without a
             head); each becomes a cosine and a sine.
-        targets: ``y``: a CSV with a column ``file`` (name or stem) and a column a target, or a mapping from name or stem to a number
-            or to several.
-        missing: let targets be NaN or lack for a file (then all are NaN), for models that leave them out of the loss.
+        targets: ``y``: a CSV with a column ``file`` (name, stem or path) and a column a target, or a mapping from these to a number
+            or to several. Rows that belong to no file are told in a warning, before any image is read.
+        missing: let targets be NaN or lack for a file (then all are NaN), for models that leave them out of the loss. Files without
+            a row are told in a warning.
         periodic, spacing, relative, directions, ignore: as in :func:`~graphformer.datasets.grain_graph`.
         on_error: ``"raise"`` at a file that cannot be used, or ``"skip"`` it: it is noted in ``skipped`` and reported in one warning.
         transform, pre_transform, pre_filter, log, force_reload: as in PyG.
 
     Raises:
         ValueError: no files, a file that cannot be read or holds no labels, images of other dimensions than the first, a table
-            without a grain, or a target that is NaN, each named.
+            without a grain, a target that is NaN, or targets that do not fit the files, each named.
         MissingExtra: PNG and TIFF need ``graphformer[microstructure]``.
     """
 
@@ -83,7 +89,7 @@ class Microstructures(GraphDataset):
             raise ValueError("tables are for kind='grains': the regions of a map of phases have no labels of their own.")
         if angles and tables is None:
             raise ValueError(f"angles names the columns {tuple(angles)} of tables, and there are no tables.")
-        self.files = _files(source)
+        self.files = _files(source, tables)
         self.tables = _tables(tables, self.files)
         self.columns = encode(read_table(self.tables[0], "label"), angles or {}, str(self.tables[0])).columns if self.tables else ()
         self.kind, self.phases, self.angles, self.on_error = kind, tuple(phases), dict(angles or {}), on_error
@@ -94,7 +100,8 @@ class Microstructures(GraphDataset):
             "directions": directions,
             "ignore": tuple(ignore),
         }
-        self.target_names, self._targets = _targets(targets, self.files, missing)
+        self.target_names, self._targets = targets_of(targets, self.files, missing)
+        self.unread = _unread(source, self.tables, targets)
         settings = {
             **self.options,
             "kind": kind,
@@ -148,21 +155,40 @@ class Microstructures(GraphDataset):
         table = encode(read_table(path, "label"), self.angles, str(path))
         if table.columns != self.columns:
             raise ValueError(f"{path} has the columns {table.columns}, and {self.tables[0]} has {self.columns}; all must have the same.")
-        return rows_of(table, np.setdiff1d(image, self.options["ignore"]).tolist(), str(path))
+        ignored = self.options["ignore"]
+        return rows_of(table, np.setdiff1d(image, ignored).tolist(), str(path), ignored)
 
 
-def _files(source: str | Path | Sequence[str | Path]) -> list[Path]:
+def _files(source: str | Path | Sequence[str | Path], tables: Any) -> list[Path]:
     if not isinstance(source, str | Path):
         paths = [Path(path) for path in source]
     elif Path(source).is_dir():
-        paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        paths = image_files(source)[0]
+        if isinstance(tables, str | Path) and Path(tables).resolve() == Path(source).resolve():
+            stems = {path.stem for path in paths if path.suffix.lower() != ".npz"}
+            paths = [path for path in paths if path.suffix.lower() != ".npz" or path.stem not in stems]
     else:
         paths = [Path(source)]
     if not paths:
         raise ValueError(f"source: there are no images in {str(source)!r}; known suffixes: {', '.join(SUFFIXES)}.")
     if lacking := [path for path in paths if not path.is_file()]:
         raise ValueError(f"source: there is no file {str(lacking[0])!r}.")
+    if twice := [path for path, times in Counter(paths).items() if times > 1]:
+        raise ValueError(f"source names {str(twice[0])!r} twice; a graph a file.")
     return paths
+
+
+def _unread(source: Any, tables: list[Path], targets: Any) -> list[str]:
+    """The names of what else is in the folder, told in a warning. The files of tables and targets are read."""
+    if not isinstance(source, str | Path) or not Path(source).is_dir():
+        return []
+    read = {path.resolve() for path in tables}
+    read |= {path.parent.resolve() for path in tables} | ({Path(targets).resolve()} if isinstance(targets, str | Path) else set())
+    found = [f"{path.name}/" if path.is_dir() else path.name for path in image_files(source)[1] if path.resolve() not in read]
+    if found:
+        known = f"known suffixes are {', '.join(SUFFIXES)}, and folders inside it are not looked into"
+        warnings.warn(f"{source}: {len(found)} of its files are not read ({some(found)}); {known}", stacklevel=3)
+    return found
 
 
 def _tables(tables: str | Path | Sequence[str | Path] | None, files: list[Path]) -> list[Path]:
@@ -173,35 +199,16 @@ def _tables(tables: str | Path | Sequence[str | Path] | None, files: list[Path])
         if len(paths) != len(files):
             raise ValueError(f"tables must have one table a file ({len(files)}), got {len(paths)}.")
         return paths
+    stems = [file.stem for file in files]
+    if twice := [stem for stem, times in Counter(stems).items() if times > 1]:
+        raise ValueError(f"tables: {twice[0]}.csv would be of several files that are called {twice[0]}; give a list of tables.")
     folder = Path(tables)
     if not folder.is_dir():
         raise ValueError(f"tables: {str(folder)!r} is no folder; give a folder of <stem>.csv or <stem>.npz, or a list of files.")
+    if both := [stem for stem in stems if (folder / f"{stem}.csv").is_file() and (folder / f"{stem}.npz").is_file()]:
+        raise ValueError(f"tables: there are both {both[0]}.csv and {both[0]}.npz in {str(folder)!r}; leave one.")
     found = [next((p for p in (folder / f"{file.stem}.csv", folder / f"{file.stem}.npz") if p.is_file()), None) for file in files]
     if None in found:
         stem = files[found.index(None)].stem
         raise ValueError(f"tables: there is neither {stem}.csv nor {stem}.npz in {str(folder)!r}.")
     return [path for path in found if path is not None]
-
-
-def _targets(targets: Any, files: list[Path], missing: bool) -> tuple[tuple[str, ...], list[list[float]] | None]:
-    """The names of the targets and their values for each file."""
-    if targets is None:
-        return (), None
-    if isinstance(targets, Mapping):
-        rows = {str(name): np.atleast_1d(np.asarray(value, dtype=float)).tolist() for name, value in targets.items()}
-        lengths = {len(row) for row in rows.values()}
-        if len(lengths) != 1:
-            raise ValueError(f"targets must have as many values for each file, got {sorted(lengths)} of them.")
-        for name, row in rows.items():
-            if not missing and not np.isfinite(row).all():
-                raise ValueError(f"targets: {name!r} has {row}; leave the file out, or use missing=True for models that skip NaN.")
-        table, origin = Table(tuple(f"target_{i}" for i in range(lengths.pop())), rows), "targets"
-    else:
-        table, origin = read_table(targets, "file", missing=missing), f"targets: {targets}"
-    values = []
-    for path in files:
-        row = table.rows.get(path.name, table.rows.get(path.stem))
-        if row is None and not missing:
-            raise ValueError(f"{origin} has no row for {path.name}; add one, or use missing=True for models that skip NaN.")
-        values.append(row if row is not None else [float("nan")] * len(table.columns))
-    return table.columns, values

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from graphformer.datasets import CopolymerGraphs, GraphDataset, Microstructures, PolycrystalDataset, PolymerGraphs, ProteinStructures
+from graphformer.datasets.images import SUFFIXES, image_files
 from graphformer.datasets.polymer import read_rows
 from graphformer.datasets.protein import STATES
+from graphformer.datasets.tables import some
 
 
 def featuriser_of(dataset: Any) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def graphs_of_files(
 
     Args:
         featuriser: of the model, see :func:`featuriser_of`.
-        files: images, or PDB and mmCIF files (and folders of them), or one CSV file of polymers.
+        files: images, or PDB and mmCIF files, and folders of them; or one CSV file of polymers.
         tables: properties of the grains of images, as for :class:`~graphformer.datasets.Microstructures`.
         text: the column of the CSV that holds the polymers; by default the one of the training file.
 
@@ -95,7 +97,18 @@ def graphs_of_files(
 def _images(featuriser: dict[str, Any], options: dict[str, Any], files: Sequence[str | Path], tables: Any) -> Microstructures:
     if tables is None:
         options["angles"] = {}  # they are columns of tables; that they lack is told later
-    return Microstructures(list(files), tables=tables, log=False, **options)
+    found: list[str | Path] = []
+    for file in files:
+        if not Path(file).is_dir():
+            found.append(file)
+            continue
+        inside, others = image_files(file)
+        if not inside:
+            raise ValueError(f"files: there are no images in {str(file)!r}; known suffixes: {', '.join(SUFFIXES)}.")
+        if others:
+            warnings.warn(f"{file}: {len(others)} of its files are not read ({some([one.name for one in others])})", stacklevel=4)
+        found += inside
+    return Microstructures(found, tables=tables, log=False, **options)
 
 
 def _polymers(files: Sequence[str | Path], column: str) -> PolymerGraphs:

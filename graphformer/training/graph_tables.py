@@ -58,7 +58,7 @@ def prediction_table(
     dataset = graphs_of_files(model.featuriser, files, tables, text)
     columns, values = _predictions(model, dataset, max_nodes)
     if reader == "microstructure":
-        return PredictionTable(["file", *columns], [[Path(f).name, *row] for f, row in zip(files, values, strict=True)], [])
+        return PredictionTable(["file", *columns], [[g.file, *row] for g, row in zip(dataset, values, strict=True)], [])
     if places == {"graph"}:
         return PredictionTable(["file", *columns], [[g.name, *row] for g, row in zip(dataset, values, strict=True)], dataset.skipped)
     residues = [row for graph in dataset for row in _residues(graph)]
