@@ -434,7 +434,7 @@ def test_train_and_predict_on_a_folder_with_odd_files(call, refused, tmp_path):
     arguments = ["train-graphs", "--dataset", images, "--targets", table, *SMALL]
     code, out, err = call(*arguments, "--output", tmp_path / "run")
     assert code == 0, err
-    assert "3 graphs to learn from, 1 to validate, 1 to test" in out and "nan" not in out
+    assert "3 graphs to learn from, 1 to validate, 1 to test" in out and "MAE nan" not in out
     lines = [line for line in err.splitlines() if line.startswith("warning: ")]
     assert lines[0] == f"warning: targets: {table} has no row for 1 of 6 files, which have no label: s5.tif"
     assert lines[1] == f"warning: targets: {table}: 1 of 6 rows belong to no file: s7"
