@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphformer import backends
+from graphformer import backends, finite
 from graphformer.attention import flash
 from graphformer.attention.build import build, choose
 from graphformer.attention.candidates import Edges, Rule
@@ -96,7 +96,9 @@ def attend(
         )
     if x_heads != heads:
         x = x.repeat_interleave(heads // x_heads, dim=1)
+    finite.require_finite(x, "the features x hold", "look for a diverged training step or uninitialised memory")
     if chosen.executor == "flash":
+        problem.require_finite()
         out = flash.weighted_sum(problem, q, k, x, dropout)
         return dict.fromkeys(reductions, out), None
     if torch.compiler.is_compiling() and not output_graph:

@@ -88,7 +88,7 @@ def build(problem: Problem, executor: str = "auto") -> AttentionGraph:
             f"executor={name!r} does not fit these candidates: 'edges' is for explicit candidate edges (Edges or an AttentionGraph), "
             "'dense' and 'stream' are for rules"
         )
-    problem.require_finite()
+    problem.require_finite(cuts=True)
     # Scores decide which edges exist: autocast would take the decision in half precision.
     with torch.autocast(problem.q.device.type, enabled=False):
         graph = EXECUTORS[name](problem)

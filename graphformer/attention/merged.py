@@ -76,7 +76,7 @@ def merged_graph(
         )
         if problem.edges is not None:
             raise TypeError("merged_graph takes rules, not explicit Edges; build the graph with attention_graph and merge its heads")
-        problem.require_finite()
+        problem.require_finite(cuts=True)
         if v is not None and (v.shape[:3] != k.shape[:3] or v.ndim != 4):
             raise ValueError(f"v must be [batch, key heads, keys, D] like k {tuple(k.shape)}, got shape {tuple(v.shape)}")
         if sinks is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphformer import finite
 from graphformer.attention import candidates as candidate_rules
 from graphformer.attention import normalizers, sparsifiers
 from graphformer.attention.candidates import All, Causal, Edges, Keep, Pairs, Rule
@@ -46,24 +47,27 @@ class Problem:
         """Bool, broadcastable to ``[B, H, Nq, Nk]``."""
         return self.rule.allow(Pairs.every(*self.sizes, self.q.device))
 
-    def require_finite(self) -> None:
-        """NaN compares false with every threshold: it would drop edges without a word. So it is refused before edges are built."""
-        reach = []
-        for name, value in (("q (times scale and sharpening)", self.q), ("k", self.k)):
-            if not value.numel():
-                return
-            lowest, highest = value.detach().aminmax()  # NaN comes through, in a tenth of the time of isfinite
-            reach.append(max(-float(lowest), float(highest)))
-            if not math.isfinite(reach[-1]):
-                finite = torch.isfinite(value.detach())
+    def require_finite(self, *, cuts: bool = False) -> None:
+        """Scores that are NaN or infinite, or may become so, are refused where numbers can be read: see :mod:`graphformer.finite`.
+
+        Args:
+            cuts: edges are built, so that their number is waited for anyway, and a NaN could be lost.
+        """
+        if not (self.q.numel() and self.k.numel() and finite.readable(self.q, self.k, cuts=cuts)):
+            return
+        # NaN comes through aminmax, in a tenth of the time of isfinite. One number each, so that an accelerator is waited for once.
+        reaches = torch.stack([torch.stack(value.detach().aminmax()).abs().amax() for value in (self.q, self.k)]).tolist()
+        names = ("q (times scale and sharpening)", "k")
+        for name, value, reach in zip(names, (self.q, self.k), reaches, strict=True):
+            if not math.isfinite(reach):
+                count = int((~torch.isfinite(value.detach())).sum())
                 raise ValueError(
-                    f"the scores are not finite: {name} holds {int((~finite).sum())} NaN or infinite values among {value.numel()}; "
+                    f"the scores are not finite: {name} holds {count} NaN or infinite values among {value.numel()}; "
                     "look for a diverged training step, an overflow in half precision or uninitialised memory"
                 )
-        reach_q, reach_k = reach
-        if self.q.shape[-1] * reach_q * reach_k > torch.finfo(self.q.dtype).max:
+        if self.q.shape[-1] * reaches[0] * reaches[1] > torch.finfo(self.q.dtype).max:
             raise ValueError(
-                f"the scores can overflow {self.q.dtype}: q (times scale and sharpening) reaches {reach_q:.3g} and k {reach_k:.3g}; "
+                f"the scores can overflow {self.q.dtype}: q (times scale and sharpening) reaches {reaches[0]:.3g} and k {reaches[1]:.3g}; "
                 "look for a diverged training step"
             )
 

@@ -30,6 +30,7 @@ from graphformer.attention.plans import Plan, witness
 from graphformer.attention.sampled import SampledScores
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.backends import base
+from graphformer.finite import require_finite
 from graphformer.graph import AttentionGraph
 from graphformer.nn.attention import Operator
 from graphformer.nn.edge_list import EdgeList
@@ -228,13 +229,12 @@ class AttentionConv(MessagePassing):
             for bias in (None if edge_attr is None else self._attribute_bias(edge_attr.to(dtype)), edge_bias):
                 if bias is not None:
                     scores = scores + bias.to(dtype).t().reshape(-1)  # [E, H] to [H * E]
-            if scores.numel() and not math.isfinite(float(scores.detach().sum())):
-                finite = torch.isfinite(scores.detach())
-                if not bool(finite.all()):  # finite scores may have an infinite sum
-                    raise ValueError(
-                        f"the scores are not finite: {int((~finite).sum())} of {scores.numel()} are NaN or infinite; look for a diverged "
-                        "training step, an overflow in half precision, or NaN in edge_attr or edge_bias"
-                    )
+            require_finite(
+                scores,
+                "the scores are not finite: they hold",
+                "look for a diverged training step, an overflow in half precision, or NaN in edge_attr or edge_bias",
+                cuts=self.sparsify is not None,
+            )
             weight = self.normalize.edges(scores, every.receivers, every.num_lanes * every.num_receivers)
             graph = edges.edges_as_senders(self.heads, weight)
             if self.sparsify is None:

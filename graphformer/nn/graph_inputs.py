@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from graphformer.finite import require_finite
+
 
 def refuse_nan(name: str, value: Tensor) -> None:
-    """NaN and infinite features would make every score of a node NaN."""
-    if value.numel() and not math.isfinite(float(value.detach().sum())):
-        count = int((~torch.isfinite(value.detach())).sum())
-        if count:  # finite numbers may have an infinite sum
-            raise ValueError(f"{name} holds {count} NaN or infinite values among {value.numel()}; impute or drop them first")
+    """NaN and infinite features would make every score of a node NaN; see :mod:`graphformer.finite` for where they are looked for."""
+    require_finite(value, f"{name} holds", "impute or drop them first")
 
 
 def refuse_crossing(batch: Tensor, senders: Tensor, receivers: Tensor, num_senders: int, num_receivers: int) -> None:
