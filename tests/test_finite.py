@@ -73,7 +73,7 @@ def test_a_language_model_says_so(operator: str) -> None:
     x = torch.randn(2, 7, 10)
     assert model(inputs_embeds=x).logits.isfinite().all()
     x[1, 3, 4] = torch.nan
-    with pytest.raises(ValueError, match="not finite|the features x hold"):
+    with pytest.raises(ValueError, match=r"not finite|the features x hold"):
         model(inputs_embeds=x)
 
 
@@ -114,7 +114,7 @@ def test_nan_goes_through_where_nothing_is_read(kind: str) -> None:
     x[1, 3] = torch.nan
     out = module(x)
     assert out[0].isfinite().all() and out[1, 3:].isnan().all()
-    with finite.checked_everywhere(), pytest.raises(ValueError, match="not finite|the features x hold"):
+    with finite.checked_everywhere(), pytest.raises(ValueError, match=r"not finite|the features x hold"):
         module(x)
     assert module(x).isnan().any()
 
