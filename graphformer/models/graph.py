@@ -44,11 +44,12 @@ from graphformer.models.graph_parts import (
     Up,
     make_conv,
 )
+from graphformer.models.label_masks import Mask
 from graphformer.nn.attention import head_dim
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.hierarchy import cluster, coarse_edges, number_groups, pool
-from graphformer.nn.pairs import Structure, candidates, check_spec
+from graphformer.nn.pairs import Structure, candidates, check_spec, stored_name
 
 
 class Layer(nn.Module):
@@ -70,7 +71,10 @@ class GraphTransformer(GraphNetwork):
     Input: ``x``, ``edge_index``, and where they are asked for ``edge_attr``, ``pos``, ``u`` (graph inputs,
     ``[num_graphs, global_dim]``) and groups. Labels: ``y``, or for several targets the attribute of each one's name; NaN is a missing
     label. Edge targets are predicted for ``edge_label_index`` with labels ``edge_label`` where the data hold them (PyG's
-    RandomLinkSplit), else for the given edges. In batches of NeighborLoader only the seed nodes count in the loss.
+    RandomLinkSplit), else for the given edges. Masks choose the labels that count in the loss: ``train_mask`` in training mode,
+    ``val_mask`` or ``test_mask`` in evaluation mode; in batches of NeighborLoader it is the seed nodes
+    (:mod:`graphformer.models.label_masks`). Attributes that mean something in PyG and are not read (``edge_weight``, ``pos``, ``z``, ...)
+    are told in a warning, each once.
 
     Args:
         node_dim: channels of x; or the number of categories, where x holds one integer a node; or a sequence: categories of each integer
@@ -217,13 +221,23 @@ class GraphTransformer(GraphNetwork):
                 )
             self.layers.append(Layer(blocks, hidden_size))
 
+    def reads(self) -> set[str]:
+        """As of every network over graphs, and what candidates and levels read."""
+        parts = {part for spec in (*self.candidates, self.level_candidates) for part in spec.split("+")}
+        groups = {name for name in self.levels if name.partition(":")[0] != "cluster"}
+        pos = {"pos"} if any(part.partition(":")[0] in ("knn", "radius") for part in parts) else set()
+        return super().reads() | groups | pos | {stored_name("candidates", part) for part in parts}
+
     # ------------------------------------------------------------------ forward
 
-    def forward(self, data: Any, *, output_graphs: bool = False) -> GraphTransformerOutput:
+    def forward(self, data: Any, *, output_graphs: bool = False, mask: Mask = None) -> GraphTransformerOutput:
         """
         Args:
             data: PyG ``Data`` or ``Batch``.
             output_graphs: also return the graphs of every layer and level, and the groups.
+            mask: which labels count in the loss: the name of a mask of the data, a bool tensor with an entry for each row of the
+                predictions, or ``"all"``. Unless given, ``train_mask`` in training mode, and in evaluation mode ``val_mask``, or
+                ``test_mask`` where there is no ``val_mask``; all labels of data without masks.
         """
         levels = [self.embed(data)]
         graphs, refined = [], []
@@ -252,7 +266,7 @@ class GraphTransformer(GraphNetwork):
             for depth in range(len(levels) - 1, 0, -1):
                 parent = levels[depth].parent
                 levels[depth - 1].h = levels[depth - 1].h + layer.down[depth - 1](levels[depth].h, parent)
-        out = self.answer(levels, data)
+        out = self.answer(levels, data, mask)
         if output_graphs:
             out.graphs, out.refined = tuple(graphs), tuple(refined)
             out.groups = tuple(level.parent for level in levels[1:] if level.parent is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 from graphformer.graph import AttentionGraph
 from graphformer.models.graph_data import Level, read_structure
 from graphformer.models.graph_parts import FeatureEncoder, Readout, Target, TargetHead, target_loss
+from graphformer.models.label_masks import MASKS, Mask, counted, held_masks, masked_place, num_rows, undecided
+from graphformer.models.unread import tell_unread
 from graphformer.nn.edge_list import check_ends
 from graphformer.nn.encodings import encode_nodes, encoding
 from graphformer.nn.graph_inputs import refuse_nan
 from graphformer.nn.mlp import probability
+from graphformer.nn.pairs import stored_name
 
 
 @dataclass
@@ -24,7 +28,7 @@ class GraphTransformerOutput:
 
     Attributes:
         prediction: ``[rows, out_dim]``, rows being graphs, nodes or edges (logits of a classification); a dictionary for several targets.
-        loss: a scalar, or None where the batch holds no labels.
+        loss: a scalar, or None where the batch holds no labels; over the labels that count, see :mod:`graphformer.models.label_masks`.
         losses: the loss of each target by its name, before weighting.
         graphs: with ``output_graphs=True``, the heads' graphs, lanes ``(num_heads,)``: layer by layer, in each the finest level first.
             The graph of layer l at level v is number ``l * num_levels + v``.
@@ -95,10 +99,28 @@ class GraphNetwork(nn.Module):
             "edge": 2 * hidden_size + (0 if edge_dim is None else edge_hidden),
         }
         self.heads = nn.ModuleDict({name: TargetHead(widths[one.place], hidden_size, one, dropout) for name, one in self.targets.items()})
+        self.told: set[str] = set()  # attributes of the data that are not read and were told
+
+    def reads(self) -> set[str]:
+        """The names of the attributes of data that this network reads; a subclass that reads more adds them."""
+        named = {"edge_index", "batch", "ptr", "num_nodes", "batch_size", "input_id", "n_id", "e_id", *MASKS, *self.targets}
+        if any(one.place == "edge" for one in self.targets.values()):
+            named |= {"edge_label_index", "edge_label"}
+        if self.node_features.dim != 0:
+            named.add("x")
+        if self.edge_dim is not None:
+            named.add("edge_attr")
+        if self.global_dim:
+            named.add("u")
+        if any(one.spec.partition(":")[0] == "distance" for one in self.pair_encodings):
+            named.add("pos")
+        return named | {stored_name("encoding", one.spec) for one in self.node_encodings}
 
     def embed(self, data: Any) -> Level:
         """The data, checked, as the finest level: nodes with their features, encodings and graph inputs."""
         structure = read_structure(data)
+        if not torch.compiler.is_compiling():
+            tell_unread(data, self.reads(), self.told, type(self).__name__)
         nodes, dtype = structure.num_nodes, next(self.parameters()).dtype
         h = self.node_features(data.x, nodes, dtype)
         for one, linear in zip(self.node_encodings, self.encoding_maps, strict=True):
@@ -110,10 +132,10 @@ class GraphNetwork(nn.Module):
             features = self.edge_features(data.edge_attr, len(structure.senders), dtype)
         return Level(structure, h, features)
 
-    def answer(self, levels: list[Level], data: Any) -> GraphTransformerOutput:
-        """Predictions from the levels, finest first, and the loss where the data hold labels."""
+    def answer(self, levels: list[Level], data: Any, mask: Mask = None) -> GraphTransformerOutput:
+        """Predictions from the levels, finest first, and the loss where the data hold labels: of those that count."""
         predictions = self._predict(levels, data)
-        losses = self._losses(predictions, data)
+        losses = self._losses(predictions, data, mask)
         out = GraphTransformerOutput(predictions["y"] if self.single else predictions, losses=losses)
         if losses:
             out.loss = torch.stack([self.targets[name].weight * value for name, value in losses.items()]).sum()
@@ -148,17 +170,40 @@ class GraphNetwork(nn.Module):
         parts = [x[senders], x[receivers]]
         return torch.cat(parts if features is None else [*parts, features], -1)
 
-    def _losses(self, predictions: dict[str, Tensor], data: Any) -> dict[str, Tensor]:
+    def _losses(self, predictions: dict[str, Tensor], data: Any, mask: Mask) -> dict[str, Tensor]:
         out = {}
         for name, target in self.targets.items():
-            label = "edge_label" if self.single and target.place == "edge" and data.get("edge_label_index") is not None else name
-            y, prediction = data.get(label), predictions[name]
-            if y is None:
-                continue
-            if target.place == "node" and data.get("input_id") is not None and data.get("batch_size") is not None:
-                y, prediction = y[: data.batch_size], prediction[: data.batch_size]  # the others are there to be listened to
-            out[name] = target_loss(prediction, y, target, label)
+            label = self.label(name, data)
+            if data.get(label) is not None and not self._without_loss(data, mask):
+                keep = self.counted(name, data, mask, training=self.training)
+                out[name] = target_loss(predictions[name], data[label], target, label, keep)
         return out
+
+    def _without_loss(self, data: Any, mask: Mask) -> bool:
+        """In evaluation mode a prediction is the thing that is asked for, and a loss that is not known is left out, with a word."""
+        why = "" if self.training else undecided(data, training=False, mask=mask)
+        if why and "no loss" not in self.told:
+            self.told.add("no loss")
+            warnings.warn(f"there is no loss: {why}", stacklevel=2)
+        return bool(why)
+
+    def label(self, name: str, data: Any) -> str:
+        """The attribute that holds a target's labels: its name, or PyG's ``edge_label`` for pairs that were asked for."""
+        asked = self.single and self.targets[name].place == "edge" and data.get("edge_label_index") is not None
+        return "edge_label" if asked else name
+
+    def counted(self, name: str, data: Any, mask: Mask = None, *, training: bool) -> Tensor | None:
+        """Bool ``[rows]``, which labels of a target count (:mod:`graphformer.models.label_masks`); None for all."""
+        masked = masked_place(one.place for one in self.targets.values())
+        if (place := self.targets[name].place) == masked:
+            return counted(data, place, num_rows(data, place), training=training, mask=mask)
+        given = held_masks(data) if mask is None else ["mask"] * (mask != "all")
+        if given and f"mask of {name}" not in self.told:
+            self.told.add(f"mask of {name}")
+            warnings.warn(
+                f"{', '.join(given)} chooses among {masked}s: labels of the target {name!r}, of {place}s, all count", stacklevel=2
+            )
+        return None
 
     def _globals(self, data: Any, num_graphs: int) -> Tensor:
         u = data.get("u")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphformer.models.graph_parts import Refined
+from graphformer.models.unread import refuse_other_edges
 from graphformer.nn.edge_list import EdgeList, check_ends
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.graph_inputs import refuse_crossing, refuse_nan
@@ -45,6 +46,7 @@ def read_structure(data: Any) -> Structure:
     """Nodes, edges and what is stored about them, checked."""
     if not hasattr(data, "num_nodes") or hasattr(data, "node_types"):
         raise TypeError(f"data must be a PyG Data or Batch with one type of nodes, got {type(data).__name__}")
+    refuse_other_edges(data)
     nodes = data.num_nodes
     if nodes is None:
         raise ValueError("the number of nodes is not known: give data.x, or data.num_nodes")

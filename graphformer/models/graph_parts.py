@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from graphformer.attention.sparsifiers import Sparsifier, from_spec
 from graphformer.errors import require_known
 from graphformer.graph import AttentionGraph
+from graphformer.models.label_masks import without_uncounted
 from graphformer.nn.attention_conv import AttentionConv
 from graphformer.nn.conv import GINAttentionConv, PNAAttentionConv, SumAttentionConv
 from graphformer.nn.edge_list import EdgeList
@@ -342,16 +343,23 @@ class TargetHead(nn.Module):
         return self.layers(x)
 
 
-def target_loss(prediction: Tensor, y: Tensor, target: Target, name: str = "y") -> Tensor:
-    """The mean loss over the labels that are there. Missing: NaN, and a negative class. Without any it is 0, with a gradient of 0."""
+def target_loss(prediction: Tensor, y: Tensor, target: Target, name: str = "y", keep: Tensor | None = None) -> Tensor:
+    """The mean loss over the labels that are there and, where ``keep`` (bool ``[rows]``) is given, count.
+
+    Missing: NaN, and a negative class. Without any it is 0, with a gradient of 0.
+    """
     rows, width = prediction.shape
+    if not isinstance(y, Tensor) or y.is_complex():
+        raise TypeError(f"data.{name} must be a tensor of real numbers, got {y.dtype if isinstance(y, Tensor) else type(y).__name__}")
     classes = target.task == "classification" and width > 1 and y.numel() == rows
-    if y.numel() != (rows if classes else rows * width):
+    turned = y.ndim == 2 and y.shape == (width, rows) and 1 < width != rows > 1
+    if y.numel() != (rows if classes else rows * width) or turned:
         raise ValueError(
             f"data.{name} must hold {rows} x {width} numbers ({target.place}s x out_dim"
             f"{', or one class a row' if target.task == 'classification' and width > 1 else ''}), got shape {list(y.shape)}. "
             "A graph's own y is [1, out_dim], so that PyG stacks them"
         )
+    y = without_uncounted(y, keep, width, target.task == "classification")
     if classes:
         y = y.reshape(rows)
         present = y >= 0  # false for NaN
@@ -359,16 +367,19 @@ def target_loss(prediction: Tensor, y: Tensor, target: Target, name: str = "y") 
             raise ValueError(
                 f"data.{name} must hold classes in 0..{width - 1}, got {y[present].max().item():g}; set out_dim to their number"
             )
-        labels = torch.where(present, y, torch.zeros_like(y)).long()
-        each = F.cross_entropy(prediction, labels, reduction="none")
+        labels = torch.where(present, y, torch.zeros_like(y))
+        if bool((labels != labels.long()).any()):
+            raise ValueError(f"data.{name} must hold classes, whole numbers, got {labels[labels != labels.long()][0].item():g}")
+        each = F.cross_entropy(prediction, labels.long(), reduction="none")
     else:
         y = y.reshape(rows, width).to(prediction.dtype)
         present = ~y.isnan()
         if target.task == "classification":
             present = present & (y >= 0)
             labels = torch.where(present, y, torch.zeros_like(y))
-            if bool((labels > 1).any()):
-                raise ValueError(f"data.{name} must hold 0 and 1 (out_dim={width}), got {labels.max().item():g}")
+            if bool(((labels != 0) & (labels != 1)).any()):
+                wrong = labels[(labels != 0) & (labels != 1)][0]
+                raise ValueError(f"data.{name} must hold 0 and 1 (out_dim={width}), got {wrong.item():g}")
             each = F.binary_cross_entropy_with_logits(prediction, labels, reduction="none")
         else:
             labels = torch.where(present, y, prediction.detach())

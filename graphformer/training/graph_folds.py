@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from graphformer.models.graph import GraphTransformer
+from graphformer.models.label_masks import held_masks
 from graphformer.training.graphs import GraphTrainer
 from graphformer.training.run import is_main_process
 
@@ -47,6 +48,12 @@ def cross_validate(
     """
     if not 0 < validation < 1:
         raise ValueError(f"validation must be between 0 and 1, got {validation}; 0.1 is customary.")
+    held = sorted({name for data in dataset for name in held_masks(data)})
+    if held:
+        raise ValueError(
+            f"the graphs hold {', '.join(held)}: folds divide the graphs, masks divide their labels; leave the masks out of the data, or train "
+            "on them with GraphTrainer."
+        )
     found = []
     for fold, (rest, test) in enumerate(dataset.folds(k, seed, groups)):
         held = max(1, round(validation * len(rest)))

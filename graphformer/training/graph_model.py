@@ -18,13 +18,16 @@ from torch import Tensor
 import graphformer
 from graphformer.attention import Sparsifier, Threshold, TopK
 from graphformer.attention.sparsifiers import TopFraction
+from graphformer.datasets import GraphDataset
 from graphformer.models.graph import GraphTransformer
 from graphformer.models.graph_base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graph_parts import Target, target_loss
+from graphformer.models.label_masks import Mask
+from graphformer.models.unread import forget_known, tell_unread
 from graphformer.training.checkpoints import model_problems
 from graphformer.training.graph_batches import NodeBudgetSampler, graph_loader, graph_sizes
 from graphformer.training.graph_metrics import classification_metrics, regression_metrics
-from graphformer.training.graph_scaling import Scaling, label_name
+from graphformer.training.graph_scaling import Scaling, any_label, labels_that_count
 
 _KIND = "graphformer-graph-transformer"
 _SPARSIFIERS = {Threshold: "threshold", TopK: "top_k", TopFraction: "top_fraction"}
@@ -54,7 +57,7 @@ class GraphModel:
         Raises:
             ValueError: an empty data set, or graphs that do not fit the network.
         """
-        raw, _ = self._run(dataset, max_nodes, with_labels=False)
+        raw, _ = self._run(dataset, max_nodes)
         found = {name: self.scaling.restore(name, value) for name, value in raw.items()}
         return found["y"] if self.net.single else found
 
@@ -64,7 +67,7 @@ class GraphModel:
         labels, and there is no loss."""
         was_training, data = self.net.training, copy.copy(data)
         for name in self.net.targets:
-            if data.get(label := label_name(self.net, name, data)) is not None:
+            if data.get(label := self.net.label(name, data)) is not None:
                 del data[label]
         out = self.net.eval()(self.scaling.inputs(data.to(next(self.net.parameters()).device)), output_graphs=True)
         self.net.train(was_training)
@@ -73,15 +76,18 @@ class GraphModel:
         out.prediction = found["y"] if self.net.single else found
         return out
 
-    def evaluate(self, dataset: Any, max_nodes: int = 4096) -> dict[str, float]:
+    def evaluate(self, dataset: Any, max_nodes: int = 4096, *, mask: str | None = None) -> dict[str, float]:
         """``loss`` (of scaled targets, the exact mean over the labels that are there) and the metrics in the unit of the labels: ``mae``,
         ``rmse``, ``r2``, ``pearson``, or ``accuracy``, ``f1`` (and ``auroc`` of two classes); for several targets with the target's name
-        before them: ``gap_mae``.
+        before them: ``gap_mae``. Of data with masks the labels count that ``mask`` marks: the name of a mask, or ``"all"``; unless given,
+        ``val_mask``, or ``test_mask`` where there is no ``val_mask``.
 
         Raises:
-            ValueError: a data set without labels.
+            ValueError: a data set without labels, or none that counts; a mask that does not fit.
         """
-        raw, labels = self._run(dataset, max_nodes, with_labels=True)
+        raw, labels = self._run(dataset, max_nodes, mask, with_labels=True)
+        if labels and not any(any_label(self.net.targets[name], y) for name, y in labels.items()):
+            raise ValueError("no label counts in this evaluation: all are missing, or the mask is false everywhere.")
         found = {"loss": 0.0}
         for name, target in self.net.targets.items():
             if name not in labels:
@@ -120,9 +126,12 @@ class GraphModel:
         os.replace(unfinished, folder / "config.json")
 
     @torch.no_grad()
-    def _run(self, dataset: Any, max_nodes: int, with_labels: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The network's own predictions and the labels as they are, joined over batches."""
+    def _run(
+        self, dataset: Any, max_nodes: int, mask: Mask = None, *, with_labels: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The network's own predictions and the labels that count, the others missing, joined over batches."""
         sizes = graph_sizes(dataset)
+        tell_fields(self.net, dataset)
         # A graph that is larger than the budget must be predicted all the same: no warning.
         sampler = NodeBudgetSampler(sizes, max(max_nodes, int(sizes.max()), 1))
         device, was_training = next(self.net.parameters()).device, self.net.training
@@ -132,19 +141,24 @@ class GraphModel:
         try:
             for batch in graph_loader(dataset, sampler):
                 data = copy.copy(batch["data"])
-                for name in self.net.targets:
-                    label = label_name(self.net, name, data)
-                    y = data.get(label)
-                    if with_labels and y is not None:
-                        labels.setdefault(name, []).append(y)
-                    if y is not None:
-                        del data[label]
+                held = [name for name in self.net.targets if data.get(self.net.label(name, data)) is not None]
+                for name in held if with_labels else ():
+                    labels.setdefault(name, []).append(labels_that_count(self.net, name, data, training=False, mask=mask))
+                for name in held:
+                    del data[self.net.label(name, data)]
                 out = self.net(self.scaling.inputs(data.to(device))).prediction
                 for name, value in ({"y": out} if self.net.single else out).items():
                     found[name].append(value.cpu())
         finally:
             self.net.train(was_training)
         return {name: torch.cat(parts) for name, parts in found.items()}, {name: torch.cat(parts) for name, parts in labels.items()}
+
+
+def tell_fields(net: GraphNetwork, dataset: Any) -> None:
+    """Tell what the net does not read of the first graph, as it is: scaling would hide what repeats what."""
+    if isinstance(dataset, GraphDataset):
+        forget_known(dataset[0], net.told)
+    tell_unread(dataset[0], net.reads(), net.told, type(net).__name__)
 
 
 def load_graph_model(folder: str | Path) -> GraphModel:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from graphformer.errors import require_known
+from graphformer.models.graph_parts import Target
+from graphformer.models.label_masks import MASKS, Mask, without_uncounted
 
 KINDS = ("standard", "log", "none")
 
@@ -35,7 +37,7 @@ class Scaling:
 
         Args:
             net: a GraphTransformer; it tells which targets there are and which inputs are read as numbers.
-            dataset: graphs with labels; NaN labels are left out.
+            dataset: graphs with labels; NaN labels are left out, and those that ``train_mask`` does not mark.
             targets: ``"standard"``: mean and spread; ``"log"``: of the logarithm, for positive quantities over orders of magnitude;
                 ``"none"``: targets stay as they are.
             inputs: scale ``x`` and ``edge_attr`` too.
@@ -52,10 +54,11 @@ class Scaling:
                 if isinstance(width, int) and width and columns and all(c.is_floating_point() and c.ndim == 2 for c in columns):
                     made._add(name, columns, columns[0].shape[1])
         for name, target in net.targets.items():
-            label = label_name(net, name, graphs[0])
-            columns = [g[label] for g in graphs if g.get(label) is not None]
-            if not columns or not any(bool((~c.isnan()).any()) if c.is_floating_point() else c.numel() for c in columns):
-                raise ValueError(f"train_dataset has no label data.{label} at all; give targets, or name another target.")
+            label = net.label(name, graphs[0])
+            columns = [labels_that_count(net, name, g, training=True) for g in graphs if g.get(label) is not None]
+            if not any(any_label(target, c) for c in columns):
+                masked = ", and train_mask marks none of them" if any(g.get("train_mask") is not None for g in graphs) else ""
+                raise ValueError(f"train_dataset has no label data.{label} at all{masked}; give targets, or name another target.")
             if target.task != "regression" or targets == "none":
                 continue
             _check(columns, label, logs=targets == "log")
@@ -94,7 +97,7 @@ class Scaling:
         """The same, with scaled labels too."""
         data = self.inputs(data)
         for name in net.targets:
-            label = label_name(net, name, data)
+            label = net.label(name, data)
             if data.get(label) is not None:
                 data[label] = self.apply(name, data[label])
         return data
@@ -123,20 +126,27 @@ class Scaling:
 
 
 def fingerprint(net: Any, dataset: Any) -> str:
-    """A hash of what training reads: nodes, edges, features and labels of every graph."""
+    """A hash of what training reads: nodes, edges, features, labels and masks of every graph."""
     found = hashlib.sha256()
     for i in range(len(dataset)):
         data = dataset[i]
-        for name in ("x", "edge_index", "edge_attr", "u", *(label_name(net, target, data) for target in net.targets)):
+        for name in ("x", "edge_index", "edge_attr", "u", *(net.label(target, data) for target in net.targets), *MASKS):
             value = data.get(name)
             if isinstance(value, Tensor):
                 found.update(f"{name}{list(value.shape)}".encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:16]
 
 
-def label_name(net: Any, name: str, data: Any) -> str:
-    """The attribute that holds a target's labels: its name, or PyG's ``edge_label`` for pairs that were asked for."""
-    return "edge_label" if net.single and net.targets[name].place == "edge" and data.get("edge_label_index") is not None else name
+def labels_that_count(net: Any, name: str, data: Any, *, training: bool, mask: Mask = None) -> Tensor:
+    """A target's labels, those that do not count (:mod:`graphformer.models.label_masks`) turned into missing ones."""
+    target, y = net.targets[name], data[net.label(name, data)]
+    keep = net.counted(name, data, mask, training=training)
+    return without_uncounted(y, keep, target.out_dim, target.task == "classification")
+
+
+def any_label(target: Target, y: Tensor) -> bool:
+    """Whether some label is there: not NaN, and of classes not negative."""
+    return bool((y >= 0 if target.task == "classification" else ~y.isnan()).any())
 
 
 def _check(columns: Iterable[Tensor], label: str, logs: bool) -> None:

@@ -15,11 +15,12 @@ from transformers.trainer_callback import PrinterCallback
 
 from graphformer.errors import require
 from graphformer.models.graph_base import GraphNetwork
+from graphformer.models.label_masks import undecided
 from graphformer.training.checkpoints import latest_checkpoint, require_complete
 from graphformer.training.graph_batches import NodeBudgetSampler, graph_loader, graph_sizes
 from graphformer.training.graph_callbacks import EpochEnds, GraphProgress, graph_arguments
 from graphformer.training.graph_files import featuriser_of
-from graphformer.training.graph_model import GraphModel, plain_settings
+from graphformer.training.graph_model import GraphModel, plain_settings, tell_fields
 from graphformer.training.graph_scaling import Scaling, fingerprint
 from graphformer.training.run import claim_output_dir, is_main_process, require_same_settings, save_settings
 from graphformer.training.trainer import StopWhenDiverged
@@ -53,7 +54,8 @@ class GraphTrainer(Trainer):
     >>> trainer.predict(test)  # [graphs, out_dim], in the unit of the labels
 
     Batches are filled up to ``max_nodes`` nodes. Inputs and targets are scaled by the training set; the loss is that of scaled targets,
-    metrics are in the unit of the labels, and NaN labels are left out of both. After every ``eval_epochs`` epochs (and the last) the
+    metrics are in the unit of the labels, and NaN labels are left out of both. Of data with masks ``train_mask`` chooses the labels that
+    are trained on (and scaled by), ``val_mask`` those of the evaluation: one graph can be both data sets. After every ``eval_epochs`` epochs (and the last) the
     validation set is evaluated and a checkpoint is written. AdamW; the learning rate rises linearly for ``warmup`` of the steps and
     falls along a cosine. With a validation set the weights of the lowest validation loss are kept in the end.
 
@@ -117,7 +119,11 @@ class GraphTrainer(Trainer):
         sizes = graph_sizes(train_dataset)
         if eval_dataset is not None:
             graph_sizes(eval_dataset)
+        tell_fields(net, train_dataset)
         scaling = Scaling.fit(net, train_dataset, target_scaling, input_scaling)
+        for graph in () if eval_dataset is None else eval_dataset:
+            if why := undecided(graph, training=False):
+                raise ValueError(f"eval_dataset: {why}")
         self.graph_model = GraphModel(net, scaling, featuriser_of(train_dataset))
         rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.batches = NodeBudgetSampler(sizes, max_nodes, shuffle=True, seed=seed, epochs=epochs, rank=rank, processes=processes)
@@ -213,9 +219,14 @@ class GraphTrainer(Trainer):
         out = model(self.graph_model.scaling.batch(self.graph_model.net, inputs["data"]))
         return (out.loss, out) if return_outputs else out.loss
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """The exact metrics of a data set, the same in every process."""
-        found = self.graph_model.evaluate(self.eval_dataset if eval_dataset is None else eval_dataset, self.batches.max_nodes)
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", *, mask: str | None = None
+    ) -> dict[str, float]:
+        """The exact metrics of a data set, the same in every process; ``mask``: see :meth:`GraphModel.evaluate`."""
+        if ignore_keys is not None:
+            raise ValueError(f"ignore_keys={ignore_keys!r} has no use here: metrics are made of predictions and labels alone; leave it out")
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        found = self.graph_model.evaluate(dataset, self.batches.max_nodes, mask=mask)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
