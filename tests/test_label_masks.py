@@ -223,7 +223,7 @@ def test_seeds_of_neighbour_loaders():
     batch.y = torch.randn(batch.num_edges)
     with pytest.raises(
         ValueError,
-        match="23 seed nodes of NeighborLoader, and the target is of edges.*take LinkNeighborLoader",
+        match=r"23 seed nodes of NeighborLoader, and the target is of edges.*take LinkNeighborLoader",
     ):
         make_net("edge").train()(batch)
 
@@ -269,7 +269,7 @@ def test_training_needs_labels_that_count(tmp_path):
         GraphTrainer(net, [data], [only], tmp_path, epochs=1)
     with pytest.raises(ValueError, match="the graphs hold test_mask, train_mask, val_mask: folds divide the graphs"):
         cross_validate(make_net, [data] * 5, tmp_path, 5)
-    with pytest.raises(ValueError, match="ignore_keys=.'a'. has no use here"):
+    with pytest.raises(ValueError, match=r"ignore_keys=\['a'\] has no use here"):
         GraphTrainer(net, [data], [data], tmp_path, epochs=1).evaluate(ignore_keys=["a"])
 
 

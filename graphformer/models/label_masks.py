@@ -97,8 +97,9 @@ def undecided(data: Any, *, training: bool, mask: Mask = None) -> str:
     if mask is not None or not held or set(wanted) & set(held) or (num_seeds(data) is not None and not training):
         return ""
     return (
-        f"the data hold {', '.join(held)} and no {' or '.join(wanted)}, so which labels count in {'training' if training else 'evaluation'} "
-        f"mode is not known; say so: mask={held[0]!r}, or mask='all'"
+        f"the data hold {', '.join(held)} and no {' or '.join(wanted)}, so which labels count in "
+        f"{'training' if training else 'evaluation'} mode is not known; say so: mask={held[0]!r}, "
+        "or mask='all'"
     )
 
 
@@ -140,8 +141,8 @@ def _checked(name: str, value: Any, place: str, rows: int) -> Tensor:
         )
     if value.shape != (rows,):
         raise ValueError(
-            f"{name} must be [{rows}], one entry for each {place} that the target has a row for, got shape {list(value.shape)}; leave it out of "
-            "the data, or give mask='all'"
+            f"{name} must be [{rows}], one entry for each {place} that the target has a row for, "
+            f"got shape {list(value.shape)}; leave it out of the data, or give mask='all'"
         )
     if rows and not bool(value.any()):
         warnings.warn(f"{name} is false everywhere: no label counts in this loss", stacklevel=2)

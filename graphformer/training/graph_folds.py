@@ -48,11 +48,10 @@ def cross_validate(
     """
     if not 0 < validation < 1:
         raise ValueError(f"validation must be between 0 and 1, got {validation}; 0.1 is customary.")
-    held = sorted({name for data in dataset for name in held_masks(data)})
-    if held:
+    if masks := sorted({name for data in dataset for name in held_masks(data)}):
         raise ValueError(
-            f"the graphs hold {', '.join(held)}: folds divide the graphs, masks divide their labels; leave the masks out of the data, or train "
-            "on them with GraphTrainer."
+            f"the graphs hold {', '.join(masks)}: folds divide the graphs, masks divide their labels; "
+            "leave the masks out of the data, or train on them with GraphTrainer."
         )
     found = []
     for fold, (rest, test) in enumerate(dataset.folds(k, seed, groups)):

@@ -54,8 +54,9 @@ class GraphTrainer(Trainer):
     >>> trainer.predict(test)  # [graphs, out_dim], in the unit of the labels
 
     Batches are filled up to ``max_nodes`` nodes. Inputs and targets are scaled by the training set; the loss is that of scaled targets,
-    metrics are in the unit of the labels, and NaN labels are left out of both. Of data with masks ``train_mask`` chooses the labels that
-    are trained on (and scaled by), ``val_mask`` those of the evaluation: one graph can be both data sets. After every ``eval_epochs`` epochs (and the last) the
+    metrics are in the unit of the labels, and NaN labels are left out of both. Of data with masks
+    ``train_mask`` chooses the labels that are trained on (and scaled by), ``val_mask`` those of the
+    evaluation: one graph can be both data sets. After every ``eval_epochs`` epochs (and the last) the
     validation set is evaluated and a checkpoint is written. AdamW; the learning rate rises linearly for ``warmup`` of the steps and
     falls along a cosine. With a validation set the weights of the lowest validation loss are kept in the end.
 
