@@ -21,6 +21,7 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+from torch._subclasses import fake_tensor
 
 _everywhere: ContextVar[bool] = ContextVar("graphformer_finite_everywhere", default=False)
 
@@ -64,7 +65,7 @@ def readable(*values: Tensor, cuts: bool = False) -> bool:
     Args:
         cuts: what follows waits for numbers of these anyway, or loses a NaN; then an accelerator is read too.
     """
-    if traced() or any(value.is_meta for value in values) or batched(*values):
+    if traced() or any(value.is_meta or fake_tensor.is_fake(value) for value in values) or batched(*values):
         return False
     return cuts or all(on_host(value) for value in values) or _everywhere.get()
 

@@ -514,7 +514,7 @@ X, INDEX, ATTR = torch.randn(5, IN), torch.tensor([[0, 1], [1, 4]]), torch.randn
         ((X[:, :3], INDEX, ATTR), ValueError, r"x must be \[nodes, 7\], got shape \[5, 3\]"),
         ((X.long(), INDEX, ATTR), TypeError, "x must be a floating point tensor, got torch.int64; embed"),
         ((X.masked_fill(X > 0, math.nan), INDEX, ATTR), ValueError, "x holds .* NaN or infinite values among 35"),
-        (((X, None), INDEX, ATTR), ValueError, "bipartite x must be"),
+        (((None, X), INDEX, ATTR), ValueError, "bipartite x must be"),
         ((X, INDEX, ATTR, torch.tensor([0, 0, 0, 0, 1])), ValueError, "edge 1 joins two graphs of the batch"),
         ((X, INDEX, ATTR, torch.tensor([0])), ValueError, r"batch must be \[5\]"),
     ],

@@ -157,6 +157,14 @@ def ranks(weights: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
     return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=weights.device) - start[receivers[order]])
 
 
+def elementwise(value: Sparsifier | None) -> bool:
+    """Whether a kept weight keeps its value, or is divided by its receiver's sum as ``renormalize`` says: then weights that are dropped can
+    stay in their places as zeros."""
+    if isinstance(value, Both):
+        return elementwise(value.first) and elementwise(value.second)
+    return value is None or (type(value).refine is Sparsifier.refine and not value.reweighs)
+
+
 def trainable(value: Sparsifier | None) -> bool:
     """Whether it has parameters, which then need gradients."""
     if isinstance(value, Both):

@@ -46,6 +46,7 @@ from graphformer.models.graph_parts import (
 )
 from graphformer.models.label_masks import Mask
 from graphformer.nn.attention import head_dim
+from graphformer.nn.conv_options import OF_THE_EDGE_LIST, ConvOptions
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.hierarchy import cluster, coarse_edges, number_groups, pool
@@ -304,7 +305,8 @@ class GraphTransformer(GraphNetwork):
         if spec not in level.pairs:
             edges, number = candidates(level.structure, spec)
             features = self.pair_features[depth](level.structure, edges, number, level.edge_features)
-            level.pairs[spec] = edges, features, None if depth else GivenEdges(number, len(level.structure.senders))
+            ends = torch.stack((level.structure.senders, level.structure.receivers))
+            level.pairs[spec] = edges, features, None if depth else GivenEdges(number, ends)
         return level.pairs[spec]
 
     def _features_of(self, level: Level, edges: EdgeList) -> Tensor | None:
@@ -336,6 +338,12 @@ def check_options(given: Mapping[str, Mapping[str, Any]] | None, operators: Sequ
         if name not in operators:
             raise ValueError(f"operator_options holds {name!r}, and no layer is one: operator is {', '.join(dict.fromkeys(operators))}")
         taken = [one.name for one in inspect.signature(OPERATORS[name]).parameters.values() if one.kind is one.KEYWORD_ONLY]
+        if unread := sorted(set(options) & set(OF_THE_EDGE_LIST)):
+            raise ValueError(
+                f"operator_options[{name!r}] holds {', '.join(unread)}, which acts while a layer reads edges; this model makes its own "
+                "list of pairs: put self-loops into the data, or candidates='all'"
+            )
+        taken += [option for option in ConvOptions.__annotations__ if option not in OF_THE_EDGE_LIST]
         if unknown := sorted(set(options) - set(taken)):
             raise ValueError(f"operator_options[{name!r}] holds {', '.join(unknown)}, which is none of its options: {', '.join(taken)}")
     return given or {}

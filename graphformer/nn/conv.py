@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from graphformer.attention.normalizers import Normalizer
-from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.nn.attention import Operator
 from graphformer.nn.attention_conv import AttentionConv, Channels
+from graphformer.nn.conv_options import ConvOptions
 from graphformer.nn.gin import GINOperator
 from graphformer.nn.plain import SumOperator
 from graphformer.nn.pna import AGGREGATORS, SCALERS, PNAOperator
@@ -26,21 +26,21 @@ class GINAttentionConv(AttentionConv):
     Args:
         in_channels: width of x; a pair (senders, receivers) where they differ; -1 takes it from the first call.
         out_channels: width of the output, **all heads together**: each head makes ``out_channels / heads`` channels, and they stand side by
-            side. So it replaces ``GCNConv(a, b)`` or ``GINConv`` as it is, and ``GATConv(a, b, heads=h)`` with ``h * b``.
+            side. So it replaces ``GCNConv(a, b)`` or ``GINConv`` as it is, and ``GATConv(a, b,
+            heads=h)`` with ``h * b``; but for ``concat=False``, where each head is ``out_channels``
+            wide, as in PyG, and the output is their mean.
         heads: heads; each is one graph.
-        edge_dim: width of ``edge_attr``, which biases the scores and is part of the messages.
-        sparsify: ``None``, ``gf.Threshold(tau)``, ``gf.TopK(k)``, :class:`~graphformer.attention.Reweigh` (also with a trained tau).
-            Of equal weights TopK keeps the lower sender, so ties depend on how nodes are numbered.
-        normalize: ``"softmax"``, ``"sigmoid"``, ``"relu"``, ``"identity"`` or a normalizer; over the edges into a receiver.
+        edge_dim: width of ``edge_attr``, which biases the scores and is part of the messages; -1
+            takes it from the first call.
         mlp_ratio: hidden width of a head's MLP over the head's width. Larger than the 0.5 of the attention layers, because a last layer's
             output may be a handful of classes, and half of that is too narrow a neck for everything the node knows.
-        sharpening: a trainable alpha that starts at 1 (or at the number given), or ``False``.
         self_weight: s; 1 is GIN's own ``(1 + eps) x_i`` for graphs without self-loops, 0 for those with them.
         mlp_norm: RMSNorm in the heads' MLPs, as the paper has it. It leaves the direction of a sum and little of its size, which GIN's own
             MLP reads.
-        dropout: on the weights.
-        backend: ``"torch"``, ``"pyg"``, ``"dgl"``, ``"torch_sparse"`` or ``"auto"`` (torch); never changes the answer.
-        head_channels: width of a head where it is not ``out_channels / heads``; a linear map from the heads to the output follows.
+        options: what all layers on edges take, see
+            :class:`~graphformer.nn.conv_options.ConvOptions`: ``sparsify``, ``normalize``,
+            ``sharpening``, ``dropout``, ``backend``, ``head_channels``, ``concat``, ``residual``,
+            ``bias``, ``add_self_loops``, ``flow``.
 
     Shape: ``[N, in_channels]`` and ``[2, E]`` to ``[N, out_channels]``.
 
@@ -55,15 +55,10 @@ class GINAttentionConv(AttentionConv):
         heads: int = 1,
         edge_dim: int | None = None,
         *,
-        sparsify: Sparsifier | None = None,
-        normalize: str | Normalizer = "softmax",
         mlp_ratio: float = 2.0,
-        sharpening: bool | float = True,
         self_weight: float = 1.0,
         mlp_norm: bool = True,
-        dropout: float = 0.0,
-        backend: str = "auto",
-        head_channels: int | None = None,
+        **options: Unpack[ConvOptions],
     ) -> None:
         super().__init__(
             lambda number, width: GINOperator(number, width, mlp_ratio, self_weight=self_weight, norm=mlp_norm),
@@ -71,12 +66,7 @@ class GINAttentionConv(AttentionConv):
             out_channels,
             heads,
             edge_dim,
-            sparsify=sparsify,
-            normalize=normalize,
-            sharpening=sharpening,
-            dropout=dropout,
-            backend=backend,
-            head_channels=head_channels,
+            **options,
         )
 
 
@@ -104,17 +94,12 @@ class PNAAttentionConv(AttentionConv):
         heads: int = 1,
         edge_dim: int | None = None,
         *,
-        sparsify: Sparsifier | None = None,
-        normalize: str | Normalizer = "softmax",
         mlp_ratio: float = 2.0,
-        sharpening: bool | float = True,
         self_weight: float = 1.0,
-        dropout: float = 0.0,
-        backend: str = "auto",
-        head_channels: int | None = None,
         aggregators: tuple[str, ...] = AGGREGATORS,
         scalers: tuple[str, ...] = SCALERS,
         avg_degree: float = 8.0,
+        **options: Unpack[ConvOptions],
     ) -> None:
         everything = ("own", *aggregators) if self_weight else tuple(aggregators)
         super().__init__(
@@ -125,12 +110,7 @@ class PNAAttentionConv(AttentionConv):
             out_channels,
             heads,
             edge_dim,
-            sparsify=sparsify,
-            normalize=normalize,
-            sharpening=sharpening,
-            dropout=dropout,
-            backend=backend,
-            head_channels=head_channels,
+            **options,
         )
 
 
@@ -149,13 +129,8 @@ class SumAttentionConv(AttentionConv):
         heads: int = 1,
         edge_dim: int | None = None,
         *,
-        sparsify: Sparsifier | None = None,
-        normalize: str | Normalizer = "softmax",
-        sharpening: bool | float = True,
         self_weight: float = 1.0,
-        dropout: float = 0.0,
-        backend: str = "auto",
-        head_channels: int | None = None,
+        **options: Unpack[ConvOptions],
     ) -> None:
         super().__init__(
             lambda number, width: OwnAdded(SumOperator(), self_weight),
@@ -163,12 +138,7 @@ class SumAttentionConv(AttentionConv):
             out_channels,
             heads,
             edge_dim,
-            sparsify=sparsify,
-            normalize=normalize,
-            sharpening=sharpening,
-            dropout=dropout,
-            backend=backend,
-            head_channels=head_channels,
+            **options,
         )
 
 

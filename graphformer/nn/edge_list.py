@@ -8,19 +8,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphformer.finite import readable
 from graphformer.graph import AttentionGraph
 
 
-def check_ends(senders: Tensor, receivers: Tensor, num_senders: int, num_receivers: int, source: str = "edge_index") -> None:
-    """Raise where ends are no integers, of unequal length or out of range; ``source`` is what the user calls them."""
-    for side, name, ends, size in ((0, "senders", senders, num_senders), (1, "receivers", receivers, num_receivers)):
+def check_ends(
+    senders: Tensor,
+    receivers: Tensor,
+    num_senders: int,
+    num_receivers: int,
+    source: str = "edge_index",
+    *,
+    device: torch.device | None = None,
+    swapped: bool = False,
+) -> None:
+    """Raise where ends are no integers, of unequal length, on another device or out of range.
+
+    Args:
+        source: what the user calls them.
+        device: where the features are.
+        swapped: receivers are the first row of ``source``.
+    """
+    rows = ((swapped, "senders", senders, num_senders), (not swapped, "receivers", receivers, num_receivers))
+    for side, name, ends, size in rows:
         if ends.is_floating_point() or ends.is_complex() or ends.dtype == torch.bool:
             raise TypeError(f"{source} must hold integers, got {ends.dtype}; convert it with .long()")
         if ends.ndim != 1 or ends.shape != senders.shape:
             raise ValueError(f"{source} must be two equally long rows, got shapes {list(senders.shape)} and {list(receivers.shape)}")
-        if ends.numel() and not 0 <= int(ends.min()) <= int(ends.max()) < size:
+        if device is not None and ends.device != device:
+            raise ValueError(f"{source} is on {ends.device} and the features on {device}; move one of them with .to(...)")
+        if readable(ends) and ends.numel() and not 0 <= int(ends.min()) <= int(ends.max()) < size:
             raise ValueError(
-                f"{source}[{side}] ({name}) must lie in 0..{size - 1}, got values from {int(ends.min())} to {int(ends.max())}: "
+                f"{source}[{int(side)}] ({name}) must lie in 0..{size - 1}, got values from {int(ends.min())} to {int(ends.max())}: "
                 "the features have fewer rows than the edges name, or the edges of a batch were not renumbered"
             )
 

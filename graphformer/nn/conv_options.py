@@ -1,0 +1,104 @@
+"""The arguments that all layers on edges share, and the errors for those of PyG's layers that mean something else here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+from torch import Tensor
+
+from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.sparsifiers import Sparsifier
+
+
+class ConvOptions(TypedDict, total=False):
+    """Keyword arguments that every layer on edges takes. Their defaults: :class:`~graphformer.nn.AttentionConv`.
+
+    Attributes:
+        sparsify: ``None``, ``gf.Threshold(tau)``, ``gf.TopK(k)``,
+            :class:`~graphformer.attention.Reweigh` (also with a trained tau). Of equal weights TopK
+            keeps the lower sender, so ties depend on how nodes are numbered.
+        normalize: ``"softmax"``, ``"sigmoid"``, ``"relu"``, ``"identity"`` or a normalizer; over
+            the edges into a receiver.
+        sharpening: a trainable alpha that starts at 1 (or at the number given), or ``False``.
+        dropout: on the weights.
+        backend: ``"torch"``, ``"pyg"``, ``"dgl"``, ``"torch_sparse"`` or ``"auto"`` (torch); never
+            changes the answer.
+        head_channels: width of a head where it is not what ``out_channels`` asks for; a linear map
+            from the heads to the output follows.
+        concat: True: heads stand side by side. False: the mean over the heads, and each head is
+            ``out_channels`` wide.
+        residual: add a trained linear map of the receivers' input to the output, as PyG's GATConv
+            does.
+        bias: add a trained vector to the output, which starts at 0. Left out: the output map that
+            ``head_channels`` asks for has one, and a layer without that map has none.
+        add_self_loops: first take away the self-loops that the edges hold, then add one for every
+            node that is sender and receiver, as PyG's GATConv does. A node then attends to itself;
+            the operator's own ``self_weight`` is another thing.
+        fill_value: features of these self-loops: a number, ``[edge_dim]``, or ``"mean"``,
+            ``"add"``, ``"min"``, ``"max"``, ``"mul"`` of the other edges into the node. Their
+            ``edge_weight`` is 1, their ``edge_bias`` 0.
+        flow: ``"source_to_target"``: messages go from ``edge_index[0]`` to ``edge_index[1]``.
+            ``"target_to_source"``: the other way; pairs (``x``, ``size``, ``in_channels``) keep to
+            the order of the rows of ``edge_index``.
+        aggr, node_dim, decomposed_layers: PyG's; what :func:`refuse_others` says.
+    """
+
+    sparsify: Sparsifier | None
+    normalize: str | Normalizer
+    sharpening: bool | float
+    dropout: float
+    backend: str
+    head_channels: int | None
+    concat: bool
+    residual: bool
+    bias: bool | None
+    add_self_loops: bool
+    fill_value: float | Tensor | str
+    flow: Literal["source_to_target", "target_to_source"]
+    aggr: str | None
+    node_dim: int
+    decomposed_layers: int
+
+
+OF_THE_EDGE_LIST = ("add_self_loops", "fill_value", "flow", "aggr", "node_dim", "decomposed_layers")
+"""Options that act while edges are read: nothing for a model that makes its own list of edges."""
+
+ELSEWHERE = {
+    "root_weight": "a node's own features have the factor self_weight; root_weight=False is self_weight=0.0",
+    "beta": "a gate between a node and its neighbours is not part of this layer; residual=True adds a trained map of the input",
+    "negative_slope": "scores are dot products, without a LeakyReLU",
+    "share_weights": "queries, keys and values have maps of their own",
+    "eps": "GIN's epsilon is trained, one a head; self_weight is what it is added to",
+    "train_eps": "GIN's epsilon is always trained",
+    "nn": "the operator brings its own MLP, mlp_ratio as wide as a head",
+    "deg": "PNA's reference degree is trained; avg_degree is where it starts",
+    "aggr_kwargs": "the reductions are the operator's; PNAAttentionConv(aggregators=...) chooses them",
+    "improved": "self-loops are add_self_loops=True",
+    "cached": "nothing of the graph is kept from call to call",
+}
+
+
+def refuse_others(aggr: str | None, node_dim: int, decomposed_layers: int, flow: str, others: dict[str, Any]) -> None:
+    """Errors for arguments of PyG's layers that these have no use for.
+
+    Raises:
+        TypeError: an unknown argument.
+        ValueError: ``aggr`` is another than the operator's sum, ``node_dim`` another than -2,
+            ``decomposed_layers`` more than 1.
+    """
+    for name in others:
+        hint = f": {ELSEWHERE[name]}" if name in ELSEWHERE else f"; known: {', '.join(ConvOptions.__annotations__)}"
+        raise TypeError(f"unexpected argument {name!r}{hint}")
+    if aggr not in (None, "add", "sum"):
+        raise ValueError(
+            f"aggr={aggr!r}: the operator decides how messages are reduced (GIN and Sum sum them); PNAAttentionConv(aggregators=(...)) "
+            "takes mean, max, min, var, std and more"
+        )
+    if node_dim != -2:
+        raise ValueError(f"node_dim={node_dim}: nodes are the last axis but one, of x [N, channels] and of static graphs [B, N, channels]")
+    if decomposed_layers != 1:
+        raise ValueError(
+            f"decomposed_layers={decomposed_layers}: scores are dot products over all channels, which cannot be cut into parts"
+        )
+    if flow not in ("source_to_target", "target_to_source"):
+        raise ValueError(f"flow must be 'source_to_target' or 'target_to_source', got {flow!r}")
