@@ -778,7 +778,7 @@ def test_levels_carry_messages_further_than_edges():
         ({"operator_options": {"pna": {}}}, "operator_options holds 'pna', and no layer is one: operator is gin"),
         (
             {"operator_options": {"gin": {"width": 3}}},
-            r"operator_options\['gin'\] holds width, which is none of its options: sparsify, normalize",
+            r"operator_options\['gin'\] holds width, which is none of its options: mlp_ratio, .*sparsify, normalize",
         ),
         ({"candidates": ["edges", "k_hop:2"]}, "one for each of the 3 layers.*are one text, 'edges.k_hop:2'"),
         ({"merge": "max"}, "unknown merge 'max'; known: mean, sum, learned"),

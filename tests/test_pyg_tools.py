@@ -269,8 +269,14 @@ def test_masks_that_do_not_fit():
         conv(graph.x, edge_index(graph), graph.edge_attr)
 
 
-def test_hooks_that_change_messages():
-    conv, graph = made("gin"), a_graph()
+@each_conv
+def test_hooks_that_change_messages(kind: str):
+    """A message hook may return other messages: as many, and as wide."""
+    conv, graph = made(kind, self_weight=0.0), a_graph()
+    want = naive(conv, graph.x, edge_index(graph), graph.edge_attr, mask=torch.full((EDGES,), 0.5))
+    handle = conv.register_message_forward_hook(lambda module, inputs, out: 0.5 * out)
+    assert_close(conv(graph.x, edge_index(graph), graph.edge_attr), want)
+    handle.remove()
     conv.register_message_forward_hook(lambda module, inputs, out: torch.zeros(3))
-    with pytest.raises(ValueError, match="a message hook of GINAttentionConv returned messages, and this layer makes none: give edge_bias"):
+    with pytest.raises(ValueError, match=r"messages of .*Conv are \[29, 3, (5|10)\], but a message or a hook made \[3\]"):
         conv(graph.x, edge_index(graph), graph.edge_attr)
