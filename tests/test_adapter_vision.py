@@ -146,4 +146,4 @@ def test_a_graph_over_other_tokens_than_the_streams_is_an_error():
     layer = next(iter(adapted_layers(model).values()))
     graph = gf.AttentionGraph.from_dense(torch.eye(5).expand(4, 5, 5))
     with pytest.raises(RuntimeError, match=r"4 sequences of 5 tokens, and the layer's stream is \[2, 10, 24\]"):
-        layer._message("default", layer.settings["default"], torch.zeros(2, 10, 24), graph, None)
+        layer._message("default", torch.zeros(2, 10, 24), graph, None, None)

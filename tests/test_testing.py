@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 import types
 
 import pytest
@@ -31,6 +32,7 @@ from graphformer.testing import (
     check_packing,
     check_padding,
     check_prefix,
+    check_threads,
     from_pyg,
     hidden_states,
     hostile_graphs,
@@ -753,6 +755,116 @@ def test_finite_over_graphs() -> None:
 
     with rejects(10, "case 'one node': output holds 5 of 5 numbers"):
         check_finite(mean, hostile_graphs(5))
+
+
+# ---------------------------------------------------------------------- 13 threads
+
+
+def meeting(meet: threading.Barrier) -> None:
+    """Wait for the other thread; not where a check calls a layer in its own."""
+    if threading.current_thread() is not threading.main_thread():
+        meet.wait(60)
+
+
+class Keeps(nn.Module):
+    """Adds its input twice, the second time from where it keeps it: that of whichever thread came last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meet = threading.Barrier(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = x
+        meeting(self.meet)
+        out = x + self.kept if self.kept.shape == x.shape else x + self.kept.sum()
+        meeting(self.meet)
+        return out
+
+
+class Forgets(Keeps):
+    """Takes its input from where it keeps it, and leaves nothing there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = x
+        meeting(self.meet)
+        with self.lock:
+            kept, self.kept = self.kept, None
+        meeting(self.meet)
+        return kept * 2
+
+    lock = threading.Lock()
+
+
+class SquareOfTheLast(torch.autograd.Function):
+    """The square. Its backward pass takes the input from where the class keeps it: its output is right, its gradient that of another."""
+
+    meet = threading.Barrier(2)
+    kept: Tensor
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.square()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        gradient = gradient * 2 * SquareOfTheLast.kept.mean()
+        meeting(SquareOfTheLast.meet)
+        return gradient
+
+
+def square_of_the_last(x: Tensor) -> Tensor:
+    SquareOfTheLast.kept = x.detach()
+    meeting(SquareOfTheLast.meet)
+    return SquareOfTheLast.apply(x)
+
+
+THREADS = [hidden_states(HIDDEN, batch=batch, length=length, seed=length) for batch, length in ((3, 11), (1, 7))]
+
+
+def test_threads_accepts_attention_and_llama(attention: Attention, llama: nn.Module) -> None:
+    check_threads(attention, THREADS, calls=40)
+    check_threads(llama, [{"input_ids": IDS}, {"input_ids": IDS[:1, :5]}], calls=16)
+    check_threads(attention, [(X,), (X[:2], torch.ones(2, 11))], calls=16)
+    check_threads(
+        lambda ids: llama.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0), [IDS, IDS[:1]], calls=8, gradients=False
+    )
+    assert all(parameter.grad is None for parameter in attention.parameters())
+
+
+def test_threads_rejects_a_layer_that_keeps_its_input() -> None:
+    same = [THREADS[0], THREADS[0] + 1]
+    for inputs in (same, THREADS):
+        with rejects(13, r"call \d of 4 in 2 threads \(input [01]\) has another output at index \(\d, \d+, \d+\) than one thread"):
+            check_threads(Keeps(), inputs, threads=2, calls=4, gradients=False)
+
+
+def test_threads_rejects_a_layer_that_loses_its_input() -> None:
+    with rejects(
+        13, r"2 of 4 calls in 2 threads raised an error that one thread does not raise, first call \d \(input [01]\): TypeError"
+    ) as caught:
+        check_threads(Forgets(), THREADS, threads=2, calls=4, gradients=False)
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_threads_rejects_a_backward_pass_that_keeps_its_input() -> None:
+    inputs = [THREADS[0], THREADS[0] + 1]
+    check_threads(square_of_the_last, inputs, threads=2, calls=4, gradients=False)  # its outputs are right
+    with rejects(13, r"call \d of 4 in 2 threads \(input [01]\) has another gradient 0 at index"):
+        check_threads(square_of_the_last, inputs, threads=2, calls=4)
+
+
+def test_threads_says_what_is_wrong_with_its_input(attention: Attention) -> None:
+    for inputs in ([X], [X, X.clone()], []):
+        with pytest.raises(ValueError, match=r"at least two whose answers differ, got \d: a mix-up would not be seen"):
+            check_threads(attention, inputs, calls=8)
+    with pytest.raises(ValueError, match="threads must be at least 2 and calls at least as many, got threads=1 and calls=500"):
+        check_threads(attention, THREADS, threads=1)
+    with pytest.raises(ValueError, match="got threads=8 and calls=7"):
+        check_threads(attention, THREADS, calls=7)
+    with pytest.raises(ValueError, match="gives different outputs for the same input twice"):
+        check_threads(nn.Dropout(0.5), THREADS)
+    with pytest.raises(ValueError, match=r"the output has no gradient.*give gradients=False"):
+        check_threads(lambda x: x.detach(), THREADS)
 
 
 # ---------------------------------------------------------------------- shared

@@ -33,6 +33,7 @@ class Place:
 
     Attributes:
         attention: name of the layer's attention module, which ``target_modules`` is compared with.
+        layer: the layer, in whose run all of the others are called.
         name, module: the module whose output is changed.
         caller: the module that calls the attention function.
         residual: the module whose input is the residual that the layer adds to that output; None where it is already added.
@@ -42,6 +43,7 @@ class Place:
     """
 
     attention: str
+    layer: nn.Module
     name: str
     module: nn.Module
     caller: nn.Module
@@ -117,7 +119,7 @@ def examine(model: nn.Module) -> list[Layer]:
     for order, (spot, caller, stack) in enumerate(found):
         stacks = [other for _, _, other in found]
         query = watch.calls[caller][0].query
-        common = {"attention": spot.attention, "caller": modules[caller], "num_heads": query.shape[1]}
+        common = {"attention": spot.attention, "layer": modules[spot.layer], "caller": modules[caller], "num_heads": query.shape[1]}
         common |= {"position": stacks[:order].count(stack), "count": stacks.count(stack), "order": order}
         places = {name: _make(spot.layer, place, query.shape[2], common) for name, place in spot.places.items()}
         layers.append(Layer(spot.attention, places))

@@ -8,8 +8,9 @@ queries and keys to whoever listens at that module.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -25,7 +26,7 @@ from graphformer.graph import AttentionGraph
 # Neither "flash" nor "/" in a name: transformers would take it for a kernel's.
 NAMES = {"sdpa": "graphformer_sdpa", "eager": "graphformer_eager"}
 LISTENERS = "_graphformer_listeners"
-"""The attribute of an attention module that lists who wants to see its queries and keys."""
+"""The attribute of an attention module that holds who wants to see its queries and keys, a tuple."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,18 @@ class Attention:
     sinks: Tensor | None
     bias: Tensor | None = None
 
+    def select(self, rows: Tensor) -> Attention:
+        """That of some rows of the batch (int64)."""
+        batch = self.query.shape[0]
+
+        def part(x: Tensor) -> Tensor:
+            return x if x.shape[0] == 1 < batch else x[rows]  # one for all
+
+        bias = None if self.bias is None else part(self.bias)
+        allowed = None if self.allowed is None else part(self.allowed)
+        own = {name: getattr(self, name)[rows] for name in ("query", "key", "value", "output")}
+        return replace(self, **own, allowed=allowed, bias=bias)
+
     def graph(self, sparsify: Sparsifier, *, merged: bool, clamp: float | None) -> AttentionGraph:
         """The graph of its weights, with lanes ``(B,)`` if merged and ``(B, H)`` otherwise. It has no gradient."""
         graph, _ = merged_graph(
@@ -75,16 +88,23 @@ class Listener(Protocol):
     def hear(self, attention: Attention) -> None: ...
 
 
+_lock = threading.Lock()
+
+
 def listen(module: nn.Module, listener: Listener) -> None:
-    """Show ``listener`` every call of this attention module."""
-    module.__dict__.setdefault(LISTENERS, []).append(listener)
+    """Show ``listener`` every call of this attention module, in whichever thread."""
+    with _lock:  # replaced, never changed: other threads may be in the middle of the old one
+        module.__dict__[LISTENERS] = (*module.__dict__.get(LISTENERS, ()), listener)
 
 
 def ignore(module: nn.Module, listener: Listener) -> None:
     """The opposite of :func:`listen`."""
-    left = [other for other in module.__dict__.pop(LISTENERS, []) if other is not listener]
-    if left:
-        module.__dict__[LISTENERS] = left
+    with _lock:
+        left = tuple(other for other in module.__dict__.get(LISTENERS, ()) if other is not listener)
+        if left:
+            module.__dict__[LISTENERS] = left
+        else:
+            module.__dict__.pop(LISTENERS, None)
 
 
 def own_function(module: nn.Module, previous: str) -> Callable[..., tuple[Tensor, Tensor | None]]:

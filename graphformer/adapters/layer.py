@@ -7,7 +7,6 @@ inside of an adapted attention is saved and loaded under the same names as witho
 from __future__ import annotations
 
 import itertools
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +14,12 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from graphformer.adapters import capture, memory
+from graphformer.adapters import calls, capture, memory
 from graphformer.adapters.anatomy import Place
+from graphformer.adapters.calls import BASE, Call
 from graphformer.adapters.capture import Attention
 from graphformer.adapters.config import SparseGINConfig
+from graphformer.adapters.edgeless import Edgeless
 from graphformer.adapters.steps import stream_in, stream_out
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
@@ -45,43 +46,6 @@ class Settings:
         return self_loops(graph) if self.config.direction == "self" else graph
 
 
-@dataclass
-class Edgeless:
-    """Warns once, after a whole pass, of layers whose graphs have no edge.
-
-    Attributes:
-        last: the last layer that has adapters.
-        edges: what this pass has shown so far, fewest edges by the name of the layer.
-    """
-
-    last: int = 0
-    previous: int = -1
-    edges: dict[str, int] = field(default_factory=dict)
-    warned: bool = False
-
-    def note(self, place: Place, graph: AttentionGraph) -> None:
-        if self.warned or graph.num_receivers != graph.num_senders:  # in decoding one token may well have no edge
-            return
-        if place.order < self.previous:  # a new pass, and the one before ended early
-            self._warn()
-        self.edges[place.attention] = min(graph.num_edges, self.edges.get(place.attention, graph.num_edges))
-        self.previous = place.order
-        if place.order == self.last:
-            self._warn()
-
-    def _warn(self) -> None:
-        empty = [name for name, edges in self.edges.items() if edges == 0]
-        self.edges.clear()
-        self.previous = -1
-        if empty:
-            self.warned = True
-            warnings.warn(
-                f"no attention weight passes the threshold in {', '.join(empty)}: there Sparse-GIN has no edges and adds only its bias. "
-                "Lower threshold in SparseGINConfig",
-                stacklevel=2,
-            )
-
-
 class SparseGINLayer(nn.Module, BaseTunerLayer):
     r"""``y -> y + scale * SparseGIN(h, graph)``, ``h`` being the stream that ``y`` belongs to (see :mod:`graphformer.adapters.anatomy`).
 
@@ -102,7 +66,6 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self.merged_adapters = []
         self.frozen_peft_weight_names = {}
-        self._forget()
 
     def attach(self) -> None:
         """Become a part of the module whose output is to be changed."""
@@ -111,10 +74,13 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         self.edgeless.last = max(self.edgeless.last, place.order)
         place.module.add_module(NAME, self)
         capture.listen(place.caller, self)
-        self.handles = [place.caller.register_forward_pre_hook(self._see_cache, with_kwargs=True)]
+        self.handles = [
+            place.layer.register_forward_hook(self._end, always_call=True),  # a run may also end in an error
+            place.caller.register_forward_pre_hook(self._see_cache, with_kwargs=True),
+            place.module.register_forward_hook(self._change),
+        ]
         if place.residual is not None:
             self.handles.append(place.residual.register_forward_pre_hook(self._see_residual, with_kwargs=True))
-        self.handles.append(place.module.register_forward_hook(self._change))
 
     def detach(self) -> None:
         """The opposite of :meth:`attach`."""
@@ -173,66 +139,95 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
 
     # ------------------------------------------------------------------ running
 
-    def _running(self) -> list[str]:
-        return [] if self.disable_adapters else [name for name in self.active_adapters if name in self.settings]
+    # All of these but the last run inside the layer's forward, so that a recomputed layer (activation checkpointing) runs them again.
+    # `self` is the layer that was attached, also where torch has made replicas of the model: those share its hooks.
 
-    def _forget(self) -> None:
-        self._residual: Tensor | None = None
-        self._cache: Any = None
-        self._graphs: dict[str, AttentionGraph] | None = None
-
-    # All of these run inside the layer's forward, so that a recomputed layer (activation checkpointing) runs them again.
+    def _runs(self) -> bool:
+        """Whether an adapter of this layer may take part."""
+        if self.disable_adapters:
+            return False
+        return calls.rows() is not None or any(name in self.settings for name in self.active_adapters)
 
     def _see_residual(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._residual = stream_in(args, kwargs) if self._running() else None
+        if self._runs():
+            calls.of(self).residual = stream_in(args, kwargs)
 
     def _see_cache(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._graphs, self._cache = None, memory.find_cache(args, kwargs) if self._running() else None
+        if self._runs():
+            call = calls.of(self)
+            call.cache, call.graphs = memory.find_cache(args, kwargs), None
 
     def hear(self, attention: Attention) -> None:
-        graphs: dict[str, AttentionGraph] = {}
-        for name in self._running():
+        """Build the graphs of the adapters that run."""
+        if not self._runs():
+            return
+        call, graphs = calls.of(self), []
+        call.running = self._running(attention)
+        made: dict[str, AttentionGraph] = {}  # adapters with all rows share the graphs that are the same
+        for name, rows in call.running:
             settings = self.settings[name]
-            if settings.key not in graphs:
-                graphs[settings.key] = settings.graph(attention)
-                self.edgeless.note(self.place, graphs[settings.key])
-        self._graphs = graphs
+            graph = made.get(settings.key) if rows is None else None
+            if graph is None:
+                graph = settings.graph(attention if rows is None else attention.select(rows))
+                self.edgeless.note(self.place, graph)
+            if rows is None:
+                made[settings.key] = graph
+            graphs.append(graph)
+        call.graphs = tuple(graphs)
+
+    def _running(self, attention: Attention) -> tuple[tuple[str, Tensor | None], ...]:
+        """The adapters that take part and the rows of the batch that each is for; None for all."""
+        asked = calls.rows()
+        if asked is None:
+            return tuple((name, None) for name in self.active_adapters if name in self.settings)
+        names = asked.of(attention.query.shape[0])
+        numbers = {name: [row for row, other in enumerate(names) if other == name] for name in dict.fromkeys(names) if name != BASE}
+        device = attention.query.device
+        return tuple((name, torch.tensor(rows, device=device)) for name, rows in numbers.items() if name in self.settings)
 
     def _change(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return self(output)
-
-    def forward(self, output: Any) -> Any:
-        """The output of the module that this is a part of, with the adapters' messages added."""
-        running = self._running()
-        residual, cache, graphs = self._residual, self._cache, self._graphs
-        self._forget()
-        if not running:
+        if not self._runs():
             return output
+        return getattr(module, NAME)(output, calls.end(self))
+
+    def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        calls.end(self)
+
+    def forward(self, output: Any, call: Call | None) -> Any:
+        """The output of the module that this is a part of, with the adapters' messages added."""
         y = stream_out(output)
-        if graphs is None or y is None or (residual is None and self.place.residual is not None):
+        if call is None or call.graphs is None or y is None or (call.residual is None and self.place.residual is not None):
             raise RuntimeError(self._nothing_heard())
-        h = y if residual is None else residual.reshape(y.shape) + y
-        for name in running:
-            settings = self.settings[name]
-            message = self.sparsegin_scale[name] * self._message(name, settings, h, graphs[settings.key], cache)
-            y = y + message.to(y.dtype).reshape(y.shape)
+        h = y if call.residual is None else call.residual.reshape(y.shape) + y
+        for (name, rows), graph in zip(call.running, call.graphs, strict=True):
+            message = self.sparsegin_scale[name] * self._message(name, h, graph, call.cache, rows)
+            message = message.to(y.dtype)
+            if rows is not None:
+                tokens = y.reshape(-1, graph.num_receivers, y.shape[-1])  # some layers fold sequences into one axis
+                message = torch.zeros_like(tokens).index_copy(0, rows, message)
+            y = y + message.reshape(y.shape)
         return (y, *output[1:]) if isinstance(output, tuple) else y
 
-    def _message(self, name: str, settings: Settings, h: Tensor, graph: AttentionGraph, cache: Any) -> Tensor:
-        gnn = self.sparsegin_gnn[name]
-        if h.ndim == 3 and h.shape[:2] != (graph.batch_shape[0], graph.num_receivers):
+    def _message(self, name: str, h: Tensor, graph: AttentionGraph, cache: Any, rows: Tensor | None) -> Tensor:
+        """What the adapter says to the tokens of its rows, ``[rows, N, hidden]``."""
+        gnn, number = self.sparsegin_gnn[name], self.settings[name].number
+        length = graph.num_receivers
+        batch = graph.batch_shape[0] if rows is None else len(h)
+        if h.ndim == 3 and h.shape[:2] != (batch, length):
             raise RuntimeError(
-                f"the attention of {self.place.attention} was over {graph.batch_shape[0]} sequences of {graph.num_receivers} tokens, and "
+                f"the attention of {self.place.attention} was over {graph.batch_shape[0]} sequences of {length} tokens, and "
                 f"the layer's stream is {list(h.shape)}: a Sparse-GIN adapter needs the same tokens in both"
             )
-        # Of the adapter's precision, float32 beside a model in half precision; some layers fold sequences into one axis.
-        h = h.to(self.sparsegin_scale[name].dtype).reshape(graph.batch_shape[0], graph.num_receivers, -1)
+        # Of the adapter's precision, float32 beside a model in half precision.
+        h = h.to(self.sparsegin_scale[name].dtype).reshape(-1, length, h.shape[-1])
+        batch = len(h)
+        h = h if rows is None else h[rows]
         if cache is None:
             return gnn(h, graph)
         layer = memory.remembering(cache, int(self.place.caller.layer_idx))  # type: ignore[arg-type]
-        past = memory.recall(layer, settings.number, name, h, graph.num_senders - graph.num_receivers)
+        past = memory.recall(layer, number, name, h, graph.num_senders - length, rows)
         out, sent = gnn(h, graph, past)
-        layer.store(settings.number, sent)
+        layer.store(number, sent, rows, batch)
         return out
 
     def _nothing_heard(self) -> str:

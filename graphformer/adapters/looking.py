@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -37,12 +38,15 @@ def scales(model: nn.Module, adapter_name: str = "default") -> dict[str, float]:
 
 
 class _Counter:
-    """Hears what one adapter's layer hears, and counts the edges."""
+    """Hears what one adapter's layer hears in the thread that made it, and counts the edges."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.edges, self.tokens = settings, 0, 0
+        self.thread = threading.get_ident()
 
     def hear(self, attention: Attention) -> None:
+        if threading.get_ident() != self.thread:
+            return
         graph = self.settings.graph(attention)
         self.edges += graph.num_edges
         self.tokens += attention.query.shape[0] * attention.query.shape[2]

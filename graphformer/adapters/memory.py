@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
@@ -21,13 +22,18 @@ class Memory:
     Attributes:
         parts: for each depth ``[B, ..., N, hidden_dim]``, the last ``N`` tokens.
         seen: how many tokens there were in all.
+        rows: bool ``[B]``, which rows the adapter was for; None for all.
     """
 
     parts: list[Tensor]
     seen: int
+    rows: Tensor | None = None
 
-    def apply(self, change: Callable[[Tensor], Tensor]) -> None:
+    def apply(self, change: Callable[[Tensor], Tensor], rows: bool = False) -> None:
+        """Change what is kept; ``rows``: also which rows it is for."""
         self.parts = [change(part) for part in self.parts]
+        if rows and self.rows is not None:
+            self.rows = change(self.rows)
 
 
 class _Remembers:
@@ -37,9 +43,9 @@ class _Remembers:
     memories: dict[int, Memory]
     keys: Tensor | None
 
-    def _all(self, change: Callable[[Tensor], Tensor]) -> None:
+    def _all(self, change: Callable[[Tensor], Tensor], rows: bool = False) -> None:
         for memory in self.memories.values():
-            memory.apply(change)
+            memory.apply(change, rows)
 
     def reset(self) -> None:
         super().reset()  # type: ignore[misc]
@@ -47,15 +53,15 @@ class _Remembers:
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)  # type: ignore[misc]
-        self._all(lambda part: part.index_select(0, beam_idx.to(part.device)))
+        self._all(lambda part: part.index_select(0, beam_idx.to(part.device)), rows=True)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        self._all(lambda part: part.repeat_interleave(repeats, dim=0))
+        self._all(lambda part: part.repeat_interleave(repeats, dim=0), rows=True)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)  # type: ignore[misc]
-        self._all(lambda part: part[indices, ...])
+        self._all(lambda part: part[indices.to(part.device)], rows=True)
 
     def crop(self, *args: Any, **kwargs: Any) -> None:
         before = self.get_seq_length()  # type: ignore[attr-defined]
@@ -77,10 +83,15 @@ class _Remembers:
         kept = 0 if self.keys is None else self.keys.shape[-2]
         return part[..., max(part.shape[-2] - kept, 0) :, :]
 
-    def store(self, adapter: int, parts: list[Tensor]) -> None:
-        """The features of all tokens that the last call saw, cut to what the keys are cut to."""
+    def store(self, adapter: int, parts: list[Tensor], rows: Tensor | None, batch: int) -> None:
+        """The features of all tokens that the last call saw, cut to what the keys are cut to; ``rows`` (int64): those of ``batch`` rows."""
         seen = self.get_seq_length()  # type: ignore[attr-defined]
-        self.memories[adapter] = Memory([self._as_long_as_keys(part) for part in parts], seen)
+        parts = [self._as_long_as_keys(part) for part in parts]
+        known = None
+        if rows is not None:
+            parts = [part.new_zeros(batch, *part.shape[1:]).index_copy(0, rows, part) for part in parts]
+            known = torch.zeros(batch, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
+        self.memories[adapter] = Memory(parts, seen, known)
 
 
 class RememberingLayer(_Remembers, DynamicLayer):
@@ -125,8 +136,11 @@ def remembering(cache: Cache, index: int) -> _Remembers:
     return again
 
 
-def recall(layer: _Remembers, adapter: int, name: str, new: Tensor, past: int) -> list[Tensor]:
+def recall(layer: _Remembers, adapter: int, name: str, new: Tensor, past: int, rows: Tensor | None = None) -> list[Tensor]:
     """What the adapter sent for the ``past`` tokens before the new ones ``[B, Nq, hidden]``; nothing at the start.
+
+    Args:
+        rows: int64 ``[B]``, the rows of the whole batch that the new tokens are of; None for all.
 
     Raises:
         RuntimeError: the tokens in the cache are not those that this adapter saw.
@@ -141,4 +155,10 @@ def recall(layer: _Remembers, adapter: int, name: str, new: Tensor, past: int) -
             f"the cache holds {gone_by} tokens and adapter {name!r} saw {knows}: the active adapter was changed, or disabled, "
             "after the cache was filled. Start with a new cache"
         )
-    return [part[..., part.shape[-2] - past :, :].to(new.device) for part in memory.parts]  # from an offloaded cache
+    if memory.rows is not None and not bool((memory.rows if rows is None else memory.rows[rows]).all()):
+        raise RuntimeError(
+            f"adapter {name!r} did not see the cached tokens of some rows that it is now for: adapter_names was changed after the cache "
+            "was filled. Start with a new cache"
+        )
+    parts = memory.parts if rows is None else [part[rows.to(part.device)] for part in memory.parts]
+    return [part[..., part.shape[-2] - past :, :].to(new.device) for part in parts]  # from an offloaded cache

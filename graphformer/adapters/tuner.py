@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft import PeftConfig
@@ -12,10 +15,14 @@ from peft.utils import _get_submodules
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
-from graphformer.adapters import anatomy, capture
+from graphformer.adapters import anatomy, calls, capture
 from graphformer.adapters.anatomy import Layer, Place
+from graphformer.adapters.calls import BASE
 from graphformer.adapters.config import SparseGINConfig
-from graphformer.adapters.layer import NAME, NO_MERGE, Edgeless, SparseGINLayer
+from graphformer.adapters.edgeless import Edgeless
+from graphformer.adapters.layer import NAME, NO_MERGE, SparseGINLayer
+
+_lock = threading.Lock()
 
 
 class SparseGINModel(BaseTuner):
@@ -78,6 +85,45 @@ class SparseGINModel(BaseTuner):
     def inject_adapter(self, *args: Any, **kwargs: Any) -> None:
         kwargs.pop("state_dict", None)  # the config says which modules, and the weights' names are those of its parts
         super().inject_adapter(*args, **kwargs)
+        self._hand_names_to_wrappers()
+
+    # ------------------------------------------------------------------ an adapter for each row
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT's name for what it does with ``adapter_names``, an adapter for each row of the batch (``"__base__"`` for none).
+
+        Raises:
+            ValueError: a name that is none of an adapter; a model in training mode; ``alora_offsets``, which are of another method.
+            TypeError: not a list of names.
+        """
+        if kwargs.get("alora_offsets") is not None:
+            raise ValueError("alora_offsets belongs to aLoRA, and Sparse-GIN has no use for it: leave it out")
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"adapter_names must be a list of names, one for each row of the batch, got {names!r}")
+        if self.training:
+            raise ValueError("adapter_names is for inference and the model is in training mode: call eval() first")
+        if unknown := sorted({*names} - {BASE, *self.peft_config}):
+            known = ", ".join(map(repr, (*self.peft_config, BASE)))
+            raise ValueError(f"adapter_names holds {', '.join(map(repr, unknown))}, which is no adapter of this model; it has {known}")
+        self._hand_names_to_wrappers()
+        with calls.by_row(names):
+            yield
+
+    def _hand_names_to_wrappers(self) -> None:
+        """Let the wrappers of ``modules_to_save`` see ``adapter_names``, once each: hooks for one call would be seen by other threads."""
+        with _lock:
+            for module in self.model.modules():
+                if isinstance(module, AuxiliaryTrainingWrapper) and calls.hand_names_on not in module._forward_pre_hooks.values():
+                    module.register_forward_pre_hook(calls.hand_names_on, with_kwargs=True)
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        return calls.repeating(found) if name == "generate" else found
 
     def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> Any:  # type: ignore[override]
         if key not in self.sparsegin_places:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +48,12 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanations:
         ValueError: no attention layer of this library was called.
     """
     names: dict[nn.Module | None, str] = {layer: name for name, layer in module.named_modules()}
+    here = threading.get_ident()
     with witnessed() as plans:
 
         def called(layer: nn.Module, *_: Any) -> None:
+            if threading.get_ident() != here:  # a call of another thread, which made none of these plans
+                return
             for one in plans:
                 if one.layer is None:  # attend does not know who called it; the layers on given edges tell themselves
                     one.layer = layer

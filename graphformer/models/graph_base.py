@@ -121,7 +121,7 @@ class GraphNetwork(nn.Module):
         structure = read_structure(data)
         if not torch.compiler.is_compiling():
             tell_unread(data, self.reads(), self.told, type(self).__name__)
-        nodes, dtype = structure.num_nodes, next(self.parameters()).dtype
+        nodes, dtype = structure.num_nodes, self._dtype()
         h = self.node_features(data.x, nodes, dtype)
         for one, linear in zip(self.node_encodings, self.encoding_maps, strict=True):
             h = h + linear(encode_nodes(structure, one, self.training).to(dtype))
@@ -131,6 +131,10 @@ class GraphNetwork(nn.Module):
         if self.edge_features is not None:
             features = self.edge_features(data.edge_attr, len(structure.senders), dtype)
         return Level(structure, h, features)
+
+    def _dtype(self) -> torch.dtype:
+        """That of the weights; replicas of DataParallel have no ``parameters()``."""
+        return next(iter(self.heads.values())).layers[0].weight.dtype  # type: ignore[union-attr,index,return-value]
 
     def answer(self, levels: list[Level], data: Any, mask: Mask = None) -> GraphTransformerOutput:
         """Predictions from the levels, finest first, and the loss where the data hold labels: of those that count."""
@@ -212,4 +216,4 @@ class GraphNetwork(nn.Module):
         if u.numel() != num_graphs * self.global_dim:
             raise ValueError(f"data.u must be [{num_graphs}, {self.global_dim}] (graphs, global_dim), got shape {list(u.shape)}")
         refuse_nan("data.u", u)
-        return u.reshape(num_graphs, self.global_dim).to(next(self.parameters()).dtype)
+        return u.reshape(num_graphs, self.global_dim).to(self._dtype())

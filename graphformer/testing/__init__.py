@@ -17,6 +17,7 @@ called, and where a call needs more than the inputs (a mask under another name, 
 8. a fresh adapter is the identity: :func:`check_identity`
 9. every parameter gets a finite gradient: :func:`check_gradients`
 10. no input makes a NaN: :func:`check_finite`, with :func:`hostile_inputs` and :func:`hostile_graphs`
+13. threads that call a layer at once get the answers that one thread gets: :func:`check_threads`
 
 A check runs a layer in the mode it is in: call ``.eval()`` first where it has dropout. Only torch is needed.
 """
@@ -37,6 +38,7 @@ from graphformer.testing.graphs import (
     random_graph,
 )
 from graphformer.testing.masking import check_batch_independence, check_packing, check_padding
+from graphformer.testing.threads import check_threads
 
 __all__ = [
     "LAWS",
@@ -58,6 +60,7 @@ __all__ = [
     "check_packing",
     "check_padding",
     "check_prefix",
+    "check_threads",
     "from_pyg",
     "hidden_states",
     "hostile_graphs",

@@ -19,6 +19,7 @@ LAWS: dict[int, str] = {
     8: "identity: a fresh adapter changes nothing",
     9: "gradients: every parameter gets a finite gradient",
     10: "finite: no row, graph or mask makes a NaN",
+    13: "threads: calls of several threads at once are answered as if each were alone",
 }
 """The laws by number. ``LawViolation.law`` is one of these numbers."""
 
