@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import logging
 import math
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from transformers.cache_utils import DynamicCache, StaticCache
 import graphformer as gf
 from graphformer.attention import blocks
 from graphformer.models import GraphformerModelOutput
+from graphformer.models.language import CACHE
 from graphformer.nn import GINAttention, PNAAttention, SumAttention
 from graphformer.testing import (
     check_agreement,
@@ -233,6 +236,37 @@ def test_decoding_returns_graphs_with_one_receiver() -> None:
     assert (graph.num_receivers, graph.num_senders) == (1, 11)
     whole = model(IDS, output_graphs=True).graphs[1].to_dense()
     torch.testing.assert_close(graph.to_dense(), whole[:, :, -1:], atol=1e-5, rtol=1e-5)
+
+
+def test_the_cache_has_two_names() -> None:
+    """transformers 5.24 renamed `past_key_values` to `cache`, and generate passes the name that it knows."""
+    model = make("mixed threshold").double()
+    want = model(IDS, use_cache=False).logits[:, 6:]
+    for name in ("cache", "past_key_values"):
+        cache = DynamicCache(config=model.config)
+        model(IDS[:, :6], **{name: cache})
+        assert cache.get_seq_length() == 6
+        torch.testing.assert_close(model(IDS[:, 6:], **{name: cache}).logits, want)
+    out = model(IDS, use_cache=True)
+    assert out[CACHE].get_seq_length() == out.past_key_values.get_seq_length() == 11
+    assert "cache" in model.config.keys_to_ignore_at_inference and "past_key_values" in model.config.keys_to_ignore_at_inference
+    with pytest.raises(ValueError, match="give exactly one of cache and past_key_values: they are two names of one argument"):
+        model(IDS[:, :1], cache=cache, past_key_values=cache)
+
+
+def test_nothing_deprecated_is_used(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of transformers' deprecations are warnings, and some are told to its logger, once."""
+    logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "propagate", True)
+    logging.Logger.warning_once.cache_clear()  # type: ignore[attr-defined]
+    model = make("gin threshold").double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        warnings.simplefilter("error", DeprecationWarning)
+        model(IDS, labels=IDS, use_cache=True)
+        model.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=3, do_sample=False, pad_token_id=0)
+        check_cache(model, IDS)
+    assert [record.message for record in caplog.records if "deprecated" in record.message] == []
 
 
 def test_output_hidden_states() -> None:

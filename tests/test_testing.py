@@ -328,7 +328,7 @@ def test_cache_rejects_a_model_that_drops_its_past(llama: nn.Module) -> None:
 
 
 def test_cache_says_what_is_wrong_with_its_input() -> None:
-    with pytest.raises(TypeError, match="no past_key_values: it has no cache to check"):
+    with pytest.raises(TypeError, match="returned neither cache nor past_key_values"):
         check_cache(ToyLM("no cache"), IDS)
     with pytest.raises(TypeError, match="must return logits, got Tensor"):
         check_cache(lambda input_ids, use_cache: input_ids.float(), IDS)

@@ -52,7 +52,7 @@ class GraphformerConfig(PreTrainedConfig):
     """
 
     model_type = "graphformer"
-    keys_to_ignore_at_inference = ["past_key_values", "graphs"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "graphs"]
 
     vocab_size: int = 32000
     hidden_size: int = 512

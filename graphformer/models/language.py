@@ -26,6 +26,16 @@ from graphformer.models.configuration import GraphformerConfig
 from graphformer.nn import GatedMLP, GINAttention, GINOperator, GraphAttention, HeadMLP, PNAAttention, PNAOperator, SumAttention
 from graphformer.nn.scoring import DifferentialScoring
 
+# What the installed transformers calls the cache: its output classes know, `cache` since 5.24.
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
+def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
+    """The cache, by whichever of its two names it was given."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError("give exactly one of cache and past_key_values: they are two names of one argument")
+    return past_key_values if cache is None else cache
+
 
 @dataclass
 class GraphformerModelOutput(BaseModelOutputWithPast):
@@ -110,13 +120,14 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
         candidates: Rule | None = None,
         past_key_values: Cache | None = None,
         output_graphs: bool = False,
+        cache: Cache | None = None,
     ) -> Tensor:
         attended = self.self_attn(
             self.input_layernorm(hidden_states),
             attention_mask,
             position_embeddings=position_embeddings,
             candidates=candidates,
-            past_key_values=past_key_values,
+            past_key_values=one_cache(cache, past_key_values),
             output_graph=output_graphs,
         )
         if output_graphs:
@@ -132,7 +143,7 @@ class GraphformerPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GraphformerDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     # The layers call scaled_dot_product_attention themselves where no edges are needed; there is no other implementation to switch to.
     _supports_sdpa = True
     _can_record_outputs = {
@@ -187,6 +198,7 @@ class GraphformerModel(GraphformerPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         output_graphs: bool = False,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> GraphformerModelOutput:
         """
@@ -195,15 +207,16 @@ class GraphformerModel(GraphformerPreTrainedModel):
             attention_mask: 1 for real tokens, ``[B, N]`` with cached tokens counted, or allowed pairs ``[B, 1, N, Nk]``.
             position_ids: ``[B, N]``. Without a mask and cached tokens, a position that does not follow its predecessor starts a new text:
                 packed texts do not see each other.
-            past_key_values: a transformers cache.
+            cache: a transformers cache. ``past_key_values`` is its older name.
             output_graphs: return every layer's :class:`~graphformer.AttentionGraph`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        length, past = hidden_states.shape[1], 0 if past_key_values is None else past_key_values.get_seq_length()
+        cache = one_cache(cache, past_key_values)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        length, past = hidden_states.shape[1], 0 if cache is None else cache.get_seq_length()
         candidates: Rule | None = None
         if position_ids is None:
             position_ids = torch.arange(past, past + length, device=hidden_states.device).unsqueeze(0)
@@ -222,10 +235,10 @@ class GraphformerModel(GraphformerPreTrainedModel):
                 attention_mask=attention_mask,
                 position_embeddings=position_embeddings,
                 candidates=candidates,
-                past_key_values=past_key_values,
                 output_graphs=output_graphs,
+                **{CACHE: cache},  # by the name that activation checkpointing takes away
             )
-        return GraphformerModelOutput(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return GraphformerModelOutput(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens
@@ -277,6 +290,7 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_graphs: bool = False,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> GraphformerCausalLMOutput:
         """As :meth:`GraphformerModel.forward`; ``labels`` ``[B, N]`` (-100 is ignored) give the mean next-token loss in nats."""
@@ -284,7 +298,7 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=one_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_graphs=output_graphs,
@@ -298,8 +312,8 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
         return GraphformerCausalLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             graphs=outputs.graphs,
+            **{CACHE: outputs.get(CACHE)},
         )

@@ -26,9 +26,10 @@ def check_cache(
     """Law 4: a prefill, then a few tokens at a time from the cache, gives the logits of one full forward.
 
     The model is called the transformers way:
-    ``model(input_ids=, attention_mask=, position_ids=, past_key_values=, use_cache=)``, returning ``logits``
-    ``[B, n, V]`` and ``past_key_values``. ``attention_mask`` covers cached and new tokens; it is not passed where
-    nothing is padded. ``position_ids`` count real tokens and are passed where the model's ``forward`` names them.
+    ``model(input_ids=, attention_mask=, position_ids=, cache=, use_cache=)``, returning ``logits`` ``[B, n, V]`` and
+    ``cache``; both by its older name ``past_key_values`` where the model has that one. ``attention_mask`` covers
+    cached and new tokens; it is not passed where nothing is padded. ``position_ids`` count real tokens and are passed
+    where the model's ``forward`` names them.
 
     Args:
         model: a causal language model.
@@ -41,7 +42,7 @@ def check_cache(
 
     Raises:
         LawViolation: cached and full logits differ at a real token.
-        TypeError: the model returns no ``logits`` or no ``past_key_values``.
+        TypeError: the model returns no ``logits`` or no cache.
     """
     if input_ids.ndim != 2 or input_ids.shape[1] < 2:
         raise ValueError(f"input_ids must be [B, N] with N >= 2, got shape {tuple(input_ids.shape)}")
@@ -81,13 +82,13 @@ def _check_one_mask(
         if "position_ids" in names:
             inputs["position_ids"] = positions_of(keep)[:, start:stop]
         if cache is not None:
-            inputs["past_key_values"] = cache
+            inputs["cache" if "cache" in names else "past_key_values"] = cache
         with torch.no_grad():
             output = model(**inputs)
         if getattr(output, "logits", None) is None:
             raise TypeError(f"the model must return logits, got {type(output).__name__}")
-        if use_cache and getattr(output, "past_key_values", None) is None:
-            raise TypeError("the model was called with use_cache=True and returned no past_key_values: it has no cache to check")
+        if use_cache and _cache(output) is None:
+            raise TypeError("the model was called with use_cache=True and returned neither cache nor past_key_values")
         return output
 
     full = call(0, length, None, use_cache=False).logits.clone()
@@ -99,7 +100,7 @@ def _check_one_mask(
             start, stop, cache, calls = 0, first, None, 0
             while start < length:
                 output = call(start, stop, cache, use_cache=True)
-                cache = output.past_key_values
+                cache = _cache(output)
                 if output.logits.shape[:2] != (input_ids.shape[0], stop - start):
                     shape = tuple(output.logits.shape)
                     raise violation(4, f"{stop - start} tokens on a cache of {start} gave logits of shape {shape}")
@@ -114,3 +115,8 @@ def _check_one_mask(
 
                 require_equal(4, got, want, text, atol=atol, rtol=rtol)
                 start, stop, calls = stop, min(stop + chunk, length), calls + 1
+
+
+def _cache(output: Any) -> Any:
+    """By its name since transformers 5.24, or by the one before."""
+    return output.cache if hasattr(output, "cache") else getattr(output, "past_key_values", None)
