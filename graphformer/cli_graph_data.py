@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from graphformer.datasets import GraphDataset, Microstructures, PolycrystalDataset, PolymerGraphs, ProteinStructures
 from graphformer.datasets.images import SUFFIXES, image_files
-from graphformer.datasets.polymer import read_rows
 from graphformer.datasets.protein import STATES
 from graphformer.datasets.protein_structures import STRUCTURE_SUFFIXES
+from graphformer.datasets.tables import read_rows
 
 _KNOWN = "give polycrystal, a folder of label images, a CSV file of polymers, or a folder of PDB and mmCIF files."
+_TABLES = (".csv", ".tsv")
 _OWN = {
     "polycrystals": ("graphs", "grains", "dim", "resolution", "law", "contrast"),
     "label images": ("targets", "tables", "kind", "periodic", "relative"),
@@ -39,8 +40,8 @@ def kind_of(dataset: str) -> str:
     path, structures = Path(dataset), tuple(STRUCTURE_SUFFIXES)
     if dataset == "polycrystal":
         return "polycrystals"
-    if path.is_file() and path.suffix.lower() in (".csv", *structures):
-        return "polymers" if path.suffix.lower() == ".csv" else "proteins"
+    if path.is_file() and path.suffix.lower() in (*_TABLES, *structures):
+        return "polymers" if path.suffix.lower() in _TABLES else "proteins"
     if not path.exists():
         raise ValueError(f"--dataset: there is no folder or file {dataset!r}; {_KNOWN}")
     images = path.is_dir() and bool(image_files(path)[0])
@@ -84,6 +85,10 @@ def polymers(file: str, cache: Path | None, text: str, targets: str | None, log:
     for name in columns:
         if name not in header:
             raise ValueError(f"--target-columns: {file} has no column {name!r}; its columns: {', '.join(header)}.")
+        if columns.count(name) > 1:
+            raise ValueError(f"--target-columns: {name!r} is there twice; name each column once.")
+    if text in columns:
+        raise ValueError(f"--target-columns: {text!r} is the column of polymers; name what is learned.")
     made = PolymerGraphs(cache, file=file, text=text, targets=columns, log=log)
     return Opened(made, _graph_target(made.target_names), "NEW.csv")
 

@@ -168,8 +168,7 @@ def predict(
         _say(text.getvalue().rstrip("\n"))
     else:
         output.write_text(text.getvalue(), encoding="utf-8")
-        empty = sum("" in row[-1:] for row in table.rows)
-        _say(f"{len(table.rows) - empty} predictions in {output}")
+        _say(f"{len(table.rows) - table.without} predictions in {output}")
 
 
 def _say(text: str, err: bool = False) -> None:

@@ -52,11 +52,12 @@ def test_polymers_from_a_table_to_predictions_row_by_row(call, refused, table, t
     new = tmp_path / "new.csv"
     new.write_text("name,psmiles\nfirst,*CC(*)C\nsecond,*CC(\nthird,CCO\nfourth,*CO*\nfifth\n")
     code, out, err = call("predict", tmp_path / "run", new)
-    assert code == 0 and rows_of(out)[0] == ["file", "row", "psmiles", "gap"]
+    assert code == 0 and rows_of(out)[0] == ["file", "row", "psmiles", "gap", "name"]
     rows = rows_of(out)[1:]
     texts = ["*CC(*)C", "*CC(", "CCO", "*CO*", ""]
     assert [row[:3] for row in rows] == [["new.csv", str(number), text] for number, text in enumerate(texts, start=1)]
     assert [bool(row[3]) for row in rows] == [True, False, False, True, False]
+    assert [row[4] for row in rows] == ["first", "second", "third", "fourth", "fifth"]
     assert err.splitlines()[0] == f"warning: no prediction for {new}, row 2: '*CC(' is no SMILES: it does not parse"
     assert "row 3: 'CCO'" in err and "row 5: ''" in err and err.count("\n") == 3
     model = load_graph_model(tmp_path / "run")
@@ -106,7 +107,7 @@ def test_train_graphs_refuses_what_does_not_fit_a_table(call, refused, table, tm
 
 def test_copolymers_tell_how_they_are_read():
     made = CopolymerGraphs.__new__(CopolymerGraphs)  # the data set itself is large
-    assert featuriser_of(made)["options"] == {"text": "poly_chemprop_input"} and featuriser_of(made)["target_names"] == ["EA", "IP"]
+    assert featuriser_of(made)["options"] == {"text": "poly_chemprop_input", "features": "full"} and featuriser_of(made)["target_names"] == ["EA", "IP"]
 
 
 # --- proteins

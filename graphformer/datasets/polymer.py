@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +12,9 @@ from torch_geometric.data import Data
 
 from graphformer.datasets.cache import GraphDataset
 from graphformer.datasets.download import RawFile, sha256
-from graphformer.datasets.smiles import EDGE_NAMES, NODE_NAMES, polymer_graph
+from graphformer.datasets.smiles import graph_and_left_out
+from graphformer.datasets.smiles_features import EDGE_NAMES, NODE_NAMES, edge_names, node_names
+from graphformer.datasets.tables import Row, numbers, read_rows, some
 from graphformer.errors import require, require_known
 
 _DFT = "https://media.githubusercontent.com/media/ChangwenXu98/TransPolymer/8399d4816ce772b64deba34f4455d91d9a764b2a/data/"
@@ -66,10 +67,13 @@ class PolymerGraphs(GraphDataset):
     Args:
         root: folder of the cache and of downloads; None keeps the graphs in memory alone.
         property: which published set; not read where ``file`` is given.
-        file: a CSV file of one's own, with a header. Its texts are pSMILES or copolymers, also mixed. What cannot be read is left out,
-            named with its row in ``skipped``, and counted in a warning.
+        file: a CSV file of one's own, with a header, see :func:`~graphformer.datasets.tables.read_rows`. Its texts are pSMILES or
+            copolymers, also mixed. What cannot be read is left out, named with its row in ``skipped``, and counted in a warning.
         text: the column of ``file`` that holds the texts.
-        targets: the columns that become ``y``; an empty field is a missing label (NaN). () where there are none.
+        targets: the columns that become ``y``. A missing label is NaN: an empty field, one of those that stand for it ("N/A", "-", ...),
+            and one that holds no finite number, which is told in a warning with its row; the other labels of the row are kept. () where
+            there are none.
+        features: ``"full"``, or ``"basic"`` for models that were trained before there were columns of stereo, see :func:`polymer_graph`.
         raw: folder of the published file. See :class:`~graphformer.datasets.cache.GraphDataset` for where it is sought.
         transform, pre_transform, pre_filter, log, force_reload: as in PyG.
 
@@ -81,11 +85,9 @@ class PolymerGraphs(GraphDataset):
     Source: Kuenneth et al., Patterns 2 (2021) 100238; files as in Xu et al., TransPolymer, npj Comput. Mater. 9 (2023) 64 (MIT).
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     raw_files: ClassVar[tuple[RawFile, ...]] = tuple(RawFile(f"{name}.csv", sha, f"{_DFT}{name}.csv") for name, sha in _PROPERTIES.items())
     data_folder: ClassVar[str] = "polymer-dft"
-    node_names: tuple[str, ...] = NODE_NAMES
-    edge_names: tuple[str, ...] = EDGE_NAMES
 
     def __init__(
         self,
@@ -95,6 +97,7 @@ class PolymerGraphs(GraphDataset):
         file: str | Path | None = None,
         text: str = "smiles",
         targets: Sequence[str] = ("value",),
+        features: str = "full",
         raw: str | Path | None = None,
         transform: Callable | None = None,
         pre_transform: Callable | None = None,
@@ -107,19 +110,21 @@ class PolymerGraphs(GraphDataset):
             text, targets = "smiles", ("value",)
         elif not Path(file).is_file():
             raise ValueError(f"file: {str(file)!r} is no file.")
-        self.property, self.file, self.text_column = property, file, text
-        self.columns = tuple([targets] if isinstance(targets, str) else targets)
+        self.property, self.file, self.text_column, self.features = property, file, text.strip(), features
+        self.columns = tuple(name.strip() for name in ([targets] if isinstance(targets, str) else targets))
         self.target_names = self.columns if file is not None else (property,)
-        settings: dict[str, Any] = {"property": property}
+        self.node_names, self.edge_names = node_names(features), edge_names(features)
+        settings: dict[str, Any] = {"property": property, "features": features}
         if file is not None:
-            settings = {"file": sha256(file), "text": text, "targets": self.columns}
+            settings = {"file": sha256(file), "text": self.text_column, "targets": self.columns, "features": features}
+            _check_labels(Path(file), self.text_column, self.columns)
         hooks: dict[str, Any] = {"transform": transform, "pre_transform": pre_transform, "pre_filter": pre_filter}
         super().__init__(root, settings, raw=raw, log=log, force_reload=force_reload, **hooks)
 
     def build(self) -> Iterator[Data]:
         """A graph a row."""
         path = Path(self.file) if self.file is not None else self.raw_path(f"{self.property}.csv")
-        yield from _read(self, path, self.text_column, self.columns)
+        yield from _read(self, path, self.text_column, self.columns, self.features)
 
 
 class CopolymerGraphs(GraphDataset):
@@ -144,7 +149,7 @@ class CopolymerGraphs(GraphDataset):
     Source: Aldeghi and Coley, Chem. Sci. 13 (2022) 10486; data MIT.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     raw_files: ClassVar[tuple[RawFile, ...]] = tuple(
         RawFile(f"input_test_{i}.csv", sha, f"{_VIPEA}input_test_{i}.csv") for i, sha in enumerate(_FOLDS)
     )
@@ -200,44 +205,40 @@ class CopolymerGraphs(GraphDataset):
         return train, valid, test
 
 
-def _read(dataset: GraphDataset, path: Path, text: str, targets: Sequence[str]) -> Iterator[Data]:
+def _read(dataset: GraphDataset, path: Path, text: str, targets: Sequence[str], features: str = "full") -> Iterator[Data]:
     """A graph for each row that can be read; the others are noted."""
     require("rdkit", extra="polymer", why=type(dataset).__name__)
-    rows = read_rows(path, (text, *targets))[1]
-    for number, row in enumerate(dataset.progress(rows, len(rows)), start=1):
+    rows = read_rows(path, (text, *targets)).rows
+    left_out: list[str] = []
+    for row in dataset.progress(rows, len(rows)):
         try:
-            values = [_number(name, row[name]) for name in targets]
-            data = polymer_graph(row[text] or "")
+            if row.problem:
+                raise ValueError(row.problem)
+            data, more = graph_and_left_out(row.cells[text] or "", features)
         except ValueError as error:
-            dataset.skip(f"row {number}: {error}")
+            dataset.skip(f"{row.place}: {error}")
             continue
-        data.row = number
+        if more:
+            left_out.append(f"{row.place}: {' and '.join(more)}")
+        data.row = row.number
         if targets:
-            data.y = torch.tensor([values], dtype=torch.float32)
+            data.y = torch.tensor([numbers(row, targets)[0]], dtype=torch.float32)
         yield data
+    if left_out:
+        told = f"{path}: the basic features, which the model was trained on, do not tell all of {len(left_out)} rows"
+        warnings.warn(f"{told} ({some(left_out)})", stacklevel=2)
 
 
-def read_rows(path: str | Path, columns: Sequence[str] = ()) -> tuple[list[str], list[dict[str, str | None]]]:
-    """The header of a CSV file, and its rows by column. None: a field that a short row lacks.
-
-    Raises:
-        ValueError: a file that is no CSV in UTF-8, or that lacks one of these columns.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = list(reader.fieldnames or [])
-            if missing := [name for name in columns if name not in header]:
-                raise ValueError(f"{path} has no column {missing[0]!r}; its columns: {', '.join(header) or 'none'}.")
-            return header, list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as a table ({error}); give a CSV file in UTF-8, with a header.") from None
+def _check_labels(path: Path, text: str, targets: tuple[str, ...]) -> None:
+    """Tell what no number can be made of, before any graph is."""
+    if text in targets or len(set(targets)) < len(targets):
+        twice = text if text in targets else next(name for name in targets if targets.count(name) > 1)
+        raise ValueError(f"targets: the column {twice!r} is named twice in text and targets; a column is read once.")
+    problems = [one for row in read_rows(path, (text, *targets)).rows if not row.problem for one in _problems(row, targets)]
+    if problems:
+        warnings.warn(f"{path}: {len(problems)} labels are taken as missing ({some(problems, 3)})", stacklevel=4)
 
 
-def _number(name: str, field: str | None) -> float:
-    if field is None or not field.strip():
-        return math.nan
-    try:
-        return float(field)
-    except ValueError:
-        raise ValueError(f"{name}: {field!r} is no number") from None
+def _problems(row: Row, targets: tuple[str, ...]) -> list[str]:
+    short = [f"{row.place}, column {name!r}: the row ends before it" for name in targets if row.cells[name] is None]
+    return short + numbers(row, targets)[1]

@@ -9,9 +9,8 @@ from typing import Any
 
 from graphformer.datasets import CopolymerGraphs, GraphDataset, Microstructures, PolycrystalDataset, PolymerGraphs, ProteinStructures
 from graphformer.datasets.images import SUFFIXES, image_files
-from graphformer.datasets.polymer import read_rows
 from graphformer.datasets.protein import STATES
-from graphformer.datasets.tables import some
+from graphformer.datasets.tables import read_rows, some
 
 
 def featuriser_of(dataset: Any) -> dict[str, Any]:
@@ -31,7 +30,7 @@ def featuriser_of(dataset: Any) -> dict[str, Any]:
         options["spacing"] = float(spacing) if isinstance(spacing, int | float) else [float(s) for s in spacing]
         options["ignore"] = [int(label) for label in dataset.options["ignore"]]
     elif isinstance(dataset, PolymerGraphs | CopolymerGraphs):
-        reader, options = "polymer", {"text": dataset.text_column}
+        reader, options = "polymer", {"text": dataset.text_column, "features": getattr(dataset, "features", "full")}
     elif isinstance(dataset, ProteinStructures):
         reader, options = "protein", {"cutoff": float(dataset.cutoff), "features": list(dataset.features), "models": dataset.models}
         classes = list(STATES) if dataset.target == "secondary" else []
@@ -74,13 +73,17 @@ def graphs_of_files(
             warnings.simplefilter("always")
             try:
                 if reader == "polymer":
-                    dataset = _polymers(files, text or options["text"])
+                    # A model that does not tell its features was trained before there was a choice.
+                    dataset = _polymers(files, text or options["text"], options.get("features", "basic"))
                 else:
                     dataset = ProteinStructures(None, list(files), target=None, log=False, **options)
             except ValueError as error:
                 if not warned:
                     raise
                 raise ValueError(f"{files[0]}: nothing can be read ({'; '.join(str(one.message) for one in warned)})") from error
+        for one in warned:
+            if not str(one.message).startswith(f"{type(dataset).__name__}: {len(dataset.skipped)} left out"):
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     wanted, found = list(featuriser["node_names"]), list(getattr(dataset, "node_names", ()))
     if wanted != found:
         lacking, strange = [n for n in wanted if n not in found], [n for n in found if n not in wanted]
@@ -111,7 +114,7 @@ def _images(featuriser: dict[str, Any], options: dict[str, Any], files: Sequence
     return Microstructures(found, tables=tables, log=False, **options)
 
 
-def _polymers(files: Sequence[str | Path], column: str) -> PolymerGraphs:
+def _polymers(files: Sequence[str | Path], column: str, features: str) -> PolymerGraphs:
     if len(files) != 1:
         raise ValueError(f"files: polymers are read from one CSV file at a time, got {len(files)} files.")
     if not Path(files[0]).is_file():
@@ -122,4 +125,4 @@ def _polymers(files: Sequence[str | Path], column: str) -> PolymerGraphs:
         raise ValueError(f"{files[0]} has no column {column!r} of polymers; name its column (--smiles-column), one of: {known}.")
     if not rows:
         raise ValueError(f"{files[0]} has no rows; give a polymer a row.")
-    return PolymerGraphs(None, file=files[0], text=column, targets=(), log=False)
+    return PolymerGraphs(None, file=files[0], text=column, targets=(), features=features, log=False)

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from graphformer.datasets.polymer import read_rows
 from graphformer.datasets.protein import AMINO_ACIDS
+from graphformer.datasets.tables import read_rows
 from graphformer.training.graph_files import graphs_of_files
 from graphformer.training.graph_model import GraphModel
 
@@ -23,11 +23,13 @@ class PredictionTable:
         columns: names of the columns: first those that tell what a row is, then the predictions.
         rows: texts, and numbers in the unit of the labels.
         problems: what could not be read and why, a text each. A polymer like this has its row, with empty predictions.
+        without: how many rows have no prediction.
     """
 
     columns: list[str]
     rows: list[list[Any]]
     problems: list[str]
+    without: int = 0
 
 
 def prediction_table(
@@ -41,7 +43,8 @@ def prediction_table(
 
     Args:
         model: of :func:`load_graph_model`; its featuriser tells what files it reads.
-        files, tables, text: as for :func:`graphs_of_files`; of CSV files there may be several.
+        files, tables, text: as for :func:`graphs_of_files`; of CSV files there may be several. Their other columns stand behind the
+            predictions, with ``(given)`` behind a name that a prediction has.
         max_nodes: the budget of a batch; changes no result.
 
     Raises:
@@ -53,8 +56,7 @@ def prediction_table(
     if len(places) > 1 or not places <= ({"graph", "node"} if reader == "protein" else {"graph"}):
         raise ValueError(f"the model predicts for {', '.join(sorted(places))}s; load it in Python and call its predict.")
     if reader == "polymer":
-        parts = [_polymers(model, Path(file), text, max_nodes) for file in files]
-        return PredictionTable(parts[0].columns, [row for p in parts for row in p.rows], [told for p in parts for told in p.problems])
+        return _joined([_polymers(model, Path(file), text, max_nodes) for file in files])
     dataset = graphs_of_files(model.featuriser, files, tables, text)
     columns, values = _predictions(model, dataset, max_nodes)
     if reader == "microstructure":
@@ -67,16 +69,28 @@ def prediction_table(
 
 
 def _polymers(model: GraphModel, file: Path, text: str | None, max_nodes: int) -> PredictionTable:
-    """A row for each row of the file, also for those that cannot be read."""
+    """A row for each row of the file, also for those that cannot be read: the polymer, its predictions, then the file's other columns."""
     dataset = graphs_of_files(model.featuriser, [file], text=text)
     columns, values = _predictions(model, dataset, max_nodes)
     found = dict(zip((int(graph.row) for graph in dataset), values, strict=True))
-    name = text or model.featuriser["options"]["text"]
+    header, table = read_rows(file)
+    name = (text or model.featuriser["options"]["text"]).strip()
+    first = ["file", "row", name, *columns]
+    others = [one for one in header if one != name]
+    given = [f"{one} (given)" if one in first else one for one in others]  # a measured value beside the predicted one
     rows = [
-        [file.name, number, row[name] or "", *found.get(number, [""] * len(columns))]
-        for number, row in enumerate(read_rows(file)[1], start=1)
+        [file.name, row.number, row.cells[name] or "", *found.get(row.number, [""] * len(columns)), *(row.cells[o] or "" for o in others)]
+        for row in table
     ]
-    return PredictionTable(["file", "row", name, *columns], rows, [f"{file}, {told}" for told in dataset.skipped])
+    problems = [f"{file}, {told}" for told in dataset.skipped]
+    return PredictionTable([*first, *given], rows, problems, len(table) - len(found))
+
+
+def _joined(parts: Sequence[PredictionTable]) -> PredictionTable:
+    """One table under another, with the columns of all."""
+    columns = list(dict.fromkeys(name for part in parts for name in part.columns))
+    rows = [[dict(zip(part.columns, row, strict=True)).get(name, "") for name in columns] for part in parts for row in part.rows]
+    return PredictionTable(columns, rows, [told for part in parts for told in part.problems], sum(part.without for part in parts))
 
 
 def _residues(graph: Any) -> list[list[Any]]:
