@@ -74,6 +74,59 @@ def test_polymers_from_a_table_to_predictions_row_by_row(call, refused, table, t
     assert code == 0 and out.startswith("4 predictions in ") and len(rows_of((tmp_path / "both.csv").read_text())) == 11
 
 
+def test_columns_of_a_table_are_kept_beside_the_predictions(call, table, tmp_path):
+    untrained(PolymerGraphs(None, file=table, text="psmiles", targets="gap", log=False)).save(tmp_path / "model")
+    (tmp_path / "a.csv").write_text("id;gap;psmiles\n7;1.5;*CC*\n\n8;N/A;*CO*\n9;2,5;*C(\n")
+    (tmp_path / "b.csv").write_text("psmiles,note\n*CC*,again\n")
+    code, out, err = call("predict", tmp_path / "model", tmp_path / "a.csv", tmp_path / "b.csv")
+    assert code == 0 and err == f"warning: no prediction for {tmp_path / 'a.csv'}, row 3 (line 5): '*C(' is no SMILES: it does not parse\n"
+    header, *rows = rows_of(out)
+    assert header == ["file", "row", "psmiles", "gap", "id", "gap (given)", "note"]
+    assert [row[:3] + row[4:] for row in rows] == [
+        ["a.csv", "1", "*CC*", "7", "1.5", ""],
+        ["a.csv", "2", "*CO*", "8", "N/A", ""],
+        ["a.csv", "3", "*C(", "9", "2,5", ""],
+        ["b.csv", "1", "*CC*", "", "", "again"],
+    ]
+    assert rows[0][3] == rows[3][3] != rows[1][3] and rows[2][3] == ""
+    code, out, _ = call("predict", tmp_path / "model", tmp_path / "a.csv", "--output", tmp_path / "out.csv")
+    assert code == 0 and out.startswith("2 predictions in ")
+
+
+def test_a_model_that_was_saved_before_there_was_stereo_predicts_as_it_did_and_says_so(call, table, tmp_path):
+    made = PolymerGraphs(None, file=table, text="psmiles", targets="gap", features="basic", log=False)
+    model = untrained(made)
+    del model.featuriser["options"]["features"]  # as it was saved then
+    model.save(tmp_path / "model")
+    (tmp_path / "new.csv").write_text("psmiles\n*CC(*)C\n*C[C@H](*)C\n")
+    code, out, err = call("predict", tmp_path / "model", tmp_path / "new.csv")
+    assert code == 0 and err.startswith(
+        f"warning: {tmp_path / 'new.csv'}: the basic features, which the model was trained on, do not tell all"
+    )
+    assert "of 1 rows (row 2: stereo (R/S, E/Z))" in err and err.count("\n") == 1
+    expected = model.predict(made[[1]])[0, 0].item()
+    assert [float(row[3]) for row in rows_of(out)[1:]] == pytest.approx([expected, expected], rel=1e-4)
+
+
+def test_faults_of_a_table_of_polymers_are_told_in_training(call, refused, table, tmp_path):
+    text = table.read_text().replace("*CC(*)F,3.5", "*CC(*)F,N/A").replace("*CO*,6.5", '*CO*,"6,5"').replace("*CC(*)O", "*CC(O")
+    table.write_text(text + "*CN*,1,x,y\n")
+    arguments = ["train-graphs", "--dataset", table, "--smiles-column", "psmiles", *SMALL.split()]
+    code, out, err = call(*arguments, "--output", tmp_path / "run", "--target-columns", "gap")
+    assert code == 0, err
+    assert "5 graphs to learn from, 1 to validate, 1 to test" in out
+    told = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert told[0].startswith(f"warning: {table}: 1 labels are taken as missing (row 6, column 'gap': '6,5' is no number; write a decimal")
+    assert "PolymerGraphs: 2 left out, 9 kept (row 10: '*CC(O' is no SMILES" in told[1] and "row 11: 4 cells under 3 columns" in told[1]
+    assert told[2:] == ["warning: 2 of 9 graphs have no label and are left out (row 3, row 6)"]
+    for columns, message in (("gap,gap", "--target-columns: 'gap' is there twice"), ("psmiles", "'psmiles' is the column of polymers")):
+        assert message in refused(call(*arguments, "--output", tmp_path / "no", "--target-columns", columns))
+    table.write_bytes(b"psmiles,gap\n*CC*,\xff\n")
+    assert "line 2 is not UTF-8" in refused(call(*arguments, "--output", tmp_path / "no", "--target-columns", "gap"))
+    table.write_text('psmiles,gap\n*CC*,1\n"*CO*,2\n')
+    assert "a quote is never closed" in refused(call(*arguments, "--output", tmp_path / "no", "--target-columns", "gap"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -107,7 +160,8 @@ def test_train_graphs_refuses_what_does_not_fit_a_table(call, refused, table, tm
 
 def test_copolymers_tell_how_they_are_read():
     made = CopolymerGraphs.__new__(CopolymerGraphs)  # the data set itself is large
-    assert featuriser_of(made)["options"] == {"text": "poly_chemprop_input", "features": "full"} and featuriser_of(made)["target_names"] == ["EA", "IP"]
+    told = featuriser_of(made)
+    assert told["options"] == {"text": "poly_chemprop_input", "features": "full"} and told["target_names"] == ["EA", "IP"]
 
 
 # --- proteins

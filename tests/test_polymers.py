@@ -1,6 +1,8 @@
 """Polymers: repeat units whose ends are joined, copolymers, the published sets, and files with rows that cannot be read."""
 
 import csv
+import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -129,6 +131,232 @@ def test_atoms_monomers_and_the_polymer_are_levels_of_the_model():
     assert out.shape == (3, 1) and out.isfinite().all() and out.unique().numel() == 3  # architectures are told apart
 
 
+def received(data):
+    """What each atom receives over bonds to other units."""
+    between = column(data, "periodic") == 1
+    return torch.zeros(data.num_nodes).index_add(0, data.edge_index[1, between], column(data, "weight")[between])
+
+
+def test_a_degree_of_polymerisation_is_a_feature_of_all_atoms():
+    plain, long = (polymer_graph(f"{PAIR}|0.25|0.75|{ALTERNATING}{end}") for end in ("", "~502.5"))
+    assert not column(plain, "log_length").any() and column(long, "log_length").unique().tolist() == pytest.approx([math.log10(502.5)])
+    same = [i for i, name in enumerate(NODE_NAMES) if name != "log_length"]
+    assert torch.equal(plain.x[:, same], long.x[:, same]) and torch.equal(plain.edge_attr, long.edge_attr)
+    one = polymer_graph("[*:1]CC[*:2]|1|<1-2:1:1~80")
+    assert column(one, "log_length").tolist() == pytest.approx([math.log10(80)] * 2) and received(one).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ("<1-3:nan:0.5", "the weights of the bond '1-3:nan:0.5' are probabilities, from 0 to 1"),
+        ("<1-3:-0.5:0.5", "are probabilities, from 0 to 1"),
+        ("<1-3:0.5:1.5", "are probabilities, from 0 to 1"),
+        ("<1-3:1:1<2-3:0.5:0.5", "end 3 receives weights that sum to 1.5; they are probabilities, up to 1"),
+        ("<1-3:0.2:0.2<3-1:0.2:0.2", "the bond '3-1:0.2:0.2' is there twice"),
+        ("<1-1:0.2:0.4", "the bond '1-1:0.2:0.4' of an end to its own kind has one weight, written twice"),
+        ("<1-3:0.5:0.5~0.5", "the degree of polymerisation '0.5' after ~ must be a number of at least 1"),
+        ("<1-3:0.5:0.5~", "the degree of polymerisation '' after ~"),
+        ("<1-3:0.5:0.5~inf", "the degree of polymerisation 'inf' after ~"),
+        ("1-3:0.5:0.5", "'1-3:0.5:0.5' is no list of bonds"),
+    ],
+)
+def test_bonds_that_are_no_probabilities_are_told(rules, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        polymer_graph(f"{PAIR}|0.5|0.5|{rules}")
+
+
+# --- stereo, isotopes, radicals
+
+
+def labels(text):
+    """CIP labels of atoms, and of bonds (once), as the columns have them."""
+    data = polymer_graph(text)
+    atoms = ["RS"[int(s)] if r or s else "" for r, s in zip(column(data, "chirality_r"), column(data, "chirality_s"), strict=True)]
+    e, z = column(data, "stereo_e"), column(data, "stereo_z")
+    assert torch.equal(e * column(data, "bond_double"), e) and torch.equal(z * column(data, "bond_double"), z)
+    return sorted(filter(None, atoms)), "E" * int(e.sum() / 2) + "Z" * int(z.sum() / 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("*O[C@@H](C)C(=O)*", (["S"], "")),  # PLLA, from L-lactic acid, which is S
+        ("*O[C@H](C)C(=O)*", (["R"], "")),  # PDLA
+        ("*O[C@H](C)CC(=O)*", (["R"], "")),  # bacterial poly(3-hydroxybutyrate) is R
+        ("*C/C(C)=C\\C*", ([], "Z")),  # natural rubber
+        ("*C/C(C)=C/C*", ([], "E")),  # gutta-percha
+        ("*/C=C/*", ([], "E")),  # polyacetylene; both ends are at the double bond
+        ("*/C=C\\*", ([], "Z")),
+        ("*/C=C/C=C\\*", ([], "EZ")),
+        ("*N/N=N/*", ([], "E")),
+        ("*C(C/C=C/C)C*", ([], "E")),
+        ("*C[C@H](C)C[C@H](C)*", (["R", "R"], "")),  # isotactic
+        ("*C[C@H](C)C[C@@H](C)*", (["R", "S"], "")),  # syndiotactic
+        ("*[C@](C)(F)*", (["R"], "")),  # both ends at the centre
+        ("*C[C@H](*)C", (["S"], "")),
+        ("*CC(*)C", ([], "")),
+        ("*C[C@H](C(C)C)(*)", (["R"], "")),  # the side group takes the first place, and the others keep their order
+        ("*C[C@H](C)N(C)[C@@H](C)C*", (["S", "S"], "")),
+    ],
+)
+def test_stereo_is_told_by_cip_labels(text, expected):
+    assert labels(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("*O[C@@H](C)C(=O)*", "*O[C@H](C)C(=O)*"),
+        ("*C[C@H](*)C", "*C[C@@H](*)C"),
+        ("*/C=C/*", "*/C=C\\*"),
+        ("*C/C=C/C*", "*C/C=C\\C*"),
+        ("*C[C@H](C)C[C@H](C)*", "*C[C@H](C)C[C@@H](C)*"),
+        ("*[C@@H]1CC[C@@H](*)C1", "*[C@@H]1CC[C@H](*)C1"),
+        ("[*:1]C[C@H](C)[*:2]|1|<1-2:1:1", "[*:1]C[C@@H](C)[*:2]|1|<1-2:1:1"),
+        ("[*:1]/C=C/[*:2]|1|<1-2:1:1", "[*:1]/C=C\\[*:2]|1|<1-2:1:1"),
+        ("*C[13CH2]*", "*CC*"),
+        ("*C([2H])([2H])C*", "*C([H])([H])C*"),
+        ("*C[CH]C*", "*CCC*"),
+        ("*CC(*)C(=O)[O-].[Na+]", "*CC(*)C(=O)[O-].[K+]"),
+    ],
+)
+def test_polymers_that_differ_have_different_graphs(one, other):
+    a, b = polymer_graph(one), polymer_graph(other)
+    assert rows(a.x) != rows(b.x) or rows(a.edge_attr) != rows(b.edge_attr)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("*O[C@@H](C)C(=O)*", "*[C@@H](C)C(=O)O*", "*C(=O)O[C@@H](C)*", "*C(=O)[C@H](C)O*", "C[C@H](O*)C(*)=O"),
+        ("*C/C=C\\C*", "*/C=C\\CC*", "C(/C=C\\C*)*", "*CC/C=C\\*"),
+        ("*/C=C/c1ccc(*)cc1", "*c1ccc(/C=C/*)cc1", "*/C=C/c1ccc(cc1)*"),
+    ],
+)
+def test_stereo_does_not_depend_on_where_the_chain_is_cut(texts):
+    own = [i for i, name in enumerate(NODE_NAMES) if name != "end"]
+    graphs = [polymer_graph(text) for text in texts]
+    bonds = [i for i, name in enumerate(EDGE_NAMES) if name != "periodic"]
+    assert labels(texts[0]) != ([], "")
+    for graph in graphs[1:]:
+        assert rows(graph.x[:, own]) == rows(graphs[0].x[:, own])
+        assert rows(graph.edge_attr[:, bonds]) == rows(graphs[0].edge_attr[:, bonds])
+
+
+def test_atoms_in_any_order_give_the_same_labels():
+    """Random SMILES of one unit: the order of bonds, by which rdkit keeps chirality, is another each time."""
+    from rdkit import Chem
+
+    unit = Chem.MolFromSmiles("*O[C@@H](CC/C=C\\[C@H](F)Cl)[C@](C)(N)C(=O)*")
+    for dummy, name in zip([a for a in unit.GetAtoms() if not a.GetAtomicNum()], (1, 2), strict=True):
+        dummy.SetIsotope(name)
+    texts = {Chem.MolToSmiles(unit, doRandom=True, canonical=False) for _ in range(20)}
+    assert len(texts) > 10
+    first = polymer_graph(texts.pop())
+    assert column(first, "chirality_r").sum() + column(first, "chirality_s").sum() == 3 and column(first, "stereo_z").sum() == 2
+    for text in texts:
+        other = polymer_graph(text)
+        assert rows(other.x) == rows(first.x) and rows(other.edge_attr) == rows(first.edge_attr)
+
+
+def test_isotopes_radicals_and_charges_are_columns():
+    data = polymer_graph("*C([2H])([13CH2])[14N+](C)(C)*")
+    assert sorted(column(data, "isotope").tolist()) == [0, 0, 0, 0, 1, 1] or column(data, "isotope").sum() == 2
+    assert column(data, "radicals").sum() == 1 and column(data, "charge").sum() == 1
+
+
+def test_basic_features_are_the_first_columns_and_tell_what_they_leave_out():
+    full = polymer_graph("*O[C@@H](C)C(=O)*")
+    with pytest.warns(UserWarning, match=r"'\*O\[C@@H\]\(C\)C\(=O\)\*': the basic features do not tell stereo \(R/S, E/Z\)"):
+        basic = polymer_graph("*O[C@@H](C)C(=O)*", features="basic")
+    assert torch.equal(basic.x, full.x[:, : basic.x.shape[1]]) and torch.equal(
+        basic.edge_attr, full.edge_attr[:, : basic.edge_attr.shape[1]]
+    )
+    assert basic.x.shape[1] == len(NODE_NAMES) - 6 and basic.edge_attr.shape[1] == len(EDGE_NAMES) - 2
+    with pytest.warns(UserWarning, match="the basic features do not tell the degree of polymerisation"):
+        polymer_graph(f"{PAIR}|0.25|0.75|{ALTERNATING}~80", features="basic")
+    with pytest.raises(ValueError, match="unknown features 'all'; known: full, basic"):
+        polymer_graph("*C*", features="all")
+
+
+# --- what may stand beside a unit
+
+
+def test_counter_ions_are_nodes_of_their_own_group():
+    salt, acid = polymer_graph("[Na+].*CC(*)C(=O)[O-]"), polymer_graph("*CC(*)C(=O)[O-]")
+    sodium = int((column(salt, "charge") == 1).nonzero())
+    assert salt.num_nodes == 6 and salt.num_edges == acid.num_edges and sodium not in salt.edge_index
+    assert salt.group_0.tolist() == [int(i == sodium) for i in range(6)] and salt.node_weight.tolist() == [1.0] * 6
+    assert torch.equal(salt.x[[i for i in range(6) if i != sodium]], acid.x)
+    assert column(salt, "other_number")[sodium].item() == pytest.approx(0.11)
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("*CC(*)C |$star_e;;;star_e;$|", "*CC(*)C"),
+        ("*CC(*)C |$_R1;;;_R2;$| polypropylene", "*CC(*)C"),
+        ("*CC(*)C |$_AP1;;;_AP2;$,(0,0;1,0;1,1;2,1;3,1)|", "*CC(*)C"),
+        ("*CC(*)C polypropylene, isotactic", "*CC(*)C"),
+        ("  *CC(*)C\t", "*CC(*)C"),
+        ("*C[CH]C* |^1:2|", "*C[CH]C*"),
+        ("[1*]CC([2*])C", "*CC(*)C"),
+        ("[*:1]CC([*:2])C", "*CC(*)C"),
+        ("*C([H])([H])C(*)C", "*CC(*)C"),
+        (f"{PAIR} | 0.5 | 0.5 | {ALTERNATING}", f"{PAIR}|0.5|0.5|{ALTERNATING}"),
+    ],
+)
+def test_names_labels_and_spaces_do_not_change_the_graph(text, same):
+    a, b = polymer_graph(text), polymer_graph(same)
+    assert torch.equal(a.x, b.x) and torch.equal(a.edge_index, b.edge_index) and torch.equal(a.edge_attr, b.edge_attr)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("*CC(*)C |garbage|", "is no CXSMILES: what is between the bars does not parse"),
+        ("*CC(*)C |$Q_e;;;star_e;$|", "the label 'Q_e' of CXSMILES is not read; known: star_e, _R1, _AP1, of an end *"),
+        ("*CC* |Sg:n:1,2:8:ht|", "'Sg:n:1,2:8:ht' of CXSMILES is not read"),
+        ("*C[C@H](C)* |&1:2|", "'&1:2' of CXSMILES is not read"),
+        ("CC>>CO", "is a reaction; give the polymer alone"),
+        ("{[$]CC[$]}", "is BigSMILES by its braces, which is not read"),
+        ("*CC* *CO*", "holds more than one text; give each polymer alone"),
+        ("*CC*.*CO*", "and this has 4 ends at 2 molecules; write a copolymer with its fractions and bonds"),
+        ("[Na+].[Cl-]", "and this has 0 ends"),
+        ("*C.[Na+]", "and this has 1 ends"),
+        ("*c1c(*)cc(*)c(*)c1", "and this has 4 ends; number them and say how they are bonded, as in [*:1]...[*:4]|1|<1-3:1:1<2-4:1:1"),
+        ("*1CC1", "each end * must have one bond, to an atom"),
+        ("*C[*-]", "an end * has no charge and no hydrogens, and [*-] has"),
+        ("*c1cccc1*", "is no SMILES: "),
+        ("*c1ccc(*)n1", "is no SMILES: "),
+        ("*C[Pt@SP1](F)(Cl)(Br)*", "of Pt is no feature of a graph; write it without"),
+        (f"{PAIR}.[Na+]|0.5|0.5|{ALTERNATING}", "has 3 monomers and 2 fractions; counter-ions and solvents count as monomers"),
+        (f"{PAIR}|nan|0.5|{ALTERNATING}", "must not be negative and must sum to 1"),
+        ("*CC* |half|0.5|<1-2:1:1", "is no"),
+    ],
+)
+def test_what_is_not_read_is_told_by_name(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as told:
+        polymer_graph(text)
+    assert text.split()[0][:9] in str(told.value)
+
+
+def test_a_ladder_is_written_with_numbered_ends():
+    data = polymer_graph("[*:1]c1c([*:2])cc([*:3])c([*:4])c1|1|<1-3:1:1<2-4:1:1")
+    assert column(data, "periodic").sum() == 4 and column(data, "end").sum() == 4 and received(data).max() == 1
+
+
+def test_no_text_is_a_type_error():
+    with pytest.raises(TypeError, match="a polymer must be a text, got float nan"):
+        polymer_graph(math.nan)
+
+
+def test_a_very_long_unit_is_read():
+    data = polymer_graph("*" + "CO" * 1500 + "*")
+    assert data.num_nodes == 3000 and data.num_edges == 6000
+
+
 # --- files of one's own
 
 
@@ -140,13 +368,16 @@ def table(tmp_path):
 
 
 def test_rows_that_cannot_be_read_are_named_and_the_others_kept(table, tmp_path):
-    with pytest.warns(
-        UserWarning, match=r"PolymerGraphs: 2 left out, 3 kept \(row 2: '\*CC\(' is no SMILES.*row 4: gap: 'much' is no number"
+    told = r"mine.csv: 1 labels are taken as missing \(row 4, column 'gap': 'much' is no number"
+    with (
+        pytest.warns(UserWarning, match=r"PolymerGraphs: 1 left out, 4 kept \(row 2: '\*CC\(' is no SMILES"),
+        pytest.warns(UserWarning, match=told),
     ):
         made = PolymerGraphs(tmp_path / "root", file=table, text="psmiles", targets=("gap", "e"))
-    assert [data.row for data in made] == [1, 3, 5] and made.target_names == ("gap", "e") and len(made.skipped) == 2
-    torch.testing.assert_close(made.y, torch.tensor([[8.1, 1], [torch.nan, 2], [2.5, 4]]), equal_nan=True)
-    again = PolymerGraphs(tmp_path / "root", file=table, text="psmiles", targets=("gap", "e"))
+    assert [data.row for data in made] == [1, 3, 4, 5] and made.target_names == ("gap", "e") and len(made.skipped) == 1
+    torch.testing.assert_close(made.y, torch.tensor([[8.1, 1], [torch.nan, 2], [torch.nan, 3], [2.5, 4]]), equal_nan=True)
+    with pytest.warns(UserWarning, match=told):  # the label is missing from the kept graphs too
+        again = PolymerGraphs(tmp_path / "root", file=table, text="psmiles", targets=("gap", "e"))
     assert again.skipped == made.skipped and again.cache_path == made.cache_path
     table.write_text(table.read_text().replace("*CC(,", "*CCO*,").replace("much", "3"))
     changed = PolymerGraphs(tmp_path / "root", file=table, text="psmiles", targets=("gap", "e"))
@@ -156,7 +387,7 @@ def test_rows_that_cannot_be_read_are_named_and_the_others_kept(table, tmp_path)
 def test_bad_settings_are_named(table):
     with pytest.raises(ValueError, match="unknown property 'Tg'; known: Egc, Egb, Ei, Eea"):
         PolymerGraphs(None, "Tg")
-    with pytest.raises(ValueError, match="has no column 'smiles'; its columns: name, psmiles, gap, e"):
+    with pytest.raises(ValueError, match="has no column 'smiles'; it has name, psmiles, gap, e"):
         PolymerGraphs(None, file=table, targets=("gap",))
     with pytest.raises(ValueError, match=r"file: 'nothing.csv' is no file"):
         PolymerGraphs(None, file="nothing.csv")
@@ -173,6 +404,63 @@ def test_texts_without_targets_are_for_predictions(table):
     with pytest.warns(UserWarning, match="1 left out, 4 kept"):
         made = PolymerGraphs(None, file=table, text="psmiles", targets=())
     assert len(made) == 4 and "y" not in made[0]
+
+
+def test_labels_of_every_kind_are_numbers_missing_or_told_by_row_and_column(tmp_path):
+    fields = {"3.2": 3.2, " 3.2 ": 3.2, "-1e3": -1000.0, "\u22122.5": -2.5, "0": 0.0}
+    missing = ("", "N/A", "-", "nan", "None", "NULL", "#N/A", "?")
+    wrong = {"inf": "is infinite", "1e400": "is infinite", "1e39": "beyond float32", "1,5": "write a decimal point, as in 1.5"}
+    wrong |= {
+        "1 234,5": "write a decimal point",
+        "12 K": "write the number alone",
+        ">300": "write the value alone",
+        "1_000": "is no number",
+    }
+    every = [*fields, *missing, *wrong]
+    path = tmp_path / "labels.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["smiles", "gap", "e"], *(["*CC*", one, "7"] for one in every)])
+    with pytest.warns(UserWarning) as told:
+        made = PolymerGraphs(None, file=path, targets=("gap", "e"))
+    assert len(made) == len(every) and made.skipped == [] and made.y[:, 1].tolist() == [7.0] * len(every)
+    expected = [*fields.values(), *[math.nan] * (len(missing) + len(wrong))]
+    torch.testing.assert_close(made.y[:, 0], torch.tensor(expected), equal_nan=True)
+    (text,) = [str(one.message) for one in told]
+    assert f"labels.csv: {len(wrong)} labels are taken as missing" in text
+    assert f"row {len(fields) + len(missing) + 1}, column 'gap': inf is no value: it is infinite" in text
+
+
+def test_rows_of_another_length_never_shift_a_label(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("smiles,gap,e\n*CC*,1,2\n*CO*,poly,ether,3,4\n*CS*,5\n\n,,\n*CN*,6,7,\n")
+    with (
+        pytest.warns(UserWarning, match=r"1 left out, 3 kept \(row 2: 5 cells under 3 columns; put quotes around cells that hold commas"),
+        pytest.warns(UserWarning, match=r"1 labels are taken as missing \(row 3, column 'e': the row ends before it\)"),
+    ):
+        made = PolymerGraphs(None, file=path, targets=("gap", "e"))
+    assert [data.row for data in made] == [1, 3, 4]
+    torch.testing.assert_close(made.y, torch.tensor([[1, 2], [5, torch.nan], [6, 7]]), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": ("gap", "gap")}, "targets: the column 'gap' is named twice"),
+        ({"targets": ("smiles",)}, "targets: the column 'smiles' is named twice in text and targets"),
+        ({"targets": ("e",)}, "has the column 'e' 2 times; give each column a name of its own"),
+    ],
+)
+def test_columns_that_are_ambiguous_are_refused(options, message, tmp_path):
+    (tmp_path / "a.csv").write_text("smiles,gap,e,e\n*CC*,1,2,3\n")
+    with pytest.raises(ValueError, match=message):
+        PolymerGraphs(None, file=tmp_path / "a.csv", **options)
+
+
+def test_a_model_without_stereo_is_told_what_it_does_not_read(tmp_path):
+    (tmp_path / "a.csv").write_text("smiles\n*CC*\n*C[C@H](*)C\n*/C=C/*\n")
+    with pytest.warns(UserWarning, match=r"do not tell all of 2 rows \(row 2: stereo \(R/S, E/Z\), row 3: stereo"):
+        made = PolymerGraphs(None, file=tmp_path / "a.csv", targets=(), features="basic")
+    assert made[0].x.shape[1] == len(made.node_names) < len(NODE_NAMES) and made[0].edge_attr.shape[1] == len(made.edge_names)
 
 
 # --- published sets

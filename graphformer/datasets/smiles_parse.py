@@ -54,6 +54,10 @@ def parse(smiles: str, quoted: str, fields: str = "") -> Any:
             raise ValueError(f"{quoted} {what}")
         if fields:
             _refuse_fields(raw, quoted, fields)
+        kinds = chem.ChiralType.CHI_UNSPECIFIED, chem.ChiralType.CHI_TETRAHEDRAL_CW, chem.ChiralType.CHI_TETRAHEDRAL_CCW
+        if strange := [atom for atom in raw.GetAtoms() if atom.GetChiralTag() not in kinds]:
+            kind = str(strange[0].GetChiralTag()).removeprefix("CHI_").lower()
+            raise ValueError(f"{quoted}: the configuration {kind} of {strange[0].GetSymbol()} is no feature of a graph; write it without")
         for number, dummy in enumerate((atom for atom in raw.GetAtoms() if not atom.GetAtomicNum()), start=1):
             if dummy.GetFormalCharge() or dummy.GetNumExplicitHs():
                 raise ValueError(f"{quoted}: an end * has no charge and no hydrogens, and {dummy.GetSmarts()} has")
@@ -63,10 +67,6 @@ def parse(smiles: str, quoted: str, fields: str = "") -> Any:
             chem.AssignStereochemistry(molecule, cleanIt=True, force=True)
         except ValueError as error:
             raise ValueError(f"{quoted} is no SMILES: {error}") from None
-    kinds = chem.ChiralType.CHI_UNSPECIFIED, chem.ChiralType.CHI_TETRAHEDRAL_CW, chem.ChiralType.CHI_TETRAHEDRAL_CCW
-    if strange := [atom for atom in molecule.GetAtoms() if atom.GetChiralTag() not in kinds]:
-        kind = str(strange[0].GetChiralTag()).removeprefix("CHI_").lower()
-        raise ValueError(f"{quoted}: the configuration {kind} of {strange[0].GetSymbol()} is no feature of a graph; write it without")
     for bond in molecule.GetBonds():
         bond.SetBondDir(chem.BondDir.NONE)  # the double bonds have it all
     return molecule

@@ -180,10 +180,10 @@ def _is_number(text: str) -> bool:
 
 
 def _hint(text: str) -> str:
-    plain = text.replace(" ", "").replace("'", "")
+    plain = text.replace(" ", "").replace("\u00a0", "").replace("'", "").replace("\u2019", "")
     if _is_number(plain.replace(",", ".", 1)) and "," in plain:
         return f"; write a decimal point, as in {plain.replace(',', '.', 1)}, and no signs between thousands"
-    if _is_number(plain.replace(",", "")):
+    if _is_number(plain.replace(",", "")) and plain.replace(",", "") != text:
         return f"; write no signs between thousands, as in {plain.replace(',', '')}"
     if text[:1] in "<>~≈=±" or "±" in text:
         return "; write the value alone, or leave the cell empty"
