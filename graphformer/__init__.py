@@ -61,3 +61,4 @@ __getattr__, __dir__ = lazy(__name__, _HOME)
 
 _auto.register_config()
 _auto.register_adapters()
+_auto.register_graph()

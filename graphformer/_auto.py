@@ -3,7 +3,7 @@
 ``import graphformer`` stays quick: transformers takes seconds to import, and those who use only graphs never need it. So the settings are
 registered when somebody imports ``AutoConfig``, at once where it is imported already. The models follow with the first settings that are
 made (:func:`register_models`): the Auto classes look a model up by the class of its settings, so none can be asked for earlier.
-Adapters are registered when somebody imports PEFT.
+Adapters are registered when somebody imports PEFT, and the graph with ``torch.load`` when somebody imports torch.
 """
 
 from __future__ import annotations
@@ -52,6 +52,14 @@ def register_adapters() -> None:
         return
     with contextlib.suppress(ImportError):  # a PEFT too old for them must still be usable; who asks for the adapters gets the error
         importlib.import_module("graphformer.adapters")
+
+
+def register_graph() -> None:
+    """Let ``torch.load`` take an AttentionGraph under ``weights_only``: now where torch is imported, otherwise as soon as it is."""
+    if "torch" not in sys.modules:
+        sys.meta_path.insert(0, _After("torch", register_graph))
+        return
+    importlib.import_module("graphformer.graph")
 
 
 class _After:

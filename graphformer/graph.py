@@ -391,9 +391,16 @@ class AttentionGraph:
             sizes["batch_shape"] = tuple(sizes["batch_shape"])
             return cls.from_edges(file.get_tensor("senders"), file.get_tensor("receivers"), file.get_tensor("weight"), **sizes)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What was derived may be another library's graph, and is quickly derived again.
+        return {**self.__dict__, "_derived": {}}
+
     def __repr__(self) -> str:
         grad = ", differentiable" if self.weight.requires_grad else ""
         return (
             f"AttentionGraph({self.num_edges} edges, batch_shape={self.batch_shape}, num_senders={self.num_senders}, "
             f"num_receivers={self.num_receivers}, {self.weight.dtype}, {self.device}{grad})"
         )
+
+
+torch.serialization.add_safe_globals([AttentionGraph])  # torch.load takes it under weights_only: it holds tensors and numbers
