@@ -1,58 +1,80 @@
-"""Checkpoints are checked before they are used: a killed run leaves half-written files behind.
+"""Checkpoints and saved models are verified before they are used.
 
-A checkpoint is the folder ``checkpoint-<step>`` that transformers' Trainer writes. It is complete when every file that a resumed
-run reads is there and can be read to its end. The Trainer writes ``trainer_state.json`` last.
+A checkpoint is the folder ``checkpoint-<step>`` that :class:`~graphformer.training.resumable.ResumableTrainer` writes. It is complete when
+every file that a resumed run reads is the one that was saved: by its digest in ``SHA256SUMS``, or, where an earlier version has written
+none, by what the file itself tells of its length and its parts.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from graphformer.training.file_checks import (
+    archive_problems,
+    digest_problems,
+    json_problems,
+    read_json,
+    read_sums,
+    safetensors_problems,
+    weight_problems,
+)
+from graphformer.training.saving import SUMS_FILE
+
+WEIGHTS, INDEX, STATE = "model.safetensors", "model.safetensors.index.json", "trainer_state.json"
+_UNREAD = {"training_args.bin"}  # the Trainer writes it, and nobody here reads a pickle
 
 
-def latest_checkpoint(output_dir: str | Path, processes: int = 1) -> Path | None:
-    """The newest complete checkpoint of a run, or None where the run has not written any.
+def latest_checkpoint(output_dir: str | Path, processes: int = 1, model: nn.Module | None = None) -> Path | None:
+    """The newest complete checkpoint of a run, or None where the run has not finished writing any.
 
     A broken one that is newer is passed over with a warning that names it and what is wrong with it.
 
     Args:
         output_dir: the folder of the run.
         processes: the number of processes that the run has; each one saves its random state.
+        model: the model to be trained on; its weights must be those of the checkpoint by name and shape.
 
     Raises:
         ValueError: there are checkpoints and none is complete; each is named with what is wrong with it.
     """
-    found = {}
-    for folder in Path(output_dir).glob("checkpoint-*"):
-        if folder.is_dir() and folder.name.removeprefix("checkpoint-").isdigit():
-            found[int(folder.name.removeprefix("checkpoint-"))] = folder
     broken: list[str] = []
-    for step in sorted(found, reverse=True):
-        problems = checkpoint_problems(found[step], processes)
+    unfinished = True
+    for _, folder in sorted(found_checkpoints(output_dir).items(), reverse=True):
+        problems = checkpoint_problems(folder, processes, model)
         if not problems:
             for text in broken:
-                warnings.warn(f"passed over the broken checkpoint {text}; resuming from {found[step]}", stacklevel=2)
-            return found[step]
-        broken.append(f"{found[step]}: {'; '.join(problems)}")
-    if broken:
+                warnings.warn(f"passed over the broken checkpoint {text}; resuming from {folder}", stacklevel=2)
+            return folder
+        broken.append(f"{folder}: {'; '.join(problems)}")
+        # Earlier versions wrote in place, and this file last: without it, nothing was lost that had been whole.
+        unfinished = unfinished and not (folder / STATE).exists() and not (folder / SUMS_FILE).exists()
+    if broken and not unfinished:
         raise ValueError(
             f"output_dir: no checkpoint in {str(output_dir)!r} is complete ({' | '.join(broken)}). Remove those folders and "
             f"start again, or put back a complete one."
         )
+    for text in broken:
+        warnings.warn(f"passed over the unfinished checkpoint {text}; starting from the beginning", stacklevel=2)
     return None
 
 
-def require_complete(checkpoint: str | Path, processes: int = 1) -> Path:
+def found_checkpoints(output_dir: str | Path) -> dict[int, Path]:
+    """The folders ``checkpoint-<step>`` of a run by their steps, whole or not."""
+    folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.is_dir()]
+    return {int(step): folder for folder in folders if (step := folder.name.removeprefix("checkpoint-")).isdecimal()}
+
+
+def require_complete(checkpoint: str | Path, processes: int = 1, model: nn.Module | None = None) -> Path:
     """The path of a checkpoint that was named explicitly.
 
     Raises:
         ValueError: it is missing or not complete; the error says what is wrong with it.
     """
-    if problems := checkpoint_problems(checkpoint, processes):
+    if problems := checkpoint_problems(checkpoint, processes, model):
         raise ValueError(
             f"resume: the checkpoint {str(checkpoint)!r} is not complete ({'; '.join(problems)}). Name another one, or let "
             f"resume=True take the newest that is complete."
@@ -60,71 +82,60 @@ def require_complete(checkpoint: str | Path, processes: int = 1) -> Path:
     return Path(checkpoint)
 
 
-def checkpoint_problems(checkpoint: str | Path, processes: int = 1) -> list[str]:
+def checkpoint_problems(checkpoint: str | Path, processes: int = 1, model: nn.Module | None = None) -> list[str]:
     """What is wrong with a checkpoint, a short text for each problem; an empty list if it can be resumed from."""
     folder = Path(checkpoint)
     if not folder.is_dir():
         return ["there is no such folder"]
     states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
-    problems = model_problems(folder)
-    problems += [text for name in ("optimizer.pt", "scheduler.pt", *states) for text in _archive_problems(folder / name)]
-    state = _read_json(folder / "trainer_state.json", problems)
-    if state is not None and folder.name != f"checkpoint-{state.get('global_step')}":
-        problems.append(f"trainer_state.json is of step {state.get('global_step')}")
+    archives = {name: archive_problems for name in ("optimizer.pt", "scheduler.pt", *states)}
+    problems = _problems(folder, {**archives, STATE: json_problems}, model)
+    if any(text.startswith(STATE) for text in problems):
+        return problems
+    state = read_json(folder / STATE, problems) or {}
+    if folder.name != f"checkpoint-{state.get('global_step')}":
+        problems.append(f"{STATE} is of step {state.get('global_step')}")
+    best = state.get("best_global_step")
+    if best and best != state["global_step"]:  # a graph model ends with the best weights: without them, with others
+        of_best = model_problems(folder.parent / f"checkpoint-{best}", model)
+        problems += [f"checkpoint-{best}, the best up to there: {text}" for text in of_best]
     return problems
 
 
-def model_problems(folder: str | Path) -> list[str]:
-    """What is wrong with a saved model (weights and config, and tokenizer if there is one); an empty list if it can be loaded."""
+def model_problems(folder: str | Path, model: nn.Module | None = None) -> list[str]:
+    """What is wrong with a saved model (weights and config, and tokenizer if there is one); an empty list if it can be loaded.
+
+    With ``model``, its weights must be those of the folder by name and shape.
+    """
     folder = Path(folder)
-    if not folder.is_dir():
-        return ["there is no such folder"]
+    return _problems(folder, {}, model) if folder.is_dir() else ["there is no such folder" if not folder.exists() else "it is no folder"]
+
+
+def _problems(folder: Path, further: dict[str, Callable[[Path], list[str]]], model: nn.Module | None) -> list[str]:
+    """Of the files of a model and of ``further`` ones, each with a check for where there is no digest."""
     problems: list[str] = []
-    _read_json(folder / "config.json", problems)
-    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+    sums = read_sums(folder, problems)
+    if problems:
+        return problems
+    # A run's own folder lists its model alone, and one that was saved before its checkpoints lists them not at all.
+    checks: dict[str, Callable[[Path], list[str]]] = {"config.json": json_problems, **further}
+    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json", INDEX):
         if (folder / name).exists():
-            _read_json(folder / name, problems)
-    shards = {"model.safetensors"}
-    if (folder / "model.safetensors.index.json").exists():
-        index = _read_json(folder / "model.safetensors.index.json", problems)
-        shards = set(index.get("weight_map", {}).values()) if index else set()
-    for name in sorted(shards):
-        problems += _safetensors_problems(folder / name)
+            checks[name] = json_problems
+    shards, listed = [WEIGHTS], set(sums or ()) - _UNREAD
+    if (folder / INDEX).exists():
+        index = read_json(folder / INDEX, [])
+        names = index.get("weight_map") if index else None
+        if not isinstance(names, dict) or not all(isinstance(name, str) and name == Path(name).name for name in names.values()):
+            return [f"{INDEX} is cut short or damaged"]
+        shards = sorted(set(names.values()))
+    checks |= {name: safetensors_problems for name in shards}
+    for name in (*checks, *sorted(listed - set(checks))):
+        path = folder / name
+        found = digest_problems(folder, name, sums) if sums is not None else checks[name](path)
+        if found and sums is not None and name in checks:  # what is wrong in it tells more than a digest
+            found = checks[name](path) or found
+        problems += found
+    if not problems and model is not None:
+        problems = weight_problems([folder / name for name in shards], model)
     return problems
-
-
-def _safetensors_problems(path: Path) -> list[str]:
-    if not path.is_file():
-        return [f"{path.name} is missing"]
-    try:
-        with safe_open(path, framework="pt"):  # checks that the header is whole and that the file is as long as it says
-            return []
-    except (SafetensorError, OSError) as error:
-        return [f"{path.name} ({path.stat().st_size} bytes) is cut short or damaged: {error}"]
-
-
-def _archive_problems(path: Path) -> list[str]:
-    """torch.save writes zip archives, whose directory stands at the end and holds a checksum of each member."""
-    if not path.is_file():
-        return [f"{path.name} is missing"]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except Exception as error:  # damage can look like anything: an encrypted member, a name that is no text
-        return [f"{path.name} ({path.stat().st_size} bytes) is cut short or damaged: {error}"]
-    return [f"{path.name} is damaged: wrong checksum of {damaged}"] if damaged else []
-
-
-def _read_json(path: Path, problems: list[str]) -> dict | None:
-    if not path.is_file():
-        problems.append(f"{path.name} is missing")
-        return None
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
-        problems.append(f"{path.name} is cut short or damaged: {error}")
-        return None
-    if not isinstance(value, dict):
-        problems.append(f"{path.name} is damaged: it holds no table")
-        return None
-    return value

@@ -14,6 +14,7 @@ from graphformer.models.graph import GraphTransformer
 from graphformer.models.label_masks import held_masks
 from graphformer.training.graphs import GraphTrainer
 from graphformer.training.run import is_main_process
+from graphformer.training.saving import write_text
 
 
 def cross_validate(
@@ -68,5 +69,5 @@ def cross_validate(
         "std": {name: float(values.std(ddof=1)) for name, values in table.items()},
     }
     if is_main_process():
-        (Path(output_dir) / "folds.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_text(Path(output_dir) / "folds.json", json.dumps(result, indent=2) + "\n")
     return result

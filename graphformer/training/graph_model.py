@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from graphformer.training.checkpoints import model_problems
 from graphformer.training.graph_batches import NodeBudgetSampler, graph_loader, graph_sizes
 from graphformer.training.graph_metrics import classification_metrics, regression_metrics
 from graphformer.training.graph_scaling import Scaling, any_label, labels_that_count
+from graphformer.training.saving import new_files, write_text
 
 _KIND = "graphformer-graph-transformer"
 _SPARSIFIERS = {Threshold: "threshold", TopK: "top_k", TopFraction: "top_fraction"}
@@ -105,15 +105,13 @@ class GraphModel:
         Raises:
             ValueError: a setting that has no plain form; the error names it.
         """
-        folder = Path(folder)
-        self.save_config(folder)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.net.state_dict().items()}
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with new_files(Path(folder)) as unfinished:
+            self.save_config(unfinished)
+            save_file(weights, unfinished / "model.safetensors", metadata={"format": "pt"})
 
     def save_config(self, folder: str | Path) -> None:
         """``config.json`` alone, written in one step."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         config = {
             "kind": _KIND,
             "graphformer": graphformer.__version__,
@@ -121,9 +119,7 @@ class GraphModel:
             "scaling": self.scaling.to_dict(),
             "featuriser": self.featuriser,
         }
-        unfinished = folder / "config.json.tmp"
-        unfinished.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, folder / "config.json")
+        write_text(Path(folder) / "config.json", json.dumps(config, indent=2) + "\n")
 
     @torch.no_grad()
     def _run(

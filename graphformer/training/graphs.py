@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainerState
+from transformers import EarlyStoppingCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
 from graphformer.errors import require
@@ -22,7 +22,8 @@ from graphformer.training.graph_callbacks import EpochEnds, GraphProgress, graph
 from graphformer.training.graph_files import featuriser_of
 from graphformer.training.graph_model import GraphModel, plain_settings, tell_fields
 from graphformer.training.graph_scaling import Scaling, fingerprint
-from graphformer.training.run import claim_output_dir, is_main_process, require_same_settings, save_settings
+from graphformer.training.resumable import ResumableTrainer
+from graphformer.training.run import is_main_process, require_same_settings, run_folder, save_settings
 from graphformer.training.trainer import StopWhenDiverged
 
 
@@ -46,7 +47,7 @@ class GraphTrainingResult:
     resumed_from: int
 
 
-class GraphTrainer(Trainer):
+class GraphTrainer(ResumableTrainer):
     """transformers' Trainer for a :class:`~graphformer.models.GraphTransformer`.
 
     >>> trainer = GraphTrainer(net, train, validation, "runs/first", epochs=50, max_nodes=1024, patience=10)
@@ -171,14 +172,21 @@ class GraphTrainer(Trainer):
                 one. All settings must be those the run was started with; weights then come out as without the interruption.
 
         Raises:
-            ValueError: a folder that is not empty; checkpoints of which none is complete; a resumed run with other settings or data;
-                a loss that is no longer finite.
+            ValueError: a folder that is not empty, or that another run is writing into; checkpoints of which none is complete; a
+                resumed run with other settings or data; a loss that is no longer finite.
+            SaveError: a checkpoint or the model could not be written, as on a full disk. What was saved before is whole.
         """
-        folder = claim_output_dir(self.folder, resume=bool(resume))
-        processes, checkpoint = self.batches.processes, None
-        if resume:
-            checkpoint = latest_checkpoint(folder, processes) if resume is True else require_complete(Path(str(resume)), processes)
-            require_same_settings(folder if checkpoint is None else checkpoint.parent, self.run_settings)
+        with run_folder(self.folder, resume=bool(resume)) as folder:
+            return self._fit(folder, resume)
+
+    def _fit(self, folder: Path, resume: bool | str | Path) -> GraphTrainingResult:
+        processes, net, checkpoint = self.batches.processes, self.graph_model.net, None
+        if resume is True:
+            require_same_settings(folder, self.run_settings)
+            checkpoint = latest_checkpoint(folder, processes, net)
+        elif resume:
+            checkpoint = require_complete(resume, processes, net)
+            require_same_settings(checkpoint.parent, self.run_settings)
         if is_main_process():
             save_settings(folder, self.run_settings)
         resumed_from = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0
@@ -245,7 +253,7 @@ class GraphTrainer(Trainer):
         waited = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
         if state.global_step < self.args.max_steps and (self.patience is None or waited < self.patience):
             return False
-        best = self.folder / f"checkpoint-{state.best_global_step}"
-        self._load_from_checkpoint(str(best if state.best_global_step and best.is_dir() else checkpoint))
+        best = checkpoint.with_name(f"checkpoint-{state.best_global_step}")  # verified with this one
+        self._load_from_checkpoint(str(best if state.best_global_step else checkpoint))
         self.state = state
         return True

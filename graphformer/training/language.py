@@ -16,13 +16,15 @@ from graphformer.errors import require
 from graphformer.training.checkpoints import latest_checkpoint, require_complete
 from graphformer.training.evaluation import Evaluation
 from graphformer.training.run import (
-    claim_output_dir,
+    CURVES_FOLDER,
     config_settings,
     dataset_settings,
     is_main_process,
     require_same_settings,
+    run_folder,
     save_settings,
 )
+from graphformer.training.saving import new_files
 
 LOG_STEPS = 10
 
@@ -105,8 +107,9 @@ def train_language_model(
         settings: further facts (JSON values) that a resumed run must share with this one.
 
     Raises:
-        ValueError: an argument out of range; a folder that is not empty; checkpoints of which none is complete; a resumed run with
-            other settings; a loss that is no longer finite.
+        ValueError: an argument out of range; a folder that is not empty, or that another run is writing into; checkpoints of which none
+            is complete; a resumed run with other settings; a loss that is no longer finite.
+        SaveError: a checkpoint or the model could not be written, as on a full disk. What was saved before is whole.
         MissingExtra: accelerate or tensorboard is not installed.
     """
     require("accelerate", extra="text", why="Training")
@@ -129,7 +132,6 @@ def train_language_model(
                 f"model with vocab_size=len(tokenizer)."
             )
 
-    folder = claim_output_dir(output_dir, resume=bool(resume))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     all_settings = {
         **(settings or {}),
@@ -140,60 +142,62 @@ def train_language_model(
         **{"warmup_steps": warmup_steps, "min_lr_ratio": min_lr_ratio, "weight_decay": weight_decay, "betas": list(betas)},
         **{"max_grad_norm": max_grad_norm, "bf16": bf16, "eval_steps": eval_steps, "save_steps": save_steps},
     }
-    checkpoint = None
-    if resume is True:
-        require_same_settings(folder, all_settings)
-        checkpoint = latest_checkpoint(folder, processes)
-    elif resume:
-        checkpoint = require_complete(resume, processes)
-        require_same_settings(checkpoint.parent, all_settings)
-    resumed_from = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0
+    with run_folder(output_dir, resume=bool(resume)) as folder:
+        checkpoint = None
+        if resume is True:
+            require_same_settings(folder, all_settings)
+            checkpoint = latest_checkpoint(folder, processes, model)
+        elif resume:
+            checkpoint = require_complete(resume, processes, model)
+            require_same_settings(checkpoint.parent, all_settings)
+        resumed_from = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0
 
-    from graphformer.training.trainer import LanguageTrainer, no_shard_bars, training_arguments
+        from graphformer.training.trainer import LanguageTrainer, no_shard_bars, training_arguments
 
-    used_cache = getattr(model.config, "use_cache", None)
-    trainer = LanguageTrainer(
-        model=model,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=tokenizer,
-        progress=progress,
-        callbacks=_tensorboard(folder, resumed_from) if report_to == "tensorboard" else None,
-        args=training_arguments(
-            output_dir=str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=batch_size,
-            per_device_eval_batch_size=eval_batch_size or batch_size,
-            learning_rate=learning_rate,
-            warmup_steps=warmup_steps,
-            lr_scheduler_kwargs={"min_lr_rate": min_lr_ratio},
-            weight_decay=weight_decay,
-            adam_beta1=betas[0],
-            adam_beta2=betas[1],
-            max_grad_norm=max_grad_norm,
-            seed=seed,
-            data_seed=seed,
-            eval_steps=eval_steps,
-            save_steps=save_steps,
-            save_total_limit=save_total_limit,
-            # A logged loss is the mean since the last log, and a resumed run starts a new mean: logs must fall on checkpoints.
-            logging_steps=math.gcd(LOG_STEPS, save_steps, steps),
-            bf16=bf16,
-            gradient_checkpointing=gradient_checkpointing,
-        ),
-    )
-    if is_main_process():
-        save_settings(folder, all_settings)
-    with no_shard_bars():
-        trainer.continue_from(checkpoint)
-
-        model.eval()
-        if used_cache is not None:  # the Trainer turns the cache off; the saved model is for generating
-            model.config.use_cache = used_cache
+        used_cache = getattr(model.config, "use_cache", None)
+        trainer = LanguageTrainer(
+            model=model,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            progress=progress,
+            callbacks=_tensorboard(folder, resumed_from) if report_to == "tensorboard" else None,
+            args=training_arguments(
+                output_dir=str(folder),
+                max_steps=steps,
+                per_device_train_batch_size=batch_size,
+                per_device_eval_batch_size=eval_batch_size or batch_size,
+                learning_rate=learning_rate,
+                warmup_steps=warmup_steps,
+                lr_scheduler_kwargs={"min_lr_rate": min_lr_ratio},
+                weight_decay=weight_decay,
+                adam_beta1=betas[0],
+                adam_beta2=betas[1],
+                max_grad_norm=max_grad_norm,
+                seed=seed,
+                data_seed=seed,
+                eval_steps=eval_steps,
+                save_steps=save_steps,
+                save_total_limit=save_total_limit,
+                # A logged loss is the mean since the last log, and a resumed run starts a new mean: logs must fall on checkpoints.
+                logging_steps=math.gcd(LOG_STEPS, save_steps, steps),
+                bf16=bf16,
+                gradient_checkpointing=gradient_checkpointing,
+            ),
+        )
         if is_main_process():
-            model.save_pretrained(folder)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(folder)
+            save_settings(folder, all_settings)
+        with no_shard_bars():
+            trainer.continue_from(checkpoint)
+
+            model.eval()
+            if used_cache is not None:  # the Trainer turns the cache off; the saved model is for generating
+                model.config.use_cache = used_cache
+            if is_main_process():
+                with new_files(folder) as unfinished:
+                    model.save_pretrained(unfinished)
+                    if tokenizer is not None:
+                        tokenizer.save_pretrained(unfinished)
     history = trainer.state.log_history
     last = [line for line in history if "eval_loss" in line][-1]
     return TrainingResult(
@@ -215,4 +219,5 @@ def _tensorboard(folder: Path, resumed_from: int) -> list[Any]:
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback
 
-    return [TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_from + 1 if resumed_from else None))]
+    before = (folder / CURVES_FOLDER).exists()  # also of a run that was killed before it saved anything
+    return [TensorBoardCallback(SummaryWriter(str(folder / CURVES_FOLDER), purge_step=resumed_from + 1 if before else None))]

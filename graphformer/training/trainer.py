@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import EvalPrediction, ProgressCallback, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
 from graphformer.datasets.text import collate_windows
 from graphformer.training.evaluation import Evaluation, window_losses
+from graphformer.training.resumable import ResumableTrainer
 
 
-class LanguageTrainer(Trainer):
+class LanguageTrainer(ResumableTrainer):
     """A Trainer whose ``eval_loss`` is the exact mean over tokens, beside ``eval_perplexity`` and ``eval_num_tokens``."""
 
     def __init__(self, progress: bool = True, **kwargs: Any) -> None:

@@ -1,0 +1,90 @@
+"""transformers' Trainer, with checkpoints that are written whole and loaded as they were saved, or not at all."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+
+from graphformer.training.checkpoints import STATE, found_checkpoints, model_problems
+from graphformer.training.file_checks import optimizer_problems, reading
+from graphformer.training.saving import PARTIAL, discard, new_folder
+
+_REMEDY = "remove this checkpoint, and resume from an earlier one or start again"
+
+
+class ResumableTrainer(Trainer):
+    """A Trainer for one run in ``args.output_dir``.
+
+    Each checkpoint appears in one step with the digests of its files, see :mod:`~graphformer.training.saving`; the oldest are removed
+    after that. What the Trainer itself would pass over in loading (tensors that lack, states of other shapes, best weights that
+    are gone) is an error.
+    """
+
+    _staging: Path | None = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder, step = Path(super()._get_output_dir(trial)), self.state.global_step
+        target = folder / f"checkpoint-{step}"
+        with new_folder(target) if self.args.should_save else nullcontext():
+            self.accelerator.wait_for_everyone()  # every process writes its random state into the folder
+            self._staging = folder / PARTIAL
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            if self.args.should_save and self.state.best_global_step:  # the Trainer has looked for it in the hidden folder
+                self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
+                self.state.save_to_json(str(folder / PARTIAL / target.name / STATE))
+            self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self._remove_oldest(folder, step)
+
+    def _remove_oldest(self, folder: Path, newest: int) -> None:
+        """Those of later steps, which a run that goes on from an older checkpoint has not written again yet, do not count: they may be
+        the broken ones that were passed over."""
+        if not self.args.save_total_limit:
+            return
+        found = {step: path for step, path in found_checkpoints(folder).items() if step <= newest}
+        protected = {newest, self.state.best_global_step} & set(found)
+        spare = [step for step in sorted(found) if step not in protected]
+        for step in spare[: max(len(found) - max(self.args.save_total_limit, len(protected)), 0)]:
+            discard(found[step])
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with reading(resume_from_checkpoint, _REMEDY):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Of tied tensors one is saved, and the Trainer warns of the other."""
+        tied = self.model.state_dict(keep_vars=True)
+        known = {id(value) for name, value in tied.items() if name not in load_result.missing_keys}
+        missing = [name for name in load_result.missing_keys if id(tied[name]) not in known]
+        if missing or load_result.unexpected_keys:
+            raise ValueError(f"missing weights: {missing}; unexpected weights: {load_result.unexpected_keys}")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading(checkpoint, _REMEDY):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None and (problems := optimizer_problems(self.optimizer)):
+                raise ValueError("; ".join(problems))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(checkpoint, _REMEDY):
+            super()._load_rng_state(checkpoint)
+
+    def _load_best_model(self) -> None:
+        best = Path(str(self.state.best_model_checkpoint))
+        if problems := model_problems(best, self.model):
+            raise ValueError(
+                f"the best weights of the run, in {str(best)!r}, are gone or damaged ({'; '.join(problems)}); put them back, or remove the "
+                f"checkpoints that are newer, and resume."
+            )
+        super()._load_best_model()
