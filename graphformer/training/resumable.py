@@ -64,6 +64,7 @@ class ResumableTrainer(Trainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Of tied tensors one is saved, and the Trainer warns of the other."""
+        assert isinstance(self.model, nn.Module)
         tied = self.model.state_dict(keep_vars=True)
         known = {id(value) for name, value in tied.items() if name not in load_result.missing_keys}
         missing = [name for name in load_result.missing_keys if id(tied[name]) not in known]
@@ -73,7 +74,7 @@ class ResumableTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with reading(checkpoint, _REMEDY):
             super()._load_optimizer_and_scheduler(checkpoint)
-            if checkpoint is not None and (problems := optimizer_problems(self.optimizer)):
+            if checkpoint and self.optimizer and (problems := optimizer_problems(self.optimizer)):
                 raise ValueError("; ".join(problems))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:

@@ -8,8 +8,10 @@ import json
 import os
 import shutil
 import sys
-import time
+import threading
 from pathlib import Path
+
+import tqdm
 
 OFF, COUNT, KILL, FULL = range(4)
 disk = ctypes.CDLL(None)
@@ -56,6 +58,9 @@ def main(work, mode, share, of, arguments):
     whole = work / "whole"
     from graphformer.cli import main as call
 
+    # tqdm's lock is shared between processes, and a killed one would never give it back; its thread might hold one at a fork.
+    tqdm.tqdm.set_lock(threading.RLock())
+    tqdm.tqdm.monitor_interval = 0
     try:
         call([*arguments, "--output", str(work / "warm")])
     except SystemExit as end:
@@ -65,7 +70,7 @@ def main(work, mode, share, of, arguments):
     expected = weights(whole)
     print(json.dumps({"calls": calls}), flush=True)
     for point in range(1 + share, calls + 1, of):
-        output, started = work / "run", time.process_time()
+        output = work / "run"
         shutil.rmtree(output, ignore_errors=True)
         ended, _, log = run(arguments, output, mode, point)
         saved = sorted(path.name for path in output.glob("checkpoint-*")) if output.exists() else []
