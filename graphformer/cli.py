@@ -20,9 +20,10 @@ from torch import Tensor
 
 import graphformer
 from graphformer import cli_graphs
+from graphformer.cli_interrupt import interruptible
 from graphformer.datasets import TextDataset, build_tokenizer, embedded_text, encode, read_text, split
 from graphformer.errors import MissingExtra, require
-from graphformer.training import model_problems, train_language_model
+from graphformer.training import load_language_model, train_language_model
 from graphformer.training.run import claim_output_dir, is_main_process
 
 typer = require("typer", extra="text", why="The command line")
@@ -52,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 @app.command()
+@interruptible
 def train(
     output: Annotated[Path, typer.Option(help="Folder for the model, the tokenizer and the checkpoints.")],
     text_file: Annotated[Path | None, typer.Argument(help="A UTF-8 text file to learn from.")] = None,
@@ -148,6 +150,7 @@ def train(
 
 
 @app.command()
+@interruptible
 def generate(
     model_dir: Annotated[Path, typer.Argument(help="A folder that graphformer train wrote.")],
     prompt: Annotated[str, typer.Argument(help="The beginning of the text.")],
@@ -166,29 +169,23 @@ def generate(
         raise ValueError(f"--top-p must be above 0 and at most 1, got {top_p}.")
     if not prompt:
         raise ValueError("PROMPT is empty; give at least one character to start from.")
-    if problems := model_problems(model_dir):
-        raise ValueError(
-            f"MODEL_DIR: {str(model_dir)!r} holds no complete model ({'; '.join(problems)}); give a folder that graphformer "
-            f"train has finished, or one of its checkpoints."
-        )
-    if not (model_dir / "tokenizer.json").is_file():
-        raise ValueError(f"MODEL_DIR: {str(model_dir)!r} has no tokenizer.json; save the tokenizer beside the model.")
-
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model_dir)
-    model = transformers.AutoModelForCausalLM.from_pretrained(model_dir).eval()
+    model, tokenizer = load_language_model(model_dir)
     ids = encode(tokenizer, prompt)[None]
     transformers.set_seed(seed)
     sampling: dict[str, Any] = {"do_sample": False}
     if not greedy and num_beams == 1:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k or 0, "top_p": top_p or 1.0}
-    written = _continue(model, ids, max_new_tokens, num_beams=num_beams, use_cache=True, **sampling)
+    try:
+        written = _continue(model, ids, max_new_tokens, num_beams=num_beams, use_cache=True, **sampling)
+    except RuntimeError as error:  # of weights so large that probabilities are no numbers
+        raise ValueError(f"MODEL_DIR: {str(model_dir)!r} writes no text ({error}); train it again with a smaller learning rate.") from error
     _say(str(tokenizer.decode(written[0])))
 
 
-app.command("train-graphs")(cli_graphs.train_graphs)
-app.command("predict")(cli_graphs.predict)
+app.command("train-graphs")(interruptible(cli_graphs.train_graphs))
+app.command("predict")(interruptible(cli_graphs.predict))
 
 
 def _continue(model: Any, ids: Tensor, max_new_tokens: int, **options: Any) -> Tensor:

@@ -15,6 +15,7 @@ import transformers
 from graphformer import cli_graph_data
 from graphformer.errors import require
 from graphformer.training.run import claim_output_dir, is_main_process
+from graphformer.training.saving import write_text
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -150,6 +151,8 @@ def predict(
 
     if output is not None and output.exists():
         raise ValueError(f"--output: {str(output)!r} is there already, and nothing is written over; name another file.")
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"--output: there is no folder {str(output.parent)!r}; name one that is there.")
     model = load_graph_model(model_dir)
     reader = model.featuriser.get("reader")
     for name, value, owner in (("tables", tables, "microstructure"), ("smiles-column", smiles_column, "polymer")):
@@ -167,7 +170,7 @@ def predict(
     if output is None:
         _say(text.getvalue().rstrip("\n"))
     else:
-        output.write_text(text.getvalue(), encoding="utf-8")
+        write_text(output, text.getvalue())
         _say(f"{len(table.rows) - table.without} predictions in {output}")
 
 

@@ -23,7 +23,8 @@ from graphformer.models.graph_base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graph_parts import Target, target_loss
 from graphformer.models.label_masks import Mask
 from graphformer.models.unread import forget_known, tell_unread
-from graphformer.training.checkpoints import model_problems
+from graphformer.training.checkpoints import WEIGHTS, model_problems
+from graphformer.training.file_checks import reading, weight_problems
 from graphformer.training.graph_batches import NodeBudgetSampler, graph_loader, graph_sizes
 from graphformer.training.graph_metrics import classification_metrics, regression_metrics
 from graphformer.training.graph_scaling import Scaling, any_label, labels_that_count
@@ -168,20 +169,30 @@ def load_graph_model(folder: str | Path) -> GraphModel:
             f"{str(folder)!r} holds no complete model ({'; '.join(problems)}); give a folder that graphformer train-graphs has "
             f"finished, or one of its checkpoints."
         )
-    config = json.loads((Path(folder) / "config.json").read_bytes())
+    folder, remedy = Path(folder), "put back the files of one run, or give another folder"
+    config = json.loads((folder / "config.json").read_bytes())
     if config.get("kind") != _KIND:
         raise ValueError(f"{str(folder)!r} holds a model of another kind; give a folder that graphformer train-graphs wrote.")
-    settings = dict(config["settings"])
-    if isinstance(settings["target"], Mapping):
-        settings["target"] = {name: Target.read(one) for name, one in settings["target"].items()}
-    elif isinstance(settings["target"], list):  # one Target that was given as an object
-        settings["target"] = Target(**settings["target"][0])
-    net = GraphTransformer(**settings)
-    try:
-        net.load_state_dict(load_file(Path(folder) / "model.safetensors"))
-    except RuntimeError as error:
-        raise ValueError(f"{str(folder)!r}: the weights do not fit config.json ({error}); put back the files of one run.") from None
-    return GraphModel(net.eval(), Scaling.from_dict(config["scaling"]), config["featuriser"])
+    with reading(folder / "config.json", remedy):
+        settings = dict(config["settings"])
+        if isinstance(settings["target"], Mapping):
+            settings["target"] = {name: Target.read(one) for name, one in settings["target"].items()}
+        elif isinstance(settings["target"], list):  # one Target that was given as an object
+            settings["target"] = Target(**settings["target"][0])
+        model = GraphModel(GraphTransformer(**settings), Scaling.from_dict(config["scaling"]), dict(config["featuriser"]))
+        if model.featuriser:
+            dict(model.featuriser["options"])
+            for names in ("node_names", "edge_names", "target_names"):
+                list(model.featuriser[names])
+    with reading(folder / WEIGHTS, remedy):
+        if problems := weight_problems([folder / WEIGHTS], model.net):
+            raise ValueError(f"the weights do not fit config.json: {'; '.join(problems)}")
+        model.net.load_state_dict(load_file(folder / WEIGHTS))
+    for name, value in model.net.named_parameters():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{str(folder)!r}: {name} holds numbers that are not finite; {remedy}.")
+    model.net.eval()
+    return model
 
 
 def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
