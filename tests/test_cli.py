@@ -123,6 +123,8 @@ def test_generate_refuses(call, trained, tmp_path):
     assert f"model.safetensors ({len(weights) - 100} bytes) is cut short" in one_line(call("generate", copy, "a"))
     (copy / "model.safetensors").write_bytes(weights)
     (copy / "tokenizer.json").unlink()
+    assert "tokenizer.json is missing" in one_line(call("generate", copy, "a"))
+    (copy / "SHA256SUMS").unlink()
     assert "has no tokenizer.json" in one_line(call("generate", copy, "a"))
 
 

@@ -26,6 +26,17 @@ class ResumableTrainer(Trainer):
 
     _staging: Path | None = None
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's, with its progress bars closed however it ends: what is told of an error starts a line."""
+        try:
+            return super().train(*args, **kwargs)
+        except BaseException:
+            for callback in self.callback_handler.callbacks:
+                for bar in (getattr(callback, "prediction_bar", None), getattr(callback, "training_bar", None)):
+                    if bar is not None:
+                        bar.close()
+            raise
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging else super()._get_output_dir(trial)
 
