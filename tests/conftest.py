@@ -1,9 +1,11 @@
 """What all tests share: one thread, one seed, and where the real data lie."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +32,19 @@ def seed() -> int:
     """Every test starts from the same random state, whatever ran before it."""
     torch.manual_seed(0)
     return 0
+
+
+@pytest.fixture
+def float64(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Models and inputs that name no precision are made in float64, unless the test is marked float32.
+
+    Laws are exact there on every processor. What float32 loses depends on the processor's sums; tests/test_float32.py
+    bounds it by what the naive form loses.
+    """
+    if request.node.get_closest_marker("float32") is None:
+        torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture
@@ -80,6 +95,19 @@ def data_dir() -> Path:
 def golden_dir() -> Path:
     """Recorded inputs and outputs of published code: GRAPHFORMER_GOLDEN, else shared/golden beside the repository."""
     return _folder("GRAPHFORMER_GOLDEN", ROOT.parent / "shared" / "golden")
+
+
+@pytest.fixture
+def recorded(golden_dir: Path) -> Callable[[str], dict[str, torch.Tensor]]:
+    """Reads one recorded case; its floating numbers are cast to the default dtype of the test."""
+
+    def read(case: str) -> dict[str, torch.Tensor]:
+        with np.load(golden_dir / f"{case}.npz") as file:
+            found = {name: torch.from_numpy(file[name]) for name in file.files}
+        default = torch.get_default_dtype()
+        return {n: v.to(default) if v.is_floating_point() else v for n, v in found.items()}
+
+    return read
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from transformers import DynamicCache, Trainer, TrainingArguments
 import graphformer as gf
 from graphformer.adapters import SparseGINLayer
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 BASE = dict(task_type="CAUSAL_LM", hidden_dim=7)
 
 

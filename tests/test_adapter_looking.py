@@ -17,6 +17,8 @@ peft = pytest.importorskip("peft")
 from graphformer.adapters import LambdaRecorder, count_trainable, edges_per_token, scales  # noqa: E402
 from graphformer.inspect import plot_lambda  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 IDS = torch.arange(2 * 13).view(2, 13) % 23
 
 

@@ -11,6 +11,8 @@ import graphformer as gf
 from graphformer.adapters import UnsupportedModel, capture
 from graphformer.adapters.looking import adapted_layers
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 TEXT = [*DECODERS, *ENCODERS]
 ALL = [*TEXT, *VISION]
 PLACES = [(name, place) for name in ALL for place in (["beside_mlp"] if name in PARALLEL else ["before_mlp", "after_mlp"])]

@@ -12,6 +12,8 @@ from graphformer.adapters import UnsupportedModel, capture, edges_per_token, sca
 from graphformer.adapters.looking import adapted_layers
 from graphformer.attention import blocks
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 GENERATE = {"max_new_tokens": 9, "min_new_tokens": 6, "output_scores": True, "return_dict_in_generate": True}
 
 

@@ -20,6 +20,8 @@ import graphformer as gf
 from graphformer.adapters import UnsupportedModel, edges_per_token, probe, scales
 from graphformer.adapters.looking import adapted_layers
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 
 def pixels():
     return feed("vit", torch.randint(4, 61, (2, 9)))

@@ -16,6 +16,8 @@ from torch.testing import assert_close
 import graphformer as gf
 from graphformer.nn import AttentionConv, GINAttentionConv, PNAAttentionConv, SumAttentionConv
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 os.environ.setdefault("DGLBACKEND", "pytorch")
 
 NODES, EDGES, IN, OUT, HEADS, EDGE_DIM = 11, 29, 7, 15, 3, 2
@@ -38,7 +40,7 @@ def made(
     return jittered(CONVS[kind](in_channels, out_channels, heads, edge_dim, **options)).eval()
 
 
-def a_graph(seed: int = 0, nodes: int = NODES, edges: int = EDGES, dtype: torch.dtype = torch.float32) -> gf.testing.GraphSample:
+def a_graph(seed: int = 0, nodes: int = NODES, edges: int = EDGES, dtype: torch.dtype | None = None) -> gf.testing.GraphSample:
     return gf.testing.random_graph(nodes, edges, IN, edge_dim=EDGE_DIM, seed=seed, dtype=dtype)
 
 

@@ -23,6 +23,8 @@ from graphformer.nn.encodings import encode_nodes, encoding, shortest_path
 from graphformer.nn.hierarchy import cluster, coarse_edges, match, number_groups, pool, symmetric
 from graphformer.nn.pairs import Structure, candidates, hops
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 NODE_DIM, EDGE_DIM, OUT, HEADS, HIDDEN, LAYERS = 7, 3, 2, 5, 35, 3
 EVERYTHING = ("random_walk:5", "laplacian:3", "degree", "distance:4", "shortest_path:3")
 # Every option somewhere; expanders depend on how nodes are numbered and have tests of their own.

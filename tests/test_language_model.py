@@ -40,6 +40,8 @@ from graphformer.testing import (
     token_ids,
 )
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 VOCAB = 17
 IDS = token_ids(VOCAB)  # [2, 11]
 MIXED = ["gin", "pna", "sum"]
@@ -418,6 +420,7 @@ def test_generation_stops() -> None:
 # ---------------------------------------------------------------------- saving and loading
 
 
+@pytest.mark.float32
 @every_kind
 def test_save_and_load_is_bit_equal(kind: str, tmp_path: Path) -> None:
     model = make(kind)
@@ -432,6 +435,7 @@ def test_save_and_load_is_bit_equal(kind: str, tmp_path: Path) -> None:
     assert not loaded.training
 
 
+@pytest.mark.float32
 @pytest.mark.parametrize("tied", [True, False])
 def test_tied_embeddings_stay_tied_and_untied_ones_untied(tied: bool, tmp_path: Path) -> None:
     model = make(tie_word_embeddings=tied)
@@ -447,6 +451,7 @@ def test_tied_embeddings_stay_tied_and_untied_ones_untied(tied: bool, tmp_path: 
     assert torch.equal(loaded(IDS).logits, model(IDS).logits)
 
 
+@pytest.mark.float32
 def test_auto_classes(tmp_path: Path) -> None:
     model = make("mixed")
     model.save_pretrained(tmp_path)
@@ -460,6 +465,7 @@ def test_auto_classes(tmp_path: Path) -> None:
     assert torch.equal(base(IDS).last_hidden_state, model.model(IDS).last_hidden_state)
 
 
+@pytest.mark.float32
 def test_sharded_save(tmp_path: Path) -> None:
     model = make("mixed")
     model.save_pretrained(tmp_path, max_shard_size="10KB")
@@ -572,6 +578,7 @@ def test_bfloat16(kind: str) -> None:
     assert text.shape == (2, 9) and text.max() < VOCAB
 
 
+@pytest.mark.float32
 @pytest.mark.parametrize("kind", ["gin", "pna", "mixed threshold", "gin grouped"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_autocast(kind: str, dtype: torch.dtype) -> None:

@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,6 +30,8 @@ from graphformer.testing import (
     hostile_inputs,
     positions_of,
 )
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 KINDS: dict[str, type[GraphAttention]] = {"gin": GINAttention, "pna": PNAAttention, "sum": SumAttention}
 # name -> hidden_size, num_heads, num_kv_heads, RoPE. Head widths 7 and 10: neither is a number of heads, tokens or sequences.
@@ -150,6 +151,7 @@ def test_sharpening_does_not_overflow_half_precision(kind: str, dtype: torch.dty
         check_finite(layer.float(), x.float(), gradients=kind != "pna")
 
 
+@pytest.mark.float32
 @every_kind
 @every_cut
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
@@ -457,10 +459,10 @@ def place(layer: GraphAttention, name: str, gradient: bool = False) -> Tensor:
     ("executor", "backend"), [("flash", "auto"), *itertools.product(("dense", "stream"), BACKENDS)], ids=lambda value: value
 )
 @pytest.mark.usefixtures("small_blocks")
-def test_gin_equals_the_published_code(golden_dir: Path, case: str, executor: str, backend: str) -> None:
+def test_gin_equals_the_published_code(recorded: Callable, case: str, executor: str, backend: str) -> None:
     if backend in ("dgl", "torch_sparse"):
         pytest.importorskip(backend)
-    stored = {name: torch.from_numpy(value) for name, value in np.load(golden_dir / f"{case}.npz").items()}
+    stored = recorded(case)
     layer = GINAttention(32, 4, executor=executor, backend=backend, **GOLDEN[case])
     unused = ("rmsnorm.weight", "residual_epsilon.0")  # the reference creates them and never uses them
     loaded = set()
@@ -483,8 +485,8 @@ def test_gin_equals_the_published_code(golden_dir: Path, case: str, executor: st
 
 
 @pytest.mark.parametrize("case", GOLDEN)
-def test_the_graph_is_the_published_codes_attention(golden_dir: Path, case: str) -> None:
-    stored = {name: torch.from_numpy(value) for name, value in np.load(golden_dir / f"{case}.npz").items()}
+def test_the_graph_is_the_published_codes_attention(recorded: Callable, case: str) -> None:
+    stored = recorded(case)
     layer = GINAttention(32, 4)
     for name in ("q_proj.weight", "k_proj.weight", "sharpening_parameters.0"):
         into = place(layer, name)

@@ -16,6 +16,8 @@ from torch_geometric.nn import HeteroConv, TransformerConv, to_hetero
 import graphformer as gf
 from graphformer.nn import GINAttentionConv, SumAttentionConv
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 # ---------------------------------------------------------------- the mask
 
 

@@ -14,6 +14,8 @@ from graphformer import AttentionGraph
 from graphformer.attention import merged_graph
 from graphformer.nn import SparseGIN, self_loops
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 WIDTH, HEADS = 35, 5
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh}
 VARIANTS: dict[str, dict] = {
@@ -48,7 +50,7 @@ def lanes(variant: str, batch: int) -> tuple[int, ...]:
     return (batch, HEADS) if "num_heads" in VARIANTS[variant] else (batch,)
 
 
-def causal_weights(variant: str, batch: int = 2, length: int = 7, dtype: torch.dtype = torch.float32) -> Tensor:
+def causal_weights(variant: str, batch: int = 2, length: int = 7, dtype: torch.dtype | None = None) -> Tensor:
     """Sparse causal matrices; some rows are empty, and some tokens have no edge to themselves."""
     dense = torch.rand(*lanes(variant, batch), length, length, dtype=dtype)
     return (dense * (dense > 0.4)).tril()
@@ -261,6 +263,7 @@ def test_backends_agree(variant: str):
 # ---------------------------------------------------------------- precision
 
 
+@pytest.mark.float32
 @each_variant
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_beside_a_network_in_float32(variant: str, dtype: torch.dtype):
@@ -273,6 +276,7 @@ def test_half_precision_beside_a_network_in_float32(variant: str, dtype: torch.d
     assert h.grad.dtype == dtype and all(parameter.grad.dtype == torch.float32 for parameter in gin.parameters())
 
 
+@pytest.mark.float32
 @each_variant
 def test_a_network_in_half_precision(variant: str):
     gin, graph, h = made(variant), AttentionGraph.from_dense(causal_weights(variant)), torch.randn(2, 7, WIDTH)

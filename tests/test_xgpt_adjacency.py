@@ -3,7 +3,6 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +12,8 @@ import graphformer as gf
 from graphformer import AttentionGraph
 from graphformer.compat.xgpt.adjacency import LearnedMerge, construct_adjacency, distance_weights
 from graphformer.compat.xgpt.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 BATCH, HEADS, LENGTH = 2, 3, 11
 ADAPTER = {
@@ -41,10 +42,9 @@ def padded(last: int = 3) -> Tensor:
 # ---------------------------------------------------------------- recorded outputs
 
 
-def test_recorded_outputs(golden_dir):
+def test_recorded_outputs(golden_dir, recorded):
     case = json.loads((golden_dir / "manifest.json").read_text())["cases"]["h_construct_adjacency"]["settings"]
-    with np.load(golden_dir / "h_construct_adjacency.npz") as file:
-        data = {name: torch.from_numpy(file[name]) for name in file.files}
+    data = recorded("h_construct_adjacency")
     keep, given = data["in.mask_keep"].bool(), data["in.attn"]
     prefix = "w.adj_transform."
     weights = {name.removeprefix(prefix): value for name, value in data.items() if name.startswith(prefix)}

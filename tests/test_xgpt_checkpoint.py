@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from graphformer.compat import xgpt
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 peft = pytest.importorskip("peft")
 
@@ -25,11 +27,11 @@ README = {
 CASES = ("i_sparse_gin_layer", "i2_sparse_gin_layer_readme155", "i3_sparse_gin_layer_samewidth", "i5_after_MLP")
 
 
-def read(golden_dir: Path, case: str) -> tuple[xgpt.Settings, dict[str, Tensor]]:
+def read(golden_dir: Path, recorded: Callable, case: str) -> tuple[xgpt.Settings, dict[str, Tensor]]:
     given = json.loads((golden_dir / "manifest.json").read_text())["cases"][case]["settings"]
     known = {name: value for name, value in given.items() if name in {field.name for field in dataclasses.fields(xgpt.Settings)}}
     settings = xgpt.read_settings({**README, **known})
-    return settings, {name: torch.from_numpy(value) for name, value in np.load(golden_dir / f"{case}.npz").items()}
+    return settings, recorded(case)
 
 
 def llama(stored: dict[str, Tensor], layers: int = 1) -> LlamaForCausalLM:
@@ -51,8 +53,8 @@ def state(stored: dict[str, Tensor], layers: int = 1) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("direction", "wanted"), [("self", "out.y"), ("key_to_query", "out.y_if_edges_transposed")])
-def test_a_block_with_its_adapter(golden_dir: Path, case: str, direction: str, wanted: str) -> None:
-    settings, stored = read(golden_dir, case)
+def test_a_block_with_its_adapter(golden_dir: Path, recorded: Callable, case: str, direction: str, wanted: str) -> None:
+    settings, stored = read(golden_dir, recorded, case)
     model = xgpt.load_adapter(llama(stored), settings, state(stored), direction=direction)
     seen: list[Tensor] = []
     model.get_base_model().model.layers[0].register_forward_hook(lambda module, inputs, out: seen.append(out))
@@ -62,8 +64,9 @@ def test_a_block_with_its_adapter(golden_dir: Path, case: str, direction: str, w
     assert_close(seen[0][real], stored[wanted][real], atol=1e-5, rtol=1e-5)
 
 
-def test_it_is_saved_and_read_by_peft(golden_dir: Path, tmp_path: Path) -> None:
-    settings, stored = read(golden_dir, CASES[0])
+@pytest.mark.float32
+def test_it_is_saved_and_read_by_peft(golden_dir: Path, recorded: Callable, tmp_path: Path) -> None:
+    settings, stored = read(golden_dir, recorded, CASES[0])
     model = xgpt.load_adapter(llama(stored, 2), settings, state(stored, 2), direction="key_to_query").eval()
     model.save_pretrained(tmp_path)
     again = peft.PeftModel.from_pretrained(llama(stored, 2), tmp_path).eval()
@@ -91,15 +94,15 @@ def test_what_no_adapter_is(changes: dict, text: str) -> None:
         xgpt.adapter_config(xgpt.read_settings({**README, **changes}))
 
 
-def test_another_models_checkpoint(golden_dir: Path) -> None:
-    settings, stored = read(golden_dir, CASES[0])
+def test_another_models_checkpoint(golden_dir: Path, recorded: Callable) -> None:
+    settings, stored = read(golden_dir, recorded, CASES[0])
     with pytest.raises(ValueError, match=r"adapters in the layers \[0, 1, 2\], and the model has 2 layers"):
         xgpt.load_adapter(llama(stored, 2), settings, state(stored, 3))
 
 
-def test_per_head(golden_dir: Path) -> None:
+def test_per_head(golden_dir: Path, recorded: Callable) -> None:
     """Without the layer that mixes heads, which an adapter does not have."""
-    settings, stored = read(golden_dir, "i7_per_head")
+    settings, stored = read(golden_dir, recorded, "i7_per_head")
     settings = dataclasses.replace(settings, per_head_ff=False)
     weights = {name: value for name, value in state(stored).items() if ".ff_layer." not in name}
     model = xgpt.load_adapter(llama(stored), settings, weights)

@@ -3,9 +3,9 @@
 import dataclasses
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from graphformer.attention import Reweigh, TopK
 from graphformer.attention.sparsifiers import from_spec
 from graphformer.compat import xgpt
 from graphformer.compat.xgpt.weights import attention_state
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 GIN = {
     "use_GNN_from_attention": "LlamaAttentionGIN",
@@ -49,14 +51,16 @@ WAYS = [("auto", "auto"), *itertools.product(("dense", "stream"), BACKENDS)]
 
 
 @pytest.fixture
-def golden(golden_dir: Path, request: pytest.FixtureRequest) -> tuple[xgpt.Settings, dict[str, Tensor]]:
+def golden(
+    float64: None, golden_dir: Path, recorded: Callable, request: pytest.FixtureRequest
+) -> tuple[xgpt.Settings, dict[str, Tensor]]:
     """A case's settings and tensors."""
     case = request.param
     manifest = json.loads((golden_dir / "manifest.json").read_text())["cases"][case]
     given = {name: value for name, value in manifest["settings"].items() if name not in ("cls", "layer_idx", "layers", "vocab")}
     kind = manifest["settings"].get("cls", "LlamaAttentionGIN")
     settings = xgpt.read_settings({**GIN, "use_GNN_from_attention": kind, **given})
-    return settings, {name: torch.from_numpy(value) for name, value in np.load(golden_dir / f"{case}.npz").items()}
+    return settings, recorded(case)
 
 
 def weights(stored: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -110,8 +114,8 @@ def test_the_graph_is_the_adjacency(golden: tuple, request: pytest.FixtureReques
 
 
 @pytest.fixture
-def modes(golden_dir: Path) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(value) for name, value in np.load(golden_dir / "c_threshold_modes.npz").items()}
+def modes(float64: None, recorded: Callable) -> dict[str, Tensor]:
+    return recorded("c_threshold_modes")
 
 
 def sparsifier(mode: str, kind: str, **changes: object) -> gf.attention.Sparsifier | None:
@@ -193,6 +197,7 @@ def test_a_model_gives_its_logits_and_loss(golden: tuple, executor: str, backend
     assert_close(out.loss, stored["out.loss"], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.float32
 @pytest.mark.parametrize("golden", MODEL, indirect=True)
 def test_a_model_generates_with_a_cache_and_is_saved(golden: tuple, tmp_path: Path) -> None:
     settings, stored = golden
@@ -207,6 +212,7 @@ def test_a_model_generates_with_a_cache_and_is_saved(golden: tuple, tmp_path: Pa
         assert torch.equal(again(stored["in.ids"]).logits, model(stored["in.ids"]).logits)
 
 
+@pytest.mark.float32
 @pytest.mark.parametrize("golden", MODEL, indirect=True)
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_a_folder_of_the_reference(golden: tuple, tmp_path: Path, kind: str) -> None:

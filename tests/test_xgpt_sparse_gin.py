@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from graphformer.compat.xgpt import construct_adjacency, read_settings
 from graphformer.compat.xgpt.adapter import adapter_state, initial_scale, place, sparse_gin, streamed
 from graphformer.compat.xgpt.settings import Settings
 from graphformer.nn import rotate, self_loops
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 README = {
     "num_layers": 1,
@@ -60,13 +62,15 @@ each_case = pytest.mark.parametrize("golden", CASES, indirect=True, ids=[case.sp
 
 
 @pytest.fixture
-def golden(golden_dir: Path, request: pytest.FixtureRequest) -> Case:
+def golden(
+    float64: None, golden_dir: Path, recorded: Callable, request: pytest.FixtureRequest
+) -> Case:
     """A case's settings, its tensors, and the parameters among them."""
     case = json.loads((golden_dir / "manifest.json").read_text())["cases"][request.param]["settings"]
     other = ("base", "layer_idx", "transformer_layers", "trainable_scale_after_init")
     settings = read_settings({**README, **{name: value for name, value in case.items() if name not in other}})
     assert initial_scale(settings, case["layer_idx"], case["transformer_layers"]) == case["trainable_scale_after_init"]
-    stored = {name: torch.from_numpy(value) for name, value in np.load(golden_dir / f"{request.param}.npz").items()}
+    stored = recorded(request.param)
     return settings, stored, {name.removeprefix("w."): value for name, value in stored.items() if name.startswith("w.")}
 
 

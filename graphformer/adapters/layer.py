@@ -115,11 +115,11 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         if config.init_identity:
             scale = _start_as_identity(gnn, scale, config)
         gnn.train(self.training)
-        device = next(place.caller.parameters()).device
+        device, dtype = self._device_and_dtype()
         if not next(gnn.parameters()).is_meta:  # where weights are loaded into later, PEFT places them
-            gnn = gnn.to(device, torch.float32)
+            gnn = gnn.to(device, dtype)
         self.sparsegin_gnn[adapter_name] = gnn
-        self.sparsegin_scale[adapter_name] = nn.Parameter(torch.full((1,), scale, dtype=torch.float32, device=device))
+        self.sparsegin_scale[adapter_name] = nn.Parameter(torch.full((1,), scale, dtype=dtype, device=device))
         self.settings[adapter_name] = Settings(config, config.sparsifier(place.num_heads), config.graph_key())
         if not config.train_scale:
             self.frozen_peft_weight_names[adapter_name] = ("sparsegin_scale",)
@@ -135,7 +135,12 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         return False
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, torch.dtype]:
-        return next(self.place.caller.parameters()).device, torch.float32
+        return self._device_and_dtype()
+
+    def _device_and_dtype(self) -> tuple[torch.device, torch.dtype]:
+        """The base layer's, but never less than float32: half precision or a quantized base is too coarse to train in."""
+        parameter = next(self.place.caller.parameters())
+        return parameter.device, torch.promote_types(parameter.dtype, torch.float32)
 
     # ------------------------------------------------------------------ running
 

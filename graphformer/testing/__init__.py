@@ -10,7 +10,8 @@ called, and where a call needs more than the inputs (a mask under another name, 
 3. prefix, the first n outputs are the outputs of the first n tokens: :func:`check_prefix`
 4. cached decoding equals the full forward: :func:`check_cache`
 5. backends agree and executors agree, outputs and every gradient: :func:`check_agreement`,
-   :func:`check_backends_agree`, :func:`check_executors_agree`
+   :func:`check_backends_agree`, :func:`check_executors_agree`; in single precision no way loses more than the
+   readable one: :func:`check_precision`, and :func:`rounding_loss` for the tolerance of another law there
 6. graph models are permutation equivariant or invariant: :func:`check_equivariant`, :func:`check_invariant`
 7. disjoint graphs in one batch do not see each other: :func:`check_disjoint`; within a graph messages go from sender
    to receiver: :func:`check_direction`
@@ -38,6 +39,7 @@ from graphformer.testing.graphs import (
     random_graph,
 )
 from graphformer.testing.masking import check_batch_independence, check_packing, check_padding
+from graphformer.testing.precision import check_precision, rounding_loss
 from graphformer.testing.threads import check_threads
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "check_invariant",
     "check_packing",
     "check_padding",
+    "check_precision",
     "check_prefix",
     "check_threads",
     "from_pyg",
@@ -67,6 +70,7 @@ __all__ = [
     "hostile_inputs",
     "positions_of",
     "random_graph",
+    "rounding_loss",
     "token_ids",
     "tolerance",
 ]

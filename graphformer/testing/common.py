@@ -66,9 +66,10 @@ def require_equal(
     atol: float | None = None,
     rtol: float | None = None,
 ) -> None:
-    """Raise where ``|got - want| > atol + rtol |want|``. A NaN on either side differs, equal infinities do not.
+    """Raise where ``|got - want| > atol + rtol max_row |want|``. A NaN on either side differs, equal infinities do not.
 
-    ``text`` gets the index of the worst entry and says in words what it is. Left-out tolerances come from the
+    Relative to the row (the last axis) and not to the entry: rounding scales with the largest number of a sum, and an
+    entry near 0 is what is left of it. ``text`` gets the index of the worst entry and says in words what it is. Left-out tolerances come from the
     coarser dtype of the two.
     """
     if got.shape != want.shape:
@@ -80,7 +81,7 @@ def require_equal(
     got, want = got.detach(), want.detach().to(got.device)
     exact_got, exact_want = got.double(), want.double()
     difference = torch.where(exact_got == exact_want, 0.0, (exact_got - exact_want).abs())
-    allowed = torch.where(exact_want.isfinite(), atol + rtol * exact_want.abs(), 0.0)
+    allowed = torch.where(exact_want.isfinite(), atol + rtol * row_scale(exact_want), 0.0)
     excess = torch.where(difference <= allowed, 0.0, (difference - allowed).nan_to_num(nan=torch.inf))
     worst = int(excess.argmax())
     if excess.flatten()[worst] == 0:
@@ -91,7 +92,7 @@ def require_equal(
     raise violation(
         law,
         f"{text(index)}: got {float(got[index]):.6g}, expected {float(want[index]):.6g}, "
-        f"difference {difference_there:.3g} > {allowed_there:.3g} (atol {atol:.3g} + rtol {rtol:.3g} * |expected|); "
+        f"difference {difference_there:.3g} > {allowed_there:.3g} (atol {atol:.3g} + rtol {rtol:.3g} * |expected| of its row); "
         f"{count} of {got.numel()} entries differ",
         difference=difference_there,
         allowed=allowed_there,
@@ -102,7 +103,14 @@ def differs(got: Tensor, want: Tensor, *, atol: float | None = None, rtol: float
     """Whether any entry differs by more than the tolerance."""
     default = max(tolerance(got.dtype), tolerance(want.dtype))
     atol, rtol = default if atol is None else atol, default if rtol is None else rtol
-    return not torch.allclose(got.double(), want.double(), atol=atol, rtol=rtol)
+    got, want = got.double(), want.double()
+    return not bool(((got - want).abs() <= atol + rtol * row_scale(want)).all())
+
+
+def row_scale(want: Tensor) -> Tensor:
+    """The largest finite magnitude of each row (the last axis), kept as an axis of 1; of a scalar its own."""
+    size = want.abs().masked_fill(~want.isfinite(), 0.0)
+    return size.amax(-1, keepdim=True) if want.ndim and want.numel() else size
 
 
 # ---------------------------------------------------------------------- calling
@@ -199,13 +207,19 @@ def gradients_of(outputs: Sequence[Tensor], leaves: Mapping[str, Tensor], *, see
 # ---------------------------------------------------------------------- inputs
 
 
-def normal(shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", *, seed: int) -> Tensor:
-    """Normal numbers that depend on ``seed`` and ``shape`` only, on every device."""
+def normal(
+    shape: Sequence[int],
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    seed: int,
+) -> Tensor:
+    """Normal numbers that depend on ``seed`` and ``shape`` only, on every device; of torch's default dtype unless given."""
     values = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return values.to(device=device, dtype=dtype)
+    return values.to(device=device, dtype=torch.get_default_dtype() if dtype is None else dtype)
 
 
-def hidden_states(hidden_size: int, *, batch: int = 3, length: int = 11, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+def hidden_states(hidden_size: int, *, batch: int = 3, length: int = 11, dtype: torch.dtype | None = None, seed: int = 0) -> Tensor:
     """Hidden states ``[batch, length, hidden_size]`` from a seed. The default sizes are co-prime, so that a swapped
     axis fails."""
     return normal((batch, length, hidden_size), dtype, seed=seed)

@@ -84,7 +84,7 @@ def hostile_inputs(
 
 
 def hostile_graphs(
-    node_dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
+    node_dim: int, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", seed: int = 0
 ) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Awkward graphs for :func:`check_finite`: name -> (``x``, ``senders``, ``receivers``, ``batch``).
 

@@ -47,7 +47,7 @@ def random_graph(
     node_dim: int,
     *,
     edge_dim: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> GraphSample:
     """A graph of ``num_edges`` different directed edges without self-loops, from a seed."""
