@@ -199,6 +199,7 @@ def test_rows_that_all_heads_share():
     assert all(torch.equal(got, want) for got, want in zip(rows.by_sender, fresh.by_sender, strict=True))
 
 
+@pytest.mark.float32
 @pytest.mark.parametrize("trainable", [True, False])
 def test_reweigh(trainable: bool):
     from graphformer.attention import NormalizeWeights, Reweigh
@@ -229,6 +230,7 @@ def test_dropout_only_while_training():
     assert not torch.allclose(call(), call())
 
 
+@pytest.mark.float32
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype: torch.dtype):
     conv, graph = made("gin"), a_graph()
@@ -533,6 +535,7 @@ def test_edge_features_that_nobody_reads():
         made("gin")(X, INDEX, ATTR, edge_bias=torch.randn(3))
 
 
+@pytest.mark.float32
 def test_a_diverged_layer_says_so():
     conv = made("gin")
     with torch.no_grad():

@@ -341,6 +341,7 @@ def test_regression_losses():
     assert_close(target_loss(prediction, y.flatten(), Target(out_dim=2)), F.mse_loss(prediction, y))
 
 
+@pytest.mark.float32
 def test_classification_losses():
     logits = torch.randn(5, 3)
     classes, labels = torch.tensor([0, 2, 1, 1, 0]), torch.randint(2, (5, 3)).float()
@@ -352,6 +353,7 @@ def test_classification_losses():
     assert_close(target_loss(logits[:, :1], labels[:, 0].long(), binary), F.binary_cross_entropy_with_logits(logits[:, 0], labels[:, 0]))
 
 
+@pytest.mark.float32
 @pytest.mark.parametrize("task", ["regression", "classification"])
 def test_missing_labels_are_left_out(task: str):
     prediction = torch.randn(5, 2, requires_grad=True)
@@ -637,6 +639,7 @@ def test_signs_flip_in_training_graph_by_graph():
     assert len(seen) > 10
 
 
+@pytest.mark.float32
 def test_degree_distance_and_shortest_path():
     data = structure(
         Data(x=torch.zeros(4, 1), edge_index=torch.tensor([[0, 1, 2], [1, 2, 1]]), pos=torch.tensor([[0.0], [3.0], [3.0], [9.0]]))

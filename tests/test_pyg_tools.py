@@ -124,6 +124,7 @@ def found(model: nn.Module, algorithm, seed: int = 10_001) -> float:
     return sum(a == b for a, b in zip(best, deciding.tolist(), strict=True)) / 30
 
 
+@pytest.mark.float32
 def test_gnn_explainer_finds_the_edge_that_decides(trained):
     names = set(trained.state_dict())
     torch.manual_seed(0)
@@ -133,6 +134,7 @@ def test_gnn_explainer_finds_the_edge_that_decides(trained):
     assert trained(x, index).requires_grad
 
 
+@pytest.mark.float32
 def test_attention_explainer_reads_the_weights(trained):
     assert found(trained, AttentionExplainer(reduce="max")) > 0.8
     x, index, _, _ = marked(10_001)
@@ -142,6 +144,7 @@ def test_attention_explainer_reads_the_weights(trained):
     assert_close(explainer(x, index).edge_mask, heads[:, index[1], index[0]].amax(0))
 
 
+@pytest.mark.float32
 def test_pg_explainer_can_be_trained(trained):
     torch.manual_seed(0)
     algorithm = PGExplainer(epochs=3, lr=0.01)

@@ -13,8 +13,6 @@ from graphformer import AttentionGraph
 from graphformer.compat.xgpt.adjacency import LearnedMerge, construct_adjacency, distance_weights
 from graphformer.compat.xgpt.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("float64")
-
 BATCH, HEADS, LENGTH = 2, 3, 11
 ADAPTER = {
     "gnn_mode": "single",
@@ -42,7 +40,7 @@ def padded(last: int = 3) -> Tensor:
 # ---------------------------------------------------------------- recorded outputs
 
 
-def test_recorded_outputs(golden_dir, recorded):
+def test_recorded_outputs(float64, golden_dir, recorded):
     case = json.loads((golden_dir / "manifest.json").read_text())["cases"]["h_construct_adjacency"]["settings"]
     data = recorded("h_construct_adjacency")
     keep, given = data["in.mask_keep"].bool(), data["in.attn"]

@@ -62,9 +62,7 @@ each_case = pytest.mark.parametrize("golden", CASES, indirect=True, ids=[case.sp
 
 
 @pytest.fixture
-def golden(
-    float64: None, golden_dir: Path, recorded: Callable, request: pytest.FixtureRequest
-) -> Case:
+def golden(float64: None, golden_dir: Path, recorded: Callable, request: pytest.FixtureRequest) -> Case:
     """A case's settings, its tensors, and the parameters among them."""
     case = json.loads((golden_dir / "manifest.json").read_text())["cases"][request.param]["settings"]
     other = ("base", "layer_idx", "transformer_layers", "trainable_scale_after_init")

@@ -66,11 +66,12 @@ def require_equal(
     atol: float | None = None,
     rtol: float | None = None,
 ) -> None:
-    """Raise where ``|got - want| > atol + rtol max_row |want|``. A NaN on either side differs, equal infinities do not.
+    """Raise where ``|got - want| > atol + rtol max_row |want|``.
 
-    Relative to the row (the last axis) and not to the entry: rounding scales with the largest number of a sum, and an
-    entry near 0 is what is left of it. ``text`` gets the index of the worst entry and says in words what it is. Left-out tolerances come from the
-    coarser dtype of the two.
+    Relative to the row (the last axis), not to the entry: rounding scales with the largest number of
+    a sum, and an entry near 0 is what is left of it. A NaN on either side differs, equal infinities
+    do not. ``text`` gets the index of the worst entry and says in words what it is. Left-out
+    tolerances come from the coarser dtype of the two.
     """
     if got.shape != want.shape:
         raise violation(law, f"{text(())}: the shape is {tuple(got.shape)}, expected {tuple(want.shape)}")

@@ -227,7 +227,7 @@ def check_direction(
     """
     nodes = len(x)
     batch = torch.zeros(nodes, dtype=torch.long, device=x.device)
-    step = torch.eye(nodes)
+    step = torch.eye(nodes, dtype=torch.float32)
     step[senders.cpu(), receivers.cpu()] = 1
     reached = torch.eye(nodes, dtype=torch.bool)  # reached[j, i]: a path leads from j to i
     for _ in range(nodes):

@@ -1,0 +1,21 @@
+"""The oldest release that pyproject.toml declares for each dependency, as a pip constraints file."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+declared = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+oldest: dict[str, str] = {}
+for text in declared:
+    requirement = Requirement(text)
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        continue
+    for bound in requirement.specifier:
+        if bound.operator == ">=":
+            oldest[requirement.name] = bound.version
+if not oldest:
+    sys.exit("pyproject.toml declares no lower bound")
+print("\n".join(f"{name}=={version}" for name, version in sorted(oldest.items())))
