@@ -1,13 +1,15 @@
 """The oldest release that pyproject.toml declares for each dependency, as a pip constraints file."""
 
 import sys
-import tomllib
 from pathlib import Path
 
+import tomllib
 from packaging.requirements import Requirement
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-declared = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+declared = list(project["dependencies"])
+for extra in project["optional-dependencies"].values():
+    declared += extra
 oldest: dict[str, str] = {}
 for text in declared:
     requirement = Requirement(text)
