@@ -620,6 +620,7 @@ sys.path.insert(0, {tests!r})
 import graphformer as gf
 from adapter_models import make
 torch.set_num_threads(1)
+torch.set_default_dtype(torch.float64)
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 model = peft.get_peft_model(make("llama"), gf.SparseGINConfig(hidden_dim=7, dropout=0.0, scale_start=0.25)).train()
@@ -659,7 +660,7 @@ def test_two_processes_train_as_one(tmp_path):
     alone = {key: value for key, value in model.state_dict().items() if "sparsegin" in key}
     for key, value in alone.items():
         assert torch.equal(states[0][key], states[1][key])
-        torch.testing.assert_close(states[0][key], value, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(states[0][key], value, atol=1e-6, rtol=1e-6)  # the losses are taken in float32
 
 
 # ---------------------------------------------------------------------- a trained model
