@@ -388,14 +388,14 @@ def test_an_adapter_of_a_newer_version_is_refused(tmp_path):
 
 
 def test_no_edges_warn_once_with_the_names_of_the_layers():
-    model, ids = adapted(threshold=2.0), tokens()
+    model, ids = adapted(threshold=50.0, clamp=None), tokens()
     with pytest.warns(UserWarning, match=r"model\.layers\.0\.self_attn, model\.layers\.1\.self_attn, model\.layers\.2\.self_attn"):
         out = logits(shake(model), ids)
     assert out.isfinite().all()
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         logits(model, ids)
-    model = adapted(threshold=2.0, layers_to_transform=[1])
+    model = adapted(threshold=50.0, clamp=None, layers_to_transform=[1])
     with pytest.warns(UserWarning, match=r"in model\.layers\.1\.self_attn: there"):
         logits(model, ids)
 

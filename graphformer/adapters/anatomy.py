@@ -227,7 +227,7 @@ def _prove(title: str, name: str, calls: list[Attention]) -> None:
             bias = None if call.bias is None else call.bias[:, :, few]
             call = replace(call, query=call.query[:, :, few], output=call.output[:, few], allowed=own, bias=bias)
         # Computed in float32 where the model's own precision is lower, so the tolerance is that of the model.
-        weights = call.graph(Threshold(-1.0), merged=False, clamp=None).to_dense()
+        weights = call.graph(Threshold(0.0), merged=False, clamp=None).to_dense()
         values = call.value.repeat_interleave(call.query.shape[1] // call.value.shape[1], dim=1).to(weights.dtype)
         out = (weights @ values).transpose(1, 2)
         if not steps.same(out.to(call.output.dtype), call.output, loose=True):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from importlib.metadata import version
 from typing import Any
 
+from packaging.version import Version
 from peft import PeftConfig
 
 from graphformer.adapters.registration import peft_type
 from graphformer.attention.reweigh import Reweigh
 from graphformer.attention.sparsifiers import Sparsifier, Threshold, from_spec, trainable
-from graphformer.errors import require_known
+from graphformer.errors import require_flag, require_known, require_number, require_whole
+from graphformer.nn.sparse_gin import check_settings
 
 FORMAT = 1
 """The version of the settings and weights that this code writes, and the newest that it reads."""
@@ -68,6 +73,7 @@ class SparseGINConfig(PeftConfig):
 
     Raises:
         ValueError: a value out of range, an unknown name, or an adapter that a newer version wrote.
+        TypeError: a value of another kind, or a field that there is not.
     """
 
     hidden_dim: int = field(default=16, metadata={"help": "Width of the network."})
@@ -101,29 +107,85 @@ class SparseGINConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = peft_type()
+        require_whole("format_version", self.format_version)
         if self.format_version > FORMAT:
             raise ValueError(
-                f"this adapter has format version {self.format_version} and this graphformer reads versions up to {FORMAT}: "
+                f"this Sparse-GIN adapter has format version {self.format_version} and this code reads up to {FORMAT}: "
                 "it was saved by a newer graphformer, so update with pip install -U graphformer"
             )
-        for name in ("target_modules", "exclude_modules"):
-            if isinstance(getattr(self, name), list):
-                setattr(self, name, set(getattr(self, name)))
+        self._check_modules()
+        check_settings(
+            self.hidden_dim,
+            self.depth,
+            activation=self.activation,
+            mlp_ratio=self.mlp_ratio,
+            hidden_norm=self.hidden_norm,
+            residual=self.residual,
+            dropout=self.dropout,
+            output_norm=self.output_norm,
+            self_weight=self.self_weight,
+            input_norm=self.input_norm,
+        )
+        require_known("direction", self.direction, ("key_to_query", "self"))
+        require_known("graph", self.graph, ("merged", "per_head"))
+        require_known("placement", self.placement, ("before_mlp", "after_mlp", "beside_mlp"))
+        for name in ("train_scale", "init_identity", "inference_mode"):
+            require_flag(name, getattr(self, name))
+        for name in ("scale_start", "scale_end"):
+            require_number(name, getattr(self, name))
+        if self.scale_start == self.scale_end == 0 and not self.train_scale:
+            raise ValueError("scale_start and scale_end are 0 and train_scale is False: such an adapter can never change anything")
+        if self.clamp is not None:
+            require_number("clamp", self.clamp, above=0)
+            if self.graph == "per_head" and self.clamp < 1:
+                raise ValueError(
+                    f"clamp={self.clamp} limits the merged weight, and graph='per_head' merges none: leave it out, or give graph='merged'"
+                )
+        self._check_threshold()
+
+    def _check_modules(self) -> None:
+        """Which modules: names, numbers, and one way of choosing them."""
+        for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            text = name != "modules_to_save" and isinstance(value, str)
+            if not text and not (isinstance(value, (list, tuple, set)) and all(isinstance(one, str) for one in value)):
+                raise TypeError(
+                    f"{name} must be {'a list of names' if name == 'modules_to_save' else 'a text or a list of names'}, got {value!r}"
+                )
+            if (not value and name == "target_modules") or "" in ([value] if text else value):
+                raise ValueError(f"{name}={value!r} names no module: leave it out, or give the names")
+            if not text:  # PEFT appends to modules_to_save
+                setattr(self, name, set(value) if name in ("target_modules", "exclude_modules") else list(value))
+        numbers = self.layers_to_transform
+        if numbers is not None:
+            numbers = [numbers] if isinstance(numbers, int) else numbers
+            if not isinstance(numbers, (list, tuple, set, range)):
+                raise TypeError(f"layers_to_transform must be a number or a list of numbers, got {numbers!r}")
+            if not numbers:
+                raise ValueError("layers_to_transform is empty, which leaves no layer: leave it out for all, or give the numbers")
+            for number in numbers:
+                require_whole("layers_to_transform", number, 0)
+            if not isinstance(self.layers_to_transform, int):
+                self.layers_to_transform = list(numbers)  # as it is saved
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError("layers_to_transform picks among names: with a regular expression in target_modules, say it there")
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern says where layers_to_transform counts: give both")
-        require_known("direction", self.direction, ("key_to_query", "self"))
-        require_known("graph", self.graph, ("merged", "per_head"))
-        require_known("placement", self.placement, ("before_mlp", "after_mlp", "beside_mlp"))
-        for name in ("scale_start", "scale_end"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)}")
-        if self.clamp is not None and not self.clamp > 0:
-            raise ValueError(f"clamp must be positive or None, got {self.clamp}")
-        if self.scale_start == self.scale_end == 0 and not self.train_scale:
-            raise ValueError("scale_start and scale_end are 0 and train_scale is False: such an adapter can never change anything")
+
+    def _check_threshold(self) -> None:
+        """That there can be edges."""
         self.sparsifier(num_heads=1)
+        if isinstance(self.threshold, (str, Mapping)):
+            return
+        require_number("threshold", self.threshold, least=0)
+        largest = 1.0 if self.graph == "per_head" else self.clamp
+        if largest is not None and self.threshold >= largest:
+            raise ValueError(
+                f"threshold={self.threshold} leaves no edge: no weight of graph={self.graph!r} exceeds {largest:g}"
+                + ("" if self.graph == "per_head" else " (clamp)")
+            )
 
     def sparsifier(self, num_heads: int) -> Sparsifier:
         """The sparsifier that ``threshold`` means."""
@@ -146,3 +208,25 @@ class SparseGINConfig(PeftConfig):
     def graph_key(self) -> str:
         """Equal for adapters that run on the same graph."""
         return json.dumps([self.threshold, self.direction, self.graph, self.clamp], sort_keys=True)
+
+
+_dataclass_init = SparseGINConfig.__init__
+
+
+@functools.wraps(_dataclass_init)
+def _init(self: SparseGINConfig, *args: Any, **kwargs: Any) -> None:
+    """Unknown fields are refused: PEFT takes a misspelt one in a file for that of a newer version, and goes on without it."""
+    known = [one.name for one in fields(SparseGINConfig) if one.init]
+    saved_by, here = kwargs.get("peft_version"), version("peft")
+    newer = isinstance(saved_by, str) and Version(saved_by.partition("@")[0]) > Version(here)
+    for name in () if newer else kwargs.keys() - set(known):  # a newer PEFT may know more: then its own warning names the fields
+        close = difflib.get_close_matches(name, known, 1)
+        raise TypeError(
+            f"SparseGINConfig has no field {name!r}"
+            + (f", did you mean {close[0]!r}?" if close else "")
+            + f" Its own are {', '.join(one for one in known if one in SparseGINConfig.__annotations__)}"
+        )
+    _dataclass_init(self, *args, **kwargs)
+
+
+SparseGINConfig.__init__ = _init  # type: ignore[method-assign]

@@ -24,6 +24,9 @@ from graphformer.adapters.layer import NAME, NO_MERGE, SparseGINLayer
 
 _lock = threading.Lock()
 
+HEADS = ("classifier", "score", "qa_outputs")
+"""What PEFT adds to ``modules_to_save`` for a task of classes or questions, whichever of them the model has."""
+
 
 class SparseGINModel(BaseTuner):
     """Sparse-GIN adapters (arXiv 2501.02393, section 2.3) in a pre-trained transformers model.
@@ -64,9 +67,9 @@ class SparseGINModel(BaseTuner):
         """Names of the modules whose outputs are changed, and where they are; None for those that the config excludes."""
         if config.target_modules is None:
             config.target_modules = sorted({layer.attention.rpartition(".")[2] for layer in self.sparsegin_layers})
+        self._require_matches(config, model)
         chosen: dict[str, Place | None] = {}
-        matching = copy.copy(config)
-        matching.modules_to_save = None
+        matching = _only(config, "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
         for layer in self.sparsegin_layers:
             match = check_target_module_exists(matching, layer.attention)
             if isinstance(match, _ExcludedModule):
@@ -80,7 +83,49 @@ class SparseGINModel(BaseTuner):
                 f"target_modules={config.target_modules}, exclude_modules={config.exclude_modules} and layers_to_transform="
                 f"{config.layers_to_transform} leave no attention module of this model, which has {names}"
             )
+        for name in config.modules_to_save or ():
+            for path, module in model.named_modules():
+                inside = [place.attention for place in chosen.values() if place is not None and _holds(module, place.module)]
+                if inside and path and path.endswith(name):
+                    raise ValueError(
+                        f"modules_to_save={name!r} holds {inside[0]}, where this adapter stands: a copy of it would be trained without its "
+                        "adapter. Leave it out of modules_to_save, or put it into exclude_modules"
+                    )
         return chosen
+
+    def _require_matches(self, config: SparseGINConfig, model: nn.Module) -> None:
+        """That each name and number of the config is one of this model's: PEFT looks at all of them together."""
+        attentions = [layer.attention for layer in self.sparsegin_layers]
+        for field in ("target_modules", "exclude_modules"):
+            given = getattr(config, field) or ()
+            names = [given] if isinstance(given, str) else sorted(given)
+            for name in names:
+                asked = _only(config)
+                asked.target_modules = name if isinstance(given, str) else {name}
+                if any(check_target_module_exists(asked, attention) for attention in attentions):
+                    continue
+                if field == "exclude_modules" or len(names) > 1:  # where nothing is left, that is told with all that chooses
+                    has = ", ".join(attentions)
+                    raise ValueError(f"{field} names {name!r}, which is no attention module of this model; it has {has}")
+        numbers = config.layers_to_transform
+        if numbers is not None and (full := sorted({*config.target_modules} & {*attentions})):
+            raise ValueError(
+                f"layers_to_transform picks among names such as 'self_attn', and {full[0]!r} in target_modules is one whole path"
+            )
+        for number in [numbers] if isinstance(numbers, int) else numbers or ():
+            asked = _only(config, "layers_pattern")
+            asked.target_modules = {attention.rpartition(".")[2] for attention in attentions}
+            asked.layers_to_transform = [number]
+            if not any(check_target_module_exists(asked, attention) for attention in attentions):
+                raise ValueError(
+                    f"layers_to_transform names layer {number}, which this model has not got"
+                    + (f" under layers_pattern={config.layers_pattern!r}" if config.layers_pattern else "")
+                    + f"; it has {', '.join(attentions)}"
+                )
+        known = [path for path, _ in model.named_modules()]
+        for name in config.modules_to_save or ():
+            if name not in HEADS and not any(path.endswith(name) for path in known):
+                raise ValueError(f"modules_to_save names {name!r}, and this model has no module of that name")
 
     def inject_adapter(self, *args: Any, **kwargs: Any) -> None:
         kwargs.pop("state_dict", None)  # the config says which modules, and the weights' names are those of its parts
@@ -180,3 +225,16 @@ class SparseGINModel(BaseTuner):
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
         short = re.sub(rf"(\.sparsegin_(?:gnn|scale))\.{re.escape(adapter_name)}(?=\.|$)", r"\1", key)
         return super()._remove_adapter_name_from_key(key, adapter_name) if short == key else short
+
+
+def _only(config: SparseGINConfig, *fields: str) -> SparseGINConfig:
+    """A config that chooses modules by these of its fields alone."""
+    made = copy.copy(config)
+    for name in ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"):
+        if name not in fields:
+            setattr(made, name, None)
+    return made
+
+
+def _holds(module: nn.Module, part: nn.Module) -> bool:
+    return any(inside is part for inside in module.modules())

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphformer import backends
-from graphformer.errors import require_known
+from graphformer.errors import require_flag, require_known, require_number, require_whole
 from graphformer.graph import AttentionGraph
 from graphformer.nn.attention import head_dim
 from graphformer.nn.mlp import probability
@@ -93,6 +93,44 @@ class GINLayer(nn.Module):
         return self.linear2(act(hidden)) + z
 
 
+def check_settings(
+    hidden_dim: int,
+    depth: int,
+    *,
+    activation: str,
+    mlp_ratio: float | None,
+    hidden_norm: bool,
+    residual: bool,
+    dropout: float,
+    output_norm: bool,
+    self_weight: float,
+    input_norm: bool,
+) -> int | None:
+    """The hidden width of the MLP that these arguments of :class:`SparseGIN` make; None for one linear map.
+
+    Raises:
+        ValueError, TypeError: an argument out of range or of another kind.
+    """
+    require_whole("hidden_dim", hidden_dim)
+    require_whole("depth", depth)
+    require_known("activation", activation, ("prelu", *ACTIVATIONS))
+    flags = {"hidden_norm": hidden_norm, "residual": residual, "output_norm": output_norm, "input_norm": input_norm}
+    for name, flag in flags.items():
+        require_flag(name, flag)
+    require_number("dropout", dropout)
+    probability("dropout", dropout)
+    require_number("self_weight", self_weight)
+    if mlp_ratio is None:
+        if hidden_norm:
+            raise ValueError("hidden_norm is inside the MLP, which mlp_ratio=None leaves out")
+        return None
+    require_number("mlp_ratio", mlp_ratio, above=0)
+    hidden = int(mlp_ratio * hidden_dim)
+    if hidden < 1:
+        raise ValueError(f"mlp_ratio {mlp_ratio} leaves no hidden unit in a network of width {hidden_dim}: give None or a larger one")
+    return hidden
+
+
 class SparseGIN(nn.Module):
     r"""Sparse-GIN (arXiv 2501.02393, section 2.3): ``h -> norm(P_out GIN_depth(... GIN_1(P_in h)))`` on a graph of tokens.
 
@@ -157,16 +195,25 @@ class SparseGIN(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        for name, value in (("hidden_dim", hidden_dim), ("depth", depth)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        require_known("activation", activation, ("prelu", *ACTIVATIONS))
+        hidden = check_settings(
+            hidden_dim,
+            depth,
+            activation=activation,
+            mlp_ratio=mlp_ratio,
+            hidden_norm=hidden_norm,
+            residual=residual,
+            dropout=dropout,
+            output_norm=output_norm,
+            self_weight=self_weight,
+            input_norm=input_norm,
+        )
         backends.get(backend)  # an unknown or missing one is reported here, not in the first step
-        hidden = None if mlp_ratio is None else int(mlp_ratio * hidden_dim)
-        if hidden is not None and hidden < 1:
-            raise ValueError(f"mlp_ratio {mlp_ratio} leaves no hidden unit in a network of width {hidden_dim}: give None or a larger one")
-        if hidden_norm and hidden is None:
-            raise ValueError("hidden_norm is inside the MLP, which mlp_ratio=None leaves out")
+        require_whole("hidden_size", hidden_size)
+        require_number("norm_eps", norm_eps, least=0)
+        require_flag("weighted", weighted)
+        require_flag("mix_heads", mix_heads)
+        if num_heads is not None:
+            require_whole("num_heads", num_heads)
         if mix_heads and num_heads is None:
             raise ValueError("mix_heads mixes the outputs of several networks: it needs num_heads")
         heads = 1 if num_heads is None else num_heads
