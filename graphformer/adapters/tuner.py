@@ -215,6 +215,12 @@ class SparseGINModel(BaseTuner):
             del self.model.peft_config
         return self.model
 
+    def delete_adapter(self, adapter_name: str) -> None:
+        active = self.active_adapters
+        super().delete_adapter(adapter_name)
+        if adapter_name in active:  # one choice for all layers: PEFT lets each choose among those that it has
+            self.set_adapter([name for name in active if name != adapter_name] or list(self.peft_config)[:1])
+
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError(
             "Sparse-GIN adapters are not linear in their weights, so no adapter adds the weighted sum of what others add: "
