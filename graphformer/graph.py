@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from graphformer.finite import readable
+
 if TYPE_CHECKING:
     import dgl
     import networkx
@@ -25,6 +27,14 @@ def refuse_nan(weight: Tensor) -> None:
     count = int(torch.isnan(weight.detach()).sum())
     if count:
         raise ValueError(f"weight holds {count} NaN among {weight.numel()} edges")
+
+
+def degrees(index: Tensor, size: int) -> Tensor:
+    """How often each of ``0..size - 1`` occurs, int64 ``[size]``."""
+    if readable(index):
+        return torch.bincount(index, minlength=size)
+    # bincount looks for the largest number first, which an accelerator is waited for and a compiler cannot know.
+    return torch.zeros(size, dtype=torch.int64, device=index.device).index_add(0, index, torch.ones_like(index, dtype=torch.int64))
 
 
 def _starts(degree: Tensor) -> Tensor:
@@ -210,7 +220,7 @@ class AttentionGraph:
 
         def compute() -> tuple[Tensor, Tensor]:
             numbers = self.senders.int() if size < 2**31 else self.senders  # sorted twice as fast
-            return numbers.argsort(stable=True), _starts(torch.bincount(self.senders, minlength=size))
+            return numbers.argsort(stable=True), _starts(degrees(self.senders, size))
 
         return self.derived("by_sender", compute)
 
@@ -228,7 +238,7 @@ class AttentionGraph:
     def in_degree(self) -> Tensor:
         """int64 ``[num_lanes * num_receivers]``: the number of kept senders of each receiver."""
         size = self.num_lanes * self.num_receivers
-        return self.derived("in_degree", lambda: torch.bincount(self.receivers, minlength=size))
+        return self.derived("in_degree", lambda: degrees(self.receivers, size))
 
     def in_weight(self) -> Tensor:
         """``[num_lanes * num_receivers]``: the summed weight of each receiver's edges; differentiable."""

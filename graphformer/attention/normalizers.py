@@ -12,6 +12,8 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from graphformer.graph import degrees
+
 
 @runtime_checkable
 class Normalizer(Protocol):
@@ -53,7 +55,7 @@ class Sigmoid:
 
     def edges(self, scores: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
         if self.bias == "count":
-            return (scores - torch.bincount(receivers, minlength=num_receivers)[receivers].to(scores.dtype).log()).sigmoid()
+            return (scores - degrees(receivers, num_receivers)[receivers].to(scores.dtype).log()).sigmoid()
         return (scores + self.bias).sigmoid()
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from graphformer.errors import require_known
-from graphformer.graph import AttentionGraph
+from graphformer.graph import AttentionGraph, degrees
 
 
 class Sparsifier:
@@ -144,7 +144,7 @@ class TopFraction(Sparsifier):
         return torch.zeros_like(weights, dtype=torch.bool).scatter_(-1, order, within) & allowed
 
     def edges(self, weights: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
-        number = self._number(torch.bincount(receivers, minlength=num_receivers))
+        number = self._number(degrees(receivers, num_receivers))
         return ranks(weights, receivers, num_receivers) < number[receivers]
 
 
@@ -152,9 +152,9 @@ def ranks(weights: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
     """Each edge's place among its receiver's by falling weight, from 0; of equal weights the earlier edge first."""
     by_weight = weights.argsort(descending=True, stable=True)
     order = by_weight[receivers[by_weight].argsort(stable=True)]
-    degree = torch.bincount(receivers, minlength=num_receivers)
+    degree = degrees(receivers, num_receivers)
     start = torch.cumsum(degree, 0) - degree
-    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=weights.device) - start[receivers[order]])
+    return torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=weights.device) - start[receivers[order]])
 
 
 def elementwise(value: Sparsifier | None) -> bool:

@@ -258,6 +258,12 @@ class AttentionConv(EdgeAttention):
         if static and not output_graph and self._traceable():
             out, alpha = self._traced(x_src, x_dst, num_receivers, edges)
         else:
+            if static and not torch.compiler.is_dynamo_compiling():
+                raise ValueError(
+                    f"{self} cannot be exported, or run on tensors without numbers: which edges there are is in the numbers with "
+                    "output_graph=True, with a sparsifier that changes the weights it keeps (Reweigh, NormalizeWeights), and with "
+                    f"backend={self.backend!r} if that is dgl or torch_sparse. torch.compile takes such a layer with a break in the graph"
+                )
             out, heads_graph, alpha = self._listed(x_src, x_dst, num_receivers, edges, loops, bool(return_attention_weights))
         if batches is not None:
             out = out.view(batches, -1, self.out_channels)

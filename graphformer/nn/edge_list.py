@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphformer.finite import readable
 from graphformer.graph import AttentionGraph
+from graphformer.nn.graph_inputs import numberless
 
 
 def check_ends(
@@ -24,6 +25,9 @@ def check_ends(
 ) -> None:
     """Raise where ends are no integers, of unequal length, on another device or out of range.
 
+    An accelerator is not waited for: there an edge out of range ends the program by the device's own assertion (``RuntimeError`` at the
+    next synchronisation), and compiled code by the bounds of its index operations.
+
     Args:
         source: what the user calls them.
         device: where the features are.
@@ -37,7 +41,11 @@ def check_ends(
             raise ValueError(f"{source} must be two equally long rows, got shapes {list(senders.shape)} and {list(receivers.shape)}")
         if device is not None and ends.device != device:
             raise ValueError(f"{source} is on {ends.device} and the features on {device}; move one of them with .to(...)")
-        if readable(ends) and ends.numel() and not 0 <= int(ends.min()) <= int(ends.max()) < size:
+        if not readable(ends):
+            # A compiler's own index operations look at their bounds; kernels that sum rows on an accelerator do not.
+            if not numberless(ends):
+                torch._assert_async(((ends >= 0) & (ends < size)).all(), f"{source} ({name}) must lie in 0..{size - 1}")
+        elif ends.numel() and not 0 <= int(ends.min()) <= int(ends.max()) < size:
             raise ValueError(
                 f"{source}[{int(side)}] ({name}) must lie in 0..{size - 1}, got values from {int(ends.min())} to {int(ends.max())}: "
                 "the features have fewer rows than the edges name, or the edges of a batch were not renumbered"

@@ -31,8 +31,11 @@ def refuse_crossing(batch: Tensor, senders: Tensor, receivers: Tensor, num_sende
     """Raise where an edge joins two graphs of a batch."""
     if batch.ndim != 1 or batch.shape[0] != num_senders:
         raise ValueError(f"batch must be [{num_senders}], the graph of each node, got shape {list(batch.shape)}")
-    if num_senders != num_receivers or not readable(batch):
+    if num_senders != num_receivers or numberless(batch):
         return  # bipartite: batch numbers the senders, and what the receivers' would be is not known
+    if not readable(batch):
+        torch._assert_async((batch[senders] == batch[receivers]).all(), "an edge joins two graphs of the batch")
+        return
     crossing = batch[senders] != batch[receivers]
     if bool(crossing.any()):
         e = int(crossing.nonzero()[0])

@@ -17,12 +17,6 @@ from torch import Tensor
 from graphformer.backends.base import SMALLEST_VARIANCE, split
 
 
-def count(index: Tensor, size: int, keep: Tensor | None = None) -> Tensor:
-    """How often each of ``0..size - 1`` is in ``index``, int64 ``[size]``; of those for which ``keep`` is true. Waits for no device."""
-    ones = torch.ones_like(index, dtype=torch.int64) if keep is None else keep.to(torch.int64)
-    return torch.zeros(size, dtype=torch.int64, device=index.device).index_add(0, index, ones)
-
-
 def reduce_messages(
     messages: Tensor, plain: Tensor | None, weight: Tensor, keep: Tensor, receivers: Tensor, num_receivers: int, names: tuple[str, ...]
 ) -> dict[str, Tensor]:
