@@ -47,7 +47,7 @@ def new_files(folder: Path, what: str = "model") -> Iterator[Path]:
     Raises:
         SaveError: they could not be written, as on a full disk.
     """
-    with _partial(folder / what) as partial:
+    with _partial(folder / what, told=folder) as partial:
         yield partial
         seal(partial)
         for path in sorted(partial.iterdir(), key=lambda path: (path.name != SUMS_FILE, path.name)):
@@ -115,7 +115,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def _partial(target: Path) -> Iterator[Path]:
+def _partial(target: Path, told: Path | None = None) -> Iterator[Path]:
     partial = target.parent / PARTIAL / target.name
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -125,7 +125,7 @@ def _partial(target: Path) -> Iterator[Path]:
         # torch, safetensors and tokenizers each have an error of their own for a full disk: RuntimeError, SafetensorError, Exception.
         if isinstance(error, ValueError | TypeError | SaveError) or not isinstance(error, Exception):
             raise
-        raise _told(target, error) from error
+        raise _told(told or target, error) from error
     finally:
         _remove(partial)  # where something is left, the room is needed
 
@@ -140,7 +140,9 @@ def _told(path: Path, error: Exception) -> SaveError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip().splitlines()[0]
     with suppress(OSError):
         reason += f"; {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free there"
-    return SaveError(f"{str(path)!r} could not be written ({reason}). What was saved before is whole: make room, and go on from it.")
+    return SaveError(
+        f"{str(path)!r} could not be written ({reason}). What was saved before is whole: mend that, and go on (a run: --resume)."
+    )
 
 
 def _synchronise(path: Path) -> None:

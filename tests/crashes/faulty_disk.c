@@ -37,7 +37,8 @@ static int below(int dir, const char *path) { /* path NULL: dir itself */
     } else {
         strncpy(full, path, PATH_MAX);
     }
-    return strncmp(full, root, strlen(root)) == 0;
+    size_t n = strlen(root);
+    return strncmp(full, root, n) == 0 && (full[n] == 0 || full[n] == '/');
 }
 
 static int reached(void) { /* 0: go on; 1: this is the call */

@@ -54,7 +54,8 @@ def weights(output):
     return path.read_bytes() if path.is_file() else None
 
 
-def main(work, mode, share, of, arguments):
+def main(work, share, of, arguments):
+    """Every ``of``-th call from the ``share``-th on, of those of a whole run, is where a run is killed, and where one meets a full disk."""
     whole = work / "whole"
     from graphformer.cli import main as call
 
@@ -70,18 +71,19 @@ def main(work, mode, share, of, arguments):
     expected = weights(whole)
     print(json.dumps({"calls": calls}), flush=True)
     for point in range(1 + share, calls + 1, of):
-        output = work / "run"
-        shutil.rmtree(output, ignore_errors=True)
-        ended, _, log = run(arguments, output, mode, point)
-        saved = sorted(path.name for path in output.glob("checkpoint-*")) if output.exists() else []
-        again, _, resumed = run([*arguments, "--resume"], output, OFF, 0)
-        line = {"call": point, "ended": ended, "log": log[-1000:], "saved": saved, "resumed": again, "told": resumed[-1000:]}
-        line["equal"] = weights(output) == expected
-        line["leftovers"] = [path.name for path in output.iterdir() if "partial" in path.name]
-        print(json.dumps(line), flush=True)
+        for name, mode in {"kill": KILL, "full": FULL}.items():
+            output = work / "run"
+            shutil.rmtree(output, ignore_errors=True)
+            ended, _, log = run(arguments, output, mode, point)
+            saved = sorted(path.name for path in output.glob("checkpoint-*")) if output.exists() else []
+            again, _, resumed = run([*arguments, "--resume"], output, OFF, 0)
+            line = {"mode": name, "call": point, "ended": ended, "log": log[-2000:], "saved": saved, "resumed": again}
+            line |= {"told": resumed[-2000:], "equal": weights(output) == expected}
+            line["leftovers"] = [path.name for path in output.iterdir() if "partial" in path.name]
+            print(json.dumps(line), flush=True)
     times = os.times()
     print(json.dumps({"seconds": times.user + times.system + times.children_user + times.children_system}), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), {"kill": KILL, "full": FULL}[sys.argv[2]], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
