@@ -320,3 +320,41 @@ def test_blocks_of_a_wide_pairwise_score_are_small(executor: str) -> None:
 def test_what_is_refused(call, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         call()
+
+
+# ---------------------------------------------------------------------- factors of a head
+
+
+@pytest.mark.parametrize("keys", [7, 3])  # as many senders as heads, too: a number a head is not one a sender
+@pytest.mark.parametrize("given", [[0.2, 0.5, 0.9], torch.tensor([0.2, 0.5, 0.9], dtype=f64)])
+def test_one_factor_a_head_means_that_on_blocks_and_on_edges(given: object, keys: int) -> None:
+    q, k = torch.randn(2, 3, keys, 10, dtype=f64), torch.randn(2, 3, keys, 10, dtype=f64)
+    receivers, senders = torch.tril_indices(keys, keys)
+    ways = {"dense": {"executor": "dense", "is_causal": True}, "stream": {"executor": "stream", "is_causal": True}}
+    ways["edges"] = {"candidates": gf.attention.Edges(senders, receivers)}
+    plain = torch.as_tensor(given, dtype=f64).view(3, 1, 1)
+    for make_one in (
+        lambda value: Differential(value),
+        lambda value: Differential(0.4, sharpening=value),
+        lambda value: ScaledDotProduct(None, value),
+    ):
+        want = gf.attention_graph(q, k, score=make_one(plain), is_causal=True, executor="dense").to_dense()
+        for way in ways.values():
+            torch.testing.assert_close(
+                gf.attention_graph(q, k, score=make_one(given), **way).to_dense(), want, check_dtype=False, rtol=1e-6, atol=1e-6
+            )
+
+
+@pytest.mark.parametrize("shape", [(7,), (10,), (3, 1), (3, 7), (3, 1, 7), (5, 3, 1, 1), (1, 1, 3, 1, 1)])
+def test_factors_that_belong_to_no_head_are_refused(shape: tuple[int, ...]) -> None:
+    q = torch.randn(2, 3, 7, 10, dtype=f64)
+    senders = receivers = torch.arange(7)
+    for how in ({"executor": "dense"}, {"executor": "stream"}, {"candidates": gf.attention.Edges(senders, receivers)}):
+        with pytest.raises(
+            ValueError, match=r"amount must be a number, one for each of the 3 heads, or a tensor that broadcasts to \[2, 3, 1, 1\]"
+        ):
+            gf.attention_graph(q, q, score=Differential(torch.ones(shape, dtype=f64)), **how)
+        with pytest.raises(
+            ValueError, match=r"sharpening must be a number, one for each of the 3 heads, or a tensor that broadcasts to \[2, 3, 7, 1\]"
+        ):
+            gf.attention_graph(q, q, score=ScaledDotProduct(None, torch.ones(shape, dtype=f64)), **how)

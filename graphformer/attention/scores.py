@@ -6,6 +6,7 @@ A score is asked for weights and is handed the normalizer, because one of them t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,35 @@ def factors(scale: float | None, sharpening: Tensor | float, dim: int, dtype: to
     return (1.0 / math.sqrt(dim) if scale is None else scale) * (sharpening.to(dtype) if isinstance(sharpening, Tensor) else sharpening)
 
 
+def per_head(name: str, value: Tensor | float, shape: tuple[int, ...], rows: bool = False) -> Tensor | float:
+    """A factor that broadcasts over the pairs of a head: one number a head becomes ``[H, 1, 1]``.
+
+    Args:
+        shape: of the queries, ``[B, H, Nq, d]``.
+        rows: whether it may differ from row to row.
+
+    Raises:
+        ValueError: a tensor of another shape, which would be laid along senders or channels.
+    """
+    if not isinstance(value, Tensor) or value.numel() == 1:
+        return value
+    batch, heads, length = shape[0], shape[1], shape[2] if rows else 1
+    if value.shape == (heads,):
+        return value.view(heads, 1, 1)
+    wanted = (batch, heads, length, 1)
+    if value.ndim > 4 or any(one not in (1, most) for one, most in zip(reversed(value.shape), reversed(wanted), strict=False)):
+        raise ValueError(
+            f"{name} must be a number, one for each of the {heads} heads, or a tensor that broadcasts to {list(wanted)} "
+            f"({'batch, heads, queries, 1' if rows else 'batch, heads, 1, 1'}), got shape {list(value.shape)}"
+        )
+    return value
+
+
+def as_tensor(value: Tensor | float | Sequence[float]) -> Tensor | float:
+    """A sequence of numbers as a tensor."""
+    return torch.tensor(value, dtype=torch.get_default_dtype()) if isinstance(value, (list, tuple)) else value
+
+
 @dataclass(frozen=True, eq=False)
 class ScaledDotProduct(Score):
     """``s_ij = sharpening * scale * <q_i, k_j>`` (arXiv 2501.02393, section 2.1: a trainable sharpening before the softmax).
@@ -66,16 +96,20 @@ class ScaledDotProduct(Score):
 
     Attributes:
         scale: ``1 / sqrt(d)`` unless given.
-        sharpening: a number, or a tensor that broadcasts to ``[B, H, Nq, 1]`` (a trainable scalar, one value a head as ``[H, 1, 1]``).
+        sharpening: a number (a trainable scalar), one a head, or a tensor that broadcasts to ``[B, H, Nq, 1]``.
     """
 
     scale: float | None = None
     sharpening: Tensor | float = 1.0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sharpening", as_tensor(self.sharpening))
+
     def prepare(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Fold the factors into q: afterwards a score is a plain dot product."""
         dtype = torch.promote_types(q.dtype, torch.float32)
-        return q.to(dtype) * factors(self.scale, self.sharpening, q.shape[-1], dtype), k.to(dtype)
+        sharpening = per_head("sharpening", self.sharpening, q.shape, rows=True)
+        return q.to(dtype) * factors(self.scale, sharpening, q.shape[-1], dtype), k.to(dtype)
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, normalize: Normalizer) -> Tensor:
         return normalize.rows(dots(q, k), allowed)
@@ -91,7 +125,7 @@ class Differential(Score):
     The first half of the channels of q and k makes :math:`s^1`, the second half :math:`s^2`. Weights may be negative.
 
     Attributes:
-        amount: lambda, a number or a tensor that broadcasts to ``[B, H, 1, 1]``.
+        amount: lambda, a number, one a head, or a tensor that broadcasts to ``[B, H, 1, 1]``.
         scale: ``1 / sqrt(d / 2)`` unless given.
         sharpening: as in :class:`ScaledDotProduct`, of both.
     """
@@ -100,21 +134,27 @@ class Differential(Score):
     scale: float | None = None
     sharpening: Tensor | float = 1.0
 
+    def __post_init__(self) -> None:
+        for name in ("amount", "sharpening"):
+            object.__setattr__(self, name, as_tensor(getattr(self, name)))
+
     def prepare(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        per_head("amount", self.amount, q.shape)
         if q.shape[-1] % 2:
             raise ValueError(f"differential attention halves the channels of q and k, so there must be an even number, got {q.shape[-1]}")
         dtype = torch.promote_types(q.dtype, torch.float32)
-        return q.to(dtype) * factors(self.scale, self.sharpening, q.shape[-1] // 2, dtype), k.to(dtype)
+        sharpening = per_head("sharpening", self.sharpening, q.shape, rows=True)
+        return q.to(dtype) * factors(self.scale, sharpening, q.shape[-1] // 2, dtype), k.to(dtype)
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, normalize: Normalizer) -> Tensor:
         first, second = (normalize.rows(dots(*half), allowed) for half in zip(q.chunk(2, -1), k.chunk(2, -1), strict=True))
-        return first - self.amount * second
+        return first - per_head("amount", self.amount, q.shape) * second
 
     def edge_weights(self, q: Tensor, k: Tensor, graph: AttentionGraph, normalize: Normalizer) -> Tensor:
         halves = zip(q.chunk(2, -1), k.chunk(2, -1), strict=True)
         num_receivers = graph.num_lanes * graph.num_receivers
         first, second = (normalize.edges(SampledScores.apply(*half, graph), graph.receivers, num_receivers) for half in halves)
-        amount = self.amount
+        amount = per_head("amount", self.amount, q.shape)
         if isinstance(amount, Tensor) and amount.numel() > 1:
             amount = amount.expand(*graph.batch_shape, 1, 1).flatten()[graph.sender_lane]
         return first - amount * second
