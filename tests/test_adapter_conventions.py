@@ -546,3 +546,12 @@ def test_converting_to_lora_is_refused() -> None:
     assert not model.supports_lora_conversion()
     with pytest.raises(TypeError, match="SparseGIN"):
         peft.convert_to_lora(model, rank=2)
+
+
+def test_continuous_batching_is_refused() -> None:
+    model = build("sparsegin")
+    want = run(model)
+    for name in ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager"):
+        with pytest.raises(NotImplementedError, match=r"no continuous batching \(generate_batch\).*Pad the prompts on the left"):
+            getattr(model, name)([[1, 2, 3]])
+    assert torch.equal(run(model), want)

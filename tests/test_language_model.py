@@ -407,6 +407,19 @@ def test_prompt_lookup_gives_the_greedy_text(kind: str) -> None:
     assert got.tolist() == greedy(model, prompt, 9).tolist()
 
 
+def test_continuous_batching_is_refused_before_anything_runs() -> None:
+    model = make()
+    for attempt in (
+        lambda: model.generate_batch(inputs=[[1, 2, 3], [4, 5]]),
+        lambda: model.init_continuous_batching(),
+        lambda: model.continuous_batching_context_manager().__enter__(),
+    ):
+        with pytest.raises(
+            NotImplementedError, match=r"no continuous batching \(generate_batch.*Pad the prompts on the left and call generate"
+        ):
+            attempt()
+
+
 def test_generation_stops() -> None:
     model = make()
     prompt = IDS[:1, :3]

@@ -24,6 +24,9 @@ from graphformer.adapters.layer import NAME, NO_MERGE, SparseGINLayer
 
 _lock = threading.Lock()
 
+PAGED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+"""The entries to transformers' continuous batching."""
+
 HEADS = ("classifier", "score", "qa_outputs")
 """What PEFT adds to ``modules_to_save`` for a task of classes or questions, whichever of them the model has."""
 
@@ -168,6 +171,8 @@ class SparseGINModel(BaseTuner):
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
+        if name in PAGED:
+            return _refuse_pages
         return calls.repeating(found) if name == "generate" else found
 
     def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> Any:  # type: ignore[override]
@@ -244,3 +249,10 @@ def _only(config: SparseGINConfig, *fields: str) -> SparseGINConfig:
 
 def _holds(module: nn.Module, part: nn.Module) -> bool:
     return any(inside is part for inside in module.modules())
+
+
+def _refuse_pages(*args: Any, **kwargs: Any) -> Any:
+    raise NotImplementedError(
+        "a Sparse-GIN adapter has no continuous batching (generate_batch): transformers keeps the keys of all requests in pages, by an "
+        "attention function of its own, and there is no graph of one sequence. Pad the prompts on the left and call generate"
+    )

@@ -278,6 +278,14 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, and with it ``generate_batch``: transformers keeps the keys of all its requests in pages of one tensor, by an attention
+        function of its own, and the heads here are graphs over the keys of one sequence."""
+        raise NotImplementedError(
+            "GraphformerForCausalLM has no continuous batching (generate_batch, transformers serve): its attention cannot read paged keys. "
+            "Pad the prompts on the left and call generate(input_ids, attention_mask=...)"
+        )
+
     @can_return_tuple
     def forward(
         self,
