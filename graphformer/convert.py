@@ -142,7 +142,10 @@ def to_pyg(graph: AttentionGraph) -> Any:
 
 
 def from_pyg(data: Any) -> AttentionGraph:
-    """See :meth:`AttentionGraph.from_pyg`. ``batch_shape`` is taken from the object where :func:`to_pyg` left it."""
+    """See :meth:`AttentionGraph.from_pyg`. Edges are ``edge_index``, or an ``adj_t`` whose values are the weights.
+
+    ``batch_shape`` is taken from the object where :func:`to_pyg` left it.
+    """
     from torch_geometric.data import HeteroData
 
     batch_shape = tuple(data.batch_shape) if "batch_shape" in data else ()
@@ -150,20 +153,27 @@ def from_pyg(data: Any) -> AttentionGraph:
         batch_shape = ()  # a PyG Batch of graphs holds the shape of each; together they are one lane
     num_lanes = max(math.prod(batch_shape), 1)
     if isinstance(data, HeteroData):
-        if _BIPARTITE not in data.edge_types:
-            raise ValueError(f"HeteroData must have the edge type {_BIPARTITE}, got {data.edge_types}")
+        if data.edge_types != [_BIPARTITE]:
+            raise ValueError(f"HeteroData must have the edge type {_BIPARTITE} and no other, got {data.edge_types}")
         store, num_senders, num_receivers = data[_BIPARTITE], data["sender"].num_nodes, data["receiver"].num_nodes
     else:
-        if data.edge_index is None:
+        if data.edge_index is None and data.get("adj_t") is None:
             raise ValueError(
                 "this Data has no edge_index; for a graph without edges give an empty one, torch.empty(2, 0, dtype=torch.long)"
             )
         store, num_senders, num_receivers = data, data.num_nodes, data.num_nodes
-    senders, receivers = store.edge_index
+    from graphformer.nn.graph_inputs import read_graph
+
+    given = read_graph(store.edge_index if store.get("edge_index") is not None else store.adj_t, "source_to_target")
+    weight = store.edge_weight if "edge_weight" in store else given.value
+    if weight is not None and weight.ndim == 2 and weight.shape[1] == 1:
+        weight = weight.squeeze(1)
+    if weight is not None and weight.ndim != 1:
+        raise ValueError(f"edge weights must be [{given.senders.shape[0]}], a number an edge, got shape {list(weight.shape)}")
     return AttentionGraph.from_edges(
-        senders,
-        receivers,
-        store.edge_weight if "edge_weight" in store else None,
+        given.senders,
+        given.receivers,
+        weight if weight is None or weight.is_floating_point() else weight.float(),
         num_senders=num_senders // num_lanes,
         num_receivers=num_receivers // num_lanes,
         batch_shape=batch_shape,

@@ -174,7 +174,7 @@ class AttentionGraph:
 
     @classmethod
     def from_pyg(cls, data: torch_geometric.data.Data | torch_geometric.data.HeteroData) -> AttentionGraph:
-        """The inverse of :meth:`to_pyg`; any ``Data`` with ``edge_index`` (and ``edge_weight``) becomes one lane."""
+        """The inverse of :meth:`to_pyg`; any ``Data`` with ``edge_index`` and ``edge_weight``, or with ``adj_t``, is one lane."""
         from graphformer import convert
 
         return convert.from_pyg(data)

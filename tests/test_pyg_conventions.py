@@ -17,6 +17,8 @@ from test_conv import CONVS, EDGES, HEADS, IN, NODES, OUT, a_graph, edge_index, 
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torch_geometric import EdgeIndex
+from torch_geometric.data import Data, HeteroData
+from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
 from torch_geometric.nn import HeteroConv, MessagePassing, Sequential, TransformerConv, summary, to_hetero
 from torch_geometric.utils import (
     add_self_loops,
@@ -852,6 +854,41 @@ def test_edges_that_are_cut_have_weight_zero(kind: str, sparsify):
     dense = heads.to_dense()
     assert_close(alpha, dense[:, INDEX[1], INDEX[0]].t())
     assert_close(conv(X, INDEX, ATTR), out)
+
+
+@pytest.mark.parametrize("kind", ["gin", "sum"])
+def test_an_explainers_mask_beside_self_loops(kind: str):
+    """The mask is one of the given edges; loops that were added keep their messages, as PyG has it."""
+    conv, mask = conv64(kind, add_self_loops=True), torch.rand(EDGES + 3, dtype=torch.float64)
+    index = torch.cat((INDEX, torch.tensor([[2, 2, 5], [2, 2, 5]])), 1)
+    attr = torch.cat((ATTR, torch.randn(3, 2, dtype=torch.float64)))
+    want = conv(X, index, attr, edge_weight=mask)
+    set_masks(conv, mask, index, apply_sigmoid=False)
+    assert_close(conv(X, index, attr), want)
+    clear_masks(conv)
+    assert not torch.allclose(conv(X, index, attr), want)
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc", "SparseTensor"])
+def test_a_graph_from_data_with_adj_t(layout: str):
+    weight = torch.rand(EDGES)
+    want = gf.AttentionGraph.from_pyg(Data(edge_index=INDEX, edge_weight=weight, num_nodes=NODES))
+    got = gf.AttentionGraph.from_pyg(Data(adj_t=sparse(layout, weight), num_nodes=NODES))
+    assert torch.equal(got.edge_index, want.edge_index) and torch.equal(got.weight, want.weight)
+    indexed = gf.AttentionGraph.from_pyg(Data(edge_index=EdgeIndex(INDEX), edge_weight=weight[:, None], num_nodes=NODES))
+    assert torch.equal(indexed.weight, want.weight) and type(indexed.senders) is Tensor
+
+
+def test_data_that_are_no_graph():
+    with pytest.raises(ValueError, match="this Data has no edge_index"):
+        gf.AttentionGraph.from_pyg(Data(num_nodes=3))
+    with pytest.raises(ValueError, match=r"edge weights must be \[29\], .* got shape \[29, 2\]"):
+        gf.AttentionGraph.from_pyg(Data(adj_t=sparse("csr", ATTR), num_nodes=NODES))
+    other = HeteroData()
+    for kind in (("sender", "to", "receiver"), ("sender", "also", "receiver")):
+        other[kind].edge_index = torch.zeros(2, 1, dtype=torch.long)
+    with pytest.raises(ValueError, match="and no other"):
+        gf.AttentionGraph.from_pyg(other)
 
 
 @pytest.mark.parametrize("imports", ["torch, graphformer", "graphformer, torch", "torch, graphformer.nn"])
