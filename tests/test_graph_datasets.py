@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import http.server
+import io
+import json
 import os
 import subprocess
 import sys
@@ -188,16 +190,33 @@ def test_objects_that_hold_themselves_are_described():
     assert describe(looped) == describe(looped)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign", "header"])
+class AnObject:
+    """What torch.load does not make under weights_only."""
+
+
+def saved(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def sealed(cache, payload):
+    """A cache file with another payload, and the right checksum."""
+    magic, header, _ = cache.split(b"\n", 2)
+    header = {**json.loads(header), "sha256": hashlib.sha256(payload).hexdigest()}
+    return b"\n".join([magic, json.dumps(header).encode(), payload])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign", "header", "payload", "code", "other"])
 def test_a_damaged_cache_is_named_and_made_again(tmp_path, damage):
     path = Paths(tmp_path).cache_path
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[-200] ^= 1
-    path.write_bytes(
-        {"truncated": whole[:-100], "flipped": bytes(flipped), "empty": b"", "foreign": b"something else\n", "header": whole[:60]}[damage]
-    )
-    with pytest.warns(UserWarning, match=rf"the cache file {path} is (damaged|no cache).*it is made again"):
+    damaged = {"truncated": whole[:-100], "flipped": bytes(flipped), "empty": b"", "foreign": b"something else\n", "header": whole[:60]}
+    damaged |= {"payload": sealed(whole, b"no archive"), "code": sealed(whole, saved(AnObject())), "other": sealed(whole, saved([1]))}
+    path.write_bytes(damaged[damage])
+    with pytest.warns(UserWarning, match=rf"{path} (is damaged|is no cache|cannot be read|holds no graphs).*it is made again"):
         again = Paths(tmp_path)
     assert path.read_bytes() == whole or Paths.built == 2
     assert_same(again, Paths(None))

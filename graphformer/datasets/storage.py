@@ -67,7 +67,13 @@ def read(path: Path, key: str) -> dict[str, Any]:
             raise Unusable("is damaged (its checksum is wrong)")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unusable(f"is damaged ({error})") from None
-    return torch.load(io.BytesIO(payload), weights_only=True)
+    try:
+        kept = torch.load(io.BytesIO(payload), weights_only=True)
+    except Exception as error:  # whatever a pickle raises that is cut short, or asks for code
+        raise Unusable(f"cannot be read ({type(error).__name__})") from None
+    if not (isinstance(kept, dict) and kept.keys() >= {"data", "slices", "shared", "skipped"}):
+        raise Unusable("holds no graphs")
+    return kept
 
 
 def require_writable(folder: Path) -> None:

@@ -28,7 +28,7 @@ def graph_arguments(validates: bool, **kwargs: Any) -> TrainingArguments:
         lr_scheduler_type="cosine",
         optim="adamw_torch",
         report_to="none",
-        log_level="error",
+        log_level="warning",
         log_level_replica="error",
         disable_tqdm=True,  # GraphProgress has the bar
         eval_strategy="steps" if validates else "no",

@@ -65,7 +65,7 @@ def training_arguments(**kwargs: Any) -> TrainingArguments:
         lr_scheduler_type="cosine_with_min_lr",
         optim="adamw_torch",
         report_to="none",  # the caller brings the callbacks
-        log_level="error",  # it warns of a missing lm_head on each resume, although the embedding is saved for both
+        log_level="warning",
         log_level_replica="error",
         disable_tqdm=True,  # QuietProgress has the bar
         eval_strategy="steps",
