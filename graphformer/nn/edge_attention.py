@@ -225,12 +225,12 @@ class EdgeAttention(MessageLayer):
             if edges.weight is not None:
                 factor = edges.weight.to(weight.dtype).repeat(self.heads)
                 weight, keep = weight * factor, keep & (factor != 0)
-        alpha, keep = weight.view(self.heads, -1).t(), keep.view(self.heads, -1).t()
+        alpha, keep = self.edge_update(weight.view(self.heads, -1).t()), keep.view(self.heads, -1).t()
         dropped = F.dropout(alpha, self.dropout, self.training)
         inputs = self.message(values.transpose(0, 1).index_select(0, senders), edges.attr, dropped)
         if self.explain:
             raise ValueError("an explainer's mask has no place in a model that is compiled; explain the model itself")
-        out = self.aggregate(inputs, receivers, num_receivers, dropped, keep)
+        out = self.update(self.aggregate(inputs, receivers, num_receivers, dropped, keep))
         out = self._operated(own, self._split(out, keep, receivers), x_dst)
         return out, alpha if back is None else alpha[back]
 

@@ -18,6 +18,9 @@ from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.messages import reduce_messages
 
+OVERRIDABLE = ("message", "aggregate", "update", "edge_update", "explain_message")
+"""Methods of PyG's that a subclass may replace."""
+
 
 class MessageLayer(MessagePassing):
     r"""PyG's ``propagate`` in attention's words: ``message`` weighs, ``aggregate`` makes the
@@ -54,7 +57,7 @@ class MessageLayer(MessagePassing):
             self._edge_update_forward_pre_hooks,
             self._edge_update_forward_hooks,
         )
-        own = any(getattr(type(self), name) is not getattr(MessageLayer, name) for name in ("message", "aggregate", "update"))
+        own = any(getattr(type(self), name) is not getattr(MessageLayer, name) for name in OVERRIDABLE)
         return bool(self.explain) or own or any(hooks)
 
     @property
