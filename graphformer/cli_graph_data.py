@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from graphformer.datasets import GraphDataset, Microstructures, PolycrystalDataset, PolymerGraphs, ProteinStructures
 from graphformer.datasets.images import SUFFIXES, image_files
 from graphformer.datasets.protein import STATES
-from graphformer.datasets.protein_structures import STRUCTURE_SUFFIXES
+from graphformer.datasets.structure_files import KNOWN_SUFFIXES, is_hidden, structure_kind
 from graphformer.datasets.tables import read_rows
 
 _KNOWN = "give polycrystal, a folder of label images, a CSV file of polymers, or a folder of PDB and mmCIF files."
@@ -37,18 +37,18 @@ def kind_of(dataset: str) -> str:
     Raises:
         ValueError: it is none of them.
     """
-    path, structures = Path(dataset), tuple(STRUCTURE_SUFFIXES)
+    path = Path(dataset)
     if dataset == "polycrystal":
         return "polycrystals"
-    if path.is_file() and path.suffix.lower() in (*_TABLES, *structures):
+    if path.is_file() and (path.suffix.lower() in _TABLES or structure_kind(path)):
         return "polymers" if path.suffix.lower() in _TABLES else "proteins"
     if not path.exists():
         raise ValueError(f"--dataset: there is no folder or file {dataset!r}; {_KNOWN}")
     images = path.is_dir() and bool(image_files(path)[0])
-    proteins = path.is_dir() and any(file.suffix.lower() in structures for file in path.rglob("*"))
+    proteins = path.is_dir() and any(structure_kind(file) and not is_hidden(file.relative_to(path)) for file in path.rglob("*"))
     if images == proteins:
         has = "both images and structures; keep them apart" if images else "neither images nor structures"
-        raise ValueError(f"--dataset: {dataset!r} has {has}; known: {', '.join((*SUFFIXES, *structures))}, a CSV file, or polycrystal.")
+        raise ValueError(f"--dataset: {dataset!r} has {has}; known: {', '.join(SUFFIXES)}, {KNOWN_SUFFIXES}, a CSV file, or polycrystal.")
     return "label images" if images else "proteins"
 
 

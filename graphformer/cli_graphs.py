@@ -163,6 +163,10 @@ def predict(
         _say(f"warning: no prediction for {problem}", err=True)
     if len(table.problems) > TOLD:
         _say(f"warning: and {len(table.problems) - TOLD} more without a prediction", err=True)
+    for note in table.notes[:TOLD]:
+        _say(f"warning: {note}", err=True)
+    if len(table.notes) > TOLD:
+        _say(f"warning: and {len(table.notes) - TOLD} more in doubt", err=True)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table.columns)

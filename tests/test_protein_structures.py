@@ -74,7 +74,7 @@ def helix(numbers, names=None, chain="A", record="ATOM", leave=(), turn=0, start
     lines = []
     for i, number in enumerate(numbers, start=start):
         code = number.lstrip("0123456789") or " "
-        for atom, shift, radius in (("N", -0.33, 1.55), ("CA", 0, 2.3), ("C", 0.33, 1.65), ("O", 0.4, 2.0)):
+        for atom, shift, radius in (("N", -0.33, 1.55), ("CA", 0, 2.3), ("C", 0.33, 1.65), ("O", 0.4, 2.0), ("CB", 0.2, 3.3)):
             if (number, atom) in leave:
                 continue
             angle = np.deg2rad(100 * (i + shift) + turn)

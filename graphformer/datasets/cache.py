@@ -64,6 +64,8 @@ class GraphDataset(InMemoryDataset):
     ):
         self.skipped: list[str] = []
         """What was left out and why, a text each."""
+        self.notes: list[str] = []
+        """What was read with a doubt, a text each."""
         self._raw = raw
         self._shared: dict[str, Any] = {}
         super().__init__(None if root is None else str(root), transform, pre_transform, pre_filter, log, force_reload)
@@ -93,6 +95,10 @@ class GraphDataset(InMemoryDataset):
     def skip(self, what: str) -> None:
         """Note an input that is left out, with its name or row and the reason."""
         self.skipped.append(what)
+
+    def note(self, what: str) -> None:
+        """Note an input that is read with a doubt, with its name or row: it is kept, and the user is told."""
+        self.notes.append(what)
 
     @property
     def cache_path(self) -> Path | None:
@@ -188,13 +194,11 @@ class GraphDataset(InMemoryDataset):
         path = self.cache_path
         if path:
             storage.require_writable(path.parent)
-        self.skipped = []
+        self.skipped, self.notes = [], []
         graphs = [g for g in self.build() if self.pre_filter is None or self.pre_filter(g)]
         if self.pre_transform is not None:
             graphs = [self.pre_transform(g) for g in graphs]
-        if self.skipped:
-            shown = "; ".join(self.skipped[:3]) + ("; ..." if len(self.skipped) > 3 else "")
-            warnings.warn(f"{type(self).__name__}: {len(self.skipped)} left out, {len(graphs)} kept ({shown})", stacklevel=4)
+        self._tell(len(graphs))
         if not graphs:
             raise ValueError(f"{type(self).__name__} has no graph: every one was left out or filtered; see pre_filter and the warnings.")
         if len(graphs) > 1:
@@ -205,7 +209,21 @@ class GraphDataset(InMemoryDataset):
         if path:
             slices = None if self.slices is None else dict(self.slices)
             kept_now = {"data": self._data.to_dict(), "slices": slices, "shared": self._shared, "skipped": self.skipped}
-            storage.write(path, self._key, kept_now)
+            try:
+                storage.write(path, self._key, {**kept_now, "notes": self.notes})
+            except OSError as error:  # a full disk, after hours of work
+                reason = error.strerror or error
+                warnings.warn(f"the cache file {path} cannot be written ({reason}); the graphs are in memory alone", stacklevel=4)
+
+    def _tell(self, kept: int) -> None:
+        """Warn of what was left out and of doubts; of a cache's too, whose graphs are no better the second time."""
+        name = type(self).__name__
+        if self.skipped:
+            shown = "; ".join(self.skipped[:3]) + ("; ..." if len(self.skipped) > 3 else "")
+            warnings.warn(f"{name}: {len(self.skipped)} left out, {kept} kept ({shown})", stacklevel=5)
+        if self.notes:
+            shown = "; ".join(self.notes[:3]) + ("; ..." if len(self.notes) > 3 else "")
+            warnings.warn(f"{name}: {len(self.notes)} in doubt, see notes ({shown})", stacklevel=5)
 
     def _set(self, data: Data, slices: dict | None) -> None:
         self._data, self.slices, self._data_list = data, slices, None
@@ -213,9 +231,18 @@ class GraphDataset(InMemoryDataset):
     def _load_cache(self, path: Path) -> bool:
         try:
             kept = storage.read(path, self._key)
+            try:  # graphs of other shapes than the cache says fail here, and not in the middle of a run
+                self._shared = kept["shared"]
+                self._set(self.data_class.from_dict(kept["data"]), kept["slices"])
+                for place in {0, super().len() - 1}:
+                    self.get(place)
+            except Exception as error:
+                self._shared = {}
+                raise storage.Unusable(f"holds no graphs ({type(error).__name__}: {error})") from None
         except storage.Unusable as problem:
             warnings.warn(f"the cache file {path} {problem}; it is made again", stacklevel=4)
             return False
-        self.skipped, self._shared = kept["skipped"], kept["shared"]
-        self._set(self.data_class.from_dict(kept["data"]), kept["slices"])
+        self.skipped, self.notes = kept["skipped"], list(kept.get("notes", []))
+        self._data_list = None
+        self._tell(super().len())
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,10 +11,13 @@ from torch_geometric.data import Data
 
 from graphformer.datasets.cache import GraphDataset
 from graphformer.datasets.download import sha256
-from graphformer.datasets.residues import EDGE_NAMES, EXTRA, NODE_NAMES, UnreadableStructure, graph_of_residues, read_residues
+from graphformer.datasets.residue_graph import EDGE_NAMES, EXTRA, NODE_NAMES, graph_of_residues
+from graphformer.datasets.residues import UnreadableStructure, read_residues
+from graphformer.datasets.structure_files import STRUCTURE_SUFFIXES, find_structures, structure_files, structure_kind
 from graphformer.errors import require, require_known
 
-STRUCTURE_SUFFIXES = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif"}
+__all__ = ["STRUCTURE_SUFFIXES", "ProteinStructures", "structure_files"]
+
 _TARGETS = ("secondary", "exposure", "sasa")
 _MODELS = ("first", "all")
 
@@ -31,15 +35,29 @@ class ProteinStructures(GraphDataset):
       1 within a chain.
     - ``secondary``: float ``[N]``, 0 helix, 1 strand, 2 coil (the classes of ``ProteinSecondaryStructure``), by P-SEA from CA atoms.
     - ``sasa``: ``[N]``, the surface that water reaches, in Å^2, by Shrake and Rupley with a probe of 1.4 Å, of the chains of protein
-      together without ligands and water. ``exposure``: ``sasa`` over the greatest that the amino acid can have (Tien 2013), NaN for X.
+      together without ligands and water; NaN where it cannot be known. ``exposure``: ``sasa`` over the greatest that the amino acid can have (Tien 2013), NaN for X.
     - ``y``: one of these three, for a target of each residue.
     - ``group_0``: the segment of each residue: a run of one class along peptide bonds. ``group_1``: its chain.
     - ``pos``: CA atoms in Å, ``[N, 3]``. ``residue``: the number in the file; ``insertion``: the letters of numbers such as 52A, and
-      ``chains``: the names of the chains, both joined by commas; ``name``: the file, with ``#2`` for its second model.
+      ``chains``: the names of the chains, both joined as in a row of a CSV file; ``name``: the file, with ``#2`` for its second model.
 
-    What files are like: of several models the first, or each one as a graph; of alternative locations (and of two residues at one place)
-    the one of highest occupancy; insertion codes make residues of their own; missing atoms leave zeros, see above; modified residues
-    are part of the chain, while amino acids that are bonded to no chain are ligands and are left out, like water and nucleic acids.
+    Each CA atom of a file (one model, one location each) is a node, or counted in ``skipped``: CA atoms without coordinates, at the
+    place of another (the higher occupancy stays), of what is no amino acid, and of amino acids (HETATM) that are bonded to no chain.
+    Water, ions and nucleic acids have no CA atom. The rules:
+
+    - Models: the first, or each one as a graph: MODEL, the model number of mmCIF, further blocks of a CIF file, and END where the same
+      atoms follow once more. That others are not read is in ``notes``.
+    - Locations: that of highest occupancy, the first of several; one of two residues at one number likewise. Modified residues (HETATM)
+      are part of the chain that they are bonded to, wherever they stand in the file.
+    - Chains: a name that several chains have (after TER, in another segment, or where numbers fall and come again, and no peptide bond
+      leads on) is told apart as ``A``, ``A#2``. Blank names are those of the segment ids. Numbers are as in the file: decimal,
+      hybrid-36 or hexadecimal, and may come twice where they wrap.
+    - Names: force fields' (HIE, HSE, CYX, ASH, LYSH, NALA ...) are those of their amino acids. Where a name is another compound in the
+      dictionary of the PDB as well (HSE, GLH), the side chain decides, and without one ATOM is the amino acid and HETATM the compound.
+    - Surfaces: NaN for residues that lack heavy atoms, and where more than one in ten of the residues within 10 Å does; hydrogens and
+      the element column are not needed. Occupancies, B factors, serial numbers and elements may lack.
+    - Files: .pdb, .ent, .pdbqt, .pdb1 (assemblies), .cif, .mmcif, .pdbx and .bcif, each also with .gz, in either case of letters; what is
+      in a file counts more than its suffix. Hidden files (``._a.pdb``) are passed over; others in the folders are told in ``notes``.
 
     Args:
         root: folder of the cache; None keeps the graphs in memory alone.
@@ -51,7 +69,8 @@ class ProteinStructures(GraphDataset):
         transform, pre_transform, pre_filter, log, force_reload: as in PyG.
             Files are known by name and checksum: a changed one is read again.
 
-    What cannot be read, and chains without any CA atom, are named in ``skipped`` with the reason and counted in a warning.
+    What cannot be read, and chains without any CA atom, are named in ``skipped`` with the reason and counted in a warning; what was read
+    with a doubt is in ``notes`` and a warning: residues that become X, surfaces that are not known, models and files that are not read.
 
     Raises:
         ValueError: no such folder or file, a file of another kind, no files, or none that could be read; an unknown target or a cutoff
@@ -62,7 +81,7 @@ class ProteinStructures(GraphDataset):
     surfaces: Tien et al., PLoS ONE 8 (2013) e80635, table 1, theoretical.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __init__(
         self,
@@ -87,11 +106,11 @@ class ProteinStructures(GraphDataset):
             raise ValueError(f"cutoff must be positive, in Å, got {cutoff}.")
         self.folder, self.cutoff, self.target, self.features, self.models = folder, cutoff, target, features, models
         self.target_names = () if target is None else (target,)
-        self.files = structure_files(folder)
+        self.files, others = find_structures(folder)
         self.node_names = (*NODE_NAMES, *(column for name in features for column in EXTRA[name]))
         self.edge_names = EDGE_NAMES
         settings = {
-            "files": {name: sha256(path) for name, path in self.files.items()},
+            "files": {name: _checksum(path) for name, path in self.files.items()},
             "cutoff": cutoff,
             "target": target,
             "features": features,
@@ -99,21 +118,26 @@ class ProteinStructures(GraphDataset):
         }
         hooks: dict[str, Any] = {"transform": transform, "pre_transform": pre_transform, "pre_filter": pre_filter}
         super().__init__(root, settings, log=log, force_reload=force_reload, **hooks)
+        if others:
+            shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+            self.notes.append(f"{len(others)} files that are no structures by their names are not read: {shown}")
+            warnings.warn(f"ProteinStructures: {self.notes[-1]}", stacklevel=2)
 
     def build(self) -> Iterator[Data]:
         """A graph a file, or a model, by name."""
         require("biotite", extra="protein", why="ProteinStructures")
         for name, path in self.progress(self.files.items(), len(self.files)):
-            kind = STRUCTURE_SUFFIXES[path.suffix.lower()]
             try:
-                for number, residues, without in read_residues(path, kind, every=self.models == "all"):
-                    model = name if number == 1 else f"{name}#{number}"
-                    for chain in without:
-                        self.skip(f"{model}: chain {chain} has no CA atoms")
-                    if not len(residues.ca):
+                for read in read_residues(path, structure_kind(path) or "pdb", every=self.models == "all"):
+                    model = name if read.number == 1 else f"{name}#{read.number}"
+                    for told in read.skipped:
+                        self.skip(f"{model}: {told}")
+                    for told in read.notes:
+                        self.note(f"{model}: {told}")
+                    if not len(read.residues.ca):
                         self.skip(f"{model}: no residues with a CA atom")
                         continue
-                    data = graph_of_residues(residues, self.cutoff, self.features)
+                    data = graph_of_residues(read.residues, self.cutoff, self.features)
                     data.name = model
                     if self.target is not None:
                         data.y = data[self.target].clone()
@@ -122,29 +146,9 @@ class ProteinStructures(GraphDataset):
                 self.skip(f"{name}: {error}")
 
 
-def structure_files(source: str | Path | Sequence[str | Path]) -> dict[str, Path]:
-    """The files by name: in a folder by their path from there; of a list by the name of the file, or its path where names are not unique.
-
-    Raises:
-        ValueError: what is no file or folder, a file of another kind, or no files.
-    """
-    known = ", ".join(STRUCTURE_SUFFIXES)
-    listed = [Path(part) for part in ([source] if isinstance(source, str | Path) else source)]
-    for path in listed:
-        if not path.exists():
-            raise ValueError(f"folder: there are no files {known} in {str(path)!r}, which is no folder.")
-        if path.is_file() and path.suffix.lower() not in STRUCTURE_SUFFIXES:
-            raise ValueError(f"folder: {str(path)!r} is no structure by its name; known: {known}.")
-    if len(listed) == 1 and listed[0].is_dir():
-        found = {path.relative_to(listed[0]).as_posix(): path for path in _inside(listed[0])}
-    else:
-        paths = [file for path in listed for file in (_inside(path) if path.is_dir() else [path])]
-        unique = len({path.name for path in paths}) == len(paths)
-        found = {path.name if unique else path.as_posix(): path for path in paths}
-    if not found:
-        raise ValueError(f"folder: there are no files {known} in {', '.join(map(repr, map(str, listed))) or 'an empty list'}.")
-    return found
-
-
-def _inside(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in STRUCTURE_SUFFIXES and path.is_file())
+def _checksum(path: Path) -> str:
+    """Of a file that cannot be opened the reason: it is left out, and read once it can be."""
+    try:
+        return sha256(path)
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 _MAGIC = b"graphformer graphs 1\n"
+_PARTS: dict[str, type | tuple[type, ...]] = {"data": dict, "slices": (dict, type(None)), "shared": dict, "skipped": list}
 
 
 class Unusable(Exception):
@@ -43,6 +44,8 @@ def write(path: Path, key: str, kept: dict[str, Any]) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(_MAGIC + json.dumps(header).encode() + b"\n")
             file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part_path, path)
     finally:
         part_path.unlink(missing_ok=True)
@@ -52,7 +55,8 @@ def read(path: Path, key: str) -> dict[str, Any]:
     """What was kept under a key.
 
     Raises:
-        Unusable: another key, a damaged file, or none of ours.
+        Unusable: another key, a damaged file, none of ours, or a content that is not what :func:`write` keeps. Nothing but tensors,
+            numbers and texts is loaded, so that no file runs code.
     """
     try:
         with open(path, "rb") as file:
@@ -65,14 +69,17 @@ def read(path: Path, key: str) -> dict[str, Any]:
             raise Unusable(f"was made with other settings ({', '.join(names)})")
         if hashlib.sha256(payload).hexdigest() != header["sha256"]:
             raise Unusable("is damaged (its checksum is wrong)")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Unusable(f"is damaged ({error})") from None
     try:
         kept = torch.load(io.BytesIO(payload), weights_only=True)
     except Exception as error:  # whatever a pickle raises that is cut short, or asks for code
         raise Unusable(f"cannot be read ({type(error).__name__})") from None
-    if not (isinstance(kept, dict) and kept.keys() >= {"data", "slices", "shared", "skipped"}):
+    if not isinstance(kept, dict):
         raise Unusable("holds no graphs")
+    for name, kind in _PARTS.items():
+        if not isinstance(kept.get(name), kind):
+            raise Unusable(f"holds no graphs (its {name} is a {type(kept.get(name)).__name__})")
     return kept
 
 

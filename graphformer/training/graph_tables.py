@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from graphformer.datasets.atom_table import UNNUMBERED
 from graphformer.datasets.protein import AMINO_ACIDS
+from graphformer.datasets.residue_graph import split_names
 from graphformer.datasets.tables import read_rows
 from graphformer.training.graph_files import graphs_of_files
 from graphformer.training.graph_model import GraphModel
@@ -24,12 +26,14 @@ class PredictionTable:
         rows: texts, and numbers in the unit of the labels.
         problems: what could not be read and why, a text each. A polymer like this has its row, with empty predictions.
         without: how many rows have no prediction.
+        notes: what was read with a doubt, a text each.
     """
 
     columns: list[str]
     rows: list[list[Any]]
     problems: list[str]
     without: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 def prediction_table(
@@ -62,10 +66,11 @@ def prediction_table(
     if reader == "microstructure":
         return PredictionTable(["file", *columns], [[g.file, *row] for g, row in zip(dataset, values, strict=True)], [])
     if places == {"graph"}:
-        return PredictionTable(["file", *columns], [[g.name, *row] for g, row in zip(dataset, values, strict=True)], dataset.skipped)
+        named = [[g.name, *row] for g, row in zip(dataset, values, strict=True)]
+        return PredictionTable(["file", *columns], named, dataset.skipped, notes=dataset.notes)
     residues = [row for graph in dataset for row in _residues(graph)]
     rows = [[*residue, *row] for residue, row in zip(residues, values, strict=True)]
-    return PredictionTable(["file", "chain", "residue", "amino_acid", *columns], rows, dataset.skipped)
+    return PredictionTable(["file", "chain", "residue", "amino_acid", *columns], rows, dataset.skipped, notes=dataset.notes)
 
 
 def _polymers(model: GraphModel, file: Path, text: str | None, max_nodes: int) -> PredictionTable:
@@ -95,7 +100,8 @@ def _joined(parts: Sequence[PredictionTable]) -> PredictionTable:
 
 def _residues(graph: Any) -> list[list[Any]]:
     """File, chain, number (with its letter, as in 52A) and amino acid of each residue."""
-    chains, numbers = graph.chains.split(","), zip(graph.residue.tolist(), graph.insertion.split(","), strict=True)
+    labels = ["?" if number == UNNUMBERED else str(number) for number in graph.residue.tolist()]
+    chains, numbers = split_names(graph.chains), zip(labels, split_names(graph.insertion), strict=True)
     amino = graph.x[:, : len(AMINO_ACIDS)].argmax(1).tolist()
     rows = zip(graph.group_1.tolist(), numbers, amino, strict=True)
     return [[graph.name, chains[chain], f"{number}{code}", AMINO_ACIDS[letter]] for chain, (number, code), letter in rows]
