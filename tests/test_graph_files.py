@@ -206,7 +206,7 @@ def test_proteins_from_files_to_predictions_of_residues(call, refused, structure
 
     told = refused(call("predict", tmp_path / "run", new / "broken.cif"))
     assert "broken.cif: nothing can be read (ProteinStructures: 1 left out, 0 kept (broken.cif: cannot be read" in told
-    assert "there are no files .pdb, .ent, .cif, .mmcif in 'none.pdb', which is no folder" in refused(
+    assert "with .gz in 'none.pdb', which is no folder" in refused(
         call("predict", tmp_path / "run", "none.pdb")
     )
     (tmp_path / "image.npy").write_bytes(b"")

@@ -9,7 +9,7 @@ from torch_geometric.utils import is_undirected
 
 from graphformer.datasets import ProteinSecondaryStructure, RawFile
 from graphformer.datasets.download import sha256
-from graphformer.datasets.protein import AMINO_ACIDS, STATES, sequence_edges
+from graphformer.datasets.protein import AMINO_ACIDS, STATES, encode_amino_acids, sequence_edges
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,7 @@ def test_flip_is_what_was_published(flip):
     parts = flip.standard_split()
     assert [len(part) for part in parts] == [9712, 1080, 364] and [set(part.part.tolist()) for part in parts] == [{0}, {1}, {2}]
     assert flip.y.isnan().sum() == 186_876  # zeros of the mask
+    assert flip.notes == ["residues that are none of the 20 amino acids count as X: O (1), U (10)"]
     counts = flip.x.flatten().bincount(minlength=21)
     assert counts[AMINO_ACIDS.index("A")] == 229_044 and counts[-1] == 166 + 10 + 1  # X, U and O
 
@@ -61,3 +62,29 @@ def test_proteins_that_do_not_fit_are_named(tmp_path, monkeypatch):
         made = ProteinSecondaryStructure(None, raw=tmp_path)
     assert made[0].x.flatten().tolist() == [0, 1, 20] and [len(part) for part in made.standard_split()] == [1, 1, 0]
     torch.testing.assert_close(made[0].y, torch.tensor([0, 1, torch.nan]), equal_nan=True)
+
+
+def test_every_sequence_of_the_file_is_a_graph_or_named(tmp_path, monkeypatch):
+    files = {
+        "sequences": ">a x > y\nac\nu\n>b\nG-\n>a\nWW\n>c\nBZJ\n>d\nK*\n",
+        "sampled": ">a SET=train\nHEC\n>b\nHH\n>c SET=test\nCCC\n>d\nHH\n>e\nH\n",
+        "mask": ">a\n111\n>b\n11\n>c\n101\n>d\n11\n",
+    }
+    with zipfile.ZipFile(tmp_path / "splits.zip", "w") as archive:
+        for name, text in files.items():
+            archive.writestr(f"splits/{name}.fasta", text)
+    monkeypatch.setattr(ProteinSecondaryStructure, "raw_files", (RawFile("splits.zip", sha256(tmp_path / "splits.zip")),))
+    with pytest.warns(UserWarning, match="4 left out, 2 kept"):
+        made = ProteinSecondaryStructure(None, raw=tmp_path)
+    assert [data.name for data in made] == ["a", "c"] and made[0].x.flatten().tolist() == [0, 1, 20]
+    told = {text.split(":")[0]: text for text in made.skipped}
+    assert set(told) == {"a", "b", "d", "e"} and "twice" in told["a"] and "without a sequence" in told["e"]
+    assert "- in the sequence" in told["b"] and "* in the sequence" in told["d"]
+    assert made.notes == ["residues that are none of the 20 amino acids count as X: B (1), J (1), U (1), Z (1)"]
+
+
+def test_letters_that_become_x_are_told():
+    with pytest.warns(UserWarning, match="B, U is none of the 20 amino acids and becomes X"):
+        assert encode_amino_acids("acBU").tolist() == [0, 1, 20, 20]
+    with pytest.raises(ValueError, match="sequence: '-' is no residue"):
+        encode_amino_acids("AC-")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import string
+import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,13 +55,14 @@ class ProteinSecondaryStructure(GraphDataset):
         ValueError: a window below 1, or a raw file that is damaged.
         DownloadError: the raw file is nowhere and cannot be downloaded.
 
-    Proteins whose sequence, labels and mask do not fit together are left out, named in ``skipped``; the published file has none.
+    Proteins whose sequence, labels and mask do not fit together, names that come twice, and labels without a sequence are left out, named
+    in ``skipped``; the published file has none. Letters that become X are counted in ``notes``: of the published file U (10) and O (1).
 
     Source: Klausen et al., NetSurfP-2.0, Proteins 87 (2019) 520; Dallago et al., FLIP, NeurIPS 2021; data AFL-3.0. The file has 9,712
     proteins for training, 1,080 for validation and 364 for the test (NEW364; FLIP's text says 648).
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     raw_files: ClassVar[tuple[RawFile, ...]] = (_SPLITS,)
     data_folder: ClassVar[str] = "flip-secondary-structure"
     target_names: tuple[str, ...] = tuple(STATES)
@@ -90,18 +95,32 @@ class ProteinSecondaryStructure(GraphDataset):
         """A graph a protein, in the order of the file."""
         with zipfile.ZipFile(self.raw_path(_SPLITS.name)) as archive:
             names = ("sequences", "sampled", "mask")
-            sequences, labels, masks = (_read_fasta(archive.read(f"splits/{name}.fasta").decode()) for name in names)
-        for name, (_, sequence) in self.progress(sequences.items(), len(sequences)):
+            texts = [archive.read(f"splits/{name}.fasta").decode("utf-8-sig") for name in names]
+            (sequences, twice), (labels, _), (masks, _) = map(_read_fasta, texts)
+        for name in twice:
+            self.skip(f"{name}: the file has this name twice; only the first is read")
+        for name in dict.fromkeys(name for part in (labels, masks) for name in part if name not in sequences):
+            self.skip(f"{name}: labels or a mask without a sequence")
+        unknown: Counter[str] = Counter()
+        for name, (_, written) in self.progress(sequences.items(), len(sequences)):
+            sequence = written.upper()
             tags, label = labels.get(name, ("", ""))
             mask = masks.get(name, ("", ""))[1]
             if not len(sequence) == len(label) == len(mask) > 0 or not set(label) <= set(STATES) or not set(mask) <= set("01"):
                 self.skip(f"{name}: {len(sequence)} residues, {len(label)} labels and {len(mask)} of the mask, or other letters in them")
                 continue
+            if strange := sorted(set(sequence) - set(string.ascii_uppercase)):
+                self.skip(f"{name}: {' '.join(strange)} in the sequence is no residue")
+                continue
+            unknown.update(letter for letter in sequence if letter not in AMINO_ACIDS)
             part = "test" if "SET=test" in tags else "valid" if "VALIDATION=True" in tags else "train"
             y = np.where(_codes(mask, "01") == 1, _codes(label, STATES), np.nan).astype(np.float32)
             edges, distance = sequence_edges(len(sequence), self.window)
             x = torch.from_numpy(_codes(sequence, AMINO_ACIDS))[:, None]
             yield Data(x=x, edge_index=edges, edge_attr=distance, y=torch.from_numpy(y), name=name, part=_PARTS[part])
+        if unknown:
+            counts = ", ".join(f"{letter} ({times})" for letter, times in sorted(unknown.items()))
+            self.note(f"residues that are none of the 20 amino acids count as X: {counts}")
 
 
 def sequence_edges(length: int, window: int) -> tuple[Tensor, Tensor]:
@@ -119,8 +138,17 @@ def sequence_edges(length: int, window: int) -> tuple[Tensor, Tensor]:
 
 
 def encode_amino_acids(sequence: str) -> Tensor:
-    """A sequence of one-letter codes as places in ``AMINO_ACIDS``, int64 ``[N]``."""
-    return torch.from_numpy(_codes(sequence.upper(), AMINO_ACIDS))
+    """A sequence of one-letter codes as places in ``AMINO_ACIDS``, int64 ``[N]``. Other letters become X, with a warning.
+
+    Raises:
+        ValueError: signs that are no letters, such as gaps.
+    """
+    sequence = sequence.upper()
+    if strange := sorted(set(sequence) - set(string.ascii_uppercase)):
+        raise ValueError(f"sequence: {' '.join(map(repr, strange))} is no residue; take it out.")
+    if unknown := sorted(set(sequence) - set(AMINO_ACIDS)):
+        warnings.warn(f"encode_amino_acids: {', '.join(unknown)} is none of the 20 amino acids and becomes X", stacklevel=2)
+    return torch.from_numpy(_codes(sequence, AMINO_ACIDS))
 
 
 def _codes(text: str, alphabet: str) -> np.ndarray:
@@ -130,11 +158,15 @@ def _codes(text: str, alphabet: str) -> np.ndarray:
     return table[np.frombuffer(text.encode("latin-1", "replace"), dtype=np.uint8)]
 
 
-def _read_fasta(text: str) -> dict[str, tuple[str, str]]:
-    """By name, what stands behind the name in the header, and the letters."""
-    entries = {}
-    for entry in text.split(">")[1:]:
-        header, _, letters = entry.partition("\n")
+def _read_fasta(text: str) -> tuple[dict[str, tuple[str, str]], list[str]]:
+    """By name, what stands behind the name in the header, and the letters; and the names that come again."""
+    entries: dict[str, tuple[str, str]] = {}
+    twice: list[str] = []
+    for entry in re.split(r"(?:^|[\r\n]+)>", text)[1:]:
+        header, *letters = re.split(r"[\r\n]+", entry)
         name, _, tags = header.strip().partition(" ")
-        entries[name] = (tags, "".join(letters.split()))
-    return entries
+        if name in entries:
+            twice.append(name)
+        else:
+            entries[name] = (tags, "".join("".join(letters).split()))
+    return entries, twice

@@ -72,7 +72,8 @@ def sites_of(atoms: list[Atom]) -> list[Site]:
     for atom in atoms:
         key = (atom.chain, atom.segment, atom.end, atom.label, atom.insertion)
         mark = (atom.name, atom.altloc, atom.residue if atom.altloc else "")
-        new = key != last or mark in seen[-1]
+        # Side chain atoms that come twice are locations without letters, as in old files.
+        new = key != last or (mark in seen[-1] and atom.name in ("N", "CA", groups[-1][0].name))
         if new or (atom.residue != groups[-1][-1].residue and not atom.altloc):
             groups.append([])
             seen.append(set())
@@ -112,7 +113,9 @@ def _one_location(group: list[Atom]) -> Site:
     placed: dict[str, Atom] = {}
     for atom in order:
         if atom.place and (atom.residue == first.residue or not atom.altloc):
-            placed.setdefault(atom.name, atom)
+            other = placed.setdefault(atom.name, atom)
+            if other.altloc == atom.altloc and atom.occupancy > other.occupancy:
+                placed[atom.name] = atom
     names = {atom.name for atom in group if atom.residue == first.residue}
     name = residue_names.standard_name(first.residue, first.altloc, names, first.hetero)
     residue = first.residue
