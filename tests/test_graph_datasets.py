@@ -223,6 +223,44 @@ def test_a_damaged_cache_is_named_and_made_again(tmp_path, damage):
     assert Paths(tmp_path).built == 3
 
 
+def _payload(kind: str) -> bytes:
+    out = io.BytesIO()
+    slices = {"x": torch.tensor([0, 7, 90])}
+    good = {"data": {"x": torch.ones(2, 1)}, "slices": slices, "shared": {}, "skipped": []}
+    content = {
+        "a list": [1, 2],
+        "a function": {"data": print},
+        "no slices": {name: value for name, value in good.items() if name != "slices"} | {"slices": 3},
+        "parts beyond the end": {**good, "slices": {"x": torch.tensor([0, 5, 2]), "y": None}},
+        "no skipped": {name: value for name, value in good.items() if name != "skipped"},
+    }
+    if kind == "noise":
+        return b"these are no tensors"
+    torch.save(content[kind], out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["noise", "a list", "a function", "no slices", "parts beyond the end", "no skipped"])
+def test_a_cache_of_the_right_checksum_and_another_content_is_made_again(tmp_path, kind):
+    path, payload = Paths(tmp_path).cache_path, _payload(kind)
+    magic, header, _ = path.read_bytes().split(b"\n", 2)
+    header = json.dumps({**json.loads(header), "sha256": hashlib.sha256(payload).hexdigest()}).encode()
+    path.write_bytes(b"\n".join([magic, header, payload]))
+    with pytest.warns(UserWarning, match=rf"the cache file {path} (holds|has a content).*; it is made again"):
+        again = Paths(tmp_path)
+    assert Paths.built == 2 and [len(again), len(Paths(tmp_path)), Paths.built] == [5, 5, 2]
+
+
+def test_a_full_disk_loses_the_cache_and_not_the_graphs(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.warns(UserWarning, match="cannot be written .No space left on device.; the graphs are in memory alone"):
+        made = Paths(tmp_path)
+    assert len(made) == 5 and list((tmp_path / "processed").iterdir()) == []
+
+
 def test_a_cache_under_the_name_of_another_is_not_served(tmp_path):
     path, other = Paths(tmp_path).cache_path, Paths(tmp_path, scale=2.0).cache_path
     os.replace(path, other)
@@ -264,7 +302,9 @@ def test_what_the_cache_cannot_keep_is_refused(tmp_path):
 def test_what_is_left_out_is_reported_and_remembered(tmp_path):
     with pytest.warns(UserWarning, match=r"Paths: 1 left out, 4 kept \(row 3: negative\)"):
         Paths(tmp_path, scale=-1.0)
-    assert Paths(tmp_path, scale=-1.0).skipped == ["row 3: negative"]
+    with pytest.warns(UserWarning, match=r"Paths: 1 left out, 4 kept \(row 3: negative\)"):  # from the cache it is no more whole
+        assert Paths(tmp_path, scale=-1.0).skipped == ["row 3: negative"]
+    assert Paths.built == 1
 
 
 # --- parts

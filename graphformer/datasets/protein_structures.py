@@ -35,7 +35,8 @@ class ProteinStructures(GraphDataset):
       1 within a chain.
     - ``secondary``: float ``[N]``, 0 helix, 1 strand, 2 coil (the classes of ``ProteinSecondaryStructure``), by P-SEA from CA atoms.
     - ``sasa``: ``[N]``, the surface that water reaches, in Å^2, by Shrake and Rupley with a probe of 1.4 Å, of the chains of protein
-      together without ligands and water; NaN where it cannot be known. ``exposure``: ``sasa`` over the greatest that the amino acid can have (Tien 2013), NaN for X.
+      together without ligands and water; NaN where it cannot be known. ``exposure``: ``sasa`` over the greatest that the amino acid
+      can have (Tien 2013), NaN for X.
     - ``y``: one of these three, for a target of each residue.
     - ``group_0``: the segment of each residue: a run of one class along peptide bonds. ``group_1``: its chain.
     - ``pos``: CA atoms in Å, ``[N, 3]``. ``residue``: the number in the file; ``insertion``: the letters of numbers such as 52A, and

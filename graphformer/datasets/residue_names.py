@@ -27,16 +27,12 @@ _STATES = {
     "PRO": "CPR CPRO",
 }
 _PARENTS = (
-    "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL".split()
+    *("ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE"),
+    *("LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL"),
 )
 _FORCE_FIELD = {name: parent for parent, names in _STATES.items() for name in names.split()}
 # Amber's residues at the ends of a chain: NALA, CHIE.
-_ENDS = {
-    f"{end}{name}": parent
-    for end in "NC"
-    for name, parent in [*((p, p) for p in _PARENTS), *_FORCE_FIELD.items()]
-    if len(name) == 3
-}
+_ENDS = {f"{end}{name}": parent for end in "NC" for name, parent in [*((p, p) for p in _PARENTS), *_FORCE_FIELD.items()] if len(name) == 3}
 NAMES = {**_ENDS, **_FORCE_FIELD}  # CPRO and the like are there twice, for one amino acid
 _ALIASES = {
     **{"OT1": "O", "OC1": "O", "O1": "O", "OT": "O"},
@@ -47,7 +43,7 @@ _OWN_ALIASES = {
     "ASN": {"AD1": "OD1", "AD2": "ND2"},  # O and N that were not told apart
     "GLN": {"AE1": "OE1", "AE2": "NE2"},
 }
-CAPS = frozenset("ACE FOR NME NMA NHE NH2".split())
+CAPS = frozenset(["ACE", "FOR", "NME", "NMA", "NHE", "NH2"])
 """Groups that close the ends of a chain: no residues, but in the way of water."""
 CALCIUM = frozenset(("CA", "CA2", "CA+", "CA2+", "CAL", "CA+2"))
 

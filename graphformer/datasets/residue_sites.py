@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -194,7 +195,7 @@ def bonded(one: Site, other: Site) -> bool:
 def _check_unit(nodes: list[Site], notes: list[str]) -> None:
     steps = [
         math.dist(one.atoms["CA"].place, other.atoms["CA"].place)  # type: ignore[arg-type]
-        for one, other in zip(nodes, nodes[1:], strict=False)
+        for one, other in itertools.pairwise(nodes)
         if one.chain == other.chain and other.number - one.number == 1
     ]
     if len(steps) < 3:
@@ -231,7 +232,7 @@ def _without_twins(nodes: list[Site], found: Sorted) -> list[Site]:
 
 def _thread(members: list[Site]) -> tuple[list[Site], list[Site]]:
     """HETATM without bonds to its neighbours: at its place in the chain, or a ligand."""
-    links = [bonded(one, other) for one, other in zip(members, members[1:], strict=False)]
+    links = [bonded(one, other) for one, other in itertools.pairwise(members)]
     tied = [before or after for before, after in zip([False, *links], [*links, False], strict=True)]
     loose = [site for site, held in zip(members, tied, strict=True) if site.hetero and not held]
     if not loose:

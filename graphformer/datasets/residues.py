@@ -91,7 +91,9 @@ def _read(number: int, model: Model) -> ReadModel:
         sasa=area,
         chains=tuple(found.chains),
     )
-    skipped = [f"{_count(len(sites), 'residue')} left out, because {why}: {_some(s.label for s in sites)}" for why, sites in found.left.items()]
+    skipped = [
+        f"{_count(len(sites), 'residue')} left out, because {why}: {_some(s.label for s in sites)}" for why, sites in found.left.items()
+    ]
     with_ca = set(found.chains)
     bare = dict.fromkeys(s.chain or s.segment for s in found.lacking)
     return ReadModel(number, residues, skipped + [f"chain {name} has no CA atoms" for name in bare if name not in with_ca], notes)
