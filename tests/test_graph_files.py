@@ -169,14 +169,14 @@ def test_copolymers_tell_how_they_are_read():
 
 @pytest.fixture
 def structures(tmp_path) -> Path:
-    """Ten helices in PDB files."""
+    """Ten helices in PDB files, with all their heavy atoms: the exposure of others is not known."""
     pytest.importorskip("biotite")
     from test_protein_structures import helix
 
     folder = tmp_path / "structures"
     folder.mkdir()
     for i in range(10):
-        names = ["ALA", "LEU", "GLY", "LYS"] * 6
+        names = ["ALA", "GLY"] * 12
         lines = helix([str(n) for n in range(1, 13 + i)], names=names[i : i + 12 + i][: 12 + i] if i < 4 else None, turn=7 * i)
         (folder / f"p{i}.pdb").write_text("\n".join([*lines, "END", ""]))
     return folder
