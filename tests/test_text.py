@@ -31,10 +31,18 @@ def test_read_text_keeps_line_ends(tmp_path):
     assert read_text(tmp_path / "a.txt") == "é\r\nb\n"
 
 
+def test_a_byte_order_mark_is_no_character_of_the_text(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\ufefftwo", encoding="utf-8-sig")
+    assert read_text(tmp_path / "a.txt") == "one\n\ufefftwo"  # a second one is
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"", "is empty; give a text file"),
+        (b"\xef\xbb\xbf", "is empty; give a text file"),
+        ("text".encode("utf-16"), "is UTF-16 by its byte order mark; convert it first, .*iconv -f utf-16"),
+        (b"\xef\xbb\xbfgr\xfcn", r"no UTF-8 text: byte 5 is 0xfc"),
         (b"abc\0def", "binary file: byte 3 is NUL; give a UTF-8 text file"),
         ("grün".encode("latin1"), r"no UTF-8 text: byte 2 is 0xfc .*convert it first"),
     ],

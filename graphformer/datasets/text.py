@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+_MARK = b"\xef\xbb\xbf"  # UTF-8's byte order mark
 IGNORED_LABEL = -100  # the label that transformers' losses leave out
 
 
@@ -27,7 +28,7 @@ def embedded_text() -> str:
 
 
 def read_text(path: str | Path) -> str:
-    """The UTF-8 text of a file, with its line ends as they are.
+    """The UTF-8 text of a file, with its line ends as they are and without a byte order mark.
 
     Raises:
         ValueError: no such file, a directory, an empty file, or bytes that are no UTF-8 text; the error names the path,
@@ -39,15 +40,21 @@ def read_text(path: str | Path) -> str:
     if not path.is_file():
         raise ValueError(f"path: {str(path)!r} is a directory; give the path of one text file.")
     data = path.read_bytes()
-    if not data:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError(
+            f"path: {str(path)!r} is UTF-16 by its byte order mark; convert it first, for example with: iconv -f utf-16 -t utf-8"
+        )
+    mark = len(_MARK) if data.startswith(_MARK) else 0  # it tells the encoding and is no character of the text
+    if len(data) == mark:
         raise ValueError(f"path: {str(path)!r} is empty; give a text file with at least one window of text.")
     if (offset := data.find(b"\0")) >= 0:
         raise ValueError(f"path: {str(path)!r} is a binary file: byte {offset} is NUL; give a UTF-8 text file.")
     try:
-        return data.decode("utf-8")
+        return data[mark:].decode("utf-8")
     except UnicodeDecodeError as error:
+        place = error.start + mark
         raise ValueError(
-            f"path: {str(path)!r} is no UTF-8 text: byte {error.start} is 0x{data[error.start]:02x} ({error.reason}); "
+            f"path: {str(path)!r} is no UTF-8 text: byte {place} is 0x{data[place]:02x} ({error.reason}); "
             f"convert it first, for example with: iconv -f latin1 -t utf-8"
         ) from None
 
