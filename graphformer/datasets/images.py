@@ -166,7 +166,7 @@ def _turned(image: np.ndarray, axes: str, orientation: int) -> np.ndarray:
     if "t" in steps:
         image = image.swapaxes(vertical, horizontal)
     flipped = [axis for letter, axis in (("v", vertical), ("h", horizontal)) if letter in steps]
-    return np.flip(image, flipped) if flipped else image
+    return np.flip(image, tuple(flipped)) if flipped else image
 
 
 @contextmanager
