@@ -240,10 +240,11 @@ class AttentionGraph:
         size = self.num_lanes * self.num_receivers
         return self.derived("in_degree", lambda: degrees(self.receivers, size))
 
-    def in_weight(self) -> Tensor:
-        """``[num_lanes * num_receivers]``: the summed weight of each receiver's edges; differentiable."""
-        total = self.weight.new_zeros(self.num_lanes * self.num_receivers)
-        return total.index_add(0, self.receivers, self.weight)
+    def in_weight(self, *, absolute: bool = False) -> Tensor:
+        """``[num_lanes * num_receivers]``: the summed weight of each receiver's edges, or of its absolute weights; differentiable."""
+        # |w| with slope 1 at 0, so that nothing changes where no weight is negative.
+        weight = torch.where(self.weight < 0, -self.weight, self.weight) if absolute else self.weight
+        return weight.new_zeros(self.num_lanes * self.num_receivers).index_add(0, self.receivers, weight)
 
     def lane(self, index: int) -> AttentionGraph:
         """One lane as a graph of its own, with nodes numbered from 0."""
@@ -292,8 +293,11 @@ class AttentionGraph:
         return dataclasses.replace(self, senders=senders, receivers=receivers, weight=self.weight[keep], _derived={})
 
     def renormalize(self) -> AttentionGraph:
-        """Weights divided by their receiver's sum, so that each receiver's weights sum to 1 (a sum of 0 stays 0)."""
-        total = self.in_weight()[self.receivers]
+        """Weights divided by the sum of their receiver's absolute weights, which then sum to 1 (weights that are all 0 stay so).
+
+        The sum itself may be about 0 where weights have either sign, and dividing by it would have no bound.
+        """
+        total = self.in_weight(absolute=True)[self.receivers]
         safe = torch.where(total == 0, torch.ones_like(total), total)
         return self.with_weight(torch.where(total == 0, torch.zeros_like(self.weight), self.weight / safe))
 

@@ -17,7 +17,7 @@ import graphformer as gf
 from graphformer import AttentionGraph, attention_graph
 from graphformer.attention import All, Causal, Edges, Keep, Packed, Pairs, Rule, Threshold, TopK, Window, blocks, merged_graph
 from graphformer.attention.problem import Problem, pose
-from graphformer.attention.sampled import SampledScores
+from graphformer.attention.sampled import sampled_scores
 from graphformer.attention.scores import ScaledDotProduct
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.nn import GINAttention, PNAAttention, recompute
@@ -419,8 +419,8 @@ def test_sampled_scores(kv_heads: int):
     graph = random_edges(7, 2, 3, 5, ragged=True).lanes(2, 6, 3, 5)
     scores = (q @ k.repeat_interleave(6 // kv_heads, 1).mT).flatten(0, 2)
     wanted = scores[graph.receivers, graph.senders % 5]
-    assert_close(SampledScores.apply(q, k, graph), wanted)
-    assert torch.autograd.gradcheck(lambda q, k: SampledScores.apply(q, k, graph), (q, k))
+    assert_close(sampled_scores(q, k, graph), wanted)
+    assert torch.autograd.gradcheck(lambda q, k: sampled_scores(q, k, graph), (q, k))
 
 
 def test_edges_need_memory_linear_in_their_number():

@@ -32,6 +32,7 @@ from graphformer.testing import (
     check_packing,
     check_padding,
     check_prefix,
+    check_second_gradient,
     check_threads,
     from_pyg,
     hidden_states,
@@ -672,6 +673,104 @@ def test_gradients_leave_grad_alone_and_say_what_is_wrong() -> None:
         check_gradients(module, X, ignore=["alpha"])
     with pytest.raises(ValueError, match="no parameter of the module requires grad"):
         check_gradients(Faulty().requires_grad_(False), X)
+
+
+# ---------------------------------------------------------------------- law 14
+
+
+class Cube(torch.autograd.Function):
+    """x^3; the first gradients of its faulty children are right, and their gradients are not."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)  # type: ignore[attr-defined]
+        return x**3
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return 3 * x**2 * grad
+
+
+class OnceCube(Cube):
+    backward = staticmethod(torch.autograd.function.once_differentiable(Cube.backward))
+
+
+class CutCube(Cube):
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return 3 * x.detach() ** 2 * grad
+
+
+class RoundedCube(Cube):
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return 3 * x**2 * grad * (1.001 if torch.is_grad_enabled() else 1.0)
+
+
+class RefusedCube(Cube):
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise RuntimeError("no second derivative: choose executor='dense'")
+        return Cube.backward(ctx, grad)
+
+
+class Cubed(nn.Module):
+    """``weight * cube(x W) + x W``: the gradient also passes beside the function."""
+
+    def __init__(self, cube: type[Cube]) -> None:
+        super().__init__()
+        self.cube, self.inner = cube, nn.Linear(HIDDEN, 7, bias=False, dtype=torch.float64)
+        self.weight = nn.Parameter(torch.linspace(0.5, 2, 7, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.inner(x)
+        return self.weight * self.cube.apply(hidden) + hidden
+
+
+def test_second_gradients_accept_attention_and_a_function_of_ones_own(attention: Attention) -> None:
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # torch's fast kernels have no second derivative
+        check_second_gradient(copy.deepcopy(attention).double(), X.double())
+    check_second_gradient(Cubed(Cube), X.double())
+    check_second_gradient(lambda x: x.sin(), X.double())
+    check_second_gradient(lambda x: x @ x.new_ones(HIDDEN, 3), X.double())
+
+
+@pytest.mark.parametrize("cube", [OnceCube, CutCube])
+def test_second_gradients_reject_a_part_of_the_answer(cube: type[Cube]) -> None:
+    layer = Cubed(cube)
+    check_gradients(layer, X.double())
+    with rejects(14, r"input 0: the derivative of the gradient along a random direction is .*, finite differences say"):
+        check_second_gradient(layer, X.double())
+    with rejects(14, "finite differences say"):
+        check_second_gradient(lambda x: cube.apply(x), X.double())
+
+
+def test_second_gradients_reject_a_first_gradient_that_changes() -> None:
+    with rejects(14, "the gradient at input 0 is another one with create_graph=True"):
+        check_second_gradient(Cubed(RoundedCube), X.double())
+
+
+def test_second_gradients_let_a_refusal_through_and_leave_tensors_alone() -> None:
+    with pytest.raises(RuntimeError, match="no second derivative: choose executor='dense'"):
+        check_second_gradient(Cubed(RefusedCube), X.double())
+    layer = Cubed(Cube)
+    before, x = copy.deepcopy(layer.state_dict()), X.double()
+    check_second_gradient(layer, x)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items()) and torch.equal(x, X.double())
+    assert all(parameter.grad is None for parameter in layer.parameters())
+
+
+def test_second_gradients_say_what_is_wrong_with_their_input() -> None:
+    with pytest.raises(ValueError, match=r"input 0 is torch.float32, and finite differences need float64"):
+        check_second_gradient(lambda x: x.sin(), X)
+    with pytest.raises(ValueError, match="nothing to differentiate"):
+        check_second_gradient(lambda x: x, IDS)
+    with rejects(14, "no output depends on an input"):
+        check_second_gradient(lambda x: x.detach(), X.double())
 
 
 # ---------------------------------------------------------------------- 10 finite

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from graphformer.attention.problem import Problem
+from graphformer import finite
+from graphformer.attention.problem import UNKNOWN_NUMBER, Problem
 from graphformer.graph import AttentionGraph
 
 
@@ -16,6 +17,8 @@ def build(problem: Problem) -> AttentionGraph:
     weights = problem.score.weights(problem.q, problem.k, allowed, problem.normalize)  # [B, H, Nq, Nk]
     allowed = allowed.expand(weights.shape)
     keep = allowed if problem.sparsify is None else problem.sparsify.rows(weights.detach(), allowed)
+    if finite.batched(keep):
+        raise ValueError(UNKNOWN_NUMBER)
     lane, row, sender = keep.flatten(0, 1).nonzero(as_tuple=True)
     senders, receivers = lane * num_senders + sender, lane * num_receivers + row
     return AttentionGraph(senders, receivers, weights[keep], batch * heads, num_senders, num_receivers, (batch, heads))
@@ -24,7 +27,8 @@ def build(problem: Problem) -> AttentionGraph:
 def reduce(weights: Tensor, keep: Tensor, x: Tensor, reduction: str) -> Tensor:
     """The naive twin of :func:`graphformer.aggregate` on matrices: ``[..., Nq, Nk]`` and ``[..., Nk, D]`` to ``[..., Nq, D]``."""
     weights = weights.masked_fill(~keep, 0.0)
-    total = weights.sum(-1, keepdim=True)
+    sizes = torch.where(weights < 0, -weights, weights)
+    total = sizes.sum(-1, keepdim=True)
     total = torch.where(total == 0, torch.ones_like(total), total)
     if reduction == "sum":
         return weights @ x
@@ -32,8 +36,9 @@ def reduce(weights: Tensor, keep: Tensor, x: Tensor, reduction: str) -> Tensor:
         mean = weights @ x / total
         if reduction == "mean":
             return mean
-        deviation = (x.unsqueeze(-3) - mean.unsqueeze(-2)) ** 2  # [..., Nq, Nk, D]
-        var = (weights.unsqueeze(-1) * deviation).sum(-2) / total
+        signs = torch.where(weights < 0, -1.0, 1.0).to(x.dtype).unsqueeze(-1)
+        deviation = (signs * x.unsqueeze(-3) - mean.unsqueeze(-2)) ** 2  # [..., Nq, Nk, D]
+        var = (sizes.unsqueeze(-1) * deviation).sum(-2) / total
         return var if reduction == "var" else var.sqrt()
     if reduction in ("max_norm", "min_norm"):
         norm = x.norm(dim=-1).unsqueeze(-2).expand(weights.shape) * (1.0 if reduction == "max_norm" else -1.0)

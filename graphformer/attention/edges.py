@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from graphformer import finite
 from graphformer.attention.candidates import Pairs
-from graphformer.attention.problem import Problem
+from graphformer.attention.problem import UNKNOWN_NUMBER, Problem
 from graphformer.graph import AttentionGraph
 
 
@@ -26,7 +27,10 @@ def build(problem: Problem) -> AttentionGraph:
     graph = weigh(problem, graph.select(problem.rule.allow(pairs).expand(lane.shape)))
     if problem.sparsify is None:
         return graph
-    return graph.select(problem.sparsify.edges(graph.weight.detach(), graph.receivers, graph.num_lanes * num_receivers))
+    keep = problem.sparsify.edges(graph.weight.detach(), graph.receivers, graph.num_lanes * num_receivers)
+    if finite.batched(keep):
+        raise ValueError(UNKNOWN_NUMBER)
+    return graph.select(keep)
 
 
 def weigh(problem: Problem, graph: AttentionGraph) -> AttentionGraph:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from graphformer import finite
+from graphformer.attention import twice
 from graphformer.attention.candidates import All, Causal
 from graphformer.attention.normalizers import Softmax
 from graphformer.attention.problem import Problem
@@ -72,4 +74,13 @@ def sdpa(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: float, scal
             mask = problem.allowed()
     elif not isinstance(problem.rule, All):
         mask = problem.allowed()
-    return F.scaled_dot_product_attention(q, k, x, attn_mask=mask, is_causal=causal, dropout_p=dropout, scale=scale)
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, x, attn_mask=mask, is_causal=causal, dropout_p=dropout, scale=scale)
+    if finite.transformed():  # what torch.func asks for, a kernel has only in part
+        if dropout:
+            raise ValueError("executor='flash' has no dropout inside torch.func's transforms: call .eval(), or choose executor='dense'")
+        return twice.Passage(problem, scale).weights(q, k) @ x
+    passage = twice.Passage(problem, scale, dropout > 0)
+    q, k, x = twice.Entry.apply(passage, q, k, x)
+    out = F.scaled_dot_product_attention(q, k, x, attn_mask=mask, is_causal=causal, dropout_p=dropout, scale=scale)
+    return twice.Exit.apply(passage, out)

@@ -17,6 +17,12 @@ from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
 
+UNKNOWN_NUMBER = (
+    "torch.func.vmap cannot run over queries and keys here: which edges there are is in the data, so samples have unequal numbers of them. "
+    "Give the samples as the batch of one call, or loop over them: torch.stack([f(x) for x in samples]). vmap runs"
+    " with executor='dense' where nothing is cut (sparsify=None), and with executor='flash' where the operator needs only sums"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphformer.attention.normalizers import Normalizer
-from graphformer.attention.sampled import SampledScores, key_rows
+from graphformer.attention.sampled import sampled_scores
+from graphformer.backends.sums import Ends
 from graphformer.graph import AttentionGraph
 
 
@@ -115,7 +116,7 @@ class ScaledDotProduct(Score):
         return normalize.rows(dots(q, k), allowed)
 
     def edge_weights(self, q: Tensor, k: Tensor, graph: AttentionGraph, normalize: Normalizer) -> Tensor:
-        return normalize.edges(SampledScores.apply(q, k, graph), graph.receivers, graph.num_lanes * graph.num_receivers)
+        return normalize.edges(sampled_scores(q, k, graph), graph.receivers, graph.num_lanes * graph.num_receivers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +154,7 @@ class Differential(Score):
     def edge_weights(self, q: Tensor, k: Tensor, graph: AttentionGraph, normalize: Normalizer) -> Tensor:
         halves = zip(q.chunk(2, -1), k.chunk(2, -1), strict=True)
         num_receivers = graph.num_lanes * graph.num_receivers
-        first, second = (normalize.edges(SampledScores.apply(*half, graph), graph.receivers, num_receivers) for half in halves)
+        first, second = (normalize.edges(sampled_scores(*half, graph), graph.receivers, num_receivers) for half in halves)
         amount = per_head("amount", self.amount, q.shape)
         if isinstance(amount, Tensor) and amount.numel() > 1:
             amount = amount.expand(*graph.batch_shape, 1, 1).flatten()[graph.sender_lane]
@@ -203,7 +204,7 @@ class Pairwise(Score):
 
     def edge_weights(self, q: Tensor, k: Tensor, graph: AttentionGraph, normalize: Normalizer) -> Tensor:
         heads, num_receivers = self.heads(q), graph.num_lanes * graph.num_receivers
-        pairs = q.flatten(0, 2)[graph.receivers] + k.flatten(0, 2)[key_rows(graph, heads, 1)]
+        pairs = q.flatten(0, 2)[graph.receivers] + k.flatten(0, 2)[Ends.of(graph, heads).rows]
         head = graph.sender_lane % heads
         hidden = getattr(F, self.activation)(pairs)
         scores = (hidden * self.weight.to(pairs.dtype)[head]).sum(-1) + self.bias.to(pairs.dtype)[head]

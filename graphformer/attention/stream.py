@@ -19,21 +19,24 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 
+from graphformer import finite
 from graphformer.attention import blocks, dense, edges, sampled
 from graphformer.attention.blocks import Block
 from graphformer.attention.normalizers import Softmax
-from graphformer.attention.problem import Problem
+from graphformer.attention.problem import UNKNOWN_NUMBER, Problem
 from graphformer.attention.scores import ScaledDotProduct
+from graphformer.backends.sums import Ends, SumToSenders, WeightedSum
 from graphformer.graph import AttentionGraph
+from graphformer.recomputing import recomputed
 
 
 def build(problem: Problem) -> AttentionGraph:
     """By softmax's own gradient where it is softmax, otherwise by recomputing each block."""
     if 0 in problem.sizes:
         return dense.build(problem)
+    if finite.batched(problem.q, problem.k):
+        raise ValueError(UNKNOWN_NUMBER)
     if not isinstance(problem.normalize, Softmax) or not isinstance(problem.score, ScaledDotProduct):
         return as_graph(problem, _recomputed(problem))
     if problem.sparsify is not None and problem.sparsify.renormalize and not problem.sparsify.reweighs:
@@ -66,33 +69,76 @@ class SoftmaxEdges(Function):
     """Senders, receivers and softmax weights of the kept edges, with exact gradients to q and k."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, problem: Problem, derived: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        senders, receivers, weight = find(problem, q, k)
-        ctx.problem, ctx.derived = problem, derived
-        ctx.mark_non_differentiable(senders, receivers)
-        ctx.save_for_backward(q, k, senders, receivers, weight)
-        return senders, receivers, weight
+    def forward(q: Tensor, k: Tensor, problem: Problem, derived: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        return find(problem, q, k)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        q, k, ctx.problem, ctx.derived = inputs
+        senders, receivers, _ = output
+        ctx.mark_non_differentiable(senders, receivers)
+        ctx.save_for_backward(q, k, *output)
+
+    @staticmethod
     def backward(ctx: Any, _senders: Tensor, _receivers: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         problem = ctx.problem
         q, k, senders, receivers, weight = ctx.saved_tensors
-        batch, heads, num_receivers, _ = problem.sizes
-        pull = weight * grad  # dL/ds on the edges, the first term
-        graph = as_graph(problem, (senders, receivers, pull), ctx.derived)
-        dq, dk = sampled.score_gradients(q, k, graph, pull)
-        # The second term: the weights once more, block by block.
-        slope = -graph.in_weight().view(batch * heads, num_receivers, 1)  # d_i
-        steered = q.flatten(0, 1) * slope
-        lane_dq, lane_dk, room = dq.flatten(0, 1), dk.flatten(0, 1), blocks.Room(problem)
+        if torch._C._functorch.is_legacy_batchedtensor(grad):
+            raise RuntimeError(
+                "executor='stream' cannot take many gradients at once in the old way (vectorize=True of torch.autograd.functional, "
+                "is_grads_batched): use torch.func.jacrev, vectorize=False, or executor='dense'"
+            )
         with torch.autocast(q.device.type, enabled=False):  # as in the forward pass, also where backward() is called inside autocast
-            for block in blocks.walk(problem):
-                weights = blocks.softmax_weights(problem, q, k, block, room)
-                lanes, rows, columns = (slice(part.start, part.stop) for part in (block.lanes, block.rows, block.columns))
-                lane_dq[lanes, rows] += slope[lanes, rows] * torch.bmm(weights, blocks.lane_keys(k, block, heads))
-                lane_dk[lanes, columns].baddbmm_(weights.transpose(1, 2), steered[lanes, rows])
+            if torch.is_grad_enabled() or finite.transformed():
+                dq, dk = recorded_gradients(problem, q, k, as_graph(problem, (senders, receivers, weight.detach()), ctx.derived), grad)
+            else:
+                pull = weight * grad  # dL/ds on the edges, the first term
+                dq, dk = gradients(problem, q, k, as_graph(problem, (senders, receivers, pull), ctx.derived))
         return dq, sampled.sum_groups(dk, k), None, None
+
+
+def gradients(problem: Problem, q: Tensor, k: Tensor, pull: AttentionGraph) -> tuple[Tensor, Tensor]:
+    """To q, and to the keys of every lane ``[B, H, Nk, d]``; ``pull`` has the gradients of the edges' scores, first term, as weights."""
+    batch, heads, num_receivers, num_senders = problem.sizes
+    dq = WeightedSum.apply(k.flatten(0, 2), pull.weight, Ends.of(pull, heads // k.shape[1])).view(q.shape)
+    dk = SumToSenders.apply(q.flatten(0, 2), pull.weight, Ends.of(pull)).view(batch, heads, num_senders, -1)
+    # The second term: the weights once more, block by block.
+    slope = -pull.in_weight().view(batch * heads, num_receivers, 1)  # d_i
+    steered = q.flatten(0, 1) * slope
+    lane_dq, lane_dk, room = dq.flatten(0, 1), dk.flatten(0, 1), blocks.Room(problem)
+    for block in blocks.walk(problem):
+        weights = blocks.softmax_weights(problem, q, k, block, room)
+        lanes, rows, columns = (slice(part.start, part.stop) for part in (block.lanes, block.rows, block.columns))
+        lane_dq[lanes, rows] += slope[lanes, rows] * torch.bmm(weights, blocks.lane_keys(k, block, heads))
+        lane_dk[lanes, columns].baddbmm_(weights.transpose(1, 2), steered[lanes, rows])
+    return dq, dk
+
+
+def recorded_gradients(problem: Problem, q: Tensor, k: Tensor, graph: AttentionGraph, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as formulas that autograd and ``torch.func`` follow, for second derivatives: the softmax's own gradient, block by block."""
+    _, heads, num_receivers, num_senders = problem.sizes
+    lane_dq: list[list[Tensor]] = [[] for _ in range(graph.num_lanes)]
+    dk = torch.zeros_like(q[..., :1, :].expand(-1, -1, num_senders, -1)).flatten(0, 1)
+    indptr = graph.indptr
+    for block in blocks.walk(problem):
+        size = (len(block.lanes), len(block.rows), len(block.columns))
+        first = block.lanes.start * num_receivers + block.rows.start
+        last = (block.lanes.stop - 1) * num_receivers + block.rows.stop  # rows of several lanes are all their rows
+        own = slice(int(indptr[first]), int(indptr[last]))
+        column = graph.senders[own] % num_senders - block.columns.start
+        place = (graph.receivers[own] - first) * size[2] + column
+        pull = grad.new_zeros(size).flatten().index_add(0, place, grad[own]).view(size)
+        own_q, own_k = blocks.lane_queries(q, block), blocks.lane_keys(k, block, heads)
+        weights = problem.normalize.rows(own_q @ own_k.transpose(1, 2), blocks.allowed(problem, block))
+        pull = weights * (pull - (weights * pull).sum(-1, keepdim=True))
+        dq = pull @ own_k
+        for i, lane in enumerate(block.lanes):
+            lane_dq[lane].append(dq[i])
+        lanes = torch.arange(block.lanes.start, block.lanes.stop, device=q.device)
+        columns = torch.arange(block.columns.start, block.columns.stop, device=q.device)
+        places = (lanes.unsqueeze(1) * num_senders + columns).flatten()
+        dk = dk.flatten(0, 1).index_add(0, places, (pull.transpose(1, 2) @ own_q).flatten(0, 1)).view(dk.shape)
+    return torch.stack([torch.cat(rows) for rows in lane_dq]).view(q.shape), dk.view(*q.shape[:2], num_senders, q.shape[3])
 
 
 def kept(problem: Problem, weights: Tensor, room: blocks.Room, allowed: Callable[[], Tensor]) -> Tensor:
@@ -120,7 +166,7 @@ def _recomputed(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     batch, heads, num_receivers, _ = problem.sizes
     lanes: list[list[tuple[Tensor, ...]]] = [[] for _ in range(batch * heads)]
     for block in blocks.walk(problem, heads, problem.score.cost):
-        found = checkpoint(_block_edges, problem, problem.q, problem.k, block, use_reentrant=False)
+        found = recomputed(_block_edges, problem, problem.q, problem.k, block)
         if len(block.rows) == num_receivers:
             lanes[block.lanes.start].append(found)
             continue

@@ -59,15 +59,19 @@ def aggregate(graph: AttentionGraph, x: Tensor, reduce: str = "sum", *, backend:
 
     ======== =====================================================================================
     sum      :math:`\sum_j w_{ij} x_j`
-    mean     :math:`\sum_j w_{ij} x_j / \sum_j w_{ij}`
-    var      :math:`\sum_j w_{ij} (x_j - \mathrm{mean}_i)^2 / \sum_j w_{ij}`
+    mean     :math:`\sum_j w_{ij} x_j / \sum_j |w_{ij}|`
+    var      :math:`\sum_j |w_{ij}| (\mathrm{sign}(w_{ij}) x_j - \mathrm{mean}_i)^2 / \sum_j |w_{ij}|`
     std      the square root of var (0 where var is below 1e-10)
     max, min over the kept senders, unweighted; equal ones share the gradient
     max_norm the features of the sender of largest Euclidean norm; ``max_norm@0.2``: among edges of weight above 0.2
     min_norm the same with the smallest norm
     ======== =====================================================================================
 
-    A receiver without edges gets 0. Use ``graph.unweighted()`` for the unweighted reductions.
+    An edge of negative weight sends ``-x_j`` with the weight's size: mean and var are then those of a weighted sample, and lie within the
+    range of its messages also where the weights cancel (a difference of two maps, scores as they are). Divided by their own sum they would
+    have no bound.
+
+    A receiver without edges, or whose weights are all 0, gets 0. Use ``graph.unweighted()`` for the unweighted reductions.
 
     Args:
         graph: the edges and their weights.

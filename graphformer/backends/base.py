@@ -7,7 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from graphformer.backends.torch import TorchBackend, sum_to_receivers, sum_to_senders
+from graphformer.backends.sums import part, sum_to_receivers, sum_to_senders, widen
+from graphformer.backends.torch import TorchBackend
 from graphformer.graph import AttentionGraph
 
 REDUCTIONS = ("sum", "mean", "max", "min", "var", "std", "max_norm", "min_norm")
@@ -18,10 +19,11 @@ SMALLEST_VARIANCE = 1e-10
 
 @runtime_checkable
 class Backend(Protocol):
-    """Four primitives over the edges of a graph. ``x`` is ``[senders, D]``, results are ``[receivers, D]``.
+    """Primitives over the edges of a graph. ``x`` is ``[senders, D]``, results are ``[receivers, D]``.
 
-    ``weighted_sum`` and ``weighted_deviation`` are differentiable in all their tensors. ``largest`` needs no gradient: that is defined
-    once, in :class:`Extremum`, so that ties are shared in the same way everywhere; it may return anything for a receiver without edges.
+    ``weighted_sum`` and ``weighted_deviation`` are differentiable in all their tensors, any number of times. ``largest`` needs no gradient:
+    that is defined once, in :class:`Extremum`, so that ties are shared in the same way everywhere; it may return anything for a receiver
+    without edges.
     """
 
     name: str
@@ -33,7 +35,7 @@ class Backend(Protocol):
         """``out_i = sum_e w_e x_j``."""
 
     def weighted_deviation(self, graph: AttentionGraph, x: Tensor, center: Tensor) -> Tensor:
-        """``out_i = sum_e w_e (x_j - center_i)^2``, with ``center`` ``[receivers, D]``."""
+        """``out_i = sum_e |w_e| (sign(w_e) x_j - center_i)^2``, with ``center`` ``[receivers, D]``."""
 
     def largest(self, graph: AttentionGraph, x: Tensor) -> Tensor:
         """``out_i = max_e x_j``, unweighted."""
@@ -43,21 +45,26 @@ class Extremum(torch.autograd.Function):
     """The maximum over a receiver's senders. Equal maxima share the gradient evenly, which keeps it permutation equivariant."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, graph: AttentionGraph, backend: Backend) -> Tensor:
-        out = backend.largest(graph, x)
-        out = out.masked_fill((graph.in_degree() == 0).unsqueeze(-1), 0.0)
-        ctx.graph = graph
-        ctx.save_for_backward(x, out)
-        return out
+    def forward(x: Tensor, graph: AttentionGraph, backend: Backend) -> Tensor:
+        return backend.largest(graph, x).masked_fill((graph.in_degree() == 0).unsqueeze(-1), 0.0)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.graph, _ = inputs
+        ctx.save_for_backward(x, output)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         x, out = ctx.saved_tensors
         graph = ctx.graph
         attained = (x.index_select(0, graph.senders) == out.index_select(0, graph.receivers)).to(grad.dtype)  # [E, D]
-        ties = sum_to_receivers(graph, attained).clamp_(min=1)
+        ties = sum_to_receivers(graph, attained).clamp(min=1)
         return sum_to_senders(graph, attained * (grad / ties).index_select(0, graph.receivers)), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, graph: AttentionGraph, backend: Backend) -> tuple[Tensor, int]:
+        size = info.batch_size
+        return part(Extremum.apply(widen(x, in_dims[0], size), graph, backend), size), 1
 
 
 def split(name: str) -> tuple[str, float | None]:
@@ -82,14 +89,19 @@ def by_norm(backend: Backend, graph: AttentionGraph, x: Tensor, sign: float, abo
     return backend.weighted_sum(graph.with_weight(attained).renormalize(), x)
 
 
+def divisor(graph: AttentionGraph) -> Tensor:
+    """What mean, var and std divide by, ``[receivers, 1]``: the summed absolute weights, or 1 where they are all 0."""
+    total = graph.in_weight(absolute=True).unsqueeze(-1)
+    return torch.where(total == 0, torch.ones_like(total), total)
+
+
 def reduce(backend: Backend, graph: AttentionGraph, x: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Reductions of flat features ``[num_lanes * num_senders, D]`` by a backend's primitives; what several need is computed once."""
     out: dict[str, Tensor] = {}
     if {"sum", "mean", "var", "std"} & set(names):
         out["sum"] = backend.weighted_sum(graph, x)
     if {"mean", "var", "std"} & set(names):
-        total = graph.in_weight().unsqueeze(-1)
-        total = torch.where(total == 0, torch.ones_like(total), total)
+        total = divisor(graph)
         out["mean"] = out["sum"] / total
         if {"var", "std"} & set(names):
             # Two passes: E[x^2] - E[x]^2 would cancel where the variance is small.

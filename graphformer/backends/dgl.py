@@ -1,4 +1,7 @@
-"""Aggregation by DGL's own kernels (``dgl.ops``)."""
+"""Aggregation by DGL's own kernels (``dgl.ops``).
+
+They can be differentiated twice, but ``torch.func`` cannot transform them: inside its transforms the torch backend stands in.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphformer import finite
+from graphformer.backends.torch import TorchBackend, magnitude, sign
 from graphformer.errors import require
 from graphformer.graph import AttentionGraph
 
@@ -39,12 +44,16 @@ class DGLBackend:
         return graph.derived("dgl", lambda: self._dgl.heterograph(edges, num_nodes_dict=sizes, device=graph.device))
 
     def weighted_sum(self, graph: AttentionGraph, x: Tensor) -> Tensor:
+        if finite.transformed():
+            return TorchBackend().weighted_sum(graph, x)
         return self._dgl.ops.u_mul_e_sum(self._block(graph), x, graph.weight.unsqueeze(-1))
 
     def weighted_deviation(self, graph: AttentionGraph, x: Tensor, center: Tensor) -> Tensor:
+        if finite.transformed():
+            return TorchBackend().weighted_deviation(graph, x, center)
         block = self._block(graph)
-        deviation = self._dgl.ops.u_sub_v(block, x, center)
-        return self._dgl.ops.copy_e_sum(block, graph.weight.unsqueeze(-1) * deviation**2)
+        deviation = self._dgl.ops.e_sub_v(block, self._dgl.ops.u_mul_e(block, x, sign(graph.weight)), center)
+        return self._dgl.ops.copy_e_sum(block, magnitude(graph.weight).unsqueeze(-1) * deviation**2)
 
     @torch.no_grad()
     def largest(self, graph: AttentionGraph, x: Tensor) -> Tensor:

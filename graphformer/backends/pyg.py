@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
 
+from graphformer.backends.torch import magnitude, sign
 from graphformer.graph import AttentionGraph
 
 
@@ -23,16 +24,16 @@ class WeightedSum(MessagePassing):
 
 
 class WeightedDeviation(MessagePassing):
-    """``sum_e w_e (x_j - c_i)^2``."""
+    """``sum_e |w_e| (sign(w_e) x_j - c_i)^2``."""
 
     def __init__(self) -> None:
         super().__init__(aggr="sum", flow="source_to_target")
 
     def forward(self, graph: AttentionGraph, x: Tensor, center: Tensor) -> Tensor:
-        return self.propagate(graph.edge_index, x=(x, center), weight=graph.weight, size=sizes(graph))
+        return self.propagate(graph.edge_index, x=(x, center), weight=magnitude(graph.weight), signs=sign(graph.weight), size=sizes(graph))
 
-    def message(self, x_j: Tensor, x_i: Tensor, weight: Tensor) -> Tensor:
-        return weight.unsqueeze(-1) * (x_j - x_i) ** 2
+    def message(self, x_j: Tensor, x_i: Tensor, weight: Tensor, signs: Tensor) -> Tensor:
+        return weight.unsqueeze(-1) * (signs * x_j - x_i) ** 2
 
 
 class Largest(MessagePassing):

@@ -2,7 +2,8 @@
 
 A sum over each receiver's edges is an embedding bag in compressed-row order. That never holds the ``[E, D]`` messages of a gather and
 scatter, and its gradient is the same bag in the senders' order. The readable twin of every reduction is
-:func:`graphformer.attention.dense.reduce`.
+:func:`graphformer.attention.dense.reduce`; the sums themselves, which can be differentiated any number of times, are in
+:mod:`graphformer.backends.sums`.
 """
 
 from __future__ import annotations
@@ -10,83 +11,60 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from graphformer import finite
+from graphformer.backends.sums import Ends, WeightedSum, bag, join, part, sum_to_receivers, sum_to_senders, widen
 from graphformer.graph import AttentionGraph
 
 
-def bag(index: Tensor, rows: Tensor, indptr: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Sum ``weight_e * rows[index_e]`` over each slice of ``indptr``; an empty slice gives 0."""
-    if rows.shape[0] == 0 or rows.shape[1] == 0:
-        return rows.new_zeros(indptr.shape[0] - 1, rows.shape[1])
-    return F.embedding_bag(index, rows, indptr, mode="sum", per_sample_weights=weight, include_last_offset=True)
-
-
-def sum_to_receivers(graph: AttentionGraph, values: Tensor, weight: Tensor | None = None) -> Tensor:
-    """``out_i = sum_e weight_e values_e`` for values ``[E, D]`` of the edges into i."""
-    return bag(torch.arange(graph.num_edges, device=graph.device), values, graph.indptr, weight)
-
-
-def sum_to_senders(graph: AttentionGraph, values: Tensor) -> Tensor:
-    """``out_j = sum_e values_e`` for values ``[E, D]`` of the edges out of j."""
-    order, indptr = graph.by_sender
-    return bag(order, values, indptr)
-
-
-def edge_dots(at_receivers: Tensor, at_senders: Tensor, senders: Tensor, graph: AttentionGraph) -> Tensor:
-    """``<a_i, b_j>`` for every edge, ``[E]``: the gradient of a bag to its weights, which torch computes without ``[E, D]`` tensors."""
-    if graph.num_edges == 0 or at_senders.shape[1] == 0:
-        return at_senders.new_zeros(graph.num_edges)
-    starts = graph.indptr[:-1].contiguous()
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        at_receivers.contiguous(), at_senders.contiguous(), senders, starts, graph.receivers, 0, -1
-    )
-
-
-class WeightedSum(Function):
-    """``out_i = sum_e w_e x_j``, with both gradients linear in the edges and no ``[E, D]`` tensor for x's."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, graph: AttentionGraph) -> Tensor:
-        ctx.graph = graph
-        ctx.save_for_backward(x, weight)
-        return bag(graph.senders, x, graph.indptr, weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, weight = ctx.saved_tensors
-        graph, dx, dw = ctx.graph, None, None
-        if ctx.needs_input_grad[0]:
-            order, indptr = graph.by_sender
-            dx = bag(graph.receivers[order], grad.contiguous(), indptr, weight[order])
-        if ctx.needs_input_grad[1]:
-            dw = edge_dots(grad, x, graph.senders, graph)
-        return dx, dw, None
-
-
 class WeightedDeviation(Function):
-    """``out_i = sum_e w_e (x_j - c_i)^2``."""
+    """``out_i = sum_e |w_e| (sign(w_e) x_j - c_i)^2``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, center: Tensor, graph: AttentionGraph) -> Tensor:
-        ctx.graph = graph
-        ctx.save_for_backward(x, weight, center)
-        return sum_to_receivers(graph, (x.index_select(0, graph.senders) - center.index_select(0, graph.receivers)).square_(), weight)
+    def forward(x: Tensor, weight: Tensor, center: Tensor, graph: AttentionGraph) -> Tensor:
+        deviation = torch.addcmul(x.index_select(0, graph.senders), sign(weight), center.index_select(0, graph.receivers), value=-1)
+        return bag(torch.arange(graph.num_edges, device=graph.device), deviation.square_(), graph.indptr, magnitude(weight))
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.graph = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, center = ctx.saved_tensors
         graph = ctx.graph
-        deviation = x.index_select(0, graph.senders) - center.index_select(0, graph.receivers)
+        signs = sign(weight)
+        deviation = torch.addcmul(x.index_select(0, graph.senders), signs, center.index_select(0, graph.receivers), value=-1)
         slope = grad.index_select(0, graph.receivers) * deviation  # [E, D]
-        dw = (slope * deviation).sum(-1)
-        slope *= 2 * weight.unsqueeze(-1)
-        return sum_to_senders(graph, slope), dw, -sum_to_receivers(graph, slope), None
+        dw = (slope * deviation).sum(-1) * signs.squeeze(-1)
+        factor = 2 * magnitude(weight).unsqueeze(-1)
+        # Nothing is recorded in an ordinary backward pass, so memory may be used again.
+        slope = slope * factor if torch.is_grad_enabled() or finite.transformed() else slope.mul_(factor)
+        dx = sum_to_senders(graph, slope)
+        return dx, dw, -sum_to_receivers(graph, slope * signs), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, weight: Tensor, center: Tensor, graph: AttentionGraph) -> tuple[Tensor, int]:
+        size = info.batch_size
+        if in_dims[1] is None:  # samples beside each other, as more channels
+            out = WeightedDeviation.apply(widen(x, in_dims[0], size), weight, widen(center, in_dims[2], size), graph)
+            return part(out, size), 1
+        every = Ends.of(graph).repeated(size).graph
+        rows = (join(x, in_dims[0], size), join(weight, in_dims[1], size), join(center, in_dims[2], size))
+        return WeightedDeviation.apply(*rows, every).unflatten(0, (size, -1)), 0
+
+
+def sign(weight: Tensor) -> Tensor:
+    """1 for weights of 0 and more, -1 below, ``[E, 1]``."""
+    return torch.where(weight < 0, -1.0, 1.0).to(weight.dtype).unsqueeze(-1)
+
+
+def magnitude(weight: Tensor) -> Tensor:
+    """``|w|``, with slope 1 at 0: where no weight is negative it is the weight itself, gradient and all."""
+    return torch.where(weight < 0, -weight, weight)
 
 
 class TorchBackend:
@@ -96,7 +74,7 @@ class TorchBackend:
         """Runs wherever torch runs."""
 
     def weighted_sum(self, graph: AttentionGraph, x: Tensor) -> Tensor:
-        return WeightedSum.apply(x, graph.weight, graph)
+        return WeightedSum.apply(x, graph.weight, Ends.of(graph))
 
     def weighted_deviation(self, graph: AttentionGraph, x: Tensor, center: Tensor) -> Tensor:
         return WeightedDeviation.apply(x, graph.weight, center, graph)

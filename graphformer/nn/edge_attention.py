@@ -13,10 +13,11 @@ from graphformer import backends
 from graphformer.attention import sparsifiers
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.plans import Plan, witness
-from graphformer.attention.sampled import SampledScores
+from graphformer.attention.sampled import sampled_scores
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.backends import base
-from graphformer.finite import require_finite
+from graphformer.backends.torch import magnitude
+from graphformer.finite import batched, require_finite
 from graphformer.graph import AttentionGraph
 from graphformer.nn import conv_inputs
 from graphformer.nn.edge_list import EdgeList
@@ -146,7 +147,7 @@ class EdgeAttention(MessageLayer):
         with exact(q):
             q, k = self._scaled(q, k)
             every = edges.heads(self.heads)
-            scores = self._biased(SampledScores.apply(q.unsqueeze(0), k.unsqueeze(0), every), edge_attr, edge_bias)
+            scores = self._biased(sampled_scores(q.unsqueeze(0), k.unsqueeze(0), every), edge_attr, edge_bias)
             require_finite(
                 scores,
                 "the scores are not finite: they hold",
@@ -157,6 +158,11 @@ class EdgeAttention(MessageLayer):
             graph = edges.edges_as_senders(self.heads, weight)
             if self.sparsify is not None:
                 keep = self.sparsify.edges(weight.detach(), graph.receivers, graph.num_lanes * graph.num_receivers)
+                if batched(keep):
+                    raise ValueError(
+                        "torch.func.vmap cannot run over nodes or parameters of a layer that cuts edges: which ones remain is in the data. "
+                        "Give the samples as a batch (PyG's Batch), loop over them, or set sparsify=None"
+                    )
                 graph = self.sparsify.refine(graph.select(keep))
             if edge_weight is None:
                 return graph
@@ -187,8 +193,7 @@ class EdgeAttention(MessageLayer):
         if "sum" in reduced:
             reduced["sum"] = reduced["sum"] + message
         if "mean" in reduced:
-            total = graph.in_weight().view(self.heads, -1, 1).to(values.dtype)
-            reduced["mean"] = reduced["mean"] + message / torch.where(total == 0, torch.ones_like(total), total)
+            reduced["mean"] = reduced["mean"] + message / base.divisor(graph).view(self.heads, -1, 1).to(values.dtype)
         return reduced
 
     # ------------------------------------------------------------------ where a compiler traces
@@ -220,7 +225,7 @@ class EdgeAttention(MessageLayer):
                 keep = keep & self.sparsify.edges(weight.detach(), rows, lanes + 1)
             weight = torch.where(keep, weight, torch.zeros_like(weight))
             if self.sparsify is not None and self.sparsify.renormalize:
-                total = weight.new_zeros(lanes + 1).index_add(0, rows, weight).index_select(0, rows)
+                total = weight.new_zeros(lanes + 1).index_add(0, rows, magnitude(weight)).index_select(0, rows)
                 weight = torch.where(total == 0, torch.zeros_like(weight), weight / torch.where(total == 0, torch.ones_like(total), total))
             if edges.weight is not None:
                 factor = edges.weight.to(weight.dtype).repeat(self.heads)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from graphformer.backends.base import SMALLEST_VARIANCE, split
+from graphformer.backends.torch import magnitude
 
 
 def reduce_messages(
@@ -55,7 +56,8 @@ def reduce_messages(
     if "sum" in wanted or "mean" in wanted:
         out["sum"] = total(messages)
     if wanted & {"mean", "var", "std"}:
-        all_weight = total(weight).unsqueeze(-1)
+        size, signs = magnitude(weight), torch.where(weight < 0, -1.0, 1.0).to(dtype).unsqueeze(-1)
+        all_weight = total(size).unsqueeze(-1)
         safe = torch.where(all_weight == 0, torch.ones_like(all_weight), all_weight)
     if "mean" in wanted:
         out["mean"] = out["sum"] / safe
@@ -63,8 +65,8 @@ def reduce_messages(
         assert plain is not None
         if wanted & {"var", "std"}:
             center = total(weight.unsqueeze(-1) * plain) / safe
-            deviation = plain - center.index_select(0, receivers)
-            out["var"] = var = (total(weight.unsqueeze(-1) * deviation.square()) / safe).clamp(min=0.0)
+            deviation = signs * plain - center.index_select(0, receivers)
+            out["var"] = var = (total(size.unsqueeze(-1) * deviation.square()) / safe).clamp(min=0.0)
             positive = var > SMALLEST_VARIANCE
             out["std"] = torch.where(positive, torch.where(positive, var, torch.ones_like(var)).sqrt(), torch.zeros_like(var))
         if "max" in wanted:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from graphformer.recomputing import recomputed
 
 CHUNK_TOKENS = 512
 """Tokens of all sequences together in one stretch. Measured at hidden size 512: the stretch stays in the cache, so that computing
@@ -27,5 +28,5 @@ def in_stretches(operator: nn.Module, own: Tensor, reduced: dict[str, Tensor]) -
     def stretch(piece: Tensor, *values: Tensor) -> Tensor:
         return operator(piece, dict(zip(reduced, values, strict=True))).transpose(1, 2)
 
-    outputs = [checkpoint(stretch, *pieces, use_reentrant=False) for pieces in zip(*parts, strict=True)]
+    outputs = [recomputed(stretch, *pieces) for pieces in zip(*parts, strict=True)]
     return torch.cat(outputs, dim=1).transpose(1, 2)

@@ -19,6 +19,7 @@ called, and where a call needs more than the inputs (a mask under another name, 
 9. every parameter gets a finite gradient: :func:`check_gradients`
 10. no input makes a NaN: :func:`check_finite`, with :func:`hostile_inputs` and :func:`hostile_graphs`
 13. threads that call a layer at once get the answers that one thread gets: :func:`check_threads`
+14. the gradient of a gradient (forces, gradient penalties, Hessians) is right: :func:`check_second_gradient`
 
 A check runs a layer in the mode it is in: call ``.eval()`` first where it has dropout. Only torch is needed.
 """
@@ -28,7 +29,7 @@ from graphformer.testing.cache import check_cache
 from graphformer.testing.causality import check_causal, check_prefix
 from graphformer.testing.common import LAWS, LawViolation, hidden_states, positions_of, token_ids, tolerance
 from graphformer.testing.finite import check_finite, hostile_graphs, hostile_inputs
-from graphformer.testing.gradients import check_gradients
+from graphformer.testing.gradients import check_gradients, check_second_gradient
 from graphformer.testing.graphs import (
     GraphSample,
     check_direction,
@@ -63,6 +64,7 @@ __all__ = [
     "check_padding",
     "check_precision",
     "check_prefix",
+    "check_second_gradient",
     "check_threads",
     "from_pyg",
     "hidden_states",

@@ -20,6 +20,7 @@ LAWS: dict[int, str] = {
     9: "gradients: every parameter gets a finite gradient",
     10: "finite: no row, graph or mask makes a NaN",
     13: "threads: calls of several threads at once are answered as if each were alone",
+    14: "second gradients: the gradient of a gradient is what finite differences say, or it is refused",
 }
 """The laws by number. ``LawViolation.law`` is one of these numbers."""
 
