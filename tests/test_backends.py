@@ -81,6 +81,8 @@ def test_sum_by_hand(backend: str):
 @every_reduction
 def test_gradcheck(backend: str, reduce: str):
     weights, keep = matrices(2, 3, 5)
+    if reduce in ("mean", "var", "std"):
+        weights[..., 2, 0] = 0.05  # finite differences would step across the corner that |w| has at 0
     graph = AttentionGraph.from_dense(weights, keep=keep)
     # Distinct features: neither max and min nor the variance of a row with several senders has a kink here.
     x = torch.randperm(2 * 5 * 2).double().view(2, 5, 2) / 7
@@ -97,6 +99,7 @@ def test_gradcheck(backend: str, reduce: str):
 def test_gradcheck_of_the_deviation_from_any_center(backend: str):
     """``var`` asks for the deviation from the mean only, where the slope in the center happens to be 0."""
     weights, keep = matrices(2, 3, 5)
+    weights[..., 2, 0] = -0.05  # of either sign, and not at the corner that |w| has at 0
     graph = AttentionGraph.from_dense(weights, keep=keep)
 
     def run(x: Tensor, weight: Tensor, center: Tensor) -> Tensor:
@@ -104,6 +107,24 @@ def test_gradcheck_of_the_deviation_from_any_center(backend: str):
 
     leaves = (torch.randn(10, 2, dtype=torch.float64), graph.weight.clone(), torch.randn(6, 2, dtype=torch.float64))
     assert torch.autograd.gradcheck(run, [leaf.requires_grad_() for leaf in leaves])
+
+
+@every_backend
+@pytest.mark.parametrize("reduce", ["mean", "var", "std"])
+def test_weights_that_cancel_stay_within_their_messages(backend: str, reduce: str):
+    """.1 + .2 - .3 is not 0 in floating point, and a mean divided by it was -7e15."""
+    x = torch.tensor([[1.0, -2.0], [3.0, 5.0], [-4.0, 7.0]], dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor([0.1, 0.2, -0.3], dtype=torch.float64, requires_grad=True)
+    graph = AttentionGraph.from_edges(torch.arange(3), torch.zeros(3, dtype=torch.int64), weight, num_senders=3, num_receivers=1)
+    out = aggregate(graph, x, reduce, backend=backend)
+    sample = x.detach() * weight.detach().sign().unsqueeze(-1)  # what arrives, each with its weight's size
+    mean = (weight.detach().abs().unsqueeze(-1) * sample).sum(0) / 0.6
+    var = (weight.detach().abs().unsqueeze(-1) * (sample - mean) ** 2).sum(0) / 0.6
+    assert_close(out[0], {"mean": mean, "var": var, "std": var.sqrt()}[reduce])
+    assert_close(dense_reduce(weight.detach().view(1, 3), torch.ones(1, 3, dtype=torch.bool), x.detach(), reduce)[0], out[0].detach())
+    out.sum().backward()
+    assert weight.grad.abs().max() < 1e3 and x.grad.abs().max() < 1e3
+    assert_close(graph.renormalize().weight.detach(), weight.detach() / 0.6)
 
 
 # ---------------------------------------------------------------- layouts and precisions
