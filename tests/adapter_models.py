@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import peft
+import pytest
 import torch
 import transformers as tf
+from packaging.version import Version
 from torch import Tensor
+from transformers.integrations.peft import MIN_PEFT_VERSION
+
+transformers_own = pytest.mark.skipif(
+    Version(peft.__version__) < Version(MIN_PEFT_VERSION), reason=f"this transformers works with peft {MIN_PEFT_VERSION} or newer"
+)
+"""For tests of transformers' own add_adapter and load_adapter, which ask for a newer PEFT than this library does."""
 
 SIZES = {"vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4}
 DECODER = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

@@ -10,7 +10,7 @@ import warnings
 import peft
 import pytest
 import torch
-from adapter_models import make
+from adapter_models import make, transformers_own
 from conftest import ROOT, _folder
 from torch import nn
 from transformers import DynamicCache, Trainer, TrainingArguments
@@ -233,8 +233,15 @@ def test_other_ways_to_load(tmp_path):
     want = logits(model, ids)
     model.save_pretrained(tmp_path)
     assert torch.equal(logits(peft.PeftModel.from_pretrained(make("llama"), tmp_path, low_cpu_mem_usage=True).eval(), ids), want)
+
+
+@transformers_own
+def test_transformers_own_way_to_load(tmp_path):
+    model, ids = shake(adapted()), tokens()
+    want = logits(model, ids)
+    model.save_pretrained(tmp_path)
     base = make("llama")
-    base.load_adapter(tmp_path)  # transformers' own
+    base.load_adapter(tmp_path)
     assert torch.equal(logits(base.eval(), ids), want)
     base = make("llama")
     before = logits(base, ids)
@@ -618,7 +625,7 @@ _DDP = """
 import os, sys, torch, torch.distributed as dist, peft
 sys.path.insert(0, {tests!r})
 import graphformer as gf
-from adapter_models import make
+from adapter_models import make, transformers_own
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 dist.init_process_group("gloo")

@@ -17,7 +17,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from adapter_models import make
+from adapter_models import make, transformers_own
 from torch import Tensor, nn
 
 import graphformer as gf
@@ -124,6 +124,7 @@ def test_inject_adapter_in_model_gives_the_model_itself(kind: str) -> None:
     assert not torch.equal(run(model), run(make("llama")))
 
 
+@transformers_own
 def test_transformers_own_methods(kind: str) -> None:
     base = make("llama")
     before = run(base)

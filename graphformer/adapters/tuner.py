@@ -104,20 +104,20 @@ class SparseGINModel(BaseTuner):
             names = [given] if isinstance(given, str) else sorted(given)
             for name in names:
                 asked = _only(config)
-                asked.target_modules = name if isinstance(given, str) else {name}
+                asked.target_modules = name if isinstance(given, str) else [name]
                 if any(check_target_module_exists(asked, attention) for attention in attentions):
                     continue
                 if field == "exclude_modules" or len(names) > 1:  # where nothing is left, that is told with all that chooses
                     has = ", ".join(attentions)
                     raise ValueError(f"{field} names {name!r}, which is no attention module of this model; it has {has}")
         numbers = config.layers_to_transform
-        if numbers is not None and (full := sorted({*config.target_modules} & {*attentions})):
+        if numbers is not None and (full := sorted({*(config.target_modules or ())} & {*attentions})):
             raise ValueError(
                 f"layers_to_transform picks among names such as 'self_attn', and {full[0]!r} in target_modules is one whole path"
             )
         for number in [numbers] if isinstance(numbers, int) else numbers or ():
             asked = _only(config, "layers_pattern")
-            asked.target_modules = {attention.rpartition(".")[2] for attention in attentions}
+            asked.target_modules = [attention.rpartition(".")[2] for attention in attentions]
             asked.layers_to_transform = [number]
             if not any(check_target_module_exists(asked, attention) for attention in attentions):
                 raise ValueError(

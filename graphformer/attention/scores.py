@@ -85,7 +85,7 @@ def per_head(name: str, value: Tensor | float, shape: tuple[int, ...], rows: boo
 
 def as_tensor(value: Tensor | float | Sequence[float]) -> Tensor | float:
     """A sequence of numbers as a tensor."""
-    return torch.tensor(value, dtype=torch.get_default_dtype()) if isinstance(value, (list, tuple)) else value
+    return torch.tensor(value, dtype=torch.get_default_dtype()) if isinstance(value, Sequence) else value
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,7 +134,7 @@ class GraphNetwork(nn.Module):
 
     def _dtype(self) -> torch.dtype:
         """That of the weights; replicas of DataParallel have no ``parameters()``."""
-        return next(iter(self.heads.values())).layers[0].weight.dtype  # type: ignore[union-attr,index,return-value]
+        return next(iter(self.heads.values())).layers[0].weight.dtype  # type: ignore[union-attr,index]
 
     def answer(self, levels: list[Level], data: Any, mask: Mask = None) -> GraphTransformerOutput:
         """Predictions from the levels, finest first, and the loss where the data hold labels: of those that count."""

@@ -238,7 +238,8 @@ class GraphformerModel(GraphformerPreTrainedModel):
                 output_graphs=output_graphs,
                 **{CACHE: cache},  # by the name that activation checkpointing takes away
             )
-        return GraphformerModelOutput(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
+        returned: dict[str, Any] = {CACHE: cache}
+        return GraphformerModelOutput(last_hidden_state=self.norm(hidden_states), **returned)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -252,7 +253,7 @@ class SparseGIN(nn.Module):
         past = self._check(h, graph, memory)
         batch, length, _ = h.shape
         graph = graph if self.weighted else graph.unweighted()
-        exact = h.to(self.layers[0].eps.dtype)  # type: ignore[union-attr]  # replicas of DataParallel have no parameters()
+        exact = h.to(cast(GINLayer, self.layers[0]).eps.dtype)  # replicas of DataParallel have no parameters()
         if self.input_norm:
             exact = F.rms_norm(exact, (self.hidden_size,), eps=1e-6)
         x = self.input_projection(self._heads(exact))  # [B, H, Nq, hidden_dim]
