@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from graphformer.finite import readable
+from graphformer.keys import order_of, unique_pairs
 
 if TYPE_CHECKING:
     import dgl
@@ -144,7 +145,7 @@ class AttentionGraph:
                     f"edge {e} joins two lanes (sender {int(senders[e])}, receiver {int(receivers[e])}); lanes are independent graphs"
                 )
         refuse_nan(weight)
-        order = torch.argsort(receivers * max(num_lanes * num_senders, 1) + senders, stable=True)
+        order = order_of(receivers, senders, num_lanes * num_receivers, num_lanes * num_senders)
         return dataclasses.replace(graph, senders=senders[order], receivers=receivers[order], weight=weight[order], _derived={})
 
     @classmethod
@@ -329,20 +330,20 @@ class AttentionGraph:
         lane = torch.div(self.sender_lane, max(heads, 1), rounding_mode="floor")
         senders = lane * self.num_senders + self.senders % max(self.num_senders, 1)
         receivers = lane * self.num_receivers + self.receivers % max(self.num_receivers, 1)
-        width = max(math.prod(outer) * self.num_senders, 1)
-        pairs, edge = torch.unique(receivers * width + senders, return_inverse=True)
+        lanes = math.prod(outer)
+        receivers, senders, edge = unique_pairs(receivers, senders, lanes * self.num_receivers, lanes * self.num_senders)
         if reduce == "max":
-            weight = self.weight.new_zeros(pairs.shape).scatter_reduce(0, edge, self.weight, "amax", include_self=False)
+            weight = self.weight.new_zeros(senders.shape).scatter_reduce(0, edge, self.weight, "amax", include_self=False)
         else:
-            weight = self.weight.new_zeros(pairs.shape).index_add(0, edge, self.weight)
+            weight = self.weight.new_zeros(senders.shape).index_add(0, edge, self.weight)
             weight = weight / heads if reduce == "mean" else weight
         if clamp is not None:
             weight = weight.clamp(max=clamp)
         return AttentionGraph(
-            pairs % width,
-            torch.div(pairs, width, rounding_mode="floor"),
+            senders,
+            receivers,
             weight,
-            math.prod(outer),
+            lanes,
             self.num_senders,
             self.num_receivers,
             tuple(outer),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from graphformer.graph import AttentionGraph
+from graphformer.keys import unique_pairs
 
 
 @dataclass(frozen=True)
@@ -250,12 +251,10 @@ class Edges:
         head = torch.arange(heads, device=senders.device).view(-1, 1)
         lane = (sequence * heads + head).reshape(-1)
         senders, receivers = senders.repeat(heads), receivers.repeat(heads)
-        width = max(num_senders, 1)
-        key = torch.unique((lane * num_receivers + receivers) * width + senders)
-        receivers = torch.div(key, width, rounding_mode="floor")
+        receivers, senders, _ = unique_pairs(lane * num_receivers + receivers, senders, batch * heads * num_receivers, num_senders)
         lane = torch.div(receivers, max(num_receivers, 1), rounding_mode="floor")
-        senders = lane * num_senders + key % width
-        ones = torch.ones(key.shape, device=key.device)
+        senders = lane * num_senders + senders
+        ones = torch.ones(senders.shape, device=senders.device)
         return AttentionGraph(senders, receivers, ones, batch * heads, num_senders, num_receivers, (batch, heads))
 
     @classmethod

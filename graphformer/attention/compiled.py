@@ -7,7 +7,9 @@ reductions, all of known shape. The backward operator builds the edges again: sa
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+import itertools
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,9 +25,10 @@ from graphformer.attention.problem import Problem
 from graphformer.attention.scores import ScaledDotProduct
 from graphformer.attention.sparsifiers import Threshold, TopFraction, TopK, trainable
 
-# An operator takes tensors, numbers and text. Other values travel as their place in this list, which keeps them alive:
-# the compiled code is guarded by their identity.
-_values: list[Any] = []
+# An operator takes tensors, numbers and text. Other values travel as their number here. It does not keep them alive: whoever runs the
+# compiled code holds them, which is guarded by their identity. Numbers are not given again.
+_values: dict[int, Callable[[], Any]] = {}
+_numbers = itertools.count()
 
 STRANGE = -1
 CERTAIN = (type(None), Softmax, Sigmoid, ReLU, Identity, Threshold, TopFraction, TopK)
@@ -45,11 +48,22 @@ def place(value: Any, identity: int) -> int:
     trained = trainable(value) or any(isinstance(part, Tensor) and part.requires_grad for part in held)
     if trained or getattr(torch.compiler, "is_exporting", bool)():
         return STRANGE
-    for number, known in enumerate(_values):
-        if known is value:
+    for number, known in list(_values.items()):
+        if known() is value:
             return number
-    _values.append(value)
-    return len(_values) - 1
+    number = next(_numbers)
+    try:
+        _values[number] = weakref.ref(value, lambda _: _values.pop(number, None))
+    except TypeError:  # None, and what has no place for weak references
+        _values[number] = lambda: value
+    return number
+
+
+def value_at(number: int) -> Any:
+    """The value that compiled code calls by a number."""
+    if number not in _values:
+        raise RuntimeError("compiled code refers to a rule, normalizer or sparsifier that is gone: keep it as long as the compiled layer")
+    return _values[number]()
 
 
 def over_edges_apart(problem: Problem, x: Tensor, reductions: tuple[str, ...], chosen: Plan, dropout: float) -> dict[str, Tensor]:
@@ -141,7 +155,7 @@ def reduced(
     seed: Tensor | None,
 ) -> list[Tensor]:
     """The eager answer to the question that travelled as tensors, numbers and text."""
-    normalize, sparsify, *own = (_values[number] for number in places)
+    normalize, sparsify, *own = (value_at(number) for number in places)
     parts = iter(rule), iter(held), iter(own)
     first, second = put_together(*parts), put_together(*parts)
     assert isinstance(first, Rule)

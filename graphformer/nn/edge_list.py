@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphformer.finite import readable
 from graphformer.graph import AttentionGraph
+from graphformer.keys import order_of
 from graphformer.nn.graph_inputs import numberless
 
 
@@ -74,7 +75,7 @@ class EdgeList:
         """From edges in any order, checked; errors call them ``source``."""
         check_ends(senders, receivers, num_senders, num_receivers, source)
         senders, receivers = senders.long(), receivers.long()
-        order = torch.argsort(receivers * max(num_senders, 1) + senders, stable=True)
+        order = order_of(receivers, senders, num_receivers, num_senders)
         return cls(senders[order], receivers[order], num_senders, num_receivers, order)
 
     @property

@@ -1,0 +1,56 @@
+"""Edges in order, also where a key of receiver and sender would wrap round 64 bits; and what compiled code keeps alive."""
+
+import gc
+
+import pytest
+import torch
+
+import graphformer as gf
+from graphformer.attention import compiled
+from graphformer.keys import order_of, unique_pairs
+from graphformer.nn.edge_list import EdgeList
+
+NODES = 4_000_000_007  # squared, more than 2^63
+
+
+@pytest.mark.parametrize("rows", [11, NODES])
+def test_pairs_are_sorted_whatever_their_numbers(rows: int) -> None:
+    torch.manual_seed(0)
+    first, second = torch.randint(rows, (2, 501))
+    first[7], second[7] = first[3], second[3]
+    wanted = sorted(range(501), key=lambda i: (int(first[i]), int(second[i]), i))
+    assert order_of(first, second, rows, rows).tolist() == wanted
+    one, other, place = unique_pairs(first, second, rows, rows)
+    pairs = list(zip(one.tolist(), other.tolist(), strict=True))
+    assert pairs == sorted(set(zip(first.tolist(), second.tolist(), strict=True)))
+    assert torch.equal(one[place], first) and torch.equal(other[place], second)
+
+
+def test_graphs_of_more_nodes_than_a_key_holds() -> None:
+    senders, receivers = torch.tensor([5, NODES - 1, 3, NODES - 2]), torch.tensor([NODES - 1, 2, NODES - 1, NODES - 5])
+    graph = gf.AttentionGraph.from_edges(senders, receivers, num_nodes=NODES)
+    assert graph.receivers.tolist() == [2, NODES - 5, NODES - 1, NODES - 1]
+    assert graph.senders.tolist() == [NODES - 1, NODES - 2, 3, 5]
+    edges = EdgeList.sort(senders, receivers, NODES, NODES)
+    assert edges.order.tolist() == [1, 3, 2, 0]
+    two = gf.AttentionGraph.from_edges(
+        torch.cat((senders, senders + NODES)), torch.cat((receivers, receivers + NODES)), num_nodes=NODES, batch_shape=(2,)
+    )
+    merged = two.merge_heads("sum")
+    assert torch.equal(merged.senders, graph.senders) and torch.equal(merged.receivers, graph.receivers)
+    assert merged.weight.tolist() == [2.0] * 4
+
+
+def test_numbers_of_values_in_compiled_code_do_not_keep_them() -> None:
+    gc.collect()
+    before = len(compiled._values)
+    for tau in range(2000):
+        value = gf.Threshold(tau / 2000)
+        number = compiled.place(value, id(value))
+        assert compiled.value_at(number) is value and compiled.place(value, id(value)) == number
+    del value
+    gc.collect()
+    assert len(compiled._values) <= before + 1
+    with pytest.raises(RuntimeError, match="refers to a rule, normalizer or sparsifier that is gone"):
+        compiled.value_at(number)
+    assert compiled.value_at(compiled.place(None, id(None))) is None
