@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import math
+import numbers
 from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 
 class MissingExtra(ImportError):
@@ -39,6 +42,50 @@ def require_known(name: str, value: str, known: Iterable[str]) -> None:
     """Raise ValueError, with the known ones, where ``value`` is none of them."""
     if value not in known:
         raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'hidden_size'?"``, or nothing where no known name comes close."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    hint: str = "",
+) -> float:
+    """The value itself, a finite real number in its range.
+
+    Raises:
+        TypeError: no number; a bool is none.
+        ValueError: NaN, infinite, or out of range; the text names the argument, its value and the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}){hint}")
+    if not math.isfinite(value) or value < least or value <= above or value > most:
+        bounds = [f"above {above:g}"] * (above > -math.inf) + [f"at least {least:g}"] * (least > -math.inf)
+        bounds += [f"at most {most:g}"] * (most < math.inf)
+        raise ValueError(f"{name} must be a finite number{' ' * bool(bounds)}{' and '.join(bounds)}, got {value}{hint}")
+    return value  # type: ignore[return-value]
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """The value itself, a whole number of at least ``least``.
+
+    Raises:
+        TypeError: no whole number; a bool is none.
+        ValueError: less than ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__})")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
 
 
 def require(module: str, *, extra: str, why: str) -> ModuleType:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from graphformer.errors import number, whole
 from graphformer.finite import readable
 from graphformer.keys import order_of, unique_pairs
 
@@ -121,6 +122,8 @@ class AttentionGraph:
             num_senders = num_receivers = num_nodes
         if num_senders is None or num_receivers is None:
             raise ValueError("the number of nodes per lane is missing: give num_nodes, or both num_senders and num_receivers")
+        whole("num_senders", num_senders, 0)
+        whole("num_receivers", num_receivers, 0)
         for name, value in (("senders", senders), ("receivers", receivers)):
             if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
                 raise TypeError(f"{name} must hold integers, got {value.dtype}")
@@ -338,7 +341,7 @@ class AttentionGraph:
             weight = self.weight.new_zeros(senders.shape).index_add(0, edge, self.weight)
             weight = weight / heads if reduce == "mean" else weight
         if clamp is not None:
-            weight = weight.clamp(max=clamp)
+            weight = weight.clamp(max=number("clamp", clamp))
         return AttentionGraph(
             senders,
             receivers,

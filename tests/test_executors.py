@@ -154,7 +154,7 @@ def test_hits_are_the_nonzero(size: int, share: float):
 CUTS = {
     "none": None,
     "threshold": Threshold(0.15),
-    "negative-threshold": Threshold(-1.0),
+    "negative-threshold": Threshold(-1.0, signed=True),
     "topk": TopK(3),
     "both": Threshold(0.1) & TopK(2),
     "renormalized": Threshold(0.15, renormalize=True),

@@ -211,7 +211,7 @@ def test_above_is_a_cut_of_the_new_weights(trainable: bool):
     ("cut", "bound"),
     [
         (Threshold(0.2), 0.2),
-        (Threshold(-0.2), -0.2),
+        (Threshold(-0.2, signed=True), -0.2),
         (TopK(2), None),
         (Threshold(0.2) & Threshold(0.3), 0.3),
         (Threshold(0.2) & TopK(2), None),

@@ -15,6 +15,7 @@ from graphformer.attention.plans import Plan, witness
 from graphformer.attention.problem import Problem, pose
 from graphformer.attention.scores import Score, choose_score
 from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.errors import number
 from graphformer.graph import AttentionGraph
 
 
@@ -75,6 +76,7 @@ def attend(
     Returns:
         The reductions ``[B, H, Nq, D]`` by name, in x's precision, and the graph or ``None``.
     """
+    number("dropout", dropout, least=0.0, most=1.0)
     problem = pose(
         q,
         k,

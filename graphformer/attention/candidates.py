@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphformer.errors import whole
 from graphformer.graph import AttentionGraph
 from graphformer.keys import unique_pairs
 
@@ -135,7 +136,7 @@ class Window(Rule):
     size: int
 
     def __post_init__(self) -> None:
-        if self.size < 1:
+        if whole("size", self.size, 0) < 1:
             raise ValueError(f"a window must hold at least the token itself, got size={self.size}")
 
     def allow(self, pairs: Pairs) -> Tensor:
@@ -203,6 +204,8 @@ class Packed(Rule):
     def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
         if tuple(self.segments.shape) != (batch, num_senders):
             raise ValueError(f"segments must have shape [{batch}, {num_senders}] (batch, keys), got {list(self.segments.shape)}")
+        if self.segments.is_floating_point():
+            raise TypeError(f"segments must hold integers, one number a text, got {self.segments.dtype}")
         if num_receivers > num_senders:
             raise ValueError(
                 f"packed texts need at least as many keys as queries, got {num_receivers} queries and {num_senders} keys: "

@@ -12,6 +12,7 @@ from graphformer.attention.candidates import Rule
 from graphformer.attention.problem import Problem, pose
 from graphformer.attention.scores import ScaledDotProduct
 from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.errors import number
 from graphformer.graph import AttentionGraph
 
 
@@ -62,6 +63,8 @@ def merged_graph(
         raise ValueError(f"unknown reduce {reduce!r}; known: sum, mean, max, None (heads stay apart)")
     if softcap is not None and not (softcap > 0 and math.isfinite(softcap)):
         raise ValueError(f"softcap must be a positive number, got {softcap}")
+    if clamp is not None:
+        number("clamp", clamp, above=0.0)
     score = ScaledDotProduct(scale, sharpening)
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
         problem = pose(

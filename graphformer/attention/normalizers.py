@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from graphformer.errors import number
 from graphformer.graph import degrees
 
 
@@ -45,6 +46,10 @@ class Sigmoid:
     """``w_ij = sigmoid(s_ij + bias)``; ``bias="count"`` is ``-log`` of the row's number of candidates (arXiv 2409.04431)."""
 
     bias: float | Literal["count"] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.bias != "count":
+            number("bias", self.bias, hint="; or 'count'")
 
     def rows(self, scores: Tensor, allowed: Tensor) -> Tensor:
         if self.bias == "count":

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphformer.attention.sparsifiers import Sparsifier
-from graphformer.errors import require_known
+from graphformer.errors import number, require_known, whole
 from graphformer.graph import AttentionGraph
 
 One = Callable[[Tensor], Tensor]
@@ -29,10 +29,12 @@ class Curve:
 
     Attributes:
         cuts: the curve is 0 at tau and below, so such pairs are no edges.
+        reads: which of ``beta``, ``scale`` and ``straight_through`` it reads.
     """
 
     apply: Callable[[Tensor, Tensor, float, float, One], Tensor]
     cuts: bool = False
+    reads: tuple[str, ...] = ()
 
 
 def straight_through(excess: Tensor) -> Tensor:
@@ -40,18 +42,23 @@ def straight_through(excess: Tensor) -> Tensor:
     return torch.ones_like(excess) + (excess - excess.detach())
 
 
+_STEP = ("straight_through",)
+
 CURVES: dict[str, Curve] = {
     "relu": Curve(lambda z, w, beta, scale, one: z.relu(), cuts=True),
     "silu": Curve(lambda z, w, beta, scale, one: F.silu(z)),
     "softplus": Curve(lambda z, w, beta, scale, one: F.softplus(z)),
-    "sharp_softplus": Curve(lambda z, w, beta, scale, one: F.softplus(beta * z) / beta),
-    "sigmoid": Curve(lambda z, w, beta, scale, one: (beta * z).sigmoid()),
+    "sharp_softplus": Curve(lambda z, w, beta, scale, one: F.softplus(beta * z) / beta, reads=("beta",)),
+    "sigmoid": Curve(lambda z, w, beta, scale, one: (beta * z).sigmoid(), reads=("beta",)),
     "flow": Curve(lambda z, w, beta, scale, one: (5 * w).sigmoid() * (50 * z).sigmoid()),
-    "binary": Curve(lambda z, w, beta, scale, one: one(z), cuts=True),
-    "silu_plus_binary": Curve(lambda z, w, beta, scale, one: F.silu(z) + scale * torch.where(z > 0, one(z), torch.zeros_like(z))),
-    "silu_below_one_above": Curve(lambda z, w, beta, scale, one: torch.where(z > 0, one(z), F.silu(z))),
-    "relu_below_one_above": Curve(lambda z, w, beta, scale, one: one(z), cuts=True),
-    "softplus_below_one_above": Curve(lambda z, w, beta, scale, one: torch.where(z > 0, one(z), F.softplus(z))),
+    "binary": Curve(lambda z, w, beta, scale, one: one(z), cuts=True, reads=_STEP),
+    "silu_plus_binary": Curve(
+        lambda z, w, beta, scale, one: F.silu(z) + scale * torch.where(z > 0, one(z), torch.zeros_like(z)),
+        reads=("scale", *_STEP),
+    ),
+    "silu_below_one_above": Curve(lambda z, w, beta, scale, one: torch.where(z > 0, one(z), F.silu(z)), reads=_STEP),
+    "relu_below_one_above": Curve(lambda z, w, beta, scale, one: one(z), cuts=True, reads=_STEP),
+    "softplus_below_one_above": Curve(lambda z, w, beta, scale, one: torch.where(z > 0, one(z), F.softplus(z)), reads=_STEP),
 }
 
 
@@ -80,9 +87,9 @@ class Reweigh(nn.Module, Sparsifier):
 
     Args:
         curve: one of the names above, or a function of the weights ``[E]`` that uses no ``tau``.
-        tau: the threshold.
-        beta: sharpness of ``sharp_softplus`` and ``sigmoid``.
-        scale: height of the step in ``silu_plus_binary``.
+        tau: the threshold, 0.2 unless given.
+        beta: sharpness of ``sharp_softplus`` and ``sigmoid``, 10 unless given.
+        scale: height of the step in ``silu_plus_binary``, 1 unless given.
         keep: a sparsifier that the edges must pass as well, judging the weights before the curve: ``Reweigh("binary", 0.0, keep=TopK(3))``.
         above: of the sigmoid, keep the edges whose new weight exceeds it: those of :math:`w > \tau + \mathrm{logit}(above) / \beta`, cut
             before any edge is made. ``Reweigh("sigmoid", 0.1, beta=10.0, above=0.6)`` on merged heads is the published Sparse-GIN's graph.
@@ -90,7 +97,7 @@ class Reweigh(nn.Module, Sparsifier):
         straight_through: give the steps a gradient.
 
     Raises:
-        ValueError: an unknown curve, or a number that is not finite.
+        ValueError: an unknown curve, a number that is not finite, or an argument that the curve does not read.
 
     Source: arXiv 2501.02393, section 2.1 and its code's threshold modes.
     """
@@ -100,21 +107,30 @@ class Reweigh(nn.Module, Sparsifier):
     def __init__(
         self,
         curve: str | Callable[[Tensor], Tensor],
-        tau: float = 0.2,
+        tau: float | None = None,
         *,
-        beta: float = 10.0,
-        scale: float = 1.0,
+        beta: float | None = None,
+        scale: float | None = None,
         keep: Sparsifier | None = None,
         above: float | None = None,
         trainable: bool = False,
         straight_through: bool = True,
     ) -> None:
         super().__init__()
-        for name, value in (("tau", tau), ("beta", beta), ("scale", scale)):
-            if not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number, got {value!r}")
         if isinstance(curve, str):
             require_known("curve", curve, CURVES)
+        reads = ("tau", "trainable", *CURVES[curve].reads) if isinstance(curve, str) else ()
+        given = {"tau": tau, "beta": beta, "scale": scale, "trainable": trainable or None}
+        given |= {"straight_through": None if straight_through else False}
+        for name, value in given.items():
+            if value is not None and name not in reads:
+                which = f"the curve {curve!r}" if isinstance(curve, str) else "a curve that is a function of the weights"
+                raise ValueError(f"{name}={value} is not read by {which}; leave it out")
+        tau, beta, scale = 0.2 if tau is None else tau, 10.0 if beta is None else beta, 1.0 if scale is None else scale
+        for name, value in (("tau", tau), ("beta", beta), ("scale", scale)):
+            number(name, value)
+        if beta == 0:
+            raise ValueError("beta must not be 0: it divides")
         if above is not None and (curve != "sigmoid" or not 0 < above < 1 or beta <= 0):
             raise ValueError(
                 f"above is for the rising sigmoid, and lies in (0, 1); got above={above}, curve={curve!r}, beta={beta}. "
@@ -189,6 +205,7 @@ class NormalizeWeights(nn.Module, Sparsifier):
     def __init__(self, num_heads: int, over: Literal["receiver", "map"] = "receiver", *, then: Sparsifier | None = None) -> None:
         super().__init__()
         require_known("over", over, ("receiver", "map"))
+        whole("num_heads", num_heads)
         self.over, self.then = over, then
         self.weight, self.bias = nn.Parameter(torch.ones(num_heads)), nn.Parameter(torch.zeros(num_heads))
 

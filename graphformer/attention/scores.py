@@ -16,6 +16,7 @@ from torch import Tensor
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sampled import sampled_scores
 from graphformer.backends.sums import Ends
+from graphformer.errors import number
 from graphformer.graph import AttentionGraph
 
 
@@ -88,6 +89,14 @@ def as_tensor(value: Tensor | float | Sequence[float]) -> Tensor | float:
     return torch.tensor(value, dtype=torch.get_default_dtype()) if isinstance(value, Sequence) else value
 
 
+def check_factors(scale: float | None, sharpening: Tensor | float) -> None:
+    """ValueError or TypeError for numbers that would make every score NaN or infinite."""
+    if scale is not None:
+        number("scale", scale)
+    if not isinstance(sharpening, Tensor):
+        number("sharpening", sharpening)
+
+
 @dataclass(frozen=True, eq=False)
 class ScaledDotProduct(Score):
     """``s_ij = sharpening * scale * <q_i, k_j>`` (arXiv 2501.02393, section 2.1: a trainable sharpening before the softmax).
@@ -105,6 +114,7 @@ class ScaledDotProduct(Score):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sharpening", as_tensor(self.sharpening))
+        check_factors(self.scale, self.sharpening)
 
     def prepare(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Fold the factors into q: afterwards a score is a plain dot product."""
@@ -138,6 +148,9 @@ class Differential(Score):
     def __post_init__(self) -> None:
         for name in ("amount", "sharpening"):
             object.__setattr__(self, name, as_tensor(getattr(self, name)))
+        check_factors(self.scale, self.sharpening)
+        if not isinstance(self.amount, Tensor):
+            number("amount", self.amount)
 
     def prepare(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         per_head("amount", self.amount, q.shape)
@@ -179,6 +192,10 @@ class Pairwise(Score):
     weight: Tensor
     bias: Tensor
     activation: str = "silu"
+
+    def __post_init__(self) -> None:
+        if not callable(getattr(F, self.activation, None)):
+            raise ValueError(f"activation must name a function of torch.nn.functional, got {self.activation!r}")
 
     @property
     def cost(self) -> int:  # type: ignore[override]

@@ -7,6 +7,7 @@ with ``&`` (an edge stays if both keep it). None of them looks at the total leng
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphformer.errors import require_known
+from graphformer.errors import number, require_known
 from graphformer.graph import AttentionGraph, degrees
 
 
@@ -79,14 +80,19 @@ class Both(Sparsifier):
 
 @dataclass(frozen=True)
 class Threshold(Sparsifier):
-    """Keep ``w_ij > tau``. With softmax weights a row keeps fewer than ``1 / tau`` edges."""
+    """Keep ``w_ij > tau``. With softmax weights a row keeps fewer than ``1 / tau`` edges.
+
+    Weights of softmax, sigmoid and relu are never negative, so a tau below 0 cuts nothing: it is for weights that may be (identity,
+    differential), and has to be meant, with ``signed=True``.
+    """
 
     tau: float
     renormalize: bool = False
+    signed: bool = False
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.tau):
-            raise ValueError(f"tau must be a finite number, got {self.tau}")
+        hint = "; give sparsify=None to keep every candidate, or signed=True for weights that may be negative (identity, differential)"
+        number("tau", self.tau, least=-math.inf if self.signed else 0.0, hint=hint)
 
     @property
     def bound(self) -> float:
@@ -107,7 +113,7 @@ class TopK(Sparsifier):
     renormalize: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
+        if not isinstance(self.k, numbers.Integral) or isinstance(self.k, bool) or self.k < 1:
             raise ValueError(f"k must be a positive integer (edges per row, independent of the length), got {self.k!r}")
 
     def rows(self, weights: Tensor, allowed: Tensor) -> Tensor:
@@ -130,8 +136,7 @@ class TopFraction(Sparsifier):
     renormalize: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction must lie in (0, 1], got {self.fraction}")
+        number("fraction", self.fraction, above=0.0, most=1.0)
 
     def _number(self, candidates: Tensor) -> Tensor:
         # In float64 and a little less, so that 0.3 * 10 is 3 and not the 4 that rounding up its rounding error gives.

@@ -17,6 +17,10 @@ __all__ = ["REDUCTIONS", "Backend", "aggregate", "available", "get"]
 _CLASSES = {"torch": "TorchBackend", "pyg": "PyGBackend", "dgl": "DGLBackend", "torch_sparse": "TorchSparseBackend"}
 
 
+NAMES = tuple(_CLASSES)
+"""All that there are, installed or not."""
+
+
 @cache
 def _load(name: str) -> Backend:
     return getattr(importlib.import_module(f"graphformer.backends.{name}"), _CLASSES[name])()

@@ -2,15 +2,42 @@
 
 # No `from __future__ import annotations` here: it turns the fields' types into strings, which `strict` does not check.
 
+import difflib
+import warnings
+from contextvars import ContextVar
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from transformers import GenerationConfig
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_rope_utils import RopeParameters
 
-from graphformer import _auto
-from graphformer.errors import require_known
+from graphformer import _auto, backends
+from graphformer.attention import normalizers
+from graphformer.attention.build import EXECUTORS
+from graphformer.errors import did_you_mean, number, require_known, whole
 
 OPERATORS = ("sum", "gin", "pna")
+SCORES = ("dot", "differential", "pairwise")
+
+# What PreTrainedConfig takes beside its fields, in this version of transformers or an older one; it has a use for each, or had.
+_TRANSFORMERS_OWN = {
+    *("torch_dtype", "num_labels", "rope_scaling", "rope_theta", "partial_rotary_factor", "name_or_path", "_name_or_path"),
+    *("_commit_hash", "output_attentions", "attn_implementation", "experts_implementation", "per_layer_config", "model_type"),
+    *("_attn_implementation_internal", "_experts_implementation_internal", "_attn_implementation_autoset", "auto_map"),
+    *("quantization_config", "is_decoder", "layer_types", "tie_last_hidden_states", "tokenizer_class", "_output_attentions"),
+    *("return_dict", "output_hidden_states", "chunk_size_feed_forward", "is_encoder_decoder", "id2label", "label2id", "problem_type"),
+    *("transformers_version", "architectures", "dtype", "_from_auto", "_from_pipeline", "base_model_tp_plan", "base_model_pp_plan"),
+}
+# Fields of configs that older versions wrote, without effect on any model of ours.
+_FORMER = {
+    *("torchscript", "use_bfloat16", "tf_legacy_loss", "pruned_heads", "cross_attention_hidden_size"),
+    *("add_cross_attention", "tie_encoder_decoder", "finetuning_task", "task_specific_params", "prefix"),
+    *("sep_token_id", "decoder_start_token_id", "max_length", "min_length", "num_beam_groups"),
+    *("diversity_penalty", "early_stopping", "forced_bos_token_id", "forced_eos_token_id"),
+}
+
+_from_file: ContextVar[bool] = ContextVar("from_file", default=False)
 
 
 @strict
@@ -47,7 +74,8 @@ class GraphformerConfig(PreTrainedConfig):
         backend, executor: who aggregates and how it is computed. They never change the answer.
 
     Raises:
-        ValueError: an unknown operator, heads that do not divide, a list of operators of the wrong length.
+        TypeError: a field that there is not, with the one that was probably meant.
+        ValueError: an unknown operator, heads that do not divide, a list of operators of the wrong length, a number out of its range.
         StrictDataclassFieldValidationError: a value of the wrong type (huggingface_hub's error).
     """
 
@@ -85,13 +113,54 @@ class GraphformerConfig(PreTrainedConfig):
     executor: str = "auto"
 
     def __post_init__(self, **kwargs: Any) -> None:
+        kwargs = self._without_unknown(kwargs)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
-        if self.rope_parameters is None:
-            self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}
+        theta = kwargs.pop("rope_theta", None)
+        if self.rope_parameters is None and not kwargs.get("rope_scaling"):
+            self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0 if theta is None else theta}
+        elif theta is not None:
+            given = self.rope_parameters or kwargs["rope_scaling"]
+            if given.setdefault("rope_theta", theta) != theta:
+                raise ValueError(f"rope_theta={theta} contradicts rope_parameters['rope_theta']={given['rope_theta']}: give one of them")
         super().__post_init__(**kwargs)
         _auto.register_models()
         self.validate_architecture()  # `strict` calls it too, but wraps the ValueError in an error of its own
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers' own. A field of a file that this version does not know is told in a warning, not refused: the file may come
+        from another version."""
+        token = _from_file.set(True)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        finally:
+            _from_file.reset(token)
+
+    def _without_unknown(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments that are no fields, without those that nobody reads: they are refused, or told where a file holds them."""
+        if kwargs.get("model_type", self.model_type) != self.model_type:
+            raise ValueError(f"model_type={kwargs['model_type']!r}: this is the config of {self.model_type!r}; take AutoConfig")
+        fields = set(type(self).__dataclass_fields__)
+        of_generation = set(GenerationConfig().to_dict()) - fields
+        unknown = [name for name in kwargs if name not in _TRANSFORMERS_OWN]
+        if _from_file.get():
+            told = [name for name in unknown if name not in _FORMER | of_generation and not name.startswith("_")]
+            if told:
+                warnings.warn(
+                    f"config: {', '.join(told)} {'is no setting' if len(told) == 1 else 'are no settings'} of this version of graphformer "
+                    "and not read",
+                    stacklevel=5,
+                )
+        elif unknown:
+            name = unknown[0]
+            if name in of_generation and not difflib.get_close_matches(name, fields, 1, 0.85):
+                raise TypeError(
+                    f"GraphformerConfig got {name!r}, which is a setting of generation: give it to model.generate(...), or set "
+                    f"model.generation_config.{name}"
+                )
+            raise TypeError(f"GraphformerConfig got an unknown setting {name!r}{did_you_mean(name, fields)}")
+        return {name: value for name, value in kwargs.items() if name not in unknown}
 
     @property
     def head_dim(self) -> int:
@@ -106,9 +175,7 @@ class GraphformerConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Called by transformers once the fields are set: settings that contradict each other."""
-        for name, heads in (("num_attention_heads", self.num_attention_heads), ("hidden_size", self.hidden_size)):
-            if heads < 1:
-                raise ValueError(f"{name} must be at least 1, got {heads}")
+        self._validate_numbers()
         if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be num_attention_heads {self.num_attention_heads} times an even head width "
@@ -128,3 +195,36 @@ class GraphformerConfig(PreTrainedConfig):
                 f"operator names {len(self.layer_operators)} layers, but num_hidden_layers is {self.num_hidden_layers}; "
                 "give one name, or one for each layer"
             )
+        if self.rope_parameters is not None:
+            self._check_rope(self.rope_parameters)
+            number("rope_parameters['rope_theta']", self.rope_parameters.get("rope_theta", 10000.0), above=0.0)
+        if isinstance(self.score, dict) and len(self.score) != 1:
+            raise ValueError(f"score must hold one name and its width, as in {{'pairwise': 16}}, got {self.score}")
+        require_known("score", self.score if isinstance(self.score, str) else next(iter(self.score)), SCORES)
+        if isinstance(self.normalize, str):
+            require_known("normalize", self.normalize, normalizers.NAMED)
+        require_known("executor", self.executor, ("auto", "flash", *EXECUTORS))
+        require_known("backend", self.backend, ("auto", *backends.NAMES))
+
+    def _check_rope(self, given: dict[str, Any]) -> None:
+        known = {*RopeParameters.__annotations__, "type", "truncate", "mscale", "mscale_all_dim", "partial_rotary_factor"}
+        if unknown := sorted(set(given) - known):
+            text = f"rope_parameters holds an unknown {unknown[0]!r}{did_you_mean(unknown[0], known)}"
+            if not _from_file.get():
+                raise ValueError(text)
+            warnings.warn(f"config: {text}; it is not read", stacklevel=5)
+
+    def _validate_numbers(self) -> None:
+        """ValueError for a number out of its range; strict has seen to the types."""
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+        for name in sizes:
+            whole(name, getattr(self, name))
+        if self.top_k is not None:
+            whole("top_k", self.top_k)
+        for name in ("hidden_dropout", "attention_dropout"):
+            number(name, getattr(self, name), least=0.0, most=1.0)
+        for name in ("rms_norm_eps", "initializer_range"):
+            number(name, getattr(self, name), least=0.0)
+        number("mlp_ratio", self.mlp_ratio, above=0.0)
+        if self.threshold is not None and not isinstance(self.threshold, dict):
+            number("threshold", self.threshold, least=0.0, hint="; None keeps all edges")

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from graphformer.attention import normalizers
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
-from graphformer.errors import require_known
+from graphformer.errors import number, require_known, whole
 from graphformer.models.graph_base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graph_data import Level, Pairs, given_groups
 from graphformer.models.graph_parts import (
@@ -50,6 +50,7 @@ from graphformer.nn.conv_options import OF_THE_EDGE_LIST, ConvOptions
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.hierarchy import cluster, coarse_edges, number_groups, pool
+from graphformer.nn.mlp import probability
 from graphformer.nn.pairs import Structure, candidates, check_spec, stored_name
 
 
@@ -157,8 +158,13 @@ class GraphTransformer(GraphNetwork):
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         head_dim(hidden_size, num_heads, None)
-        if num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        whole("num_layers", num_layers)
+        number("mlp_ratio", mlp_ratio, above=0.0)
+        probability("attention_dropout", attention_dropout)
+        if not levels and level_candidates != "edges":
+            raise ValueError(f"level_candidates={level_candidates!r} is for coarse levels: give levels too, or leave it out")
+        if not refine and merge == "learned":
+            raise ValueError("merge='learned' is never read: with refine=False no layer starts from a refined graph")
         require_known("merge", merge, MERGES)
         if refine not in (True, False, "restrict"):
             raise ValueError(f"refine must be True, False or 'restrict', got {refine!r}")

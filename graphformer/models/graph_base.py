@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphformer.errors import whole
 from graphformer.graph import AttentionGraph
 from graphformer.models.graph_data import Level, read_structure
 from graphformer.models.graph_parts import FeatureEncoder, Readout, Target, TargetHead, target_loss
@@ -71,10 +72,9 @@ class GraphNetwork(nn.Module):
         num_levels: int = 1,
     ) -> None:
         super().__init__()
-        if edge_hidden < 1:
-            raise ValueError(f"edge_hidden must be at least 1, got {edge_hidden}")
-        if global_dim < 0:
-            raise ValueError(f"global_dim must be 0 or more, got {global_dim}")
+        whole("edge_hidden", edge_hidden)
+        whole("global_dim", global_dim, 0)
+        whole("hidden_size", hidden_size)
         probability("dropout", dropout)
         self.global_dim, self.edge_dim = global_dim, edge_dim
         described = [encoding(spec) for spec in ([encodings] if isinstance(encodings, str) else encodings)]
@@ -85,6 +85,11 @@ class GraphNetwork(nn.Module):
         self.global_map = nn.Linear(global_dim, hidden_size, bias=False) if global_dim else None
         self.edge_features = None if edge_dim is None else FeatureEncoder("edge_attr", "edge_dim", edge_dim, edge_hidden)
 
+        if not isinstance(target, str) and (out_dim, task, loss) != (1, "regression", "mse"):
+            raise ValueError(
+                f"out_dim={out_dim}, task={task!r} and loss={loss!r} describe one target that is given by its place; give "
+                "them to each Target(place, out_dim, task, loss)"
+            )
         named = {"y": Target(target, out_dim, task, loss)} if isinstance(target, str) else target
         self.single = not isinstance(named, Mapping) or isinstance(target, str)
         self.targets = {"y": Target.read(named)} if isinstance(named, Target) else {name: Target.read(one) for name, one in named.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphformer.attention.sparsifiers import Sparsifier, from_spec
-from graphformer.errors import require_known
+from graphformer.errors import number, require_known, whole
 from graphformer.graph import AttentionGraph
 from graphformer.models.label_masks import without_uncounted
 from graphformer.nn.attention_conv import AttentionConv
@@ -42,6 +43,8 @@ class FeatureEncoder(nn.Module):
     def __init__(self, name: str, argument: str, dim: int | Sequence[int], width: int) -> None:
         super().__init__()
         sizes = [dim] if isinstance(dim, int) else list(dim)
+        if any(isinstance(size, bool) or not isinstance(size, numbers.Integral) for size in sizes):
+            raise TypeError(f"{argument} must be a whole number or a sequence of them, got {dim!r}")
         if (any(size < 1 for size in sizes) or not sizes) and dim != 0:
             raise ValueError(f"{argument} must be a positive number, a sequence of them, or 0 for no features; got {dim}")
         self.name, self.argument, self.dim = name, argument, dim
@@ -320,8 +323,10 @@ class Target:
         require_known("target", self.place, PLACES)
         require_known("task", self.task, TASKS)
         require_known("loss", self.loss, LOSSES)
-        if self.out_dim < 1:
-            raise ValueError(f"out_dim must be at least 1, got {self.out_dim}")
+        whole("out_dim", self.out_dim)
+        number("weight", self.weight, least=0.0)
+        if self.task == "classification" and self.loss != "mse":
+            raise ValueError(f"loss={self.loss!r} is of regressions; a classification is trained with cross entropy: leave it out")
 
     @classmethod
     def read(cls, value: Target | Mapping[str, Any] | str) -> Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationConfig, GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
@@ -23,6 +24,7 @@ from graphformer.attention.reweigh import NormalizeWeights, Reweigh
 from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopK, from_spec
 from graphformer.graph import AttentionGraph
 from graphformer.models.configuration import GraphformerConfig
+from graphformer.models.language_inputs import OF_THE_LOSS, check_labels, check_others, check_tokens, refuse_packed_and_padded
 from graphformer.nn import GatedMLP, GINAttention, GINOperator, GraphAttention, HeadMLP, PNAAttention, PNAOperator, SumAttention
 from graphformer.nn.scoring import DifferentialScoring
 
@@ -125,7 +127,7 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
         attended = self.self_attn(
             self.input_layernorm(hidden_states),
             attention_mask,
-            position_embeddings=position_embeddings,
+            position_embeddings=None if self.self_attn.pairwise is not None else position_embeddings,  # it knows no positions
             candidates=candidates,
             past_key_values=one_cache(cache, past_key_values),
             output_graph=output_graphs,
@@ -187,8 +189,6 @@ class GraphformerModel(GraphformerPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    @merge_with_config_defaults
-    @capture_outputs
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -205,29 +205,76 @@ class GraphformerModel(GraphformerPreTrainedModel):
         Args:
             input_ids: ``[B, N]``, or ``inputs_embeds`` ``[B, N, hidden_size]``.
             attention_mask: 1 for real tokens, ``[B, N]`` with cached tokens counted, or allowed pairs ``[B, 1, N, Nk]``.
-            position_ids: ``[B, N]``. Without a mask and cached tokens, a position that does not follow its predecessor starts a new text:
-                packed texts do not see each other.
+            position_ids: ``[B, N]``. Without cached tokens and where no mask hides anything, a position that does not follow its
+                predecessor starts a new text: packed texts do not see each other.
             cache: a transformers cache. ``past_key_values`` is its older name.
             output_graphs: return every layer's :class:`~graphformer.AttentionGraph`.
+            kwargs: ``output_attentions`` (every layer's weights as a matrix ``[B, H, N, Nk]``, made from its graph: memory goes by the
+                square of the length), ``output_hidden_states``, ``return_dict``. What other models read (``cache_position``,
+                ``token_type_ids``, arguments of kernels for packed texts) may say what is so anyway.
+
+        Raises:
+            TypeError: an unknown keyword.
+            ValueError: inputs that do not fit together, or that this model does not read.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        check_tokens(input_ids, inputs_embeds, self.config.hidden_size)
+        length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]  # type: ignore[union-attr]
         cache = one_cache(cache, past_key_values)
+        past = 0 if cache is None else cache.get_seq_length()
+        own = inspect.signature(GraphformerModel.forward).parameters
+        kwargs = check_others(kwargs, own, position_ids, past, length)
+        dense, return_dict = kwargs.pop("output_attentions", None), kwargs.pop("return_dict", None)
+        dense = getattr(self.config, "output_attentions", False) if dense is None else dense
+        outputs = self._forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_graphs=output_graphs or bool(dense),
+            **{**kwargs, "return_dict": True},
+        )
+        if dense:
+            outputs.attentions = tuple(graph.to_dense() for graph in outputs.graphs)
+            if not output_graphs:
+                outputs.graphs = None
+        return_dict = getattr(self.config, "return_dict", True) if return_dict is None else return_dict
+        return outputs if return_dict else outputs.to_tuple()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def _forward(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: Cache | None,
+        inputs_embeds: Tensor | None,
+        use_cache: bool | None,
+        output_graphs: bool,
+        **_: Any,  # what the decorators read
+    ) -> GraphformerModelOutput:
+        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        filled = cache is not None
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         length, past = hidden_states.shape[1], 0 if cache is None else cache.get_seq_length()
         candidates: Rule | None = None
+        given = position_ids is not None
         if position_ids is None:
             position_ids = torch.arange(past, past + length, device=hidden_states.device).unsqueeze(0)
         elif position_ids.shape not in ((1, length), (hidden_states.shape[0], length)):
             raise ValueError(
                 f"position_ids must have shape [{hidden_states.shape[0]} or 1, {length}] (batch, length), got {list(position_ids.shape)}"
             )
-        elif attention_mask is None and past == 0:
-            candidates = packed_texts(position_ids, hidden_states.shape[0])
         if attention_mask is not None:
-            attention_mask = without_trivial(attention_mask, past + length)
+            attention_mask = without_trivial(attention_mask, past + length, cut=filled)
+        if given and past == 0:
+            candidates = packed_texts(position_ids, hidden_states.shape[0])
+            if candidates is not None and attention_mask is not None:
+                refuse_packed_and_padded(position_ids, attention_mask, past)
+                candidates = None
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
         for layer in self.layers:
             hidden_states = layer(
@@ -257,9 +304,9 @@ def packed_texts(position_ids: Tensor, batch: int) -> Rule | None:
     return Packed(segments.expand(batch, -1))
 
 
-def without_trivial(attention_mask: Tensor, num_senders: int) -> Tensor | None:
+def without_trivial(attention_mask: Tensor, num_senders: int, *, cut: bool) -> Tensor | None:
     """The mask without a static cache's empty places, or ``None`` where it hides nothing (plain causal attention is faster)."""
-    if attention_mask.ndim == 4:
+    if attention_mask.ndim == 4 and cut:
         attention_mask = attention_mask[..., :num_senders]
     if attention_mask.ndim == 2 and attention_mask.shape[1] != num_senders:
         raise ValueError(f"attention_mask covers {attention_mask.shape[1]} tokens, but there are {num_senders} (cached ones included)")
@@ -278,6 +325,8 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
         self.model = GraphformerModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+        # transformers reads settings of generation from a config, and takes top_k, edges of a row, for tokens to sample from.
+        self.generation_config.top_k = GenerationConfig().top_k
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Refused, and with it ``generate_batch``: transformers keeps the keys of all its requests in pages of one tensor, by an attention
@@ -302,7 +351,15 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> GraphformerCausalLMOutput:
-        """As :meth:`GraphformerModel.forward`; ``labels`` ``[B, N]`` (-100 is ignored) give the mean next-token loss in nats."""
+        """As :meth:`GraphformerModel.forward`; ``labels`` ``[B, N]`` (-100 is ignored) give the mean next-token loss in nats.
+
+        ``num_items_in_batch``, ``ignore_index`` and ``shift_labels`` go to transformers' loss function; ``logits_to_keep`` (a number of
+        last tokens, or their places) leaves logits out, and is refused beside labels.
+        """
+        for_loss = {name: kwargs.pop(name) for name in OF_THE_LOSS if name in kwargs}
+        check_tokens(input_ids, inputs_embeds, self.config.hidden_size)
+        batch, length = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]  # type: ignore[union-attr]
+        check_labels(labels, batch, length, for_loss)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -311,13 +368,15 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_graphs=output_graphs,
-            **kwargs,
+            **{**kwargs, "return_dict": True},
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep  # 0 keeps all
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        if labels is not None or for_loss.get("shift_labels") is not None:
+            if logits.shape[1] != length:
+                raise ValueError(f"logits_to_keep={logits_to_keep} leaves logits of labels out: without it the loss is that of all labels")
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **for_loss)
         return GraphformerCausalLMOutput(
             loss=loss,
             logits=logits,

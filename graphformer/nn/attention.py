@@ -15,7 +15,7 @@ from graphformer.attention.candidates import Edges, Rule
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.scores import Differential, ScaledDotProduct, Score
 from graphformer.attention.sparsifiers import Sparsifier
-from graphformer.errors import require_known
+from graphformer.errors import number, require_known, whole
 from graphformer.graph import AttentionGraph
 from graphformer.nn.mlp import probability
 from graphformer.nn.recompute import in_stretches
@@ -42,14 +42,18 @@ class Operator(nn.Module):
 def head_dim(hidden_size: int, num_heads: int, num_kv_heads: int | None) -> tuple[int, int]:
     """The width of a head and the number of key heads, checked."""
     for name, value in (("hidden_size", hidden_size), ("num_heads", num_heads)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        whole(name, value)
     if hidden_size % num_heads:
         raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}: every head takes an equal slice")
-    kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    kv_heads = num_heads if num_kv_heads is None else whole("num_kv_heads", num_kv_heads, 0)
     if kv_heads < 1 or num_heads % kv_heads:
         raise ValueError(f"num_heads {num_heads} is not a multiple of num_kv_heads {kv_heads}: every key head serves an equal group")
     return hidden_size // num_heads, kv_heads
+
+
+def sharpening_start(sharpening: bool | float) -> float:
+    """Where the factor of the scores starts: 1 for True, 0 (there is none) for False, or the number given."""
+    return float(sharpening) if isinstance(sharpening, bool) else float(number("sharpening", sharpening, above=0.0, hint="; or False"))
 
 
 SCORES = ("dot", "differential", "pairwise")
@@ -113,6 +117,10 @@ class GraphAttention(nn.Module):
         backends.get(backend)  # an unknown or missing one is reported here, not in the first step
         if executor not in (known := ("auto", "flash", *EXECUTORS)):
             raise ValueError(f"unknown executor {executor!r}; known: {', '.join(known)}")
+        if executor == "flash" and backend != "auto":
+            raise ValueError(f"executor='flash' builds no edges, and backend={backend!r} aggregates edges: give one of them")
+        if layer_idx is not None:
+            whole("layer_idx", layer_idx, 0)
         self.backend, self.executor, self.layer_idx = backend, executor, layer_idx
         self.attention_dropout = probability("attention_dropout", attention_dropout)
         require_known("score", score, SCORES)
@@ -128,7 +136,9 @@ class GraphAttention(nn.Module):
         self.pairwise = None if dot else PairwiseScoring(hidden_size, num_heads, width)
         self.v_proj = nn.Linear(hidden_size, kv_size, bias=False) if value_projection else None
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False) if output_projection else None
-        self.initial_sharpening = float(sharpening)
+        self.initial_sharpening = sharpening_start(sharpening)
+        if not dot and not isinstance(sharpening, bool):
+            raise ValueError(f"sharpening={sharpening} is for scores that are dot products; score='pairwise' has a scale of its own")
         # A network that judges pairs has a scale of its own.
         self.sharpening = nn.Parameter(torch.full((1,), self.initial_sharpening)) if sharpening and dot else None
 
@@ -202,6 +212,8 @@ class GraphAttention(nn.Module):
     def _queries_and_keys(self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """What the score takes: one pair of projections, two beside each other (differential), or a pairwise network's two halves."""
         if self.pairwise is not None:
+            if position_embeddings is not None:
+                raise ValueError("position_embeddings are not read by score='pairwise', which knows no positions: leave them out")
             return self.pairwise(hidden_states)
         assert self.q_proj is not None and self.k_proj is not None
         pairs = [(self.q_proj, self.k_proj)]

@@ -32,9 +32,10 @@ from graphformer import backends
 from graphformer.attention import normalizers, sparsifiers
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.errors import whole
 from graphformer.graph import AttentionGraph
 from graphformer.nn import conv_inputs
-from graphformer.nn.attention import Operator
+from graphformer.nn.attention import Operator, sharpening_start
 from graphformer.nn.conv_options import refuse_others
 from graphformer.nn.edge_attention import EdgeAttention
 from graphformer.nn.edge_list import EdgeList, check_ends
@@ -117,8 +118,10 @@ class AttentionConv(EdgeAttention):
         refuse_others(aggr, node_dim, decomposed_layers, flow, others)
         super().__init__(aggr=None, flow=flow, node_dim=0)
         for name, value in (("out_channels", out_channels), ("heads", heads), ("head_channels", head_channels), ("edge_dim", edge_dim)):
-            if value is not None and value < 1 and (name, value) != ("edge_dim", -1):
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value is not None and (name, value) != ("edge_dim", -1):
+                whole(name, value)
+        if not add_self_loops and not (isinstance(fill_value, str) and fill_value == "mean"):
+            raise ValueError(f"fill_value={fill_value} is the features of self-loops, and add_self_loops is False: give both, or neither")
         if head_channels is None and concat and out_channels % heads:
             raise ValueError(
                 f"out_channels {out_channels} is not a multiple of heads {heads}: every head makes an equal part of the output. "
@@ -150,7 +153,7 @@ class AttentionConv(EdgeAttention):
         self.o_proj = None if head_channels is None else nn.Linear(merged, out_channels, bias=bias is not False)
         self.res = conv_inputs.linear(from_receivers, out_channels) if residual else None
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias and self.o_proj is None else None
-        self.initial_sharpening = float(sharpening)
+        self.initial_sharpening = sharpening_start(sharpening)
         self.sharpening = nn.Parameter(torch.full((1,), self.initial_sharpening)) if sharpening else None
         self._reset_edge_message()
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from graphformer.errors import whole
 from graphformer.finite import readable
 from graphformer.nn.graph_inputs import refuse_nan
 
@@ -118,7 +119,7 @@ def linear(in_features: int, out_features: int, name: str = "in_channels") -> nn
     """A map without bias; -1 takes its width from the first call."""
     if in_features == -1:
         return nn.LazyLinear(out_features, bias=False)
-    if in_features < 1:
+    if whole(name, in_features, -1) < 1:
         raise ValueError(f"{name} must be at least 1, or -1 to take it from the first call; got {in_features}")
     return nn.Linear(in_features, out_features, bias=False)
 

@@ -8,13 +8,14 @@ from typing_extensions import Unpack
 
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.errors import number, whole
 from graphformer.nn.attention import GraphAttention, Operator, Options, head_dim
 from graphformer.nn.mlp import HeadMLP
 
 
 def mlp_width(mlp_ratio: float, dim: int) -> int:
     """``int(gamma * d)``, checked."""
-    width = int(mlp_ratio * dim)
+    width = int(number("mlp_ratio", mlp_ratio, above=0.0) * dim)
     if width < 1:
         raise ValueError(f"mlp_ratio {mlp_ratio} leaves no hidden unit in a head of width {dim}: it must be at least {1 / dim:.3g}")
     return width
@@ -42,7 +43,9 @@ class GINOperator(Operator):
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        self.initial_eps, self.self_weight = eps, self_weight
+        whole("num_heads", num_heads)
+        whole("dim", dim)
+        self.initial_eps, self.self_weight = number("eps", eps), number("self_weight", self_weight)
         self.eps = nn.Parameter(torch.full((num_heads,), float(eps)))
         self.mlp = HeadMLP(num_heads, dim, mlp_width(mlp_ratio, dim), dim, norm=norm, dropout=dropout, eps=norm_eps)
 

@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphformer.errors import number, whole
+
 
 def probability(name: str, value: float) -> float:
     """The value itself, checked."""
-    if not 0 <= value <= 1:
+    if not 0 <= number(name, value) <= 1:
         raise ValueError(f"{name} must be a probability in 0..1, got {value}")
     return value
 
@@ -43,7 +45,11 @@ class HeadMLP(nn.Module):
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        self.eps, self.dropout = eps, probability("dropout", dropout)
+        sizes = {"num_heads": num_heads, "in_features": in_features, "hidden_features": hidden_features}
+        for name, value in (sizes | {"out_features": out_features}).items():
+            whole(name, value)
+        self.eps = number("eps", eps, least=0.0)
+        self.dropout = probability("dropout", dropout)
         self.weight1 = nn.Parameter(torch.empty(num_heads, in_features, hidden_features))
         self.bias1 = nn.Parameter(torch.empty(num_heads, 1, hidden_features)) if bias else None
         self.norm = nn.Parameter(torch.empty(num_heads, 1, hidden_features)) if norm else None
@@ -84,6 +90,8 @@ class GatedMLP(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, dropout: float = 0.0) -> None:
         super().__init__()
+        whole("hidden_size", hidden_size)
+        whole("intermediate_size", intermediate_size)
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)

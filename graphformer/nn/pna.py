@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.backends.base import REDUCTIONS, split
+from graphformer.errors import number, whole
 from graphformer.nn.attention import GraphAttention, Operator, Options, head_dim
 from graphformer.nn.gin import mlp_width
 from graphformer.nn.mlp import HeadMLP
@@ -47,8 +48,9 @@ class PNAOperator(Operator):
                 raise ValueError(
                     f"unknown {name} {unknown}; known: {', '.join(known)}" if given else f"{name} is empty; known: {', '.join(known)}"
                 )
-        if avg_degree <= 0:
-            raise ValueError(f"avg_degree must be positive, got {avg_degree}")
+        whole("num_heads", num_heads)
+        whole("dim", dim)
+        number("avg_degree", avg_degree, above=0.0)
         self.aggregators, self.scalers = tuple(aggregators), tuple(scalers)
         self.initial_delta = math.log(avg_degree + 1)
         scaled = self.scalers != ("identity",)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from graphformer.errors import number, whole
+
 
 def rotary_embeddings(positions: Tensor, head_dim: int, *, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
     """``cos`` and ``sin`` ``[..., N, head_dim]`` of integer positions ``[..., N]``, in float32.
 
     Raises:
-        ValueError: ``head_dim`` is odd: the rotation turns pairs of channels.
+        ValueError: ``theta`` is not positive, or ``head_dim`` is odd: the rotation turns pairs of channels.
     """
-    if head_dim % 2:
+    number("theta", theta, above=0.0)
+    if whole("head_dim", head_dim) % 2:
         raise ValueError(f"rotary embeddings turn pairs of channels, so head_dim must be even, got {head_dim}")
     frequency = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
     angle = positions.unsqueeze(-1).float() * frequency

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graphformer.attention.scores import Pairwise
+from graphformer.errors import whole
 
 
 class DifferentialScoring(nn.Module):
@@ -18,6 +19,9 @@ class DifferentialScoring(nn.Module):
 
     def __init__(self, hidden_size: int, kv_size: int, layer_idx: int | None) -> None:
         super().__init__()
+        whole("hidden_size", hidden_size)
+        whole("kv_size", kv_size)
+        whole("layer_idx", 0 if layer_idx is None else layer_idx, 0)
         self.initial_amount = 0.8 - 0.6 * math.exp(-0.3 * (layer_idx or 0))
         self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
         self.k_proj = nn.Linear(hidden_size, kv_size, bias=False)
@@ -38,8 +42,8 @@ class PairwiseScoring(nn.Module):
 
     def __init__(self, hidden_size: int, num_heads: int, width: int) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"score_width must be at least 1, got {width}")
+        for name, value in (("hidden_size", hidden_size), ("num_heads", num_heads), ("score_width", width)):
+            whole(name, value)
         self.receiver = nn.Linear(hidden_size, width)
         self.sender = nn.Linear(hidden_size, width, bias=False)
         self.out = nn.Linear(width, num_heads)
