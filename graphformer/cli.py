@@ -21,8 +21,9 @@ from torch import Tensor
 import graphformer
 from graphformer import cli_graphs
 from graphformer.cli_interrupt import interruptible
+from graphformer.cli_options import Command, flag, given, refuse_idle
 from graphformer.datasets import TextDataset, build_tokenizer, embedded_text, encode, read_text, split
-from graphformer.errors import MissingExtra, require
+from graphformer.errors import MissingExtra, number, require
 from graphformer.training import load_language_model, train_language_model
 from graphformer.training.run import claim_output_dir, is_main_process
 
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise SystemExit(2) from None
 
 
-@app.command()
+@app.command(cls=Command)
 @interruptible
 def train(
     output: Annotated[Path, typer.Option(help="Folder for the model, the tokenizer and the checkpoints.")],
@@ -90,6 +91,14 @@ def train(
     """
     if (text_file is None) != embedded:
         raise ValueError("TEXT_FILE: give either a text file or --embedded" + (", not both." if embedded else "."))
+    operators = operator.split(",")
+    if set(operators) == {"sum"}:
+        refuse_idle({"mlp_ratio": "with --operator sum, which has no network of its own"})
+    for name, value in (("--learning-rate", learning_rate), ("--mlp-ratio", mlp_ratio)):
+        number(name, value, above=0.0)
+    for name, value in (("eval_steps", eval_steps), ("save_steps", save_steps)):
+        if name in given() and value > steps:
+            warnings.warn(f"{flag(name)} {value} has no effect with --steps {steps}: it happens once, at the end", stacklevel=2)
     claim_output_dir(output, resume)  # before any time is spent
     transformers.logging.set_verbosity_error()
     text = embedded_text() if text_file is None else read_text(text_file)
@@ -100,7 +109,6 @@ def train(
     validation_set = TextDataset(encode(text_tokenizer, validation_text), context, stride=context)
 
     transformers.set_seed(seed)
-    operators = operator.split(",")
     model = graphformer.GraphformerForCausalLM(
         graphformer.GraphformerConfig(
             vocab_size=len(text_tokenizer),
@@ -149,7 +157,7 @@ def train(
         torch.distributed.destroy_process_group()
 
 
-@app.command()
+@app.command(cls=Command)
 @interruptible
 def generate(
     model_dir: Annotated[Path, typer.Argument(help="A folder that graphformer train wrote.")],
@@ -163,8 +171,12 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed writes the same text.")] = 0,
 ) -> None:
     """Let a trained model continue a prompt."""
-    if not temperature > 0:
-        raise ValueError(f"--temperature must be above 0, got {temperature}; use --greedy for the most likely text.")
+    number("--temperature", temperature, above=0.0, hint="; use --greedy for the most likely text")
+    if greedy and num_beams > 1:
+        raise ValueError(f"--greedy and --num-beams {num_beams} are two ways to search: give one of them.")
+    if greedy or num_beams > 1:
+        way = "--greedy" if greedy else f"--num-beams {num_beams}"
+        refuse_idle(dict.fromkeys(("temperature", "top_k", "top_p", "seed"), f"with {way}, which samples nothing"))
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"--top-p must be above 0 and at most 1, got {top_p}.")
     if not prompt:
@@ -173,6 +185,8 @@ def generate(
     transformers.logging.disable_progress_bar()
     model, tokenizer = load_language_model(model_dir)
     ids = encode(tokenizer, prompt)[None]
+    if top_k is not None and top_k >= model.config.vocab_size:
+        warnings.warn(f"--top-k {top_k} has no effect: the model knows {model.config.vocab_size} tokens", stacklevel=2)
     transformers.set_seed(seed)
     sampling: dict[str, Any] = {"do_sample": False}
     if not greedy and num_beams == 1:
@@ -184,8 +198,8 @@ def generate(
     _say(str(tokenizer.decode(written[0])))
 
 
-app.command("train-graphs")(interruptible(cli_graphs.train_graphs))
-app.command("predict")(interruptible(cli_graphs.predict))
+app.command("train-graphs", cls=Command)(interruptible(cli_graphs.train_graphs))
+app.command("predict", cls=Command)(interruptible(cli_graphs.predict))
 
 
 def _continue(model: Any, ids: Tensor, max_new_tokens: int, **options: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ def kind_of(dataset: str) -> str:
     return "label images" if images else "proteins"
 
 
-def refuse_foreign(kind: str, given: Mapping[str, Any], dataset: str) -> None:
+def refuse_foreign(kind: str, given: Collection[str], dataset: str) -> None:
     """ValueError for an option that was given and belongs to another kind of data."""
     for owner, names in _OWN.items():
         for name in names:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import io
 import shlex
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,8 @@ import torch
 import transformers
 
 from graphformer import cli_graph_data
-from graphformer.errors import require
+from graphformer.cli_options import given, refuse_idle
+from graphformer.errors import number, require
 from graphformer.training.run import claim_output_dir, is_main_process
 from graphformer.training.saving import write_text
 
@@ -70,11 +71,19 @@ def train_graphs(
 
     The metrics at the end are those of graphs that were neither trained on nor used to choose the weights.
     """
-    given = {name: value for name, value in locals().items() if value != inspect.signature(train_graphs).parameters[name].default}
     if not 0 < held_out < 0.5:
         raise ValueError(f"--held-out must be above 0 and below 0.5, got {held_out}; 0.1 is customary.")
     what = cli_graph_data.kind_of(dataset)
-    cli_graph_data.refuse_foreign(what, given, dataset)
+    cli_graph_data.refuse_foreign(what, given(), dataset)
+    if law == "lognormal":
+        refuse_idle({"contrast": "with --law lognormal, which has one phase"})
+    if residue_target == "secondary":
+        refuse_idle({"target_scaling": "with --residue-target secondary, whose targets are classes"})
+    if patience is not None and patience >= epochs:
+        warnings.warn(
+            f"--patience {patience} has no effect with --epochs {epochs}: there are no more evaluations to wait for", stacklevel=2
+        )
+    number("--learning-rate", learning_rate, above=0.0)
     from graphformer import GraphTransformer
     from graphformer.training import GraphTrainer
 

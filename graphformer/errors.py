@@ -70,7 +70,8 @@ def number(
     if not math.isfinite(value) or value < least or value <= above or value > most:
         bounds = [f"above {above:g}"] * (above > -math.inf) + [f"at least {least:g}"] * (least > -math.inf)
         bounds += [f"at most {most:g}"] * (most < math.inf)
-        raise ValueError(f"{name} must be a finite number{' ' * bool(bounds)}{' and '.join(bounds)}, got {value}{hint}")
+        said = " and ".join(bounds) if math.isfinite(value) else " ".join(("a finite number", " and ".join(bounds))).strip()
+        raise ValueError(f"{name} must be {said}, got {value}{hint}")
     return value  # type: ignore[return-value]
 
 

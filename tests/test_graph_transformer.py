@@ -797,7 +797,7 @@ def test_levels_carry_messages_further_than_edges():
         ({"loss": "rmse"}, "unknown loss 'rmse'"),
         ({"out_dim": 0}, "out_dim must be at least 1"),
         ({"dropout": 2.0}, "dropout must be a probability"),
-        ({"global_dim": -1}, "global_dim must be 0 or more"),
+        ({"global_dim": -1}, "global_dim must be at least 0"),
         ({"backend": "jax"}, "unknown backend 'jax'"),
     ],
 )

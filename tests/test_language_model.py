@@ -787,7 +787,7 @@ def test_a_setting_of_the_wrong_type_is_refused(changes: dict[str, Any]) -> None
         ({"mlp_ratio": 0.05}, "mlp_ratio 0.05 leaves no hidden unit"),
         ({"hidden_dropout": 1.5}, "dropout must be a probability in 0..1, got 1.5"),
         ({"attention_dropout": -0.1}, "attention_dropout must be a probability in 0..1, got -0.1"),
-        ({"top_k": 0}, "k must be a positive integer"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
     ],
 )
 def test_the_model_refuses(changes: dict[str, Any], match: str) -> None:

@@ -647,7 +647,7 @@ def test_an_mlp_without_units_is_refused(kind: str) -> None:
         ({"aggregators": ()}, "aggregators is empty; known: sum"),
         ({"scalers": ("identity", "linear")}, r"unknown scalers \['linear'\]; known: identity, amplification, attenuation"),
         ({"scalers": ()}, "scalers is empty; known: identity"),
-        ({"avg_degree": 0.0}, "avg_degree must be positive, got 0.0"),
+        ({"avg_degree": 0.0}, "avg_degree must be above 0, got 0.0"),
     ],
 )
 def test_pna_refuses(options: dict[str, object], match: str) -> None:

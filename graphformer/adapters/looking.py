@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from graphformer.adapters import capture
 from graphformer.adapters.capture import Attention
 from graphformer.adapters.layer import Settings, SparseGINLayer
+from graphformer.errors import whole
 
 
 def adapted_layers(model: nn.Module) -> dict[str, SparseGINLayer]:
@@ -84,7 +85,7 @@ class LambdaRecorder(TrainerCallback):
     """
 
     def __init__(self, every: int = 10, adapter_name: str = "default") -> None:
-        if every < 1:
+        if whole("every", every, 0) < 1:
             raise ValueError(f"every must be at least 1 step, got {every}")
         self.every, self.adapter_name = every, adapter_name
         self.history: dict[str, list[Any]] = {"layers": [], "steps": [], "values": []}

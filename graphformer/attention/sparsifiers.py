@@ -136,7 +136,8 @@ class TopFraction(Sparsifier):
     renormalize: bool = False
 
     def __post_init__(self) -> None:
-        number("fraction", self.fraction, above=0.0, most=1.0)
+        if not 0 < number("fraction", self.fraction) <= 1:
+            raise ValueError(f"fraction must lie in (0, 1], got {self.fraction}")
 
     def _number(self, candidates: Tensor) -> Tensor:
         # In float64 and a little less, so that 0.3 * 10 is 3 and not the 4 that rounding up its rounding error gives.

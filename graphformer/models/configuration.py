@@ -37,6 +37,12 @@ _FORMER = {
     *("diversity_penalty", "early_stopping", "forced_bos_token_id", "forced_eos_token_id"),
 }
 
+# What finds a file, which transformers leaves among the settings.
+_OF_THE_HUB = {
+    *("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies", "user_agent", "gguf_file"),
+    *("trust_remote_code", "code_revision", "resume_download", "use_auth_token", "_from_auto", "_from_pipeline", "_commit_hash"),
+}
+
 _from_file: ContextVar[bool] = ContextVar("from_file", default=False)
 
 
@@ -131,11 +137,18 @@ class GraphformerConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As transformers' own. A field of a file that this version does not know is told in a warning, not refused: the file may come
         from another version."""
+        wanted = kwargs.pop("return_unused_kwargs", False)
         token = _from_file.set(True)
         try:
-            return super().from_dict(config_dict, **kwargs)
+            config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
         finally:
             _from_file.reset(token)
+        if wanted:  # transformers hands them on
+            return config, unused
+        for name in unused:
+            if name not in _OF_THE_HUB:
+                raise TypeError(f"GraphformerConfig got an unknown setting {name!r}{did_you_mean(name, cls.__dataclass_fields__)}")
+        return config
 
     def _without_unknown(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments that are no fields, without those that nobody reads: they are refused, or told where a file holds them."""
@@ -219,10 +232,14 @@ class GraphformerConfig(PreTrainedConfig):
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
         for name in sizes:
             whole(name, getattr(self, name))
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            if isinstance(getattr(self, name), int):
+                whole(name, getattr(self, name), 0)
         if self.top_k is not None:
             whole("top_k", self.top_k)
         for name in ("hidden_dropout", "attention_dropout"):
-            number(name, getattr(self, name), least=0.0, most=1.0)
+            if not 0 <= number(name, getattr(self, name)) <= 1:
+                raise ValueError(f"{name} must be a probability in 0..1, got {getattr(self, name)}")
         for name in ("rms_norm_eps", "initializer_range"):
             number(name, getattr(self, name), least=0.0)
         number("mlp_ratio", self.mlp_ratio, above=0.0)

@@ -42,7 +42,7 @@ class FeatureEncoder(nn.Module):
 
     def __init__(self, name: str, argument: str, dim: int | Sequence[int], width: int) -> None:
         super().__init__()
-        sizes = [dim] if isinstance(dim, int) else list(dim)
+        sizes = list(dim) if isinstance(dim, Sequence) and not isinstance(dim, str) else [dim]
         if any(isinstance(size, bool) or not isinstance(size, numbers.Integral) for size in sizes):
             raise TypeError(f"{argument} must be a whole number or a sequence of them, got {dim!r}")
         if (any(size < 1 for size in sizes) or not sizes) and dim != 0:

@@ -32,7 +32,7 @@ from graphformer import backends
 from graphformer.attention import normalizers, sparsifiers
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
-from graphformer.errors import whole
+from graphformer.errors import number, whole
 from graphformer.graph import AttentionGraph
 from graphformer.nn import conv_inputs
 from graphformer.nn.attention import Operator, sharpening_start
@@ -120,6 +120,8 @@ class AttentionConv(EdgeAttention):
         for name, value in (("out_channels", out_channels), ("heads", heads), ("head_channels", head_channels), ("edge_dim", edge_dim)):
             if value is not None and (name, value) != ("edge_dim", -1):
                 whole(name, value)
+        if isinstance(fill_value, int | float):
+            number("fill_value", fill_value)
         if not add_self_loops and not (isinstance(fill_value, str) and fill_value == "mean"):
             raise ValueError(f"fill_value={fill_value} is the features of self-loops, and add_self_loops is False: give both, or neither")
         if head_channels is None and concat and out_channels % heads:

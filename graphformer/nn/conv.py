@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from typing_extensions import Unpack
 
+from graphformer.errors import number
 from graphformer.nn.attention import Operator
 from graphformer.nn.attention_conv import AttentionConv, Channels
 from graphformer.nn.conv_options import ConvOptions
@@ -147,6 +148,7 @@ class OwnScaled(Operator):
 
     def __init__(self, inner: Operator, self_weight: float) -> None:
         super().__init__()
+        number("self_weight", self_weight)
         self.inner, self.self_weight, self.reductions = inner, self_weight, inner.reductions
 
     def reset_parameters(self) -> None:

@@ -10,7 +10,7 @@ from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import number, whole
 from graphformer.nn.attention import GraphAttention, Operator, Options, head_dim
-from graphformer.nn.mlp import HeadMLP
+from graphformer.nn.mlp import HeadMLP, probability
 
 
 def mlp_width(mlp_ratio: float, dim: int) -> int:
@@ -45,6 +45,7 @@ class GINOperator(Operator):
         super().__init__()
         whole("num_heads", num_heads)
         whole("dim", dim)
+        number("norm_eps", norm_eps, least=0.0)
         self.initial_eps, self.self_weight = number("eps", eps), number("self_weight", self_weight)
         self.eps = nn.Parameter(torch.full((num_heads,), float(eps)))
         self.mlp = HeadMLP(num_heads, dim, mlp_width(mlp_ratio, dim), dim, norm=norm, dropout=dropout, eps=norm_eps)
@@ -114,6 +115,8 @@ class GINAttention(GraphAttention):
         **options: Unpack[Options],
     ) -> None:
         dim, _ = head_dim(hidden_size, num_heads, num_kv_heads)
+        probability("mlp_dropout", mlp_dropout)
+        number("mlp_norm_eps", mlp_norm_eps, least=0.0)
         super().__init__(
             GINOperator(num_heads, dim, mlp_ratio, eps=eps, self_weight=self_weight, dropout=mlp_dropout, norm_eps=mlp_norm_eps),
             hidden_size=hidden_size,

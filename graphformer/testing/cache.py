@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphformer.errors import whole
 from graphformer.testing.common import positions_of, require_equal, tolerance, violation
 
 
@@ -51,7 +52,8 @@ def check_cache(
         raise ValueError(f"attention_mask must have the shape of input_ids, {tuple(input_ids.shape)}, got {tuple(attention_mask.shape)}")
     if prefill is None:
         prefill = sorted({1, max(1, length // 2), length - 1})
-    if not all(0 < n < length for n in prefill) or not all(n > 0 for n in chunks):
+    whole("left_padding", left_padding, 0)
+    if not prefill or not chunks or not all(0 < n < length for n in prefill) or not all(n > 0 for n in chunks):
         raise ValueError(f"prefill must lie in 1..{length - 1} and chunks must be positive, got {list(prefill)} and {list(chunks)}")
 
     masks = [attention_mask]

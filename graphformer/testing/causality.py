@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphformer.errors import whole
 from graphformer.testing.common import (
     differs,
     other_values,
@@ -50,6 +51,7 @@ def check_causal(
     sequence_axis(x)
     length = x.shape[1]
     if positions is None:
+        whole("num_positions", num_positions)
         positions = sorted({int(j) for j in torch.linspace(0, length - 1, min(num_positions, length)).round()})
     elif not all(-length <= j < length for j in positions):
         raise ValueError(f"positions must lie in {-length}..{length - 1} for a sequence of {length} tokens, got {list(positions)}")

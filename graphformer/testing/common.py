@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphformer.errors import number
+
 LAWS: dict[int, str] = {
     1: "causal: changing token j changes no output before j",
     2: "independence: padding, batch mates and packed neighbours change nothing",
@@ -80,6 +82,8 @@ def require_equal(
         return
     default = max(tolerance(got.dtype), tolerance(want.dtype))
     atol, rtol = default if atol is None else atol, default if rtol is None else rtol
+    number("atol", atol, least=0.0)
+    number("rtol", rtol, least=0.0)
     got, want = got.detach(), want.detach().to(got.device)
     exact_got, exact_want = got.double(), want.double()
     difference = torch.where(exact_got == exact_want, 0.0, (exact_got - exact_want).abs())

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphformer.errors import whole
 from graphformer.testing.common import differs, normal, require_equal, run, run_steadily, violation
 
 _TARGETS = ("node", "edge", "graph")
@@ -109,7 +110,7 @@ def check_equivariant(
     batch = torch.zeros(len(x), dtype=torch.long, device=x.device) if batch is None else batch
     want = _rows(run_steadily(model, *_arguments(x, senders, receivers, batch, edge_attr)), target, x, senders, batch)
     generator = torch.Generator().manual_seed(seed)
-    for trial in range(num_permutations):
+    for trial in range(whole("num_permutations", num_permutations)):
         # order[new] = old, and nodes stay within their graph, because models may rely on batch being ascending.
         order = torch.randperm(len(x), generator=generator).to(x.device)
         order = order[torch.argsort(batch[order], stable=True)]

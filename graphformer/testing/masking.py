@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphformer.errors import whole
 from graphformer.testing.common import other_values, require_equal, run, run_steadily, sequence_axis, sequence_output
 
 
@@ -42,6 +43,7 @@ def check_padding(
     """
     sequence_axis(x)
     batch, total = x.shape[:2]
+    whole("padding", padding, 0)
     if lengths is None:
         lengths = [max(1, total - 2 * b) for b in range(batch)]
     if len(lengths) != batch or not all(0 < n <= total for n in lengths):

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from graphformer.datasets.text import IGNORED_LABEL, collate_windows
+from graphformer.errors import whole
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ def evaluate(model: PreTrainedModel, dataset: Dataset, batch_size: int = 32) -> 
     Raises:
         ValueError: a ``batch_size`` below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}; 32 is a good start.")
+    whole("batch_size", batch_size)
     was_training = model.training
     model.eval()
     windows = []

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from graphformer.errors import whole
+
 
 class NodeBudgetSampler(Sampler[list[int]]):
     """A batch sampler that fills each batch with graphs up to ``max_nodes`` nodes.
@@ -49,8 +51,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         if self.sizes.ndim != 1 or not len(self.sizes) or self.sizes.min() < 0:
             raise ValueError("sizes must hold the number of nodes of at least one graph, each 0 or more.")
         for name, value, least in (("max_nodes", max_nodes, 1), ("epochs", epochs, 1), ("seed", seed, 0), ("processes", processes, 1)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}.")
+            whole(name, value, least)
         if not 0 <= rank < processes:
             raise ValueError(f"rank must be from 0 to {processes - 1}, got {rank}.")
         self.max_nodes, self.shuffle, self.seed, self.rank, self.processes = max_nodes, shuffle, seed, rank, processes

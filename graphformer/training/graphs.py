@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
-from graphformer.errors import require
+from graphformer.errors import number, require, whole
 from graphformer.models.graph_base import GraphNetwork
 from graphformer.models.label_masks import undecided
 from graphformer.training.checkpoints import latest_checkpoint, require_complete
@@ -109,10 +109,13 @@ class GraphTrainer(ResumableTrainer):
         require("accelerate", extra="graphs", why="Training")
         counts = {"epochs": epochs, "max_nodes": max_nodes, "eval_epochs": eval_epochs, "patience": 1 if patience is None else patience}
         for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {learning_rate}; 1e-3 is a good start.")
+            whole(name, value)
+        if save_total_limit is not None:
+            whole("save_total_limit", save_total_limit)
+        whole("seed", seed, 0)
+        number("learning_rate", learning_rate, above=0.0, hint="; 1e-3 is a good start")
+        for name, value in {"weight_decay": weight_decay, "max_grad_norm": max_grad_norm}.items():
+            number(name, value, least=0.0)
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup must be at least 0 and below 1, got {warmup}; 0.05 is customary.")
         if patience is not None and eval_dataset is None:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graphformer.datasets.text import TextDataset
-from graphformer.errors import require
+from graphformer.errors import number, require, whole
 from graphformer.training.checkpoints import latest_checkpoint, require_complete
 from graphformer.training.evaluation import Evaluation
 from graphformer.training.run import (
@@ -114,10 +114,17 @@ def train_language_model(
     """
     require("accelerate", extra="text", why="Training")
     for name, value in {"steps": steps, "batch_size": batch_size, "eval_steps": eval_steps, "save_steps": save_steps}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be above 0, got {learning_rate}; 1e-3 is a good start for a small model.")
+        whole(name, value)
+    number("learning_rate", learning_rate, above=0.0, hint="; 1e-3 is a good start for a small model")
+    for name, value in {"weight_decay": weight_decay, "max_grad_norm": max_grad_norm}.items():
+        number(name, value, least=0.0)
+    for beta in betas:
+        if not 0 <= number("betas", beta) < 1:
+            raise ValueError(f"betas must be at least 0 and below 1, got {betas}.")
+    for name, value in {"eval_batch_size": eval_batch_size, "save_total_limit": save_total_limit}.items():
+        if value is not None:
+            whole(name, value)
+    whole("seed", seed, 0)
     if not 0 <= min_lr_ratio <= 1:
         raise ValueError(f"min_lr_ratio must be between 0 and 1, got {min_lr_ratio}; 0.1 is customary.")
     warmup_steps = min(100, steps // 10) if warmup_steps is None else warmup_steps

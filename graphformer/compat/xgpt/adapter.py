@@ -190,5 +190,5 @@ def streamed(settings: Settings) -> dict[str, Any]:
     if method not in ("sum", "mean"):
         raise ValueError(f"adj_construction_method={method!r} has no streamed graph: use construct_adjacency")
     beta, cut = settings.continuous_transform_alpha, settings.epsilon_threshold
-    sparsify = Reweigh("sigmoid", settings.threshold, beta=beta, above=cut) if beta > 0 else Threshold(cut)
+    sparsify = Reweigh("sigmoid", settings.threshold, beta=beta, above=cut) if beta > 0 else Threshold(cut, signed=True)
     return {"sparsify": sparsify, "reduce": None if per_head else method, "clamp": 1.0 if method == "sum" and not per_head else None}
