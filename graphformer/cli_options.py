@@ -8,12 +8,12 @@ from typing import Any
 
 from graphformer.errors import require
 
-core = require("typer.core", extra="text", why="The command line")
+core: Any = require("typer.core", extra="text", why="The command line")
 
 _given: ContextVar[frozenset[str]] = ContextVar("given", default=frozenset())
 
 
-class Command(core.TyperCommand):  # type: ignore[misc]
+class Command(core.TyperCommand):
     """A command that remembers which of its options were given: a default says nothing, the same value given does."""
 
     def invoke(self, ctx: Any) -> Any:

@@ -65,14 +65,15 @@ def number(
         TypeError: no number; a bool is none.
         ValueError: NaN, infinite, or out of range; the text names the argument, its value and the range.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    kind: Any = numbers.Real  # int, float and numpy's, which type checkers do not take for comparable
+    if isinstance(value, bool) or not isinstance(value, kind):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}){hint}")
     if not math.isfinite(value) or value < least or value <= above or value > most:
         bounds = [f"above {above:g}"] * (above > -math.inf) + [f"at least {least:g}"] * (least > -math.inf)
         bounds += [f"at most {most:g}"] * (most < math.inf)
         said = " and ".join(bounds) if math.isfinite(value) else " ".join(("a finite number", " and ".join(bounds))).strip()
         raise ValueError(f"{name} must be {said}, got {value}{hint}")
-    return value  # type: ignore[return-value]
+    return value
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:

@@ -50,7 +50,7 @@ class Entry(Function):
         return q.view_as(q), k.view_as(k), x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if not torch.is_grad_enabled():
             return None, *grads
         passage, (q, k, x) = ctx.passage, ctx.saved_tensors

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterable
+from types import ModuleType
 
 import numpy as np
 
@@ -48,7 +49,7 @@ CAPS = frozenset(["ACE", "FOR", "NME", "NMA", "NHE", "NH2"])
 CALCIUM = frozenset(("CA", "CA2", "CA+", "CA2+", "CAL", "CA+2"))
 
 
-def _info():
+def _info() -> ModuleType:
     return require("biotite.structure.info", extra="protein", why="reading structures")
 
 

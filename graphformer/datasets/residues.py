@@ -57,9 +57,10 @@ def read_residues(path: Path, kind: str, *, every: bool) -> Iterator[ReadModel]:
     charges = path.name.lower().removesuffix(".gz").endswith(".pdbqt")
     parts = read_models(data, kind_by_content(data, kind), charges=charges)
     count = next(parts)
+    assert isinstance(count, int)
     for number in range(1, count + 1 if every else 2):
         model = next(parts)
-        assert isinstance(count, int) and isinstance(model, Model)
+        assert isinstance(model, Model)
         read = _read(number, model)
         if not every and count > 1:
             told = f"the first of {count} models is read; models='all' makes a graph of each"
@@ -140,8 +141,8 @@ def _count(number: int, what: str) -> str:
 
 
 def _some(names: Iterable[object]) -> str:
-    names = list(map(str, names))
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    told = list(map(str, names))
+    return ", ".join(told[:_NAMED]) + (", ..." if len(told) > _NAMED else "")
 
 
 __all__ = ["ReadModel", "Residues", "UnreadableStructure", "read_residues"]

@@ -108,8 +108,8 @@ class GraphTrainer(ResumableTrainer):
     ) -> None:
         require("accelerate", extra="graphs", why="Training")
         counts = {"epochs": epochs, "max_nodes": max_nodes, "eval_epochs": eval_epochs, "patience": 1 if patience is None else patience}
-        for name, value in counts.items():
-            whole(name, value)
+        for name, count in counts.items():
+            whole(name, count)
         if save_total_limit is not None:
             whole("save_total_limit", save_total_limit)
         whole("seed", seed, 0)

@@ -113,17 +113,17 @@ def train_language_model(
         MissingExtra: accelerate or tensorboard is not installed.
     """
     require("accelerate", extra="text", why="Training")
-    for name, value in {"steps": steps, "batch_size": batch_size, "eval_steps": eval_steps, "save_steps": save_steps}.items():
-        whole(name, value)
+    for name, count in {"steps": steps, "batch_size": batch_size, "eval_steps": eval_steps, "save_steps": save_steps}.items():
+        whole(name, count)
     number("learning_rate", learning_rate, above=0.0, hint="; 1e-3 is a good start for a small model")
     for name, value in {"weight_decay": weight_decay, "max_grad_norm": max_grad_norm}.items():
         number(name, value, least=0.0)
     for beta in betas:
         if not 0 <= number("betas", beta) < 1:
             raise ValueError(f"betas must be at least 0 and below 1, got {betas}.")
-    for name, value in {"eval_batch_size": eval_batch_size, "save_total_limit": save_total_limit}.items():
-        if value is not None:
-            whole(name, value)
+    for name, limit in {"eval_batch_size": eval_batch_size, "save_total_limit": save_total_limit}.items():
+        if limit is not None:
+            whole(name, limit)
     whole("seed", seed, 0)
     if not 0 <= min_lr_ratio <= 1:
         raise ValueError(f"min_lr_ratio must be between 0 and 1, got {min_lr_ratio}; 0.1 is customary.")
