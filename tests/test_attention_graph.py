@@ -765,8 +765,8 @@ def test_edges_refuse(edges: Callable[[], Edges], error: type[Exception], text: 
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: Threshold(math.nan), "tau must be a finite number, got nan"),
-        (lambda: Threshold(math.inf), "tau must be a finite number, got inf"),
+        (lambda: Threshold(math.nan), "tau must be a finite number at least 0, got nan"),
+        (lambda: Threshold(math.inf), "tau must be a finite number at least 0, got inf"),
         (lambda: TopK(0), "k must be a positive integer .* got 0"),
         (lambda: TopK(True), r"k must be a positive integer \(edges per row, independent of the length\), got True"),
         (lambda: Window(0), "a window must hold at least the token itself, got size=0"),

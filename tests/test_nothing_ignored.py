@@ -125,6 +125,7 @@ NOT_CALLED = {
     "SparseGINModel.inject_adapter": "hands all to PEFT's own",
     "GraphformerPreTrainedModel": "the base class; transformers' constructor takes what its mixins may take",
     "GraphTrainer.train": "hands all to transformers' own, which refuses what it does not know",
+    "GraphformerForCausalLM.init_continuous_batching": "refuses to be called at all",
     "edges_per_token": "hands its inputs to a model of anybody's",
     "Backend": "a protocol, which is not made",
 }

@@ -204,13 +204,13 @@ class Packed(Rule):
     def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
         if tuple(self.segments.shape) != (batch, num_senders):
             raise ValueError(f"segments must have shape [{batch}, {num_senders}] (batch, keys), got {list(self.segments.shape)}")
-        if self.segments.is_floating_point():
-            raise TypeError(f"segments must hold integers, one number a text, got {self.segments.dtype}")
         if num_receivers > num_senders:
             raise ValueError(
                 f"packed texts need at least as many keys as queries, got {num_receivers} queries and {num_senders} keys: "
                 "a query's text is that of the key at its own position"
             )
+        if self.segments.is_floating_point():
+            raise TypeError(f"segments must hold integers, one number a text, got {self.segments.dtype}")
 
 
 @dataclass(frozen=True, eq=False)

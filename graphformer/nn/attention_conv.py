@@ -35,6 +35,7 @@ from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import number, whole
 from graphformer.graph import AttentionGraph
 from graphformer.nn import conv_inputs
+from graphformer.nn.added_loops import Edges, check_fill
 from graphformer.nn.attention import Operator, sharpening_start
 from graphformer.nn.conv_options import refuse_others
 from graphformer.nn.edge_attention import EdgeAttention
@@ -49,7 +50,6 @@ from graphformer.nn.graph_inputs import (
     refuse_crossing,
 )
 from graphformer.nn.mlp import probability
-from graphformer.nn.self_loops import Edges, check_fill
 
 Channels = int | tuple[int, int]
 

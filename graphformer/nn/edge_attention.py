@@ -20,12 +20,12 @@ from graphformer.backends.torch import magnitude
 from graphformer.finite import batched, require_finite
 from graphformer.graph import AttentionGraph
 from graphformer.nn import conv_inputs
+from graphformer.nn.added_loops import Edges
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.graph_inputs import numberless
 from graphformer.nn.message_layer import MessageLayer
 from graphformer.nn.recompute import in_stretches
-from graphformer.nn.self_loops import Edges
 
 WHOLE_NODES = 8192
 """On more nodes the operator's intermediates (PNA's are 18 times as wide as its input) are made again in the backward pass."""
