@@ -103,12 +103,21 @@ def attend(
         problem.require_finite()
         out = flash.weighted_sum(problem, q, k, x, dropout)
         return dict.fromkeys(reductions, out), None
+    if exporting() and not output_graph:
+        from graphformer.attention import exported
+
+        return exported.over_pairs(problem, x, reductions, dropout), None
     if torch.compiler.is_compiling() and not output_graph:
         from graphformer.attention import compiled
 
         return compiled.over_edges(problem, x, reductions, chosen, dropout), None
     reduced, graph = over_edges(problem, x, reductions, chosen, dropout)
     return reduced, graph if output_graph else None
+
+
+def exporting() -> bool:
+    """Whether ``torch.export`` traces; torch 2.6 cannot tell it from compiling."""
+    return getattr(torch.compiler, "is_exporting", bool)()
 
 
 @torch.compiler.disable  # as build is

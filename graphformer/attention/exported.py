@@ -1,0 +1,53 @@
+"""Edges in an exported program (``torch.export``, ONNX): the slots on the whole matrix of scores.
+
+How many edges there are is in the data, and an exported program has no operator of ours that could
+hide it. So what is cut becomes weight 0 in a matrix whose shape is known: the formulas of
+:mod:`graphformer.attention.dense`, with ``N x N`` memory. The eager layer needs none of that.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphformer.attention import dense
+from graphformer.attention.problem import Problem
+from graphformer.attention.sparsifiers import elementwise
+
+
+def over_pairs(problem: Problem, x: Tensor, reductions: tuple[str, ...], dropout: float) -> dict[str, Tensor]:
+    """The reductions of ``x`` ``[B, H, Nk, D]``, each ``[B, H, Nq, D]``; degrees ``[B, H, Nq, 1]``.
+
+    Raises:
+        ValueError: candidates are an edge list, or the sparsifier gives kept edges other weights.
+    """
+    if problem.edges is not None:
+        raise ValueError(
+            "a layer with explicit candidate edges cannot be exported: export it with a rule, such as "
+            "Window(64), or the layer on edges (GINAttentionConv), which takes edges as an input"
+        )
+    if not elementwise(problem.sparsify):
+        raise ValueError(
+            f"{type(problem.sparsify).__name__} gives edges other weights and cannot be exported: "
+            "export the layer with Threshold, TopK or TopFraction"
+        )
+    allowed = problem.allowed()
+    weights = problem.score.weights(problem.q, problem.k, allowed, problem.normalize)
+    keep = allowed.expand(weights.shape)
+    if problem.sparsify is not None:
+        keep = problem.sparsify.rows(weights.detach(), keep)
+        weights = weights.masked_fill(~keep, 0.0)
+        if problem.sparsify.renormalize:
+            total = weights.sum(-1, keepdim=True)
+            weights = weights / total.masked_fill(total == 0, 1.0)
+    dropped = F.dropout(weights, dropout) if dropout else weights
+    values = x.to(weights.dtype)
+    reduced: dict[str, Tensor] = {}
+    for name in reductions:
+        if name.partition("@")[0] == "degree":
+            bound = name.partition("@")[2]
+            counted = keep & (weights > float(bound)) if bound else keep
+            reduced[name] = counted.sum(-1, keepdim=True).to(x.dtype)
+        else:
+            reduced[name] = dense.reduce(dropped, keep, values, name).to(x.dtype)
+    return reduced
