@@ -17,6 +17,7 @@ LAYERS = {
     "gin threshold": lambda: GINAttention(42, 6, 2, sparsify=gf.Threshold(0.1)),
     "gin stream": lambda: GINAttention(42, 6, sparsify=gf.Threshold(0.1), executor="stream"),
     "gin renormalized": lambda: GINAttention(42, 6, 3, sparsify=gf.Threshold(0.1, renormalize=True) & gf.TopK(3)),
+    "gin of three": lambda: GINAttention(42, 6, sparsify=gf.TopK(3)),
     "gin sigmoid fraction": lambda: GINAttention(42, 6, sparsify=TopFraction(0.3), normalize="sigmoid"),
     "pna threshold": lambda: PNAAttention(42, 6, 2, sparsify=gf.Threshold(0.1)),
     "sum threshold": lambda: SumAttention(42, 6, 2, sparsify=gf.Threshold(0.1), is_causal=False),
@@ -24,7 +25,8 @@ LAYERS = {
 
 
 def exported(layer, x, *more):
-    shapes = {1: torch.export.Dim("length", min=2, max=512)}
+    # Of fewer candidates than TopK keeps the program would be another.
+    shapes = {1: torch.export.Dim("length", min=4, max=512)}
     return torch.export.export(layer, (x, *more), dynamic_shapes=(shapes,) * (1 + len(more)))
 
 

@@ -34,6 +34,8 @@ def plan(problem: Problem, reductions: tuple[str, ...], *, executor: str, backen
         raise ValueError(f"executor='flash' builds no edges and cannot be used here: {obstacle}")
     if executor in ("auto", "flash") and obstacle is None:
         return Plan("flash", "auto", "the operator needs only weighted sums, so no edges are built")
+    if exporting():  # a choice by the number of scores would be a bound on the length
+        return Plan("dense", "torch", "an exported program needs known shapes")
     chosen = choose(problem) if executor == "auto" else executor
     return Plan(chosen, "torch" if backend == "auto" else backend, obstacle or f"executor={executor!r} was named")
 

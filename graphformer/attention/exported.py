@@ -32,7 +32,10 @@ def over_pairs(problem: Problem, x: Tensor, reductions: tuple[str, ...], dropout
             "export the layer with Threshold, TopK or TopFraction"
         )
     allowed = problem.allowed()
-    weights = problem.score.weights(problem.q, problem.k, allowed, problem.normalize)
+    # Keys of a group stand for themselves here: folding heads into rows would bound the length.
+    groups = problem.sizes[1] // problem.k.shape[1]
+    k = problem.k if groups == 1 else problem.k.repeat_interleave(groups, dim=1)
+    weights = problem.score.weights(problem.q, k, allowed, problem.normalize)
     keep = allowed.expand(weights.shape)
     if problem.sparsify is not None:
         keep = problem.sparsify.rows(weights.detach(), keep)
