@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from graphformer import finite
 from graphformer.backends.sums import part, sum_to_receivers, sum_to_senders, widen
 from graphformer.backends.torch import TorchBackend
 from graphformer.graph import AttentionGraph
@@ -78,13 +79,21 @@ def split(name: str) -> tuple[str, float | None]:
         raise ValueError(f"reduce {name!r} needs a number after the @, as in max_norm@0.2") from None
 
 
+def largest_of(backend: Backend) -> Backend:
+    """Whose ``largest`` runs: plain torch's under ``torch.func``, which can transform no kernel of another library.
+
+    Maxima are not rounded, so it gives the same numbers.
+    """
+    return TorchBackend() if finite.transformed() else backend
+
+
 def by_norm(backend: Backend, graph: AttentionGraph, x: Tensor, sign: float, above: float | None) -> Tensor:
     """The features of the sender whose Euclidean norm is largest (sign 1) or smallest (-1); the mean of equal ones."""
     if above is not None:
         graph = graph.select(graph.weight.detach() > above)
     norm = sign * x.detach().norm(dim=-1)
     backend = backend if graph.num_edges else TorchBackend()  # as in aggregate
-    best = backend.largest(graph, norm.unsqueeze(-1)).squeeze(-1)
+    best = largest_of(backend).largest(graph, norm.unsqueeze(-1)).squeeze(-1)
     attained = (norm[graph.senders] == best[graph.receivers]).to(x.dtype)
     return backend.weighted_sum(graph.with_weight(attained).renormalize(), x)
 
@@ -109,9 +118,9 @@ def reduce(backend: Backend, graph: AttentionGraph, x: Tensor, names: tuple[str,
             positive = var > SMALLEST_VARIANCE
             out["std"] = torch.where(positive, torch.where(positive, var, torch.ones_like(var)).sqrt(), torch.zeros_like(var))
     if "max" in names:
-        out["max"] = Extremum.apply(x, graph, backend)
+        out["max"] = Extremum.apply(x, graph, largest_of(backend))
     if "min" in names:
-        out["min"] = -Extremum.apply(-x, graph, backend)
+        out["min"] = -Extremum.apply(-x, graph, largest_of(backend))
     for name in names:
         kind, above = split(name)
         if kind in ("max_norm", "min_norm"):
