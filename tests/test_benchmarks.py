@@ -18,7 +18,7 @@ def written(name: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in RESULTS.glob(f"{name}*")}
 
 
-@pytest.mark.parametrize("call", ["aggregate", "attention", "decode", "finetune", "graph_cost", "graphs polycrystals"])
+@pytest.mark.parametrize("call", ["aggregate", "attention", "decode", "finetune", "graph_cost", "graphs polycrystals", "slots"])
 def test_quick(call):
     name, *words = call.split()
     before = written(name)

@@ -31,7 +31,7 @@ def plan(problem: Problem, reductions: tuple[str, ...], *, executor: str, backen
     if obstacle is None and output_graph:
         obstacle = "the graph itself was asked for"
     if executor == "flash" and obstacle is not None:
-        raise ValueError(f"executor='flash' builds no edges and cannot be used here: {obstacle}")
+        raise ValueError(f"executor='flash' builds no edges and cannot be used here: {obstacle}; executor='auto' chooses one that can")
     if executor in ("auto", "flash") and obstacle is None:
         return Plan("flash", "auto", "the operator needs only weighted sums, so no edges are built")
     if exporting():  # a choice by the number of scores would be a bound on the length

@@ -16,7 +16,7 @@ from graphformer.attention import twice
 from graphformer.attention.candidates import All, Causal
 from graphformer.attention.normalizers import Softmax
 from graphformer.attention.problem import Problem
-from graphformer.attention.scores import Differential, ScaledDotProduct
+from graphformer.attention.scores import Differential, ScaledDotProduct, per_head
 
 
 def obstacle(problem: Problem, reductions: tuple[str, ...]) -> str | None:
@@ -40,7 +40,7 @@ def weighted_sum(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: flo
     if isinstance(score, Differential):
         halves = zip(problem.q.to(x.dtype).chunk(2, -1), problem.k.to(x.dtype).chunk(2, -1), strict=True)
         first, second = (sdpa(problem, *pair, x, dropout, 1.0) for pair in halves)
-        return first - (score.amount * second).to(second.dtype)
+        return first - (per_head("amount", score.amount, q.shape) * second).to(second.dtype)
     assert isinstance(score, ScaledDotProduct)
     if half not in (torch.float16, torch.bfloat16):
         return sdpa(problem, problem.q.to(x.dtype), problem.k.to(x.dtype), x, dropout, 1.0)  # both factors are in the problem's q
@@ -49,7 +49,7 @@ def weighted_sum(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: flo
             # Sharpened queries may lie beyond float16's largest number, 65504. The problem's own are float32.
             with torch.autocast(x.device.type, enabled=False):
                 return sdpa(problem, problem.q, problem.k, x.float(), dropout, 1.0).to(x.dtype)
-        q = q * score.sharpening
+        q = q * per_head("sharpening", score.sharpening, q.shape, rows=True)
     scale = 1.0 / math.sqrt(q.shape[-1]) if score.scale is None else score.scale
     return sdpa(problem, q.to(x.dtype), k.to(x.dtype), x, dropout, scale)
 

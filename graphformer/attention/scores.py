@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,10 @@ class Score:
     def heads(self, q: Tensor) -> int:
         """The number of heads: lanes of each sequence."""
         return q.shape[1]
+
+    def of_sequences(self, part: slice) -> Score:
+        """The score of a part of the batch; for :meth:`weights`, where it holds tensors with an axis of sequences."""
+        return self
 
     def prepare(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """What does not depend on pairs, done once; half precision becomes float32."""
@@ -159,6 +163,10 @@ class Differential(Score):
         dtype = torch.promote_types(q.dtype, torch.float32)
         sharpening = per_head("sharpening", self.sharpening, q.shape, rows=True)
         return q.to(dtype) * factors(self.scale, sharpening, q.shape[-1] // 2, dtype), k.to(dtype)
+
+    def of_sequences(self, part: slice) -> Score:
+        own = isinstance(self.amount, Tensor) and self.amount.ndim == 4 and len(self.amount) > 1
+        return replace(self, amount=self.amount[part]) if own else self
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, normalize: Normalizer) -> Tensor:
         first, second = (normalize.rows(dots(*half), allowed) for half in zip(q.chunk(2, -1), k.chunk(2, -1), strict=True))
