@@ -177,8 +177,9 @@ class Differential(Score):
         num_receivers = graph.num_lanes * graph.num_receivers
         first, second = (normalize.edges(sampled_scores(*half, graph), graph.receivers, num_receivers) for half in halves)
         amount = per_head("amount", self.amount, q.shape)
-        if isinstance(amount, Tensor) and amount.numel() > 1:
-            amount = amount.expand(*graph.batch_shape, 1, 1).flatten()[graph.sender_lane]
+        if isinstance(amount, Tensor):
+            one = amount.numel() == 1  # of any shape
+            amount = amount.reshape(()) if one else amount.expand(*graph.batch_shape, 1, 1).flatten()[graph.sender_lane]
         return first - amount * second
 
 
