@@ -36,13 +36,13 @@ class WeightedDeviation(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, center = ctx.saved_tensors
         graph = ctx.graph
+        if not (torch.is_grad_enabled() or finite.transformed()):
+            return *first_slopes(graph, x, weight, center, grad), None
         signs = sign(weight)
         deviation = torch.addcmul(x.index_select(0, graph.senders), signs, center.index_select(0, graph.receivers), value=-1)
         slope = grad.index_select(0, graph.receivers) * deviation  # [E, D]
         dw = (slope * deviation).sum(-1) * signs.squeeze(-1)
-        factor = 2 * magnitude(weight).unsqueeze(-1)
-        # Nothing is recorded in an ordinary backward pass, so memory may be used again.
-        slope = slope * factor if torch.is_grad_enabled() or finite.transformed() else slope.mul_(factor)
+        slope = slope * (2 * magnitude(weight).unsqueeze(-1))
         dx = sum_to_senders(graph, slope)
         return dx, dw, -sum_to_receivers(graph, slope * signs), None
 
@@ -55,6 +55,17 @@ class WeightedDeviation(Function):
         every = Ends.of(graph).repeated(size).graph
         rows = (join(x, in_dims[0], size), join(weight, in_dims[1], size), join(center, in_dims[2], size))
         return WeightedDeviation.apply(*rows, every).unflatten(0, (size, -1)), 0
+
+
+def first_slopes(graph: AttentionGraph, x: Tensor, weight: Tensor, center: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of :class:`WeightedDeviation` where none of them is to be differentiated: each ``[E, D]`` tensor is used again."""
+    signs = sign(weight)
+    deviation = x.index_select(0, graph.senders).addcmul_(signs, center.index_select(0, graph.receivers), value=-1)
+    slope = grad.index_select(0, graph.receivers).mul_(deviation)
+    dw = deviation.mul_(slope).sum(-1).mul_(signs.squeeze(-1))
+    order, starts = graph.by_sender
+    dx = bag(order, slope, starts, 2 * magnitude(weight)[order])
+    return dx, dw, bag(torch.arange(graph.num_edges, device=graph.device), slope, graph.indptr, -2 * weight)
 
 
 def sign(weight: Tensor) -> Tensor:
