@@ -24,7 +24,7 @@ NAN, INF = float("nan"), float("inf")
     [
         ({"threshold": -3}, "threshold must be a finite number of at least 0, got -3"),
         ({"threshold": -1e-9}, "threshold must be a finite number of at least 0"),
-        ({"threshold": INF}, "tau must be a finite number, got inf"),
+        ({"threshold": INF}, "threshold must be a finite number of at least 0, got inf"),
         ({"threshold": 1.0}, r"threshold=1.0 leaves no edge: no weight of graph='merged' exceeds 1 \(clamp\)"),
         ({"threshold": 0.6, "clamp": 0.5}, r"leaves no edge: no weight of graph='merged' exceeds 0.5 \(clamp\)"),
         ({"threshold": 1.5, "graph": "per_head", "clamp": None}, "leaves no edge: no weight of graph='per_head' exceeds 1"),

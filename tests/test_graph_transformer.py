@@ -390,7 +390,7 @@ def test_several_targets():
         "charge": {"place": "node", "loss": "mae", "weight": 0.5},
         "bond": Target("edge", 3, "classification"),
     }
-    net, data = made(target=targets), a_graph()
+    net, data = made(target=targets, out_dim=1), a_graph()
     data.gap, data.charge, data.bond = torch.randn(1, 2), torch.randn(11), torch.randint(3, (29,))
     out = net(data)
     assert {name: tuple(value.shape) for name, value in out.prediction.items()} == {"gap": (1, 2), "charge": (11, 1), "bond": (29, 3)}

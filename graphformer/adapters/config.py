@@ -176,10 +176,11 @@ class SparseGINConfig(PeftConfig):
 
     def _check_threshold(self) -> None:
         """That there can be edges."""
+        if isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool):
+            require_number("threshold", self.threshold, least=0)
         self.sparsifier(num_heads=1)
         if isinstance(self.threshold, (str, Mapping)):
             return
-        require_number("threshold", self.threshold, least=0)
         largest = 1.0 if self.graph == "per_head" else self.clamp
         if largest is not None and self.threshold >= largest:
             raise ValueError(

@@ -125,7 +125,9 @@ class SumToSenders(Function):
         out = bag(graph.receivers[order], y, indptr, weight[order])
         if ends.group == 1:
             return out
-        return out.view(-1, ends.group, graph.num_senders, y.shape[1]).sum(1).view(-1, y.shape[1])
+        lanes, width = graph.num_lanes // ends.group, y.shape[1]
+        grouped = out.view(lanes, ends.group, graph.num_senders, width)
+        return grouped.sum(1).view(lanes * graph.num_senders, width)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

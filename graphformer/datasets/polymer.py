@@ -88,6 +88,8 @@ class PolymerGraphs(GraphDataset):
     version: ClassVar[int] = 2
     raw_files: ClassVar[tuple[RawFile, ...]] = tuple(RawFile(f"{name}.csv", sha, f"{_DFT}{name}.csv") for name, sha in _PROPERTIES.items())
     data_folder: ClassVar[str] = "polymer-dft"
+    node_names: tuple[str, ...] = NODE_NAMES
+    edge_names: tuple[str, ...] = EDGE_NAMES
 
     def __init__(
         self,

@@ -85,7 +85,7 @@ class GraphNetwork(nn.Module):
         self.global_map = nn.Linear(global_dim, hidden_size, bias=False) if global_dim else None
         self.edge_features = None if edge_dim is None else FeatureEncoder("edge_attr", "edge_dim", edge_dim, edge_hidden)
 
-        if not isinstance(target, str) and (out_dim, task, loss) != (1, "regression", "mse"):
+        if target and not isinstance(target, str) and (out_dim, task, loss) != (1, "regression", "mse"):
             raise ValueError(
                 f"out_dim={out_dim}, task={task!r} and loss={loss!r} describe one target that is given by its place; give "
                 "them to each Target(place, out_dim, task, loss)"

@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses import fake_tensor
-from torch_geometric import EdgeIndex
-from torch_geometric.index import ptr2index
-from torch_geometric.utils.sparse import set_sparse_value
 
 from graphformer.finite import readable, require_finite, traced
 
@@ -67,12 +64,17 @@ class GraphInput:
         if isinstance(self.source, Tensor):
             if self.source.layout == torch.strided:
                 return self.source, alpha
+            from torch_geometric.utils.sparse import set_sparse_value
+
             return set_sparse_value(self.source, alpha), alpha
         return self.source.set_value(alpha, layout="coo")
 
 
 def read_graph(edge_index: Any, flow: str) -> GraphInput:
     """From ``edge_index``, an ``EdgeIndex``, or PyG's ``adj_t``: a sparse matrix with receivers in rows, of torch or of torch-sparse."""
+    from torch_geometric import EdgeIndex  # language models do without PyG
+    from torch_geometric.index import ptr2index
+
     if isinstance(edge_index, Tensor) and edge_index.layout == torch.strided:
         if edge_index.ndim != 2 or edge_index.shape[0] != 2:
             raise ValueError(f"edge_index must be [2, edges] (senders, receivers), got shape {list(edge_index.shape)}")

@@ -50,8 +50,9 @@ class ResumableTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
             finally:
                 self._staging = None
-            if self.args.should_save and self.state.best_global_step:  # the Trainer has looked for it in the hidden folder
+            if self.state.best_global_step:  # every process's Trainer has looked for it in the hidden folder
                 self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
+            if self.args.should_save and self.state.best_global_step:
                 self.state.save_to_json(str(folder / PARTIAL / target.name / STATE))
             self.accelerator.wait_for_everyone()
         self.accelerator.wait_for_everyone()
