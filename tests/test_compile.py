@@ -210,12 +210,6 @@ def test_a_trained_normalizer_breaks_the_graph() -> None:
     assert_same(results(torch.compile(layer, backend="aot_eager"), layer, x), results(layer, layer, x))
 
 
-def test_no_export() -> None:
-    """An exported program would look for the sparsifier in a process that does not have it."""
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="an export"):
-        torch.export.export(LAYERS["gin-threshold"](), (torch.randn(2, 11, 42),), strict=True)
-
-
 def test_inputs_without_gradient() -> None:
     q, k, x, sparsify = torch.randn(2, 6, 7, 5), torch.randn(2, 3, 11, 5), torch.randn(2, 2, 11, 4), gf.TopK(3)
 

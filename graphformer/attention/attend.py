@@ -78,7 +78,8 @@ def attend(
     Returns:
         The reductions ``[B, H, Nq, D]`` by name, in x's precision, and the graph or ``None``.
     """
-    number("dropout", dropout, least=0.0, most=1.0)
+    if not torch.compiler.is_compiling():  # there a number of the layer may be a symbol, and the layer has checked it
+        number("dropout", dropout, least=0.0, most=1.0)
     problem = pose(
         q,
         k,
