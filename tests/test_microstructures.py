@@ -1,7 +1,6 @@
 """Grain graphs from label images: by hand, against scikit-image, under relabelling and shifts; files that are read or refused by name."""
 
 import math
-import warnings
 from pathlib import Path
 
 import numpy as np
