@@ -165,8 +165,9 @@ class Differential(Score):
         return q.to(dtype) * factors(self.scale, sharpening, q.shape[-1] // 2, dtype), k.to(dtype)
 
     def of_sequences(self, part: slice) -> Score:
-        own = isinstance(self.amount, Tensor) and self.amount.ndim == 4 and len(self.amount) > 1
-        return replace(self, amount=self.amount[part]) if own else self
+        if isinstance(self.amount, Tensor) and self.amount.ndim == 4 and len(self.amount) > 1:
+            return replace(self, amount=self.amount[part])
+        return self
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, normalize: Normalizer) -> Tensor:
         first, second = (normalize.rows(dots(*half), allowed) for half in zip(q.chunk(2, -1), k.chunk(2, -1), strict=True))
