@@ -15,23 +15,6 @@ class MissingExtra(ImportError):
     """An optional package is not installed. The text names the extra that brings it."""
 
 
-def require_whole(name: str, value: object, least: int = 1) -> None:
-    """Raise TypeError where ``value`` is no whole number, and ValueError where it is below ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def require_number(name: str, value: object, *, above: float | None = None, least: float | None = None) -> None:
-    """Raise TypeError where ``value`` is no number, and ValueError where it is not finite or out of range."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    bound = f" above {above:g}" if above is not None else f" of at least {least:g}" if least is not None else ""
-    if not math.isfinite(value) or (above is not None and value <= above) or (least is not None and value < least):
-        raise ValueError(f"{name} must be a finite number{bound}, got {value}")
-
-
 def require_flag(name: str, value: object) -> None:
     """Raise TypeError where ``value`` is neither True nor False."""
     if not isinstance(value, bool):

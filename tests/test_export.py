@@ -96,8 +96,26 @@ def test_an_exported_language_model_equals_the_eager_one():
     ("options", "text"),
     [
         ({"sparsify": Reweigh("sigmoid", 0.1)}, r"Reweigh gives edges other weights .* Threshold"),
+        (
+            {"sparsify": gf.Threshold(0.1), "backend": "pyg"},
+            r"backend='pyg' cannot be exported: make the layer with backend='auto'",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_refused_by_name(options, text):
     with pytest.raises(Exception, match=text):
         exported(GINAttention(42, 6, **options).eval(), torch.randn(2, 11, 42))
+
+
+def test_explicit_edges_are_not_exported():
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = GINAttention(42, 6, is_causal=False)
+            self.edges = gf.Edges(torch.tensor([0, 1, 2]), torch.tensor([1, 2, 2]))
+
+        def forward(self, x):
+            return self.attention(x, candidates=self.edges)
+
+    with pytest.raises(Exception, match="explicit candidate edges cannot be exported"):
+        torch.export.export(Layer(), (torch.randn(2, 11, 42),))

@@ -17,7 +17,7 @@ from peft import PeftConfig
 from graphformer.adapters.registration import peft_type
 from graphformer.attention.reweigh import Reweigh
 from graphformer.attention.sparsifiers import Sparsifier, Threshold, from_spec, trainable
-from graphformer.errors import require_flag, require_known, require_number, require_whole
+from graphformer.errors import number, require_flag, require_known, whole
 from graphformer.nn.sparse_gin import check_settings
 
 FORMAT = 1
@@ -107,7 +107,7 @@ class SparseGINConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = peft_type()
-        require_whole("format_version", self.format_version)
+        whole("format_version", self.format_version)
         if self.format_version > FORMAT:
             raise ValueError(
                 f"this Sparse-GIN adapter has format version {self.format_version} and this code reads up to {FORMAT}: "
@@ -132,11 +132,11 @@ class SparseGINConfig(PeftConfig):
         for name in ("train_scale", "init_identity", "inference_mode"):
             require_flag(name, getattr(self, name))
         for name in ("scale_start", "scale_end"):
-            require_number(name, getattr(self, name))
+            number(name, getattr(self, name))
         if self.scale_start == self.scale_end == 0 and not self.train_scale:
             raise ValueError("scale_start and scale_end are 0 and train_scale is False: such an adapter can never change anything")
         if self.clamp is not None:
-            require_number("clamp", self.clamp, above=0)
+            number("clamp", self.clamp, above=0)
             if self.graph == "per_head" and self.clamp < 1:
                 raise ValueError(
                     f"clamp={self.clamp} limits the merged weight, and graph='per_head' merges none: leave it out, or give graph='merged'"
@@ -165,8 +165,8 @@ class SparseGINConfig(PeftConfig):
                 raise TypeError(f"layers_to_transform must be a number or a list of numbers, got {numbers!r}")
             if not numbers:
                 raise ValueError("layers_to_transform is empty, which leaves no layer: leave it out for all, or give the numbers")
-            for number in numbers:
-                require_whole("layers_to_transform", number, 0)
+            for one in numbers:
+                whole("layers_to_transform", one, 0)
             if not isinstance(self.layers_to_transform, int):
                 self.layers_to_transform = list(numbers)  # as it is saved
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
@@ -177,7 +177,7 @@ class SparseGINConfig(PeftConfig):
     def _check_threshold(self) -> None:
         """That there can be edges."""
         if isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool):
-            require_number("threshold", self.threshold, least=0)
+            number("threshold", self.threshold, least=0)
         self.sparsifier(num_heads=1)
         if isinstance(self.threshold, (str, Mapping)):
             return

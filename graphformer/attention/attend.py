@@ -35,6 +35,8 @@ def plan(problem: Problem, reductions: tuple[str, ...], *, executor: str, backen
     if executor in ("auto", "flash") and obstacle is None:
         return Plan("flash", "auto", "the operator needs only weighted sums, so no edges are built")
     if exporting():  # a choice by the number of scores would be a bound on the length
+        if backend not in ("auto", "torch"):
+            raise ValueError(f"backend={backend!r} cannot be exported: make the layer with backend='auto' or 'torch'")
         return Plan("dense", "torch", "an exported program needs known shapes")
     chosen = choose(problem) if executor == "auto" else executor
     return Plan(chosen, "torch" if backend == "auto" else backend, obstacle or f"executor={executor!r} was named")

@@ -2,7 +2,8 @@
 
 How many edges there are is in the data, and an exported program has no operator of ours that could
 hide it. So what is cut becomes weight 0 in a matrix whose shape is known: the formulas of
-:mod:`graphformer.attention.dense`, with ``N x N`` memory. The eager layer needs none of that.
+:mod:`graphformer.attention.dense`, with ``N x N`` memory, whichever executor builds the edges of the
+eager layer: executors never change the answer.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from graphformer.datasets.tables import is_number
 from graphformer.errors import require
 
 _LABEL = re.compile(r"(star_e|_R\d+|_AP\d+|\*|)", re.IGNORECASE)  # of a dummy: any atom, an R group, a point of attachment
@@ -19,7 +20,7 @@ def split_extension(text: str) -> tuple[str, str, str]:
     Bars without a space, or with a number in them, are those of a copolymer and stay with the SMILES.
     """
     text = text.strip()
-    if (found := _EXTENDED.fullmatch(text)) and not _is_number(found[2].split("|")[0]):
+    if (found := _EXTENDED.fullmatch(text)) and not is_number(found[2].split("|")[0]):
         return found[1], found[2].strip(), found[3].strip()
     smiles, *more = text.split(None, 1) or [""]
     return (text, "", "") if "|" in text else (smiles, "", "".join(more))
@@ -84,11 +85,3 @@ def _refuse_fields(raw: Any, quoted: str, fields: str) -> None:
             f"{quoted}: {rest!r} of CXSMILES is not read; known are labels of the ends ($star_e;;_R1$), radicals (^1:2) and "
             f"coordinates; write the polymer without it"
         )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

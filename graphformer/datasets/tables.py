@@ -144,7 +144,7 @@ def _check_header(path: Path, header: list[str], columns: Sequence[str]) -> None
     for name in columns:
         if name not in header:
             hint = ""
-            if any(_is_number(cell) or "*" in cell for cell in header):
+            if any(is_number(cell) or "*" in cell for cell in header):
                 hint = " Its first line looks like data: give it a header."
             elif header and header[0].startswith("#"):
                 hint = " CSV has no comments: remove lines that begin with #."
@@ -171,7 +171,8 @@ def _row(header: list[str], cells: list[str], count: int, line: int) -> Row:
     return Row(count, place, dict(zip(header, padded, strict=True)), problem)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether Python reads the text as a number."""
     try:
         float(text)
     except ValueError:
@@ -181,9 +182,9 @@ def _is_number(text: str) -> bool:
 
 def _hint(text: str) -> str:
     plain = text.replace(" ", "").replace("\u00a0", "").replace("'", "").replace("\u2019", "")
-    if _is_number(plain.replace(",", ".", 1)) and "," in plain:
+    if is_number(plain.replace(",", ".", 1)) and "," in plain:
         return f"; write a decimal point, as in {plain.replace(',', '.', 1)}, and no signs between thousands"
-    if _is_number(plain.replace(",", "")) and plain.replace(",", "") != text:
+    if is_number(plain.replace(",", "")) and plain.replace(",", "") != text:
         return f"; write no signs between thousands, as in {plain.replace(',', '')}"
     if text[:1] in "<>~≈=±" or "±" in text:
         return "; write the value alone, or leave the cell empty"

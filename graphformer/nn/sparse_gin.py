@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphformer import backends
-from graphformer.errors import require_flag, require_known, require_number, require_whole
+from graphformer.errors import number, require_flag, require_known, whole
 from graphformer.graph import AttentionGraph
 from graphformer.nn.attention import head_dim
 from graphformer.nn.mlp import probability
@@ -112,20 +112,20 @@ def check_settings(
     Raises:
         ValueError, TypeError: an argument out of range or of another kind.
     """
-    require_whole("hidden_dim", hidden_dim)
-    require_whole("depth", depth)
+    whole("hidden_dim", hidden_dim)
+    whole("depth", depth)
     require_known("activation", activation, ("prelu", *ACTIVATIONS))
     flags = {"hidden_norm": hidden_norm, "residual": residual, "output_norm": output_norm, "input_norm": input_norm}
     for name, flag in flags.items():
         require_flag(name, flag)
-    require_number("dropout", dropout)
+    number("dropout", dropout)
     probability("dropout", dropout)
-    require_number("self_weight", self_weight)
+    number("self_weight", self_weight)
     if mlp_ratio is None:
         if hidden_norm:
             raise ValueError("hidden_norm is inside the MLP, which mlp_ratio=None leaves out")
         return None
-    require_number("mlp_ratio", mlp_ratio, above=0)
+    number("mlp_ratio", mlp_ratio, above=0)
     hidden = int(mlp_ratio * hidden_dim)
     if hidden < 1:
         raise ValueError(f"mlp_ratio {mlp_ratio} leaves no hidden unit in a network of width {hidden_dim}: give None or a larger one")
@@ -209,12 +209,12 @@ class SparseGIN(nn.Module):
             input_norm=input_norm,
         )
         backends.get(backend)  # an unknown or missing one is reported here, not in the first step
-        require_whole("hidden_size", hidden_size)
-        require_number("norm_eps", norm_eps, least=0)
+        whole("hidden_size", hidden_size)
+        number("norm_eps", norm_eps, least=0)
         require_flag("weighted", weighted)
         require_flag("mix_heads", mix_heads)
         if num_heads is not None:
-            require_whole("num_heads", num_heads)
+            whole("num_heads", num_heads)
         if mix_heads and num_heads is None:
             raise ValueError("mix_heads mixes the outputs of several networks: it needs num_heads")
         heads = 1 if num_heads is None else num_heads

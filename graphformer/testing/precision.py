@@ -1,4 +1,4 @@
-"""Law 11 in low precision: a fast form loses no more than the readable one does."""
+"""Law 5 in low precision: a fast form loses no more than the readable one does."""
 
 from __future__ import annotations
 
