@@ -359,7 +359,7 @@ def test_the_threshold_named_sigmoid_is_that_of_the_papers_code():
         ({"threshold": "relu6"}, "threshold"),
         ({"threshold": True}, "threshold"),
         ({"threshold": {"name": "reweigh", "curve": "relu", "trainable": True}}, "no gradient"),
-        ({"threshold": float("nan")}, "tau"),
+        ({"threshold": float("nan")}, "threshold"),
         ({"clamp": 0}, "clamp"),
         ({"scale_end": float("inf")}, "scale_end"),
         ({"scale_end": 0.0, "train_scale": False}, "never change anything"),
