@@ -1,6 +1,7 @@
 # make demo    the smallest install, then examples/demo.py (text) and examples/microstructure.py (graphs), all written under demo/
 # make setup   everything for development, into .venv
 # make test    pytest; more arguments in PYTEST_ARGS, e.g. make test PYTEST_ARGS="-m 'not slow' -k graph"
+# make test-long   the tests that take minutes each: every write of a save, 2,000 random heads, the inductor
 # make test-processor   the laws as the plainest processor sums (ATEN_CPU_CAPABILITY=default; CAPABILITY=avx2 is another)
 # make test-newest, make test-minima   the quick part with the newest and the oldest packages that pyproject.toml allows
 # make lint    ruff and mypy
@@ -27,7 +28,7 @@ FOR_VERSIONS := '.[text,graphs,viz,adapters]' pytest pytest-timeout pytest-xdist
 QUICK := $(addprefix tests/test_,graph.py attention_graph.py layers.py conv.py graph_transformer.py language_model.py \
     adapter.py adapter_models.py training.py graph_training.py imports.py)
 
-.PHONY: setup demo test test-processor test-newest test-minima lint docs clean check-python
+.PHONY: setup demo test test-long test-processor test-newest test-minima lint docs clean check-python
 
 setup: $(VENV)/.stamp-dev
 
@@ -37,6 +38,9 @@ demo: $(VENV)/.stamp-run
 
 test: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-long: $(VENV)/.stamp-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --long $(PYTEST_ARGS)
 
 test-processor: $(VENV)/.stamp-dev
 	ATEN_CPU_CAPABILITY=$(CAPABILITY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(LAWS) $(PYTEST_ARGS)

@@ -19,7 +19,16 @@ hypothesis.settings.register_profile("graphformer", deadline=None, print_blob=Tr
 hypothesis.settings.load_profile("graphformer")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests that take minutes, and no others")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    asked = config.getoption("--long")
+    left_out = [item for item in items if (item.get_closest_marker("long") is not None) != asked]
+    items[:] = [item for item in items if (item.get_closest_marker("long") is not None) == asked]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
     if torch.cuda.is_available():
         return
     for item in items:

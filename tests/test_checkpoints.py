@@ -411,7 +411,7 @@ def told_or_same(call, arguments, weights, expected):
     return code, err
 
 
-@pytest.mark.parametrize("every", [13, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])])
+@pytest.mark.parametrize("every", [13, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(7200)])])
 @pytest.mark.parametrize("kind", ["text", "graphs"])
 def test_resuming_with_a_damaged_file_is_told_or_changes_nothing(request, call, tmp_path, monkeypatch, kind, every):
     whole, arguments = request.getfixturevalue("text_run" if kind == "text" else "graph_run")
@@ -434,7 +434,7 @@ def test_resuming_with_a_damaged_file_is_told_or_changes_nothing(request, call, 
     assert outcomes == {0, 2}
 
 
-@pytest.mark.parametrize("every", [7, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])])
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(7200)])])
 @pytest.mark.parametrize("kind", ["text", "graphs"])
 def test_a_damaged_model_is_told_or_changes_nothing(request, call, tmp_path, kind, every):
     whole, _ = request.getfixturevalue("text_run" if kind == "text" else "graph_run")

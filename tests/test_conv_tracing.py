@@ -110,7 +110,7 @@ def test_compiled_whole_with_gradients(kind: str, case: str):
         assert_close(other.grad, one.grad, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @each_conv
 def test_compiled_by_inductor(kind: str):
     torch._dynamo.reset()

@@ -47,8 +47,8 @@ def broken_runs(faulty_disk, folder, command, first, every):
     [
         pytest.param(TEXT, 20, 61, id="text"),
         pytest.param(GRAPHS, 10, 47, id="graphs"),
-        pytest.param(TEXT, 0, 3, id="text, every third call", marks=pytest.mark.slow),
-        pytest.param(GRAPHS, 0, 2, id="graphs, every second call", marks=pytest.mark.slow),
+        pytest.param(TEXT, 0, 3, id="text, every third call", marks=pytest.mark.long),
+        pytest.param(GRAPHS, 0, 2, id="graphs, every second call", marks=pytest.mark.long),
     ],
 )
 @pytest.mark.timeout(7200)

@@ -31,7 +31,7 @@ def test_random_slots(first: int) -> None:
     assert found["comparisons"] > 4 * CHUNK
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_many_random_slots() -> None:
     found = checked(range(2000))
     assert {name.removeprefix("refused: ") for name in found["counts"] if name.startswith("refused")} == set(slots.REFUSALS)

@@ -122,7 +122,7 @@ def stories() -> Callable[[], Any]:
     return lambda: tf.AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
-@pytest.mark.parametrize("calls", [32, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("calls", [32, pytest.param(500, marks=pytest.mark.long)])
 def test_threads_and_an_adapted_trained_model(stories: Callable[[], Any], calls: int) -> None:
     model = adapted(stories())
     texts = [torch.randint(4, model.config.vocab_size, shape) for shape in ((1, 23), (2, 17), (1, 31), (3, 11))]
