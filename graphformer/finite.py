@@ -39,6 +39,10 @@ def checked_everywhere() -> Iterator[None]:
         _everywhere.reset(token)
 
 
+class NotFinite(ValueError):
+    """Numbers are NaN or infinite where none may be."""
+
+
 def traced() -> bool:
     """Whether torch records what is done here instead of doing it: ``torch.compile``, export, ``torch.jit.trace``."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
@@ -84,7 +88,7 @@ def require_finite(value: Tensor, what: str, remedy: str, *, cuts: bool = False)
         cuts: edges are about to be chosen by ``value``, so that a NaN would be lost.
 
     Raises:
-        ValueError: ``{what} 3 NaN or infinite values among 35; {remedy}``. In compiled code ``RuntimeError``, which does not count them.
+        NotFinite: ``{what} 3 NaN or infinite values among 35; {remedy}``. In compiled code ``RuntimeError``, which does not count them.
     """
     if not value.numel():
         return
@@ -99,4 +103,4 @@ def require_finite(value: Tensor, what: str, remedy: str, *, cuts: bool = False)
     if not math.isfinite(float(value.sum(dtype=torch.float32 if half else None))):
         count = int((~torch.isfinite(value)).sum())
         if count:  # finite numbers may have an infinite sum
-            raise ValueError(f"{what} {count} NaN or infinite values among {value.numel()}; {remedy}")
+            raise NotFinite(f"{what} {count} NaN or infinite values among {value.numel()}; {remedy}")

@@ -197,7 +197,7 @@ def test_what_is_given_and_used_is_not_refused() -> None:
     ("arguments", "kind", "text"),
     [
         ({"norm_eps": NAN}, ValueError, "norm_eps must be a finite number at least 0, got nan"),
-        ({"norm_eps": -1e-5}, ValueError, "norm_eps must be a finite number at least 0"),
+        ({"norm_eps": -1e-5}, ValueError, "norm_eps must be at least 0, got -1e-05"),
         ({"self_weight": INF}, ValueError, "self_weight must be a finite number, got inf"),
         ({"dropout": NAN}, ValueError, "dropout must be a finite number, got nan"),
         ({"mlp_ratio": -1}, ValueError, "mlp_ratio must be above 0, got -1"),

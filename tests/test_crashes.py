@@ -53,7 +53,8 @@ def broken_runs(faulty_disk, folder, command, first, every):
 )
 @pytest.mark.timeout(7200)
 def test_a_run_broken_at_a_call_that_changes_the_disk_resumes_bit_for_bit(faulty_disk, tmp_path, command, first, every):
-    counted, *runs = broken_runs(faulty_disk, tmp_path, command, first, every)
+    counted, *runs, cost = broken_runs(faulty_disk, tmp_path, command, first, every)
+    assert cost["seconds"] > 0
     assert counted["calls"] > 150 and len(runs) == 2 * len(range(1 + first, counted["calls"] + 1, every))
     for one in runs:
         assert one["resumed"] == 0 and one["equal"], one
@@ -63,7 +64,9 @@ def test_a_run_broken_at_a_call_that_changes_the_disk_resumes_bit_for_bit(faulty
             assert one["ended"] == -9
         elif one["ended"]:  # a full disk is told in a line; it is none to calls that need no room
             lines = [line for line in one["log"].splitlines() if line.startswith("error: ")]
-            assert one["ended"] == 2 and len(lines) == 1 and "No space left on device" in lines[0], one
+            assert one["ended"] == 2 and len(lines) == 1, one
+            # torch's own writer tells only that its stream failed
+            assert "No space left on device" in lines[0] or "could not be written" in lines[0], one
     assert {one["ended"] for one in runs} >= {-9, 2}
     if every < 10:  # with one checkpoint, with two, ... and with none
         assert {len(one["saved"]) for one in runs} >= {0, 1, 2}

@@ -201,8 +201,12 @@ def test_too_small_a_vocabulary(tmp_path):
 def test_a_diverged_run_stops(tmp_path):
     model = make_model()
     model.model.norm.weight.data.fill_(math.nan)
-    with pytest.raises(ValueError, match=r"learning_rate=0.001: the loss is nan at step 2, .* use a smaller learning_rate"):
+    with pytest.raises(ValueError, match=r"learning_rate=0.001: .* NaN or infinite .* at step \d, .* use a smaller learning_rate"):
         run(tmp_path / "run", model)
+    late = make_model()
+    late.lm_head.weight.register_hook(lambda gradient: gradient * math.nan)  # the first update spoils what later layers do not read
+    with pytest.raises(ValueError, match=r"learning_rate=0.001: .*, training has diverged; use a smaller learning_rate"):
+        run(tmp_path / "late", late)
 
 
 def test_nothing_is_written_over(folder, tmp_path):

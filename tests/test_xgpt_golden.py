@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 import graphformer as gf
 from graphformer.attention import Reweigh, TopK
+from graphformer.attention.reweigh import CURVES
 from graphformer.attention.sparsifiers import from_spec
 from graphformer.compat import xgpt
 from graphformer.compat.xgpt.weights import attention_state
@@ -67,7 +68,8 @@ def weights(stored: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def run(layer: torch.nn.Module, stored: dict[str, Tensor], x: Tensor, **arguments: object) -> Tensor:
     mask = stored.get("in.mask_keep")
-    return layer(x, None if mask is None else mask.bool(), position_embeddings=(stored["in.cos"], stored["in.sin"]), **arguments)
+    turned = {} if layer.pairwise is not None else {"position_embeddings": (stored["in.cos"], stored["in.sin"])}
+    return layer(x, None if mask is None else mask.bool(), **turned, **arguments)
 
 
 @pytest.mark.parametrize("golden", CASES, indirect=True, ids=[case.split("_")[0] for case in CASES])
@@ -140,7 +142,9 @@ def test_threshold_modes(modes: dict[str, Tensor], mode: str) -> None:
 @pytest.mark.parametrize("mode", [mode for mode in xgpt.MODES if "top" not in mode and mode not in ("none", "binary")])
 def test_gradients_of_threshold_modes(modes: dict[str, Tensor], mode: str) -> None:
     """Without the straight-through steps, which the reference does not have."""
-    by = sparsifier(mode, "GIN", trainable=True, straight_through=False)
+    plain = sparsifier(mode, "GIN", trainable=True)
+    steps = {"straight_through": False} if "straight_through" in CURVES[plain.curve].reads else {}
+    by = sparsifier(mode, "GIN", trainable=True, **steps)
     attention = modes["in.adj"].requires_grad_()
     total = (reweighed(attention, by).to_dense() * modes["in.r"]).sum()
     found = torch.autograd.grad(total, [attention, by.tau], allow_unused=True) if total.requires_grad else (None, None)

@@ -246,7 +246,7 @@ def test_what_can_be_streamed() -> None:
         "mean",
         None,
     )
-    assert streamed(change(continuous_transform_alpha=0.0))["sparsify"] == Threshold(0.6)
+    assert streamed(change(continuous_transform_alpha=0.0))["sparsify"] == Threshold(0.6, signed=True)
     whole: list[tuple[dict, str]] = [
         ({"use_distance_scaling": True}, "use_distance_scaling=True has no streamed graph: use construct_adjacency"),
         ({"zero_below_epsilon_threshold": False}, "zero_below_epsilon_threshold=False has no streamed graph"),

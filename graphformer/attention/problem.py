@@ -67,12 +67,12 @@ class Problem:
         for name, value, reach in zip(names, (self.q, self.k), reaches, strict=True):
             if not math.isfinite(reach):
                 count = int((~torch.isfinite(value.detach())).sum())
-                raise ValueError(
+                raise finite.NotFinite(
                     f"the scores are not finite: {name} holds {count} NaN or infinite values among {value.numel()}; "
                     "look for a diverged training step, an overflow in half precision or uninitialised memory"
                 )
         if self.q.shape[-1] * reaches[0] * reaches[1] > torch.finfo(self.q.dtype).max:
-            raise ValueError(
+            raise finite.NotFinite(
                 f"the scores can overflow {self.q.dtype}: q (times scale and sharpening) reaches {reaches[0]:.3g} and k {reaches[1]:.3g}; "
                 "look for a diverged training step"
             )

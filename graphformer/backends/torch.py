@@ -58,11 +58,12 @@ class WeightedDeviation(Function):
 
 
 def first_slopes(graph: AttentionGraph, x: Tensor, weight: Tensor, center: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of :class:`WeightedDeviation` where none of them is to be differentiated: each ``[E, D]`` tensor is used again."""
+    """The gradients of :class:`WeightedDeviation` where none of them is to be differentiated: one ``[E, D]`` tensor is used again."""
     signs = sign(weight)
     deviation = x.index_select(0, graph.senders).addcmul_(signs, center.index_select(0, graph.receivers), value=-1)
     slope = grad.index_select(0, graph.receivers).mul_(deviation)
-    dw = deviation.mul_(slope).sum(-1).mul_(signs.squeeze(-1))
+    # Not into deviation: torch's vectorized jacobian gives many gradients at once, which do not fit into its memory.
+    dw = (deviation * slope).sum(-1) * signs.squeeze(-1)
     order, starts = graph.by_sender
     dx = bag(order, slope, starts, 2 * magnitude(weight)[order])
     return dx, dw, bag(torch.arange(graph.num_edges, device=graph.device), slope, graph.indptr, -2 * weight)

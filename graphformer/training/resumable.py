@@ -6,14 +6,23 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from transformers import Trainer
+from torch import Tensor, nn
+from transformers import Trainer, TrainerState, TrainingArguments
 
+from graphformer.finite import NotFinite
 from graphformer.training.checkpoints import STATE, found_checkpoints, model_problems
 from graphformer.training.file_checks import optimizer_problems, reading
 from graphformer.training.saving import PARTIAL, discard, new_folder
 
 _REMEDY = "remove this checkpoint, and resume from an earlier one or start again"
+
+
+def diverged(args: TrainingArguments, state: TrainerState, found: str) -> ValueError:
+    """The error that ends a run whose numbers are no longer finite."""
+    return ValueError(
+        f"learning_rate={args.learning_rate}: {found} at step {state.global_step}, training has diverged; use a smaller "
+        "learning_rate or more warmup_steps, look for extreme values among the inputs, and start again."
+    )
 
 
 class ResumableTrainer(Trainer):
@@ -36,6 +45,13 @@ class ResumableTrainer(Trainer):
                     if bar is not None:
                         bar.close()
             raise
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As the Trainer's. Layers refuse NaN on the CPU before a loss is made of it; in training that has one likely cause."""
+        try:
+            return super().training_step(*args, **kwargs)
+        except NotFinite as error:
+            raise diverged(self.args, self.state, str(error)) from error
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging else super()._get_output_dir(trial)

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from graphformer.datasets.text import collate_windows
 from graphformer.training.evaluation import Evaluation, window_losses
-from graphformer.training.resumable import ResumableTrainer
+from graphformer.training.resumable import ResumableTrainer, diverged
 
 
 class LanguageTrainer(ResumableTrainer):
@@ -104,10 +104,7 @@ class StopWhenDiverged(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            raise ValueError(
-                f"learning_rate={args.learning_rate}: the loss is {loss} at step {state.global_step}, training has "
-                f"diverged; use a smaller learning_rate or more warmup_steps, look for extreme values among the inputs, and start again."
-            )
+            raise diverged(args, state, f"the loss is {loss}")
 
 
 @contextmanager
