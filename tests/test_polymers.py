@@ -481,7 +481,7 @@ def test_homopolymers_are_what_was_published(data_dir, name, count):
     assert [len(test) for _, test in made.folds(5, seed=0)] == [count // 5 + (i < count % 5) for i in range(5)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_copolymers_and_their_folds_are_what_was_published(data_dir):
     folder = data_dir / "polymer-vipea"
     if not folder.is_dir():

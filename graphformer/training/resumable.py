@@ -46,10 +46,15 @@ class ResumableTrainer(Trainer):
                         bar.close()
             raise
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
         """As the Trainer's. Layers refuse NaN on the CPU before a loss is made of it; in training that has one likely cause."""
         try:
-            return super().training_step(*args, **kwargs)
+            return super().training_step(model, inputs, num_items_in_batch)
         except NotFinite as error:
             raise diverged(self.args, self.state, str(error)) from error
 
