@@ -18,7 +18,10 @@ def written(name: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in RESULTS.glob(f"{name}*")}
 
 
-@pytest.mark.parametrize("call", ["aggregate", "attention", "decode", "finetune", "graph_cost", "graphs polycrystals", "slots"])
+@pytest.mark.parametrize(
+    "call",
+    ["aggregate", "attention", "decode", "finetune", "graph_cost", "graphs polycrystals", "slots", "nodes cora tolokers --repeats 1"],
+)
 def test_quick(call):
     name, *words = call.split()
     before = written(name)
@@ -85,3 +88,73 @@ def test_a_stored_run_is_not_repeated_unless_its_settings_change(tmp_path):
         return study.run(replace(one, more=more), ["sum-flat"], [0], False, tmp_path)["runs"][-1]
 
     assert deep(1) == deep(1) and deep(2)["parameters"] > deep(1)["parameters"]
+
+
+def tiny(tmp_path, monkeypatch):
+    """The node study on small made graphs, stored in a folder of the test."""
+    from dataclasses import replace
+
+    from benchmarks.nodes import data, study
+
+    small = {name: replace(one, **study.QUICK) for name, one in study.SETTINGS.items()}
+    monkeypatch.setattr(study, "SETTINGS", small)
+    monkeypatch.setattr(study, "load", lambda name, seed, quick: data.made(seed))
+    return study, lambda *layers, seeds=range(2): study.run(["cora"], list(layers), seeds, False, tmp_path)
+
+
+def test_node_runs_are_kept_and_repeated_where_a_default_of_the_layer_changed(tmp_path, monkeypatch):
+    study, run = tiny(tmp_path, monkeypatch)
+    first = run("GATConv", "SumAttentionConv")["runs"]
+    assert [(one["layer"], one["seed"]) for one in first] == [(layer, seed) for seed in (0, 1) for layer in ("GATConv", "SumAttentionConv")]
+    assert run("GATConv", "SumAttentionConv", "GINAttentionConv")["runs"][:4] == first
+
+    class Changed(study.LAYERS["SumAttentionConv"]):
+        def __init__(self, *args, self_weight=2.0, **options):
+            super().__init__(*args, self_weight=self_weight, **options)
+
+    monkeypatch.setitem(study.LAYERS, "SumAttentionConv", Changed)
+    again = {(one["layer"], one["seed"]): one for one in run("GATConv", "SumAttentionConv")["runs"]}
+    for one in first:
+        assert (again[one["layer"], one["seed"]] == one) == (one["layer"] == "GATConv")
+
+
+def test_node_table_has_the_distance_to_the_better_peer(tmp_path, monkeypatch):
+    study, run = tiny(tmp_path, monkeypatch)
+    content = run(*study.LAYERS)
+    for one in content["runs"]:
+        one["test"] = {"GATConv": 0.5, "TransformerConv": 0.75, "SumAttentionConv": 0.7, "GINAttentionConv": 0.8}[one["layer"]]
+    row = "| cora | accuracy | 2 | 50.00 ± 0.00 | 75.00 ± 0.00 | 70.00 ± 0.00 (-5.00) | 80.00 ± 0.00 (+5.00) |"
+    assert row in study.table(content)
+
+
+def test_node_page_shows_what_is_stored():
+    import json
+
+    from benchmarks.nodes import __main__ as nodes
+    from benchmarks.nodes import study
+
+    page = nodes.PAGE.read_text()
+    table = study.table(json.loads((RESULTS / "nodes.json").read_text()))
+    assert nodes.filled(page, table) == page and "| cora |" in page
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_neighbourhood_of_two_layers(limit):
+    import torch
+
+    from benchmarks.nodes.data import Neighbourhood
+
+    torch.manual_seed(0)
+    edge_index = torch.randint(0, 53, (2, 400))
+    nodes, hops = Neighbourhood(edge_index, 53, limit).hops(torch.tensor([7, 2]), 2)
+    x = torch.rand(53, 5, dtype=torch.float64)
+    h, whole = x[nodes], x
+    for edges, read in hops:
+        assert limit is None or torch.bincount(edges[1]).max() <= limit
+        h = h.index_add(0, edges[1], h[edges[0]])[read]
+        whole = whole.index_add(0, edge_index[1], whole[edge_index[0]])
+    assert h.shape == (2, 5)
+    if limit is None:
+        torch.testing.assert_close(h, whole[[7, 2]])
+    else:
+        assert (h <= whole[[7, 2]] + 1e-9).all()

@@ -38,6 +38,9 @@ class GINAttentionConv(AttentionConv):
         self_weight: s; 1 is GIN's own ``(1 + eps) x_i`` for graphs without self-loops, 0 for those with them.
         mlp_norm: RMSNorm in the heads' MLPs, as the paper has it. It leaves the direction of a sum and little of its size, which GIN's own
             MLP reads.
+        mlp_residual: add the sum to what the MLP makes of it, so that it reaches the output by a linear way too. Then ``dropout`` acts on
+            the MLP's output, as dropout of a residual branch. In the place of GATConv give ``mlp_residual=True, mlp_norm=False,
+            mlp_ratio=1.0, self_weight=0.0, add_self_loops=True`` (docs/node-benchmarks.md).
         options: what all layers on edges take, see
             :class:`~graphformer.nn.conv_options.ConvOptions`: ``sparsify``, ``normalize``,
             ``sharpening``, ``dropout``, ``backend``, ``head_channels``, ``concat``, ``residual``,
@@ -59,10 +62,19 @@ class GINAttentionConv(AttentionConv):
         mlp_ratio: float = 2.0,
         self_weight: float = 1.0,
         mlp_norm: bool = True,
+        mlp_residual: bool = False,
         **options: Unpack[ConvOptions],
     ) -> None:
         super().__init__(
-            lambda number, width: GINOperator(number, width, mlp_ratio, self_weight=self_weight, norm=mlp_norm),
+            lambda number, width: GINOperator(
+                number,
+                width,
+                mlp_ratio,
+                self_weight=self_weight,
+                norm=mlp_norm,
+                residual=mlp_residual,
+                dropout=options.get("dropout", 0.0) if mlp_residual else 0.0,
+            ),
             in_channels,
             out_channels,
             heads,

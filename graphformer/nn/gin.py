@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -22,10 +23,12 @@ def mlp_width(mlp_ratio: float, dim: int) -> int:
 
 
 class GINOperator(Operator):
-    r"""``out_i = MLP_h((self_weight + eps_h) x_i + sum_j w_ij x_j)`` for each head h.
+    r"""``out_i = MLP_h(z_i)`` with ``z_i = (self_weight + eps_h) x_i + sum_j w_ij x_j`` for each head h.
 
     The diagonal of attention already holds the node itself, so ``self_weight`` is 0 as in the paper's code. For graphs without self-loops
     set it to 1: that is GIN's own ``(1 + eps) x_i`` (arXiv 1810.00826, eq. 4.1).
+
+    With ``residual`` it is ``out_i = z_i + dropout(MLP_h(z_i))``: the sum reaches the output by a linear way too.
     """
 
     reductions = ("sum",)
@@ -41,24 +44,28 @@ class GINOperator(Operator):
         dropout: float = 0.0,
         norm: bool = True,
         norm_eps: float = 1e-6,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         whole("num_heads", num_heads)
         whole("dim", dim)
         number("norm_eps", norm_eps, least=0.0)
         self.initial_eps, self.self_weight = number("eps", eps), number("self_weight", self_weight)
+        self.residual, self.dropout = residual, dropout
         self.eps = nn.Parameter(torch.full((num_heads,), float(eps)))
-        self.mlp = HeadMLP(num_heads, dim, mlp_width(mlp_ratio, dim), dim, norm=norm, dropout=dropout, eps=norm_eps)
+        self.mlp = HeadMLP(num_heads, dim, mlp_width(mlp_ratio, dim), dim, norm=norm, dropout=0.0 if residual else dropout, eps=norm_eps)
 
     def reset_parameters(self) -> None:
         nn.init.constant_(self.eps, self.initial_eps)
         self.mlp.reset_parameters()
 
     def forward(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
-        return self.mlp((self.self_weight + self.eps).view(-1, 1, 1) * own + reduced["sum"])
+        z = (self.self_weight + self.eps).view(-1, 1, 1) * own + reduced["sum"]
+        out = self.mlp(z)
+        return z + F.dropout(out, self.dropout, self.training) if self.residual else out
 
     def extra_repr(self) -> str:
-        return f"self_weight={self.self_weight}"
+        return f"self_weight={self.self_weight}" + ", residual=True" * self.residual
 
 
 class GINAttention(GraphAttention):

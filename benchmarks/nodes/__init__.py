@@ -1,0 +1,1 @@
+"""Graph layers on node classification, swapped for one another in one script."""
