@@ -13,9 +13,8 @@ Data flow, with :math:`H` heads of width :math:`d`::
 Time and memory are linear in the edges; nothing of size N x N or E x d is made.
 
 While a compiler traces (``torch.compile``, ``torch.export``, ONNX), and on tensors without numbers
-(``meta``, fake ones), the same is computed
-from a message for each edge in plain torch, where an edge that is dropped has weight 0: then no
-    shape depends on numbers.
+(``meta``, fake ones), the same is computed from a message for each edge in plain torch. A dropped
+edge has weight 0 there, so no shape depends on numbers.
 """
 
 from __future__ import annotations
@@ -194,9 +193,9 @@ class AttentionConv(EdgeAttention):
             x: ``[N, in_channels]`` (also a sparse matrix of torch), or a pair ``(x_senders,
                 x_receivers)`` of a bipartite graph (PyG's NeighborLoader). ``(x_senders, None)``:
                 receivers have no features, which counts as a vector of zeros: weights come from
-                    edge features alone, and without those are equal. ``[B, N, in_channels]``: one
-                    graph with B sets of features. Or a
-                ``DGLGraph`` (a block too) with one type of edges.
+                edge features alone, and without those are equal. ``[B, N, in_channels]``: one
+                graph with B sets of features. Or a ``DGLGraph`` (a block too) with one type of
+                edges.
             edge_index: ``[2, E]``: senders, then receivers; an ``EdgeIndex``; or PyG's ``adj_t`` (a
                 sparse matrix with receivers in rows, of torch or torch-sparse), whose values are
                 ``edge_attr`` where ``edge_dim`` asks for it, else ``edge_weight``. With a DGLGraph,

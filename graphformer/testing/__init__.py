@@ -18,6 +18,9 @@ called, and where a call needs more than the inputs (a mask under another name, 
 8. a fresh adapter is the identity: :func:`check_identity`
 9. every parameter gets a finite gradient: :func:`check_gradients`
 10. no input makes a NaN: :func:`check_finite`, with :func:`hostile_inputs` and :func:`hostile_graphs`
+
+Laws 11 and 12, of slot values and of what is given, have no function yet.
+
 13. threads that call a layer at once get the answers that one thread gets: :func:`check_threads`
 14. the gradient of a gradient (forces, gradient penalties, Hessians) is right: :func:`check_second_gradient`
 
