@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graphformer.errors import number, whole
 from graphformer.finite import readable
-from graphformer.keys import order_of, unique_pairs
+from graphformer.keys import numbers_of, order_of, unique_pairs
 
 if TYPE_CHECKING:
     import dgl
@@ -293,8 +293,9 @@ class AttentionGraph:
         """The edges for which ``keep`` (bool ``[E]``) is true; weights are not changed."""
         if keep.shape != self.senders.shape or keep.dtype != torch.bool:
             raise ValueError(f"keep must be bool of shape {tuple(self.senders.shape)}, got {keep.dtype} of shape {tuple(keep.shape)}")
-        senders, receivers = self.senders[keep], self.receivers[keep]
-        return dataclasses.replace(self, senders=senders, receivers=receivers, weight=self.weight[keep], _derived={})
+        kept = numbers_of(keep)
+        senders, receivers = self.senders[kept], self.receivers[kept]
+        return dataclasses.replace(self, senders=senders, receivers=receivers, weight=self.weight[kept], _derived={})
 
     def renormalize(self) -> AttentionGraph:
         """Weights divided by the sum of their receiver's absolute weights, which then sum to 1 (weights that are all 0 stay so).

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import scatter
 
+from graphformer.keys import numbers_of
+
 PARTS = ("attr", "bias", "weight", "there")
 FILLS = ("add", "mean", "min", "max", "mul")
 
@@ -20,6 +22,16 @@ def check_fill(value: float | Tensor | str) -> float | Tensor | str:
     elif isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
         raise TypeError(f"fill_value must be a number, a tensor [edge_dim] or one of {', '.join(FILLS)}, got {type(value).__name__}")
     return value
+
+
+@torch.compiler.disable(
+    reason="return_attention_weights with add_self_loops=True: how many self-loops make way for others is in the numbers of edge_index. "
+    "Set add_self_loops=False and give edges with self-loops, or compile without fullgraph"
+)
+def present(there: Tensor, senders: Tensor, receivers: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ends ``[E]`` and weights ``[..., E, heads]`` of the edges that are ``there``."""
+    number = numbers_of(there)
+    return senders[number], receivers[number], alpha.index_select(-2, number)
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,7 @@ class Edges:
 
     def select(self, keep: Tensor) -> Edges:
         """The edges for which ``keep`` (bool ``[E]``), or those with the numbers ``keep`` in this order."""
+        keep = numbers_of(keep)
         picked = {name: value[keep] for name in PARTS if (value := getattr(self, name)) is not None}
         return Edges(self.senders[keep], self.receivers[keep], **picked)
 

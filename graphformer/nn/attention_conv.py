@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from graphformer import backends
@@ -33,8 +34,9 @@ from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import number, whole
 from graphformer.graph import AttentionGraph
+from graphformer.keys import order_of
 from graphformer.nn import conv_inputs
-from graphformer.nn.added_loops import Edges, check_fill
+from graphformer.nn.added_loops import Edges, check_fill, present
 from graphformer.nn.attention import Operator, sharpening_start
 from graphformer.nn.conv_options import refuse_others
 from graphformer.nn.edge_attention import EdgeAttention
@@ -274,10 +276,24 @@ class AttentionConv(EdgeAttention):
         answer: list[Any] = [out]
         if return_attention_weights:
             alpha = alpha if batches is None else alpha.view(batches, total, self.heads)
+            if listed.there is not None:
+                listed, alpha = self._present(listed, alpha)
             answer.append(self._attention_weights(graph, listed, alpha))
         if output_graph:
             answer.append(heads_graph)
         return answer[0] if len(answer) == 1 else tuple(answer)
+
+    def _present(self, listed: Edges, alpha: Tensor) -> tuple[Edges, Tensor]:
+        """Without the self-loops that made way for others."""
+        assert listed.there is not None
+        if not torch.compiler.is_dynamo_compiling() and (torch.compiler.is_compiling() or alpha.is_meta or is_fake(alpha)):
+            raise ValueError(
+                f"{self} cannot return attention weights where it is exported, or run on tensors without numbers: how many self-loops "
+                "make way for others is in the numbers of edge_index. Set add_self_loops=False and give edges with self-loops, or leave "
+                "return_attention_weights out. torch.compile takes such a call with a break in the graph"
+            )
+        senders, receivers, alpha = present(listed.there, listed.senders, listed.receivers, alpha)
+        return Edges(senders, receivers), alpha
 
     def _attention_weights(self, graph: Any, listed: Edges, alpha: Tensor) -> Any:
         if not self.add_self_loops:
@@ -285,7 +301,8 @@ class AttentionConv(EdgeAttention):
         ends = (listed.senders, listed.receivers)
         if isinstance(graph.source, Tensor):
             return torch.stack(ends[::-1] if self.flow == "target_to_source" else ends), alpha
-        order = torch.argsort(listed.receivers * graph.size[0] + listed.senders, stable=True)
+        num_senders, num_receivers = graph.size
+        order = order_of(listed.receivers, listed.senders, num_receivers, num_senders)
         rows = {"row": listed.receivers[order], "col": listed.senders[order], "value": alpha[..., order, :]}
         return type(graph.source)(**rows, sparse_sizes=graph.size[::-1], is_sorted=True)
 

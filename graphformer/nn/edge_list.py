@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graphformer.finite import readable
 from graphformer.graph import AttentionGraph
-from graphformer.keys import order_of
+from graphformer.keys import numbers_of, order_of, pair_keys
 from graphformer.nn.graph_inputs import numberless
 
 
@@ -84,11 +84,12 @@ class EdgeList:
 
     @property
     def keys(self) -> Tensor:
-        """int64 ``[E]``, ascending: one number a pair of receiver and sender."""
-        return self.receivers * max(self.num_senders, 1) + self.senders
+        """int64 ``[E]``, ascending: one number a pair of receiver and sender; ValueError where 64 bits do not hold it."""
+        return pair_keys(self.receivers, self.senders, self.num_receivers, self.num_senders)
 
     def select(self, keep: Tensor) -> EdgeList:
         """The edges for which ``keep`` (bool ``[E]``) is true."""
+        keep = numbers_of(keep)
         return EdgeList(self.senders[keep], self.receivers[keep], self.num_senders, self.num_receivers, self.order[keep])
 
     def heads(self, num_heads: int) -> AttentionGraph:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from graphformer.keys import unique_pairs
 from graphformer.nn.edge_list import EdgeList
 
 ROUNDS = 16
@@ -33,10 +34,9 @@ def pool(x: Tensor, group: Tensor, num_groups: int, how: str) -> Tensor:
 def symmetric(edges: EdgeList, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs ``a < b`` of different nodes, and the summed weight of the edges between them in both directions."""
     apart = edges.senders != edges.receivers
-    senders, receivers, width = edges.senders[apart], edges.receivers[apart], max(edges.num_senders, 1)
-    keys, pair = torch.unique(torch.minimum(senders, receivers) * width + torch.maximum(senders, receivers), return_inverse=True)
-    total = weight.new_zeros(keys.shape).index_add(0, pair, weight[apart])
-    return torch.div(keys, width, rounding_mode="floor"), keys % width, total
+    senders, receivers, size = edges.senders[apart], edges.receivers[apart], edges.num_senders
+    a, b, pair = unique_pairs(torch.minimum(senders, receivers), torch.maximum(senders, receivers), size, size)
+    return a, b, weight.new_zeros(a.shape).index_add(0, pair, weight[apart])
 
 
 def match(a: Tensor, b: Tensor, weight: Tensor, num_nodes: int) -> Tensor:
@@ -89,9 +89,10 @@ def number_groups(group: Tensor, graph: Tensor) -> tuple[Tensor, Tensor]:
 
     Group 0 of one graph and group 0 of another are different groups, so PyG need not renumber groups when it batches, and may.
     """
-    span = int(group.max()) + 1 if len(group) else 1
-    keys, parent = torch.unique(graph * span + group, return_inverse=True)
-    return parent, torch.div(keys, span, rounding_mode="floor")
+    if not len(group):
+        return group, graph
+    of_graph, _, parent = unique_pairs(graph, group, int(graph.max()) + 1, int(group.max()) + 1)
+    return parent, of_graph
 
 
 def coarse_edges(edges: EdgeList, keep: Tensor, parent: Tensor, num_coarse: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,7 +103,7 @@ def coarse_edges(edges: EdgeList, keep: Tensor, parent: Tensor, num_coarse: int)
     """
     senders, receivers = parent[edges.senders], parent[edges.receivers]
     joins = keep & (senders != receivers)
-    keys, place = torch.unique(receivers[joins] * max(num_coarse, 1) + senders[joins], return_inverse=True)
+    to, from_, place = unique_pairs(receivers[joins], senders[joins], num_coarse, num_coarse)
     into = torch.full_like(senders, -1)
     into[joins] = place
-    return keys % max(num_coarse, 1), torch.div(keys, max(num_coarse, 1), rounding_mode="floor"), into
+    return from_, to, into

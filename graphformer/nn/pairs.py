@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from graphformer.keys import pair_keys, split_keys
 from graphformer.nn.edge_list import EdgeList
 
 PAIR_LIMIT = 2**26
@@ -103,11 +104,10 @@ def refuse_too_many(pairs: int, spec: str) -> None:
 
 def hops(senders: Tensor, receivers: Tensor, num_nodes: int, most: int, spec: str) -> tuple[Tensor, Tensor]:
     """Pairs at a distance of 1 to ``most`` edges: ``receiver * num_nodes + sender``, ascending, and the distance."""
-    width = max(num_nodes, 1)
     apart = senders != receivers
-    found = torch.unique(receivers[apart] * width + senders[apart])
+    found = torch.unique(pair_keys(receivers[apart], senders[apart], num_nodes, num_nodes))
     distance = torch.ones_like(found)
-    from_, to = found % width, torch.div(found, width, rounding_mode="floor")
+    to, from_ = split_keys(found, num_nodes)
     order = torch.argsort(from_, stable=True)
     out, degree = to[order], torch.bincount(from_, minlength=num_nodes)
     start = torch.cumsum(degree, 0) - degree
@@ -116,11 +116,11 @@ def hops(senders: Tensor, receivers: Tensor, num_nodes: int, most: int, spec: st
         refuse_too_many(int(count.sum()), spec)
         nexts = out[start[to].repeat_interleave(count) + ranges(count)]
         firsts = from_.repeat_interleave(count)
-        new = torch.unique((nexts * width + firsts)[nexts != firsts])
+        new = torch.unique(pair_keys(nexts, firsts, num_nodes, num_nodes)[nexts != firsts])
         new = new[~torch.isin(new, found)]
         if not len(new):
             break
-        from_, to = new % width, torch.div(new, width, rounding_mode="floor")
+        to, from_ = split_keys(new, num_nodes)
         found, order = torch.cat((found, new)).sort()
         distance = torch.cat((distance, torch.full_like(new, steps)))[order]
     return found, distance
@@ -128,7 +128,8 @@ def hops(senders: Tensor, receivers: Tensor, num_nodes: int, most: int, spec: st
 
 def k_hop(structure: Structure, k: int) -> Ends:
     keys, _ = hops(structure.senders, structure.receivers, structure.num_nodes, k, f"k_hop:{k}")
-    return keys % max(structure.num_nodes, 1), torch.div(keys, max(structure.num_nodes, 1), rounding_mode="floor")
+    receivers, senders = split_keys(keys, structure.num_nodes)
+    return senders, receivers
 
 
 def knn(structure: Structure, k: int) -> Ends:
@@ -259,9 +260,9 @@ def rule_pairs(structure: Structure, part: str) -> Ends:
 
 def candidates(structure: Structure, spec: str) -> tuple[EdgeList, Tensor]:
     """The candidate pairs that ``spec`` names, and for each the number of the given edge that it is, or -1."""
-    width = max(structure.num_nodes, 1)
+    size = structure.num_nodes
     parts = spec.split("+")
-    given = structure.receivers * width + structure.senders
+    given = pair_keys(structure.receivers, structure.senders, size, size)
     numbers = torch.arange(len(given), device=given.device)
     found = [given.new_zeros(0)]
     for part in parts:
@@ -269,12 +270,12 @@ def candidates(structure: Structure, spec: str) -> tuple[EdgeList, Tensor]:
             senders, receivers = rule_pairs(structure, part)
             if part != "self":  # permutations may have fixed points, and every pair holds a node and itself
                 senders, receivers = senders[senders != receivers], receivers[senders != receivers]
-            found.append(receivers * width + senders)
+            found.append(pair_keys(receivers, senders, size, size))
     new = torch.unique(torch.cat(found))
     if "edges" not in parts:
         numbers = numbers[torch.isin(given, new)]
     new = new[~torch.isin(new, given)]
-    senders = torch.cat((structure.senders[numbers], new % width))
-    receivers = torch.cat((structure.receivers[numbers], torch.div(new, width, rounding_mode="floor")))
-    edges = EdgeList.sort(senders, receivers, structure.num_nodes, structure.num_nodes)
+    to, from_ = split_keys(new, size)
+    senders, receivers = torch.cat((structure.senders[numbers], from_)), torch.cat((structure.receivers[numbers], to))
+    edges = EdgeList.sort(senders, receivers, size, size)
     return edges, torch.cat((numbers, torch.full_like(new, -1)))[edges.order]
