@@ -10,6 +10,7 @@ import math
 import re
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -367,6 +368,29 @@ def test_numbers_of_training_are_refused_by_name(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+NODES, ENDS = torch.ones(3, 4), torch.tensor([[0, 1], [1, 0]])
+
+
+def conv():
+    return gf.nn.GINAttentionConv(4, 6)
+
+
+def polymers(**options):
+    return gf.datasets.PolymerGraphs(None, **options)
+
+
+def polycrystals(**options):
+    return gf.datasets.PolycrystalDataset(None, 1, 5, **options)
+
+
+def images(**options):
+    return gf.datasets.Microstructures([], **options)
+
+
+def grains(**options):
+    return gf.datasets.grain_graph(np.array([[1, 2], [1, 2]]), **options)
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
@@ -390,10 +414,29 @@ def test_numbers_of_training_are_refused_by_name(tmp_path):
         (lambda q, **o: gf.GraphTransformer(3, level_candidates="all"), "level_candidates='all' is for coarse levels"),
         (lambda q, **o: gf.GraphTransformer(3, merge="learned", refine=False), "merge='learned' is never read"),
         (lambda q, **o: gf.testing.check_causal(module(), hidden(), num_positions=0), "num_positions must be at least 1, got 0"),
+        (lambda q, **o: polymers(property="Egb", file=__file__), "property='Egb' is not read beside file"),
+        (lambda q, **o: polymers(raw="folder", file=__file__), "raw='folder' is not read beside file"),
+        (lambda q, **o: polymers(text="psmiles"), "text='psmiles' is not read without file"),
+        (lambda q, **o: polymers(targets=("gap",)), "is not read without file: it is a column of one's own"),
+        (lambda q, **o: polycrystals(contrast=3.0), "contrast=3.0 is for law='two-phase', and law='lognormal' does not read it"),
+        (lambda q, **o: polycrystals(fraction=0.3), "fraction=0.3 is for law='two-phase'"),
+        (lambda q, **o: polycrystals(law="two-phase", sigma=0.5), "sigma=0.5 is for law='lognormal'"),
+        (lambda q, **o: polycrystals(workers=-1), "workers must be at least 0, got -1"),
+        (lambda q, **o: images(phases=(0, 3)), "phases=\\(0, 3\\) is for kind='phases'"),
+        (lambda q, **o: images(missing=True), "missing=True lets targets lack, and there are no targets"),
+        (lambda q, **o: images(relative="no"), "relative must be True or False, got 'no'"),
+        (lambda q, **o: grains(spacing=(1.0, 2.0, 3.0)), "spacing must be one number or 2, one an axis, got"),
+        (lambda q, **o: grains(periodic="no"), "periodic must be True or False, got 'no'"),
+        (lambda q, **o: conv()((NODES, NODES[:2]), ENDS, batch=torch.zeros(3, dtype=torch.long)), "3 nodes send to 2 others: leave it out"),
+        (
+            lambda q, **o: gf.GraphTransformer(4)(Data(x=NODES, edge_index=ENDS), mask="all"),
+            "the data hold none \\(data.y\\): leave it out",
+        ),
+        (lambda q, **o: gf.GraphTransformer(4)(Data(x=NODES, edge_index=ENDS, ptr=torch.tensor([0, 2, 3]))), "data.ptr tells of 2 graphs"),
     ],
 )
 def test_arguments_that_have_no_effect_or_no_meaning_are_refused(call, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, TypeError), match=text):
         call(torch.randn(1, 2, 3, 4))
 
 

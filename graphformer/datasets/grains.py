@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
+from graphformer.errors import require_flag
+
 
 class Names(NamedTuple):
     """The columns of ``x`` and of ``edge_attr``."""
@@ -78,6 +80,10 @@ def grain_graph(
     """
     labels = _checked(labels, name)
     dim = labels.ndim
+    for flag, value in (("periodic", periodic), ("relative", relative), ("directions", directions)):
+        require_flag(flag, value)
+    if np.shape(spacing) not in ((), (1,), (dim,)):
+        raise ValueError(f"spacing must be one number or {dim}, one an axis, got {spacing}.")
     step = np.broadcast_to(np.asarray(spacing, dtype=float), (dim,))
     if not (step > 0).all() or not np.isfinite(step).all():
         raise ValueError(f"spacing must be positive, got {spacing}.")

@@ -18,7 +18,7 @@ from graphformer.datasets.grains import feature_names, grain_graph, region_graph
 from graphformer.datasets.image_tables import encode, read_table, rows_of, targets_of
 from graphformer.datasets.images import SUFFIXES, image_files, read_image
 from graphformer.datasets.tables import some
-from graphformer.errors import require_known
+from graphformer.errors import require_flag, require_known
 
 _KINDS = ("grains", "phases")
 _ON_ERROR = ("raise", "skip")
@@ -87,6 +87,12 @@ class Microstructures(GraphDataset):
         require_known("on_error", on_error, _ON_ERROR)
         if kind == "phases" and tables is not None:
             raise ValueError("tables are for kind='grains': the regions of a map of phases have no labels of their own.")
+        if kind == "grains" and tuple(phases) != (0, 1):
+            raise ValueError(f"phases={tuple(phases)} is for kind='phases'; the labels of kind='grains' are numbers of grains.")
+        for name, flag in (("missing", missing), ("periodic", periodic), ("relative", relative), ("directions", directions)):
+            require_flag(name, flag)
+        if missing and targets is None:
+            raise ValueError("missing=True lets targets lack, and there are no targets; leave it out.")
         if angles and tables is None:
             raise ValueError(f"angles names the columns {tuple(angles)} of tables, and there are no tables.")
         self.files = _files(source, tables)

@@ -16,11 +16,13 @@ from torch_geometric.data import Data
 from graphformer.datasets.cache import GraphDataset
 from graphformer.datasets.grains import feature_names, grain_graph
 from graphformer.datasets.voronoi import Polycrystal, Recipe, make_polycrystal, property_names, target_names, target_of
-from graphformer.errors import require_known
+from graphformer.errors import require_known, whole
 
 _PROPERTIES = ("conductivity", "stiffness")
 _LAWS = ("lognormal", "two-phase")
 _TARGETS = ("mean", "tensor")
+_OF_LAW = {"sigma": ("lognormal", 1.0), "contrast": ("two-phase", 10.0), "fraction": ("two-phase", 0.5)}
+"""The law that reads a setting, and what the setting is unless given."""
 
 
 class PolycrystalDataset(GraphDataset):
@@ -80,9 +82,9 @@ class PolycrystalDataset(GraphDataset):
         property: str = "conductivity",
         *,
         law: str = "lognormal",
-        sigma: float = 1.0,
-        contrast: float = 10.0,
-        fraction: float = 0.5,
+        sigma: float = _OF_LAW["sigma"][1],
+        contrast: float = _OF_LAW["contrast"][1],
+        fraction: float = _OF_LAW["fraction"][1],
         anisotropy: float = 1.0,
         target: str = "mean",
         directions: bool | None = None,
@@ -97,6 +99,7 @@ class PolycrystalDataset(GraphDataset):
         directions = (target == "tensor" or anisotropy != 1) if directions is None else directions
         self.recipe = Recipe((least, most), dim, resolution, seed, property, law, sigma, contrast, fraction, anisotropy, target, directions)
         _check(self.recipe, num_graphs)
+        whole("workers", workers, 0)
         self.num_graphs, self.workers = num_graphs, workers
         names = feature_names(dim, directions=directions)
         self.node_names, self.edge_names = (*names.node, *property_names(self.recipe)), names.edge
@@ -152,6 +155,9 @@ def _check(recipe: Recipe, num_graphs: int) -> None:
             raise ValueError(f"{name} must be {'0 or more' if name == 'sigma' else 'positive'}, got {number}.")
     if not 0 <= recipe.fraction <= 1:
         raise ValueError(f"fraction must be between 0 and 1, got {recipe.fraction}.")
+    for name, (law, usual) in _OF_LAW.items():
+        if recipe.law != law and getattr(recipe, name) != usual:
+            raise ValueError(f"{name}={getattr(recipe, name)} is for law={law!r}, and law={recipe.law!r} does not read it; leave it out.")
     if recipe.dim == 3 and (recipe.property == "stiffness" or recipe.anisotropy != 1):
         what = "property='stiffness'" if recipe.property == "stiffness" else f"anisotropy={recipe.anisotropy}"
         raise ValueError(f"{what} is solved in 2-D only; use dim=2, or isotropic conductivity in 3-D.")

@@ -66,19 +66,21 @@ class PolymerGraphs(GraphDataset):
 
     Args:
         root: folder of the cache and of downloads; None keeps the graphs in memory alone.
-        property: which published set; not read where ``file`` is given.
+        property: which published set, ``"Egc"`` unless given; none beside ``file``.
         file: a CSV file of one's own, with a header, see :func:`~graphformer.datasets.tables.read_rows`. Its texts are pSMILES or
             copolymers, also mixed. What cannot be read is left out, named with its row in ``skipped``, and counted in a warning.
-        text: the column of ``file`` that holds the texts.
-        targets: the columns that become ``y``. A missing label is NaN: an empty field, one of those that stand for it ("N/A", "-", ...),
-            and one that holds no finite number, which is told in a warning with its row; the other labels of the row are kept. () where
-            there are none.
+        text: the column of ``file`` that holds the texts, ``"smiles"`` unless given.
+        targets: the columns of ``file`` that become ``y``, ``("value",)`` unless given. A missing label is NaN: an empty field, one of
+            those that stand for it ("N/A", "-", ...), and one that holds no finite number, which is told in a warning with its row; the
+            other labels of the row are kept. () where there are none.
         features: ``"full"``, or ``"basic"`` for models that were trained before there were columns of stereo, see :func:`polymer_graph`.
-        raw: folder of the published file. See :class:`~graphformer.datasets.cache.GraphDataset` for where it is sought.
+        raw: folder of the published file; none beside ``file``. See :class:`~graphformer.datasets.cache.GraphDataset` for where it is
+            sought.
         transform, pre_transform, pre_filter, log, force_reload: as in PyG.
 
     Raises:
-        ValueError: an unknown property, a column that is not in the file, no row that can be read, or a damaged raw file.
+        ValueError: an unknown property, an argument that is not read (``property`` or ``raw`` beside ``file``, ``text`` or ``targets``
+            without it), a column that is not in the file, no row that can be read, or a damaged raw file.
         DownloadError: the raw file is nowhere and cannot be downloaded.
         MissingExtra: rdkit is not installed.
 
@@ -94,11 +96,11 @@ class PolymerGraphs(GraphDataset):
     def __init__(
         self,
         root: str | Path | None,
-        property: str = "Egc",
+        property: str | None = None,
         *,
         file: str | Path | None = None,
-        text: str = "smiles",
-        targets: Sequence[str] = ("value",),
+        text: str | None = None,
+        targets: Sequence[str] | None = None,
         features: str = "full",
         raw: str | Path | None = None,
         transform: Callable | None = None,
@@ -107,9 +109,15 @@ class PolymerGraphs(GraphDataset):
         log: bool = True,
         force_reload: bool = False,
     ):
+        idle = {"property": property, "raw": raw} if file is not None else {"text": text, "targets": targets}
+        for name, value in idle.items():
+            if value is not None:
+                why = "beside file: it is of the published sets" if file is not None else "without file: it is a column of one's own"
+                raise ValueError(f"{name}={str(value)!r} is not read {why}; leave it out.")
+        property, text = "Egc" if property is None else property, "smiles" if text is None else text
+        targets = ("value",) if targets is None else targets
         if file is None:
             require_known("property", property, _PROPERTIES)
-            text, targets = "smiles", ("value",)
         elif not Path(file).is_file():
             raise ValueError(f"file: {str(file)!r} is no file.")
         self.property, self.file, self.text_column, self.features = property, file, text.strip(), features

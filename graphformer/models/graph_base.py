@@ -181,6 +181,11 @@ class GraphNetwork(nn.Module):
 
     def _losses(self, predictions: dict[str, Tensor], data: Any, mask: Mask) -> dict[str, Tensor]:
         out = {}
+        labels = [self.label(name, data) for name in self.targets]
+        if mask is not None and all(data.get(label) is None for label in labels):
+            raise ValueError(
+                f"mask chooses the labels that count in the loss, and the data hold none (data.{', data.'.join(labels)}): leave it out"
+            )
         for name, target in self.targets.items():
             label = self.label(name, data)
             if data.get(label) is not None and not self._without_loss(data, mask):

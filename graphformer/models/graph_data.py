@@ -58,8 +58,13 @@ def read_structure(data: Any) -> Structure:
         raise ValueError(f"data.edge_index must be [2, edges] (senders, receivers), got shape {list(edge_index.shape)}")
     senders, receivers = edge_index
     check_ends(senders, receivers, nodes, nodes, "data.edge_index")
-    graph = data.batch if data.get("batch") is not None else torch.zeros(nodes, dtype=torch.int64, device=device)
-    ptr = data.get("ptr")
+    ptr, batch = data.get("ptr"), data.get("batch")
+    if batch is None and ptr is not None and len(ptr) > 2:
+        raise ValueError(
+            f"data.ptr tells of {len(ptr) - 1} graphs, but data.batch, the graph of each node, is missing; make it: data.batch = "
+            "torch.arange(len(data.ptr) - 1).repeat_interleave(data.ptr.diff())"
+        )
+    graph = batch if batch is not None else torch.zeros(nodes, dtype=torch.int64, device=device)
     num_graphs = len(ptr) - 1 if ptr is not None else (int(graph.max()) + 1 if len(graph) else 1)
     if len(graph) != nodes or bool((graph[1:] < graph[:-1]).any()):
         raise ValueError(f"data.batch must be [{nodes}] and ascending: the nodes of a graph stand together")

@@ -28,8 +28,13 @@ def refuse_crossing(batch: Tensor, senders: Tensor, receivers: Tensor, num_sende
     """Raise where an edge joins two graphs of a batch."""
     if batch.ndim != 1 or batch.shape[0] != num_senders:
         raise ValueError(f"batch must be [{num_senders}], the graph of each node, got shape {list(batch.shape)}")
-    if num_senders != num_receivers or numberless(batch):
-        return  # bipartite: batch numbers the senders, and what the receivers' would be is not known
+    if num_senders != num_receivers:
+        raise ValueError(
+            f"batch numbers the graphs of nodes that send and receive, but here {num_senders} nodes send to {num_receivers} others: "
+            "leave it out; edges keep graphs apart"
+        )
+    if numberless(batch):
+        return
     if not readable(batch):
         torch._assert_async((batch[senders] == batch[receivers]).all(), "an edge joins two graphs of the batch")
         return
