@@ -103,8 +103,8 @@ def train_graphs(
     GraphTransformer(1, **network)  # what does not fit is told before any time is spent
     claim_output_dir(output, resume)
     if what == "polycrystals":
-        options = {"dim": dim, "resolution": resolution, "seed": seed, "law": law, "log": bar}
-        options |= {"contrast": contrast} if law == "two-phase" else {}
+        phases: dict[str, Any] = {"contrast": contrast} if law == "two-phase" else {}
+        options = {"dim": dim, "resolution": resolution, "seed": seed, "law": law, **phases, "log": bar}
         opened = cli_graph_data.polycrystals(cache, graphs, grains, options)
     elif what == "label images":
         options = {"kind": kind, "periodic": periodic, "relative": relative, "log": bar}

@@ -224,8 +224,8 @@ def _init(self: SparseGINConfig, *args: Any, **kwargs: Any) -> None:
         close = difflib.get_close_matches(name, known, 1)
         raise TypeError(
             f"SparseGINConfig has no field {name!r}"
-            + (f", did you mean {close[0]!r}?" if close else "")
-            + f". Its own are {', '.join(one for one in known if one in SparseGINConfig.__annotations__)}"
+            + (f", did you mean {close[0]!r}?" if close else ".")
+            + f" Its own are {', '.join(one for one in known if one in SparseGINConfig.__annotations__)}"
         )
     _dataclass_init(self, *args, **kwargs)
 

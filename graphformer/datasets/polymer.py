@@ -109,7 +109,7 @@ class PolymerGraphs(GraphDataset):
         log: bool = True,
         force_reload: bool = False,
     ):
-        idle = {"property": property, "raw": raw} if file is not None else {"text": text, "targets": targets}
+        idle: dict[str, Any] = {"property": property, "raw": raw} if file is not None else {"text": text, "targets": targets}
         for name, value in idle.items():
             if value is not None:
                 why = "beside file: it is of the published sets" if file is not None else "without file: it is a column of one's own"
