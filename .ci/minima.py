@@ -1,4 +1,6 @@
-"""The oldest release that pyproject.toml declares for each dependency, as a pip constraints file."""
+"""The oldest release that pyproject.toml declares for each dependency, as a pip constraints
+file.
+"""
 
 import sys
 from pathlib import Path

@@ -1,1 +1,3 @@
-"""Measurements: ``python -m benchmarks.NAME [--quick]`` prints a table and writes JSON under ``benchmarks/results``."""
+"""Measurements: ``python -m benchmarks.NAME [--quick]`` prints a table and writes JSON under
+``benchmarks/results``.
+"""

@@ -1,7 +1,9 @@
-"""Aggregation over a sparse graph by every backend: forward and backward, gradients to the features and the weights.
+"""Aggregation over a sparse graph by every backend: forward and backward, gradients to the features
+and the weights.
 
-A random causal graph of 33,000 nodes and 97,000 edges, sorted by receiver, 64 features: the size of an attention graph of 8 heads and
-4,000 tokens cut at about 3 edges a row. One thread; CPU time, the median of interleaved repetitions.
+A random causal graph of 33,000 nodes and 97,000 edges, sorted by receiver, 64 features: the size of
+an attention graph of 8 heads and 4,000 tokens cut at about 3 edges a row. One thread; CPU time, the
+median of interleaved repetitions.
 
     python -m benchmarks.aggregate              benchmarks/results/aggregate.json
     python -m benchmarks.aggregate --quick      a small graph: does it run?
@@ -52,7 +54,9 @@ def random_graph(nodes: int, edges: int) -> gf.AttentionGraph:
 
 
 def build(contender: str, reduce: str, fresh: bool, sizes: dict[str, int]) -> measure.Step:
-    """One step: the reduction and its gradients. ``fresh``: what is derived from the edges is derived in every step."""
+    """One step: the reduction and its gradients. ``fresh``: what is derived from the edges is
+    derived in every step.
+    """
     graph = random_graph(**sizes)
     torch.manual_seed(SEED)
     x = torch.randn(sizes["nodes"], FEATURES, requires_grad=True)
@@ -63,12 +67,26 @@ def build(contender: str, reduce: str, fresh: bool, sizes: dict[str, int]) -> me
 
     def step() -> tuple[Tensor, ...]:
         if contender in USERS:
-            out = convolution(x, edge_index) if "GINConv" in contender else convolution(x, edge_index, weight)
+            out = (
+                convolution(x, edge_index)
+                if "GINConv" in contender
+                else convolution(x, edge_index, weight)
+            )
         else:
             edges = graph
             if fresh:
-                edges = gf.AttentionGraph(graph.senders, graph.receivers, weight, 1, graph.num_senders, graph.num_receivers, ())
-            out = gf.aggregate(edges.with_weight(weight), x, reduce, backend=contender.removeprefix("backend "))
+                edges = gf.AttentionGraph(
+                    graph.senders,
+                    graph.receivers,
+                    weight,
+                    1,
+                    graph.num_senders,
+                    graph.num_receivers,
+                    (),
+                )
+            out = gf.aggregate(
+                edges.with_weight(weight), x, reduce, backend=contender.removeprefix("backend ")
+            )
         return torch.autograd.grad(out, (x, weight), upstream, allow_unused=True)
 
     return step
@@ -85,10 +103,17 @@ def run(sizes: dict[str, int], repetitions: int, quick: bool) -> list[dict[str, 
                 if "GINConv" not in name:  # it has no weights, so it computes something else
                     for a, b in zip(reference, steps[name](), strict=True):
                         if b is not None:
-                            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+                            torch.testing.assert_close(
+                                a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max())
+                            )
             times = measure.cpu_times(steps, repetitions, 0 if quick else measure.SHORTEST)
-            cases = [{"contender": name, "reduce": reduce, "fresh": fresh, "sizes": sizes} for name in names]
-            memory = measure.in_children("benchmarks.aggregate", cases if fresh and not quick else [], together=2)
+            cases = [
+                {"contender": name, "reduce": reduce, "fresh": fresh, "sizes": sizes}
+                for name in names
+            ]
+            memory = measure.in_children(
+                "benchmarks.aggregate", cases if fresh and not quick else [], together=2
+            )
             for i, name in enumerate(names):
                 row = {
                     "reduce": reduce,
@@ -115,25 +140,55 @@ def show(rows: list[dict[str, Any]]) -> str:
             cells.append(f"{measure.seconds(statistics.median(row['seconds']))} ({times:.2f}x)")
         memory = found["sum", True, name]["bytes"]
         lines.append([name, *cells, "-" if memory is None else measure.mebibytes(memory)])
-    sums = report.table(["weighted sum", "structure known", "fresh graph in each step", "memory, fresh graph"], lines)
+    sums = report.table(
+        ["weighted sum", "structure known", "fresh graph in each step", "memory, fresh graph"],
+        lines,
+    )
     others = [name for name in gf.backends.REDUCTIONS if name != "sum"]
-    lines = [[name, *(measure.seconds(statistics.median(found[r, False, name]["seconds"])) for r in others)] for name in OURS]
+    lines = [
+        [
+            name,
+            *(measure.seconds(statistics.median(found[r, False, name]["seconds"])) for r in others),
+        ]
+        for name in OURS
+    ]
     aims = []
     for name, bound in (("backend pyg", 4), (USERS[0], 4), ("backend dgl", 1.5)):
         for fresh in (False, True):
             if ("sum", fresh, name) in found:
                 value = measure.ratio(found["sum", fresh, name], base[fresh], "seconds")
                 what = f"weighted sum, {name} / backend torch" + ", fresh graph" * fresh
-                aims.append([what, f">= {bound}x", f"{value:.2f}x", measure.verdict(value, bound, at_least=True)])
-    return "\n\n".join((sums, report.table(["other reductions", *others], lines), report.table(["goal", "bound", "measured", ""], aims)))
+                aims.append(
+                    [
+                        what,
+                        f">= {bound}x",
+                        f"{value:.2f}x",
+                        measure.verdict(value, bound, at_least=True),
+                    ]
+                )
+    return "\n\n".join(
+        (
+            sums,
+            report.table(["other reductions", *others], lines),
+            report.table(["goal", "bound", "measured", ""], aims),
+        )
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="a small graph; writes no result file")
-    parser.add_argument("--output", type=Path, help="folder of the result file [default: benchmarks/results, with --quick none]")
-    parser.add_argument("--show", action="store_true", help="print the last results and measure nothing")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder of the result file [default: benchmarks/results, with --quick none]",
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="print the last results and measure nothing"
+    )
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -143,12 +198,18 @@ def main() -> None:
         return measure.answer(step)
     folder = options.output or (None if options.quick else report.RESULTS)
     if options.show:
-        return print(show(json.loads(((folder or report.RESULTS) / "aggregate.json").read_text())["rows"]))
+        return print(
+            show(json.loads(((folder or report.RESULTS) / "aggregate.json").read_text())["rows"])
+        )
     sizes = QUICK if options.quick else SIZES
     rows = run(sizes, options.repetitions, options.quick)
     if folder:
         settings = {**sizes, "features": FEATURES, "repetitions": options.repetitions}
-        report.save("aggregate", {**report.environment(), "seed": SEED, "settings": settings, "rows": rows}, folder)
+        report.save(
+            "aggregate",
+            {**report.environment(), "seed": SEED, "settings": settings, "rows": rows},
+            folder,
+        )
     print()
     print(show(rows))
 

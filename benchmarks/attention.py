@@ -1,7 +1,8 @@
 """What graphs and graph operators cost, relative to plain attention on torch's own kernel.
 
-One thread; CPU time, the median of interleaved repetitions; memory is what one step adds to the resident set at its peak. Batch 1,
-8 heads of 64, causal, float32. Scores have a standard deviation of about 3 wherever edges are cut.
+One thread; CPU time, the median of interleaved repetitions; memory is what one step adds to the
+resident set at its peak. Batch 1, 8 heads of 64, causal, float32. Scores have a standard deviation
+of about 3 wherever edges are cut.
 
     python -m benchmarks.attention                      everything, about a quarter of an hour; benchmarks/results/attention.json
     python -m benchmarks.attention --sections gin pna   only these; the others' results are kept
@@ -35,7 +36,14 @@ LONG = 16384
 SECTIONS: dict[str, tuple[str, tuple[str, ...], tuple[int, ...]]] = {
     "gin": (
         "GIN layer without a threshold, forward + backward",
-        ("plain attention layer", "GINAttention", "SumAttention", "x-transformers Attention", "naive GIN", "PyG TransformerConv"),
+        (
+            "plain attention layer",
+            "GINAttention",
+            "SumAttention",
+            "x-transformers Attention",
+            "naive GIN",
+            "PyG TransformerConv",
+        ),
         (1024, 2048, 4096),
     ),
     "graph": (
@@ -60,7 +68,11 @@ SECTIONS: dict[str, tuple[str, tuple[str, ...], tuple[int, ...]]] = {
     ),
     "compiled": (
         "Layers under torch.compile(fullgraph=True), forward + backward",
-        tuple(name + how for name in ("GINAttention", "GINAttention, threshold", "PNAAttention, threshold") for how in ("", ", compiled")),
+        tuple(
+            name + how
+            for name in ("GINAttention", "GINAttention, threshold", "PNAAttention, threshold")
+            for how in ("", ", compiled")
+        ),
         (1024, 2048),
     ),
     "growth": (
@@ -69,13 +81,26 @@ SECTIONS: dict[str, tuple[str, tuple[str, ...], tuple[int, ...]]] = {
         (1024, 2048, 4096, 8192, 16384, 32768),
     ),
 }
-LONGEST = {"PyG TransformerConv": 1024, "plain attention layer": 16384, "GINAttention": 16384, "naive GIN": 4096}
-"""Contenders that do not go to the end: TransformerConv holds several ``[E, 512]`` tensors, the naive layer ``[8, N, N]``."""
+LONGEST = {
+    "PyG TransformerConv": 1024,
+    "plain attention layer": 16384,
+    "GINAttention": 16384,
+    "naive GIN": 4096,
+}
+"""Contenders that do not go to the end: TransformerConv holds several ``[E, 512]`` tensors, the
+naive layer ``[8, N, N]``.
+"""
 
 # section, contender, baseline, length, what, bound, whether more is better
 GOALS: list[tuple[str, str, str, int, str, float, bool]] = [
-    *(("gin", "GINAttention", "plain attention layer", n, "seconds", 1.15, False) for n in (1024, 2048, 4096)),
-    *(("gin", "GINAttention", "plain attention layer", n, "bytes", 1.3, False) for n in (1024, 2048, 4096)),
+    *(
+        ("gin", "GINAttention", "plain attention layer", n, "seconds", 1.15, False)
+        for n in (1024, 2048, 4096)
+    ),
+    *(
+        ("gin", "GINAttention", "plain attention layer", n, "bytes", 1.3, False)
+        for n in (1024, 2048, 4096)
+    ),
     ("gin", "naive GIN", "GINAttention", 4096, "seconds", 8, True),
     ("gin", "naive GIN", "GINAttention", 4096, "bytes", 15, True),
     ("graph", "stream", "SDPA", 2048, "seconds", 1.4, False),
@@ -149,7 +174,10 @@ class DenseTransformerConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.edge_index.numel():  # in the warm-up
-            self.edge_index = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu().nonzero().T.contiguous()  # sender <= receiver
+            # sender <= receiver
+            self.edge_index = (
+                torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu().nonzero().T.contiguous()
+            )
         return self.conv(x[0], self.edge_index).unsqueeze(0)
 
 
@@ -165,7 +193,9 @@ def graph_sum(contender: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if contender == "SDPA":
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     sparsify = gf.Threshold(TAU, renormalize="renormalized" in contender)
-    graph = gf.attention_graph(q, k, sparsify=sparsify, is_causal=True, executor=contender.split(",")[0])
+    graph = gf.attention_graph(
+        q, k, sparsify=sparsify, is_causal=True, executor=contender.split(",")[0]
+    )
     return gf.aggregate(graph, v)
 
 
@@ -183,7 +213,9 @@ def merged_step(contender: str, q: Tensor, k: Tensor, v: Tensor) -> Any:
 
 
 def check(section: str, length: int = 96) -> None:
-    """Contenders that should agree do (of a layer the gradient of its input): only then is it fair to compare their times."""
+    """Contenders that should agree do (of a layer the gradient of its input): only then is it fair
+    to compare their times.
+    """
     for first, second in {
         "gin": [("GINAttention", "naive GIN")],
         "pna": [("PNAAttention", "naive PNA"), ("PNAAttention, threshold", "naive PNA, threshold")],
@@ -215,26 +247,52 @@ def case(argument: str) -> None:
     measure.answer(build(what["section"], what["contender"], length), what["repetitions"])
 
 
-def run(section: str, lengths: tuple[int, ...], repetitions: int, quick: bool = False) -> list[dict[str, Any]]:
+def run(
+    section: str, lengths: tuple[int, ...], repetitions: int, quick: bool = False
+) -> list[dict[str, Any]]:
     """One row for each contender and length."""
     check(section)
     rows = []
     for length in lengths:
-        contenders = [name for name in SECTIONS[section][1] if length <= LONGEST.get(name, length) and installed(name)]
+        contenders = [
+            name
+            for name in SECTIONS[section][1]
+            if length <= LONGEST.get(name, length) and installed(name)
+        ]
         contenders = contenders[: 1 if quick and section == "growth" else None]
-        steps = {} if section == "growth" else {name: build(section, name, length) for name in contenders}
+        steps = (
+            {}
+            if section == "growth"
+            else {name: build(section, name, length) for name in contenders}
+        )
         times = measure.cpu_times(steps, repetitions, 0 if quick else measure.SHORTEST)
         del steps
-        cases = [{"section": section, "contender": name, "length": length, "repetitions": 0} for name in contenders]
+        cases = [
+            {"section": section, "contender": name, "length": length, "repetitions": 0}
+            for name in contenders
+        ]
         if section == "growth":  # here the child takes the time as well
             cases = [{**what, "repetitions": repetitions * (length < LONG)} for what in cases]
         elif quick:
             cases = []
-        found = measure.in_children("benchmarks.attention", cases, together=1 if section == "growth" else 2)
+        found = measure.in_children(
+            "benchmarks.attention", cases, together=1 if section == "growth" else 2
+        )
         for i, name in enumerate(contenders):
             own = found[i] if found else {"bytes": None}
-            rows.append({"length": length, "contender": name, "bytes": own["bytes"], "seconds": times.get(name) or own["seconds"]})
-            print(f"{section} {length} {name}: {measure.seconds(statistics.median(rows[-1]['seconds']))}", flush=True)
+            rows.append(
+                {
+                    "length": length,
+                    "contender": name,
+                    "bytes": own["bytes"],
+                    "seconds": times.get(name) or own["seconds"],
+                }
+            )
+            print(
+                f"{section} {length} {name}: "
+                f"{measure.seconds(statistics.median(rows[-1]['seconds']))}",
+                flush=True,
+            )
     return rows
 
 
@@ -256,8 +314,13 @@ def show(sections: dict[str, Any]) -> str:
 
 
 def table(section: str, rows: list[dict[str, Any]]) -> str:
-    """A line a contender, time and memory a length: absolute for the first, relative to it for the others; all absolute for growth."""
-    names, lengths = list(dict.fromkeys(r["contender"] for r in rows)), list(dict.fromkeys(r["length"] for r in rows))
+    """A line a contender, time and memory a length: absolute for the first, relative to it for the
+    others; all absolute for growth.
+    """
+    names, lengths = (
+        list(dict.fromkeys(r["contender"] for r in rows)),
+        list(dict.fromkeys(r["length"] for r in rows)),
+    )
     found = {(r["contender"], r["length"]): r for r in rows}
     lines = []
     for name in names:
@@ -270,9 +333,18 @@ def table(section: str, rows: list[dict[str, Any]]) -> str:
                 memory = measure.mebibytes(row["bytes"]) if row["bytes"] else "-"
                 cells.append(f"{measure.seconds(statistics.median(row['seconds']))}, {memory}")
             else:
-                cells.append(", ".join(measure.times_as_much(measure.ratio(row, base, what)) for what in ("seconds", "bytes")))
+                cells.append(
+                    ", ".join(
+                        measure.times_as_much(measure.ratio(row, base, what))
+                        for what in ("seconds", "bytes")
+                    )
+                )
         lines.append([name, *cells, *(exponents(rows, name) if section == "growth" else [])])
-    header = ["time, memory", *map(str, lengths), *(["exponent of time", "of memory"] if section == "growth" else [])]
+    header = [
+        "time, memory",
+        *map(str, lengths),
+        *(["exponent of time", "of memory"] if section == "growth" else []),
+    ]
     return report.table(header, lines)
 
 
@@ -291,25 +363,46 @@ def goals(sections: dict[str, Any]) -> str:
     """What was aimed at, and whether it was reached."""
     lines = []
     for section, name, base, length, what, bound, at_least in GOALS:
-        rows = {(r["contender"], r["length"]): r for r in sections.get(section, {"rows": []})["rows"]}
+        rows = {
+            (r["contender"], r["length"]): r for r in sections.get(section, {"rows": []})["rows"]
+        }
         if (name, length) not in rows or (base, length) not in rows:
             continue
         value = measure.ratio(rows[name, length], rows[base, length], what)
         lines.append(
             [
-                f"{name} / {base}, {'time' if what == 'seconds' else 'memory'} at {length}" + " (forward)" * (section == "merged"),
+                f"{name} / {base}, {'time' if what == 'seconds' else 'memory'} at {length}"
+                + " (forward)" * (section == "merged"),
                 f"{'>=' if at_least else '<='} {bound:g}x",
                 measure.times_as_much(value),
                 measure.verdict(value, bound, at_least),
             ]
         )
-    longest = [r for r in sections.get("growth", {"rows": []})["rows"] if r["contender"] == "GINAttention, threshold" and r["bytes"]]
+    longest = [
+        r
+        for r in sections.get("growth", {"rows": []})["rows"]
+        if r["contender"] == "GINAttention, threshold" and r["bytes"]
+    ]
     if len(longest) > 1:
         value = float(exponents(longest, "GINAttention, threshold")[1])
-        lines.append(["exponent of memory, GINAttention with threshold", "<= 1.1", f"{value:.2f}", measure.verdict(value, 1.1)])
+        lines.append(
+            [
+                "exponent of memory, GINAttention with threshold",
+                "<= 1.1",
+                f"{value:.2f}",
+                measure.verdict(value, 1.1),
+            ]
+        )
         peak = longest[-1]["bytes"] / 2**30
         if longest[-1]["length"] == 32768:
-            lines.append(["a step of length 32768 finishes on 24 GB", "yes", f"{peak:.2f} GiB", measure.verdict(peak, 24)])
+            lines.append(
+                [
+                    "a step of length 32768 finishes on 24 GB",
+                    "yes",
+                    f"{peak:.2f} GiB",
+                    measure.verdict(peak, 24),
+                ]
+            )
     return report.table(["goal", "bound", "measured", ""], lines)
 
 
@@ -317,18 +410,38 @@ def plot(rows: list[dict[str, Any]], folder: Path) -> None:
     """Time and memory over length, both logarithmic; the exponents in the legend."""
     from matplotlib.figure import Figure
 
-    looks = dict(zip(SECTIONS["growth"][1], (("#1f5fa8", "o"), ("#2a9d8f", "s"), ("#777777", "D"), ("#d1691b", "^")), strict=True))
+    looks = dict(
+        zip(
+            SECTIONS["growth"][1],
+            (("#1f5fa8", "o"), ("#2a9d8f", "s"), ("#777777", "D"), ("#d1691b", "^")),
+            strict=True,
+        )
+    )
     lengths = sorted({r["length"] for r in rows})
-    for what, label, scale in (("time", "CPU seconds of a step", 1.0), ("memory", "memory a step adds at its peak, MiB", 2.0**20)):
+    for what, label, scale in (
+        ("time", "CPU seconds of a step", 1.0),
+        ("memory", "memory a step adds at its peak, MiB", 2.0**20),
+    ):
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         ax = figure.add_subplot()
         for name, (colour, marker) in looks.items():
             mine = [r for r in rows if r["contender"] == name]
-            values = [statistics.median(r["seconds"]) if what == "time" else r["bytes"] / scale for r in mine]
+            values = [
+                statistics.median(r["seconds"]) if what == "time" else r["bytes"] / scale
+                for r in mine
+            ]
             exponent = exponents(rows, name)[what == "memory"]
-            ax.plot([r["length"] for r in mine], values, color=colour, marker=marker, label=f"{name} (exponent {exponent})")
+            ax.plot(
+                [r["length"] for r in mine],
+                values,
+                color=colour,
+                marker=marker,
+                label=f"{name} (exponent {exponent})",
+            )
         ax.set(xscale="log", yscale="log", xlabel="length (tokens)", ylabel=label)
-        ax.set_title("One layer, hidden size 512, 8 heads, forward + backward, one CPU core", fontsize=10)
+        ax.set_title(
+            "One layer, hidden size 512, 8 heads, forward + backward, one CPU core", fontsize=10
+        )
         ax.set_xticks(lengths, [str(n) for n in lengths])
         ax.minorticks_off()
         ax.grid(True, which="major", color="#dddddd", linewidth=0.6)
@@ -344,13 +457,27 @@ def kept(folder: Path | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="small sizes, almost no memory measurements; writes no result file")
-    parser.add_argument("--output", type=Path, help="folder of the result file [default: benchmarks/results, with --quick none]")
-    parser.add_argument("--show", action="store_true", help="print the last results and measure nothing")
-    parser.add_argument("--plot", action="store_true", help="draw the last results and measure nothing")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="small sizes, almost no memory measurements; writes no result file",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder of the result file [default: benchmarks/results, with --quick none]",
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="print the last results and measure nothing"
+    )
+    parser.add_argument(
+        "--plot", action="store_true", help="draw the last results and measure nothing"
+    )
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -369,10 +496,19 @@ def main() -> None:
             options.repetitions = min(options.repetitions, 2)
             lengths = tuple(min(n, 128) // 2 ** (section == "pna") for n in lengths[:1])
         rows = run(section, lengths, options.repetitions, options.quick)
-        done[section] = {**report.environment(), "seed": SEED, "repetitions": options.repetitions, "rows": rows}
+        done[section] = {
+            **report.environment(),
+            "seed": SEED,
+            "repetitions": options.repetitions,
+            "rows": rows,
+        }
         if folder:
             everything = {**kept(folder), section: done[section]}
-            report.save("attention", {"sections": {name: everything[name] for name in SECTIONS if name in everything}}, folder)
+            report.save(
+                "attention",
+                {"sections": {name: everything[name] for name in SECTIONS if name in everything}},
+                folder,
+            )
     print()
     print(show(done))
 

@@ -1,8 +1,10 @@
-"""Greedy decoding of language models of equal size and different operators: tokens a second, with and without a cache.
+"""Greedy decoding of language models of equal size and different operators: tokens a second, with
+and without a cache.
 
-Hidden size 256, 4 layers, 4 heads, vocabulary 512, random weights (queries scaled so that scores have a standard deviation of about 3),
-batch 1, one thread; CPU time, medians of interleaved repetitions. "A token" is a decoding step after the prompt: the time of
-``generate`` for 65 tokens minus that for 1, over 64.
+Hidden size 256, 4 layers, 4 heads, vocabulary 512, random weights (queries scaled so that scores
+have a standard deviation of about 3), batch 1, one thread; CPU time, medians of interleaved
+repetitions. "A token" is a decoding step after the prompt: the time of ``generate`` for 65 tokens
+minus that for 1, over 64.
 
     python -m benchmarks.decode              prompt of 1,000 tokens; growth from 256 to 4,096; benchmarks/results/decode.json
     python -m benchmarks.decode --quick      short prompts: does it run?
@@ -32,7 +34,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gin, threshold 0.05": {"operator": "gin", "threshold": 0.05},
     "pna, threshold 0.05": {"operator": "pna", "threshold": 0.05},
 }
-FULL = {"prompt": 1000, "tokens": 64, "tokens_without_cache": 4, "contexts": [256, 512, 1024, 2048, 4096]}
+FULL = {
+    "prompt": 1000,
+    "tokens": 64,
+    "tokens_without_cache": 4,
+    "contexts": [256, 512, 1024, 2048, 4096],
+}
 QUICK = {"prompt": 20, "tokens": 4, "tokens_without_cache": 2, "contexts": [16, 32]}
 
 
@@ -53,7 +60,8 @@ def make_models() -> dict[str, gf.GraphformerForCausalLM]:
         models[name] = gf.GraphformerForCausalLM(gf.parameter_matched(base, **changes)).eval()
         with torch.no_grad():
             for layer in models[name].model.layers:
-                layer.self_attn.q_proj.weight *= 30  # initial scores have a standard deviation of 0.1
+                # initial scores have a standard deviation of 0.1
+                layer.self_attn.q_proj.weight *= 30
     return models
 
 
@@ -61,15 +69,26 @@ def prompt_of(length: int) -> torch.Tensor:
     return torch.randint(VOCABULARY, (1, length), generator=torch.Generator().manual_seed(SEED))
 
 
-def generating(model: gf.GraphformerForCausalLM, prompt: torch.Tensor, tokens: int, use_cache: bool) -> measure.Step:
+def generating(
+    model: gf.GraphformerForCausalLM, prompt: torch.Tensor, tokens: int, use_cache: bool
+) -> measure.Step:
     mask = torch.ones_like(prompt)
     return lambda: model.generate(
-        prompt, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, use_cache=use_cache
+        prompt,
+        attention_mask=mask,
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        do_sample=False,
+        use_cache=use_cache,
     )
 
 
-def decoding(models: dict[str, Any], sizes: dict[str, Any], repetitions: int) -> list[dict[str, Any]]:
-    """Seconds of prefill (with the first token), of a token after it, and of a token without a cache."""
+def decoding(
+    models: dict[str, Any], sizes: dict[str, Any], repetitions: int
+) -> list[dict[str, Any]]:
+    """Seconds of prefill (with the first token), of a token after it, and of a token without a
+    cache.
+    """
     prompt, more, few = prompt_of(sizes["prompt"]), sizes["tokens"], sizes["tokens_without_cache"]
     steps = {}
     for name, model in models.items():
@@ -95,10 +114,15 @@ def decoding(models: dict[str, Any], sizes: dict[str, Any], repetitions: int) ->
 
 @torch.no_grad()
 def growth(models: dict[str, Any], sizes: dict[str, Any], repetitions: int) -> list[dict[str, Any]]:
-    """Seconds of one more token at several lengths of the context: the cache is cut back after each."""
+    """Seconds of one more token at several lengths of the context: the cache is cut back after
+    each.
+    """
     rows = []
     for context in sizes["contexts"]:
-        caches = {name: model(prompt_of(context), use_cache=True).past_key_values for name, model in models.items()}
+        caches = {
+            name: model(prompt_of(context), use_cache=True).past_key_values
+            for name, model in models.items()
+        }
         found: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(repetitions + 1):
             for name, model in models.items():
@@ -107,12 +131,18 @@ def growth(models: dict[str, Any], sizes: dict[str, Any], repetitions: int) -> l
                     model(token.view(1, 1), past_key_values=caches[name], use_cache=True)
                 found[name].append((time.process_time() - start) / sizes["tokens"])
                 caches[name].crop(-sizes["tokens"])
-        rows += [{"model": name, "context": context, "token": values[1:]} for name, values in found.items()]  # the first warms up
+        # the first warms up
+        rows += [
+            {"model": name, "context": context, "token": values[1:]}
+            for name, values in found.items()
+        ]
     return rows
 
 
 def line(rows: list[dict[str, Any]], model: str) -> tuple[float, float, float]:
-    """Fixed seconds of a token, seconds for each key, and the share of the variance that this straight line explains."""
+    """Fixed seconds of a token, seconds for each key, and the share of the variance that this
+    straight line explains.
+    """
     keys = np.array([r["context"] for r in rows if r["model"] == model], float)
     spent = np.array([statistics.median(r["token"]) for r in rows if r["model"] == model])
     rise, fixed = np.polyfit(keys, spent, 1)
@@ -122,7 +152,13 @@ def line(rows: list[dict[str, Any]], model: str) -> tuple[float, float, float]:
 def show(content: dict[str, Any]) -> str:
     """Decoding, growth, the goal."""
     rows = content["decoding"]
-    middle = [{key: statistics.median(r[key]) for key in ("prefill", "all", "token", "token_without_cache")} for r in rows]
+    middle = [
+        {
+            key: statistics.median(r[key])
+            for key in ("prefill", "all", "token", "token_without_cache")
+        }
+        for r in rows
+    ]
     lines = [
         [
             row["model"],
@@ -135,26 +171,57 @@ def show(content: dict[str, Any]) -> str:
         ]
         for row, m in zip(rows, middle, strict=True)
     ]
-    header = ["model", "parameters", "prefill", "tokens/s", "relative to sum", "prefill and tokens, relative", "tokens/s without cache"]
+    header = [
+        "model",
+        "parameters",
+        "prefill",
+        "tokens/s",
+        "relative to sum",
+        "prefill and tokens, relative",
+        "tokens/s without cache",
+    ]
     parts = [report.table(header, lines)]
     contexts = list(dict.fromkeys(r["context"] for r in content["growth"]))
     lines = []
     for name in VARIANTS:
-        spent = [measure.seconds(statistics.median(r["token"])) for r in content["growth"] if r["model"] == name]
+        spent = [
+            measure.seconds(statistics.median(r["token"]))
+            for r in content["growth"]
+            if r["model"] == name
+        ]
         fixed, rise, explained = line(content["growth"], name)
-        lines.append([name, *spent, f"{fixed * 1e3:.2f} ms + {rise * 1e9:.0f} ns a key", f"{explained:.3f}"])
-    parts.append(report.table(["time of a token at context", *map(str, contexts), "straight line", "R²"], lines))
+        lines.append(
+            [name, *spent, f"{fixed * 1e3:.2f} ms + {rise * 1e9:.0f} ns a key", f"{explained:.3f}"]
+        )
+    parts.append(
+        report.table(
+            ["time of a token at context", *map(str, contexts), "straight line", "R²"], lines
+        )
+    )
     value = middle[0]["token"] / middle[1]["token"]
-    aim = ["tokens per second, gin / sum", ">= 0.85x", f"{value:.2f}x", measure.verdict(value, 0.85, at_least=True)]
+    aim = [
+        "tokens per second, gin / sum",
+        ">= 0.85x",
+        f"{value:.2f}x",
+        measure.verdict(value, 0.85, at_least=True),
+    ]
     return "\n\n".join((*parts, report.table(["goal", "bound", "measured", ""], [aim])))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="short prompts; writes no result file")
-    parser.add_argument("--output", type=Path, help="folder of the result file [default: benchmarks/results, with --quick none]")
-    parser.add_argument("--show", action="store_true", help="print the last results and measure nothing")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder of the result file [default: benchmarks/results, with --quick none]",
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="print the last results and measure nothing"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
@@ -163,7 +230,11 @@ def main() -> None:
         return print(show(json.loads(((folder or report.RESULTS) / "decode.json").read_text())))
     sizes = QUICK if options.quick else FULL
     models = make_models()
-    content = {**report.environment(), "seed": SEED, "settings": {**sizes, "repetitions": options.repetitions}}
+    content = {
+        **report.environment(),
+        "seed": SEED,
+        "settings": {**sizes, "repetitions": options.repetitions},
+    }
     content["decoding"] = decoding(models, sizes, options.repetitions)
     content["growth"] = growth(models, sizes, options.repetitions)
     if folder:

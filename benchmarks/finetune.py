@@ -1,11 +1,13 @@
 """Ways of fine-tuning the same small pre-trained model, at the same number of trainable parameters.
 
-``stories260K`` (a Llama of 260K parameters, trained on children's stories) learns (a) question and answer texts of gsm8k and (b) the
-plays of tinyshakespeare: with LoRA on all linear layers, with Sparse-GIN (messages from key to query), with Sparse-GIN whose only edges
-are those of a token with itself (what the published code does: an adapter for each token alone), and with all weights. The first three
-have equal numbers of trainable parameters (within 2 %). The learning rate of each is chosen on validation from the same grid, with a
-seed that is not used again; then every method trains with each of five seeds and is tested on text that nothing was chosen by. Of
-gsm8k 300 problems validate and 400 of its test problems test.
+``stories260K`` (a Llama of 260K parameters, trained on children's stories) learns (a) question and
+answer texts of gsm8k and (b) the plays of tinyshakespeare: with LoRA on all linear layers, with
+Sparse-GIN (messages from key to query), with Sparse-GIN whose only edges are those of a token with
+itself (what the published code does: an adapter for each token alone), and with all weights. The
+first three have equal numbers of trainable parameters (within 2 %). The learning rate of each is
+chosen on validation from the same grid, with a seed that is not used again; then every method
+trains with each of five seeds and is tested on text that nothing was chosen by. Of gsm8k 300
+problems validate and 400 of its test problems test.
 
     python -m benchmarks.finetune                        both texts, over an hour on one core; benchmarks/results/finetune-*.json
     python -m benchmarks.finetune --texts gsm8k          one of them (two processes can share the work)
@@ -14,9 +16,10 @@ gsm8k 300 problems validate and 400 of its test problems test.
     python -m benchmarks.finetune --show                 the tables of the last results
     python -m benchmarks.finetune --plot                 and their curves, docs/finetune-*.png
 
-AdamW, weight decay 0.01, clip 1, 20 steps of warm-up and then a constant learning rate, 400 steps of 4 windows of 256 tokens; dropout 0.1
-in every adapter. A seed draws the adapter's weights, its dropout and the order of the windows. Runs that a result file of the same
-settings holds are not repeated.
+AdamW, weight decay 0.01, clip 1, 20 steps of warm-up and then a constant learning rate, 400 steps
+of 4 windows of 256 tokens; dropout 0.1 in every adapter. A seed draws the adapter's weights, its
+dropout and the order of the windows. Runs that a result file of the same settings holds are not
+repeated.
 """
 
 from __future__ import annotations
@@ -37,7 +40,13 @@ import peft
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 import graphformer as gf
 from benchmarks import measure, report
@@ -58,7 +67,13 @@ METHODS = {
 
 
 def lora(rank: int = 8) -> peft.LoraConfig:
-    return peft.LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, lora_dropout=0.1, target_modules="all-linear")
+    return peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.1,
+        target_modules="all-linear",
+    )
 
 
 def wrap(method: str, model: PreTrainedModel) -> nn.Module:
@@ -77,9 +92,15 @@ def wrap(method: str, model: PreTrainedModel) -> nn.Module:
 
 def stories260k() -> Path:
     """The folder of the pre-trained model: beside the data sets."""
-    folder = Path(os.environ.get("GRAPHFORMER_MODELS", report.data_dir().parent / "models")) / "stories260K"
+    folder = (
+        Path(os.environ.get("GRAPHFORMER_MODELS", report.data_dir().parent / "models"))
+        / "stories260K"
+    )
     if not folder.is_dir():
-        raise SystemExit(f"error: no model at {folder}; set GRAPHFORMER_MODELS to the folder that holds stories260K")
+        raise SystemExit(
+            f"error: no model at {folder}; set GRAPHFORMER_MODELS to the folder that holds "
+            "stories260K"
+        )
     return folder
 
 
@@ -90,7 +111,11 @@ def parts(name: str, quick: bool) -> tuple[str, str, str]:
         return text[:40_000], text[40_000:50_000], text[50_000:]
     if name == "tinyshakespeare":
         text = (report.data_dir() / name / "input.txt").read_text()
-        return text[: len(text) * 8 // 10], text[len(text) * 8 // 10 : len(text) * 9 // 10], text[len(text) * 9 // 10 :]
+        return (
+            text[: len(text) * 8 // 10],
+            text[len(text) * 8 // 10 : len(text) * 9 // 10],
+            text[len(text) * 9 // 10 :],
+        )
     train, test = (GSM8K(split=part, raw=report.data_dir() / name) for part in ("train", "test"))
     cut = len(train) * 9 // 10
     validation = "".join(map(train.text, range(cut, cut + 300)))
@@ -106,14 +131,24 @@ def tokens(tokenizer: Any, text: str) -> Tensor:
 # ------------------------------------------------------------------ training
 
 
-def train(model: nn.Module, data: dict[str, TextDataset], rate: float, seed: int, steps: int, batch: int, final: str) -> dict[str, Any]:
+def train(
+    model: nn.Module,
+    data: dict[str, TextDataset],
+    rate: float,
+    seed: int,
+    steps: int,
+    batch: int,
+    final: str,
+) -> dict[str, Any]:
     """Train a wrapped model; its validation curve, and its loss on the part ``final``."""
     curve: list[tuple[int, float]] = [(0, evaluate(model, data["glimpse"]).loss_nats_per_token)]
 
     class Curve(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step % max(steps // 8, 1) == 0:
-                curve.append((state.global_step, evaluate(model, data["glimpse"]).loss_nats_per_token))
+                curve.append(
+                    (state.global_step, evaluate(model, data["glimpse"]).loss_nats_per_token)
+                )
 
     recorder = LambdaRecorder(every=max(steps // 20, 1))
     start = time.process_time()
@@ -135,7 +170,9 @@ def train(model: nn.Module, data: dict[str, TextDataset], rate: float, seed: int
             use_cpu=True,
             remove_unused_columns=False,
         )
-        trainer = transformers.Trainer(model, arguments, train_dataset=data["train"], callbacks=[Curve(), recorder])
+        trainer = transformers.Trainer(
+            model, arguments, train_dataset=data["train"], callbacks=[Curve(), recorder]
+        )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
     seconds = time.process_time() - start
@@ -162,8 +199,17 @@ def study(name: str, options: argparse.Namespace, folder: Path | None) -> dict[s
             return AutoModelForCausalLM.from_pretrained(stories260k(), trust_remote_code=False)
 
     context = 32 if options.quick else 256
-    texts = dict(zip(("train", "validation", "test"), (tokens(tokenizer, text) for text in parts(name, options.quick)), strict=True))
-    data = {part: TextDataset(ids, context, stride=1 if part == "train" else context) for part, ids in texts.items()}
+    texts = dict(
+        zip(
+            ("train", "validation", "test"),
+            (tokens(tokenizer, text) for text in parts(name, options.quick)),
+            strict=True,
+        )
+    )
+    data = {
+        part: TextDataset(ids, context, stride=1 if part == "train" else context)
+        for part, ids in texts.items()
+    }
     data["glimpse"] = TextDataset(texts["validation"][: 40 * context + 1], context, stride=context)
     settings = {
         "text": name,
@@ -181,7 +227,10 @@ def study(name: str, options: argparse.Namespace, folder: Path | None) -> dict[s
         if before["settings"] == settings:
             content.update({key: before[key] for key in ("grid", "runs", "untrained")})
     if "untrained" not in content:
-        content["untrained"] = {part: evaluate(fresh(), data[part]).loss_nats_per_token for part in ("validation", "test")}
+        content["untrained"] = {
+            part: evaluate(fresh(), data[part]).loss_nats_per_token
+            for part in ("validation", "test")
+        }
 
     def once(method: str, rate: float, seed: int, final: str, done: list[dict[str, Any]]) -> None:
         if any(run["seed"] == seed and run["rate"] == rate for run in done):
@@ -189,7 +238,11 @@ def study(name: str, options: argparse.Namespace, folder: Path | None) -> dict[s
         transformers.set_seed(seed)
         result = train(wrap(method, fresh()), data, rate, seed, options.steps, options.batch, final)
         done.append(result)
-        print(f"{name} {method} rate {rate:g} seed {seed}: {final} {result['loss']:.4f} in {result['cpu_seconds']:.0f} s", flush=True)
+        print(
+            f"{name} {method} rate {rate:g} seed {seed}: {final} {result['loss']:.4f} in "
+            f"{result['cpu_seconds']:.0f} s",
+            flush=True,
+        )
         if folder is not None:
             report.save(f"finetune-{name}", content, folder)
 
@@ -198,7 +251,13 @@ def study(name: str, options: argparse.Namespace, folder: Path | None) -> dict[s
             once(method, rate, GRID_SEED, "validation", content["grid"].setdefault(method, []))
     for seed in range(options.seeds):
         for method in options.methods:
-            once(method, chosen(content, method), seed, "test", content["runs"].setdefault(method, []))
+            once(
+                method,
+                chosen(content, method),
+                seed,
+                "test",
+                content["runs"].setdefault(method, []),
+            )
     return content
 
 
@@ -242,35 +301,55 @@ def cost_step(method: str, sizes: tuple[int, int, int]) -> measure.Step:
     torch.manual_seed(0)
     base = LlamaForCausalLM(config)
     with torch.no_grad():
-        for layer in base.model.layers:  # scores of a standard deviation near 3, as a trained model's are: random ones are all near 0
+        # scores of a standard deviation near 3, as a trained model's are: random ones are all near
+        # 0
+        for layer in base.model.layers:
             layer.self_attn.q_proj.weight *= 12
     model = wrap(method, base).train()
     ids = torch.randint(0, 512, (1, length))
     leaves = [p for p in model.parameters() if p.requires_grad]
-    return lambda: torch.autograd.grad(model(input_ids=ids, labels=ids, use_cache=False).loss, leaves, allow_unused=True)
+    return lambda: torch.autograd.grad(
+        model(input_ids=ids, labels=ids, use_cache=False).loss, leaves, allow_unused=True
+    )
 
 
 def cost(quick: bool, repetitions: int) -> dict[str, Any]:
     sizes = (64, 2, 64) if quick else (512, 8, 512)
     methods = ("lora", "sparse-gin", "sparse-gin-self")
-    times = measure.cpu_times({method: cost_step(method, sizes) for method in methods}, repetitions, 0 if quick else measure.SHORTEST)
+    times = measure.cpu_times(
+        {method: cost_step(method, sizes) for method in methods},
+        repetitions,
+        0 if quick else measure.SHORTEST,
+    )
     cases = [] if quick else [{"method": method, "sizes": sizes} for method in methods]
     found = measure.in_children("benchmarks.finetune", cases, together=1)
     rows = {}
     for i, method in enumerate(methods):
         rows[method] = {"seconds": times[method], "bytes": found[i]["bytes"] if found else None}
-    return {**report.environment(), "sizes": dict(zip(("hidden", "layers", "length"), sizes, strict=True)), "rows": rows}
+    return {
+        **report.environment(),
+        "sizes": dict(zip(("hidden", "layers", "length"), sizes, strict=True)),
+        "rows": rows,
+    }
 
 
 def cost_table(content: dict[str, Any]) -> str:
     rows, base = [], content["rows"]["lora"]
     for method, row in content["rows"].items():
-        cells = [measure.times_as_much(measure.ratio(row, base, what)) for what in ("seconds", "bytes")]
+        cells = [
+            measure.times_as_much(measure.ratio(row, base, what)) for what in ("seconds", "bytes")
+        ]
         if method == "lora":
-            cells = [measure.seconds(statistics.median(row["seconds"])), measure.mebibytes(row["bytes"]) if row["bytes"] else "-"]
+            cells = [
+                measure.seconds(statistics.median(row["seconds"])),
+                measure.mebibytes(row["bytes"]) if row["bytes"] else "-",
+            ]
         rows.append([METHODS[method], *cells])
     sizes = content["sizes"]
-    what = f"step of a Llama, hidden {sizes['hidden']}, {sizes['layers']} layers, length {sizes['length']}"
+    what = (
+        f"step of a Llama, hidden {sizes['hidden']}, {sizes['layers']} layers, length "
+        f"{sizes['length']}"
+    )
     return report.table([what, "time", "memory"], rows)
 
 
@@ -278,16 +357,25 @@ def cost_table(content: dict[str, Any]) -> str:
 
 
 def table(content: dict[str, Any]) -> str:
-    """Test loss of each method, and its difference to the per-token adapter's with the same seeds."""
+    """Test loss of each method, and its difference to the per-token adapter's with the same
+    seeds.
+    """
     runs = content["runs"]
     rows = [["untrained", "0", "", "", f"{content['untrained']['test']:.4f}", "", "", ""]]
     base = {run["seed"]: run["loss"] for run in runs.get("sparse-gin-self", [])}
     for method, done in runs.items():
         losses = [run["loss"] for run in done]
         mean, half = report.interval(losses)
-        difference, error = report.interval([run["loss"] - base[run["seed"]] for run in done if run["seed"] in base] or [float("nan")])
+        difference, error = report.interval(
+            [run["loss"] - base[run["seed"]] for run in done if run["seed"] in base]
+            or [float("nan")]
+        )
         rate = chosen(content, method)
-        edge = " (edge of the grid)" if rate in (content["settings"]["grid"][0], content["settings"]["grid"][-1]) else ""
+        edge = (
+            " (edge of the grid)"
+            if rate in (content["settings"]["grid"][0], content["settings"]["grid"][-1])
+            else ""
+        )
         rows.append(
             [
                 METHODS[method],
@@ -300,7 +388,16 @@ def table(content: dict[str, Any]) -> str:
                 "" if method == "sparse-gin-self" else f"{difference:+.4f} ± {error:.4f}",
             ]
         )
-    header = ["", "trainable", "rate", "seeds", "test loss, nats a token (95 %)", "perplexity", "sd", "minus self-loops (paired, 95 %)"]
+    header = [
+        "",
+        "trainable",
+        "rate",
+        "seeds",
+        "test loss, nats a token (95 %)",
+        "perplexity",
+        "sd",
+        "minus self-loops (paired, 95 %)",
+    ]
     return report.table(header, rows)
 
 
@@ -308,23 +405,46 @@ def plot(contents: dict[str, dict[str, Any]], folder: Path) -> None:
     """Validation curves (mean and range over seeds), and lambda over training."""
     from matplotlib.figure import Figure
 
-    colours = {"lora": "#777777", "sparse-gin": "#1f5fa8", "sparse-gin-self": "#2a9d8f", "full": "#d1691b"}
+    colours = {
+        "lora": "#777777",
+        "sparse-gin": "#1f5fa8",
+        "sparse-gin-self": "#2a9d8f",
+        "full": "#d1691b",
+    }
     for name, content in contents.items():
         figure = Figure(figsize=(10, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         for method, runs in content["runs"].items():
             steps = [step for step, _ in runs[0]["curve"]][1:]
             losses = np.array([[loss for _, loss in run["curve"]][1:] for run in runs])
-            left.plot(steps, losses.mean(0), color=colours[method], marker="o", markersize=3, label=METHODS[method])
-            left.fill_between(steps, losses.min(0), losses.max(0), color=colours[method], alpha=0.15, linewidth=0)
-        left.set(xlabel="step", ylabel="validation loss, nats a token (start of the text)", title=name)
+            left.plot(
+                steps,
+                losses.mean(0),
+                color=colours[method],
+                marker="o",
+                markersize=3,
+                label=METHODS[method],
+            )
+            left.fill_between(
+                steps, losses.min(0), losses.max(0), color=colours[method], alpha=0.15, linewidth=0
+            )
+        left.set(
+            xlabel="step", ylabel="validation loss, nats a token (start of the text)", title=name
+        )
         left.legend(frameon=False, fontsize=8)
         history = content["runs"]["sparse-gin"][0]["lambda"]
         layers = len(history["values"][0])
         for layer in range(layers):
             shade = 0.75 - 0.7 * layer / max(layers - 1, 1)
-            right.plot(history["steps"], [values[layer] for values in history["values"]], color=str(shade), label=f"layer {layer}")
-        right.set(xlabel="step", ylabel="lambda", title="lambda of each layer (key to query, seed 0)")
+            right.plot(
+                history["steps"],
+                [values[layer] for values in history["values"]],
+                color=str(shade),
+                label=f"layer {layer}",
+            )
+        right.set(
+            xlabel="step", ylabel="lambda", title="lambda of each layer (key to query, seed 0)"
+        )
         right.legend(frameon=False, fontsize=8)
         for ax in (left, right):
             ax.spines[["top", "right"]].set_visible(False)
@@ -333,7 +453,9 @@ def plot(contents: dict[str, dict[str, Any]], folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", nargs="+", choices=TEXTS, default=list(TEXTS))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=5)
@@ -341,9 +463,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--cost", action="store_true", help="measure the cost of a step instead")
     parser.add_argument("--repetitions", type=int, default=7, help="of the cost's measurement")
-    parser.add_argument("--quick", action="store_true", help="a few steps of a random model on the embedded text; writes no result file")
-    parser.add_argument("--show", action="store_true", help="print the last results and train nothing")
-    parser.add_argument("--plot", action="store_true", help="draw the last results and train nothing")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a few steps of a random model on the embedded text; writes no result file",
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="print the last results and train nothing"
+    )
+    parser.add_argument(
+        "--plot", action="store_true", help="draw the last results and train nothing"
+    )
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -357,7 +487,9 @@ def main() -> None:
     options.grid = GRID
     if options.show or options.plot:
         files = {name: report.RESULTS / f"finetune-{name}.json" for name in options.texts}
-        contents = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+        contents = {
+            name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()
+        }
         if options.plot:
             plot(contents, report.RESULTS.parents[1] / "docs")
         for name, content in contents.items():
@@ -366,7 +498,12 @@ def main() -> None:
             print(cost_table(json.loads(file.read_text())))
         return None
     if options.quick:
-        options.seeds, options.steps, options.grid, options.texts = 1, 4, GRID[1:3], options.texts[:1]
+        options.seeds, options.steps, options.grid, options.texts = (
+            1,
+            4,
+            GRID[1:3],
+            options.texts[:1],
+        )
     folder = None if options.quick else report.RESULTS
     if options.cost or options.quick:
         found = cost(options.quick, 2 if options.quick else options.repetitions)

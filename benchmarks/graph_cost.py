@@ -1,8 +1,11 @@
-"""What a training step of gf.GraphTransformer costs on graphs of 1,000 to 100,000 nodes, and how that grows.
+"""What a training step of gf.GraphTransformer costs on graphs of 1,000 to 100,000 nodes, and how
+that grows.
 
-Random directed graphs with 10 edges a node, 8 node features and 4 edge features; 3 layers, hidden size 64, 4 heads, a target for each node;
-forward, backward and a step of AdamW. One thread, float32. Time is CPU time, memory what a step adds to the resident set at its peak, both
-from one process for each entry. A stack of PyG's GINEConv of the same depth and width stands beside it for scale: it has no attention.
+Random directed graphs with 10 edges a node, 8 node features and 4 edge features; 3 layers, hidden
+size 64, 4 heads, a target for each node; forward, backward and a step of AdamW. One thread,
+float32. Time is CPU time, memory what a step adds to the resident set at its peak, both from one
+process for each entry. A stack of PyG's GINEConv of the same depth and width stands beside it for
+scale: it has no attention.
 
     python -m benchmarks.graph_cost             some minutes; benchmarks/results/graph_cost.json
     python -m benchmarks.graph_cost --quick     small graphs: does it run?
@@ -32,7 +35,9 @@ LAYERS, HIDDEN, HEADS = 3, 64, 4
 NODES = (1_000, 3_000, 10_000, 30_000, 100_000)
 QUICK = (200, 600)
 LONG = 30_000
-"""From so many nodes on memory is measured after a warm-up on a small graph, and time is the median of two steps after that one."""
+"""From so many nodes on memory is measured after a warm-up on a small graph, and time is the median
+of two steps after that one.
+"""
 OPERATORS = ("sum", "gin", "pna")
 PEER = "PyG GINEConv"
 EXPONENT, MEMORY = 1.1, 8e9
@@ -46,7 +51,10 @@ def random_graph(nodes: int) -> Data:
     """Senders and receivers drawn at random, features and labels too."""
     draw = torch.Generator().manual_seed(SEED)
     edges = torch.randint(nodes, (2, DEGREE * nodes), generator=draw)
-    x, edge_attr = (torch.randn(rows, width, generator=draw) for rows, width in ((nodes, NODE_DIM), (DEGREE * nodes, EDGE_DIM)))
+    x, edge_attr = (
+        torch.randn(rows, width, generator=draw)
+        for rows, width in ((nodes, NODE_DIM), (DEGREE * nodes, EDGE_DIM))
+    )
     return Data(x=x, edge_index=edges, edge_attr=edge_attr, y=torch.randn(nodes, 1, generator=draw))
 
 
@@ -56,7 +64,10 @@ class GINEStack(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(NODE_DIM, HIDDEN), nn.Linear(HIDDEN, 1)
-        mlps = (nn.Sequential(nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN)) for _ in range(LAYERS))
+        mlps = (
+            nn.Sequential(nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN))
+            for _ in range(LAYERS)
+        )
         self.convs = nn.ModuleList(GINEConv(mlp, edge_dim=EDGE_DIM) for mlp in mlps)
         self.norms = nn.ModuleList(nn.LayerNorm(HIDDEN) for _ in range(LAYERS))
 
@@ -97,11 +108,18 @@ def build(contender: str, nodes: int) -> measure.Step:
 
 
 def measured(contender: str, nodes: int, repetitions: int) -> dict[str, Any]:
-    """Bytes that a step adds, the largest resident set of the process until then, and CPU seconds of steps."""
+    """Bytes that a step adds, the largest resident set of the process until then, and CPU seconds
+    of steps.
+    """
     step = build(contender, nodes)
     (step if nodes < LONG else build(contender, NODES[0]))()
     found, _ = measure.peak_memory(step)
-    row = {"nodes": nodes, "contender": contender, "bytes": found, "resident": None if found is None else measure.resident_peak()}
+    row = {
+        "nodes": nodes,
+        "contender": contender,
+        "bytes": found,
+        "resident": None if found is None else measure.resident_peak(),
+    }
     times = []
     for _ in range(repetitions if nodes < LONG else min(repetitions, 2)):
         start = time.process_time()
@@ -116,8 +134,14 @@ def run(sizes: tuple[int, ...], repetitions: int, quick: bool) -> list[dict[str,
     for nodes in sizes:
         for contender in (*OPERATORS, PEER):
             case = {"contender": contender, "nodes": nodes, "repetitions": repetitions}
-            rows.append(measured(**case) if quick else measure.in_child("benchmarks.graph_cost", case))
-            print(f"{nodes} nodes, {contender}: {measure.seconds(statistics.median(rows[-1]['seconds']))}", flush=True)
+            rows.append(
+                measured(**case) if quick else measure.in_child("benchmarks.graph_cost", case)
+            )
+            print(
+                f"{nodes} nodes, {contender}: "
+                f"{measure.seconds(statistics.median(rows[-1]['seconds']))}",
+                flush=True,
+            )
     return rows
 
 
@@ -143,11 +167,20 @@ def show(rows: list[dict[str, Any]]) -> str:
             memory = measure.mebibytes(row["bytes"]) if row["bytes"] else "-"
             cells.append(f"{measure.seconds(statistics.median(row['seconds']))}, {memory}")
         slopes = [exponent(rows, name, what) for what in ("seconds", "bytes")]
-        lines.append([name, *cells, *("-" if slope is None else f"{slope:.2f}" for slope in slopes)])
+        lines.append(
+            [name, *cells, *("-" if slope is None else f"{slope:.2f}" for slope in slopes)]
+        )
         if name in OPERATORS and sizes[-1] == NODES[-1]:
             for slope, what in zip(slopes, ("time", "memory"), strict=True):
                 told = "-" if slope is None else f"{slope:.2f}"
-                goals.append([f"exponent of {what}, {name}", f"<= {EXPONENT:g}", told, measure.verdict(slope, EXPONENT)])
+                goals.append(
+                    [
+                        f"exponent of {what}, {name}",
+                        f"<= {EXPONENT:g}",
+                        told,
+                        measure.verdict(slope, EXPONENT),
+                    ]
+                )
     for name in OPERATORS:
         row = found.get((name, NODES[-1]))
         if row and row["resident"]:
@@ -160,33 +193,73 @@ def show(rows: list[dict[str, Any]]) -> str:
                     measure.verdict(row["resident"], MEMORY),
                 ]
             )
-    header = ["time, memory", *(f"{nodes:,} nodes" for nodes in sizes), "exponent of time", "of memory"]
-    return report.table(header, lines) + ("\n\n" + report.table(["goal", "bound", "measured", ""], goals) if goals else "")
+    header = [
+        "time, memory",
+        *(f"{nodes:,} nodes" for nodes in sizes),
+        "exponent of time",
+        "of memory",
+    ]
+    return report.table(header, lines) + (
+        "\n\n" + report.table(["goal", "bound", "measured", ""], goals) if goals else ""
+    )
 
 
 def plot(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Time and memory over edges, both logarithmic; the exponents in the legend, a line of exponent 1 beside them."""
+    """Time and memory over edges, both logarithmic; the exponents in the legend, a line of exponent
+    1 beside them.
+    """
     from matplotlib.figure import Figure
 
-    looks = dict(zip((*OPERATORS, PEER), (("#2a9d8f", "s"), ("#1f5fa8", "o"), ("#d1691b", "^"), ("#777777", "D")), strict=True))
+    looks = dict(
+        zip(
+            (*OPERATORS, PEER),
+            (("#2a9d8f", "s"), ("#1f5fa8", "o"), ("#d1691b", "^"), ("#777777", "D")),
+            strict=True,
+        )
+    )
     figure = Figure(figsize=(10.5, 4.4), layout="constrained")
-    title = f"GraphTransformer, {LAYERS} layers, hidden size {HIDDEN}, {HEADS} heads: a training step on one CPU core"
+    title = (
+        f"GraphTransformer, {LAYERS} layers, hidden size {HIDDEN}, {HEADS} heads: a training step "
+        "on one CPU core"
+    )
     figure.suptitle(title, fontsize=10)
-    parts = zip(figure.subplots(1, 2), ("seconds", "bytes"), ("CPU seconds of a step", "memory a step adds at its peak, MiB"), strict=True)
+    parts = zip(
+        figure.subplots(1, 2),
+        ("seconds", "bytes"),
+        ("CPU seconds of a step", "memory a step adds at its peak, MiB"),
+        strict=True,
+    )
     for ax, what, label in parts:
         every = []
         for name, (colour, marker) in looks.items():
             mine = [row for row in rows if row["contender"] == name and row[what]]
-            values = [statistics.median(row[what]) if what == "seconds" else row[what] / 2**20 for row in mine]
+            values = [
+                statistics.median(row[what]) if what == "seconds" else row[what] / 2**20
+                for row in mine
+            ]
             slope = exponent(rows, name, what)
             text = f"{name} ({slope:.2f})" if slope is not None else name
-            ax.plot([DEGREE * row["nodes"] for row in mine], values, color=colour, marker=marker, markersize=5, label=text)
+            ax.plot(
+                [DEGREE * row["nodes"] for row in mine],
+                values,
+                color=colour,
+                marker=marker,
+                markersize=5,
+                label=text,
+            )
             every += list(zip([DEGREE * row["nodes"] for row in mine], values, strict=True))
         if every:
-            # Below the curves, through the lowest value of the largest graph, so that the eye can compare slopes.
+            # Below the curves, through the lowest value of the largest graph, so that the eye can
+            # compare slopes.
             (first, _), (last, _) = min(every), max(every)
             low = 0.4 * min(value for edges, value in every if edges == last)
-            ax.plot([first, last], [low * first / last, low], color="#bbbbbb", linestyle="--", label="exponent 1")
+            ax.plot(
+                [first, last],
+                [low * first / last, low],
+                color="#bbbbbb",
+                linestyle="--",
+                label="exponent 1",
+            )
         ax.set(xscale="log", yscale="log", xlabel="edges (10 a node)", ylabel=label)
         ax.grid(True, which="major", color="#dddddd", linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
@@ -195,12 +268,26 @@ def plot(rows: list[dict[str, Any]], folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5, help=f"of steps on graphs below {LONG:,} nodes")
-    parser.add_argument("--quick", action="store_true", help="small graphs in this process; writes no result file")
-    parser.add_argument("--output", type=Path, help="folder of the result file [default: benchmarks/results, with --quick none]")
-    parser.add_argument("--show", action="store_true", help="print the last results and measure nothing")
-    parser.add_argument("--plot", action="store_true", help="draw the last results and measure nothing")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help=f"of steps on graphs below {LONG:,} nodes"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small graphs in this process; writes no result file"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder of the result file [default: benchmarks/results, with --quick none]",
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="print the last results and measure nothing"
+    )
+    parser.add_argument(
+        "--plot", action="store_true", help="draw the last results and measure nothing"
+    )
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -213,10 +300,22 @@ def main() -> None:
             plot(rows, report.RESULTS.parents[1] / "docs")
         return print(show(rows))
     sizes = QUICK if options.quick else NODES
-    rows = run(sizes, min(options.repetitions, 2) if options.quick else options.repetitions, options.quick)
+    rows = run(
+        sizes, min(options.repetitions, 2) if options.quick else options.repetitions, options.quick
+    )
     if folder:
-        settings = {"degree": DEGREE, "layers": LAYERS, "hidden": HIDDEN, "heads": HEADS, "repetitions": options.repetitions}
-        report.save("graph_cost", {**report.environment(), "seed": SEED, "settings": settings, "rows": rows}, folder)
+        settings = {
+            "degree": DEGREE,
+            "layers": LAYERS,
+            "hidden": HIDDEN,
+            "heads": HEADS,
+            "repetitions": options.repetitions,
+        }
+        report.save(
+            "graph_cost",
+            {**report.environment(), "seed": SEED, "settings": settings, "rows": rows},
+            folder,
+        )
     print()
     print(show(rows))
 

@@ -1,13 +1,16 @@
-"""Language models of equal size and different operators, trained on the same text with the same seeds.
+"""Language models of equal size and different operators, trained on the same text with the same
+seeds.
 
-nanoGPT's setting for a CPU: 4 layers, 4 heads, 128 wide, context 64, batch 12, 2000 steps, learning rate 1e-3 with 100 steps of warm-up
-and a cosine to 1e-4, AdamW (0.9, 0.99), weight decay 0.1, clip 1, no dropout; characters; the last tenth of the text validates, all of it.
+nanoGPT's setting for a CPU: 4 layers, 4 heads, 128 wide, context 64, batch 12, 2000 steps, learning
+rate 1e-3 with 100 steps of warm-up and a cosine to 1e-4, AdamW (0.9, 0.99), weight decay 0.1, clip
+1, no dropout; characters; the last tenth of the text validates, all of it.
 
     python -m benchmarks.language                 tinyshakespeare from GRAPHFORMER_DATA, 5 seeds
     python -m benchmarks.language --quick         a few steps on the embedded text: does it run?
 
-A seed draws the weights and the order of the windows; the operators see the same windows. Runs that a result file of the same settings
-already holds are not repeated, so an interrupted benchmark goes on where it stopped.
+A seed draws the weights and the order of the windows; the operators see the same windows. Runs that
+a result file of the same settings already holds are not repeated, so an interrupted benchmark goes
+on where it stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +28,14 @@ import transformers
 
 import graphformer as gf
 from benchmarks import report
-from graphformer.datasets import TextDataset, build_tokenizer, embedded_text, encode, read_text, split
+from graphformer.datasets import (
+    TextDataset,
+    build_tokenizer,
+    embedded_text,
+    encode,
+    read_text,
+    split,
+)
 from graphformer.training import train_language_model
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -33,7 +43,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gin": {"operator": "gin"},
     "pna": {"operator": "pna", "threshold": 0.1},
 }
-"""PNA is cut at 0.1: with all pairs as edges a step takes four times as long, and sum and mean are the same number."""
+"""PNA is cut at 0.1: with all pairs as edges a step takes four times as long, and sum and mean are
+the same number.
+"""
 
 PUBLISHED = {"nanoGPT, the same setting (LayerNorm, learned positions, GELU)": 1.88}
 
@@ -53,7 +65,9 @@ def base_config(vocab_size: int, context: int) -> gf.GraphformerConfig:
     )
 
 
-def run(config: gf.GraphformerConfig, train: TextDataset, validation: TextDataset, steps: int, seed: int) -> dict[str, Any]:
+def run(
+    config: gf.GraphformerConfig, train: TextDataset, validation: TextDataset, steps: int, seed: int
+) -> dict[str, Any]:
     """Train one model; its losses, size and time."""
     transformers.set_seed(seed)
     model = gf.GraphformerForCausalLM(config)
@@ -74,7 +88,9 @@ def run(config: gf.GraphformerConfig, train: TextDataset, validation: TextDatase
             progress=False,
         )
         seconds = time.perf_counter() - start
-    curve = [(entry["step"], entry["eval_loss"]) for entry in result.history if "eval_loss" in entry]
+    curve = [
+        (entry["step"], entry["eval_loss"]) for entry in result.history if "eval_loss" in entry
+    ]
     return {
         "seed": seed,
         "parameters": model.num_parameters(),
@@ -85,7 +101,9 @@ def run(config: gf.GraphformerConfig, train: TextDataset, validation: TextDatase
         "train_loss": result.train_loss,
         "curve": curve,
         "seconds": round(seconds, 1),
-        "sharpening": [round(float(p), 4) for n, p in model.named_parameters() if n.endswith("sharpening")],
+        "sharpening": [
+            round(float(p), 4) for n, p in model.named_parameters() if n.endswith("sharpening")
+        ],
     }
 
 
@@ -101,7 +119,12 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> str:
         difference, error = report.interval(paired) if paired else (float("nan"), float("nan"))
         rows.append(
             [
-                name + (f" (threshold {VARIANTS[name]['threshold']})" if "threshold" in VARIANTS[name] else ""),
+                name
+                + (
+                    f" (threshold {VARIANTS[name]['threshold']})"
+                    if "threshold" in VARIANTS[name]
+                    else ""
+                ),
                 f"{done[0]['parameters']:,}",
                 str(len(done)),
                 f"{mean:.4f} ± {half:.4f}",
@@ -109,19 +132,34 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> str:
                 "" if name == "sum" else f"{difference:+.4f} ± {error:.4f}",
             ]
         )
-    header = ["operator", "parameters", "seeds", "validation loss, nats (95 %)", "sd", "minus sum (paired, 95 %)"]
+    header = [
+        "operator",
+        "parameters",
+        "seeds",
+        "validation loss, nats (95 %)",
+        "sd",
+        "minus sum (paired, 95 %)",
+    ]
     return report.table(header, rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, help="a text file [default: tinyshakespeare of the data folder]")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--text", type=Path, help="a text file [default: tinyshakespeare of the data folder]"
+    )
     parser.add_argument("--operators", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="a few steps on the embedded text; writes no result file")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a few steps on the embedded text; writes no result file",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
@@ -135,12 +173,25 @@ def main() -> None:
     tokenizer = build_tokenizer("char", text)
     train_text, validation_text = split(text)
     train = TextDataset(encode(tokenizer, train_text), options.context)
-    validation = TextDataset(encode(tokenizer, validation_text), options.context, stride=options.context)
+    validation = TextDataset(
+        encode(tokenizer, validation_text), options.context, stride=options.context
+    )
     base = base_config(len(tokenizer), options.context)
     configs = {name: gf.parameter_matched(base, **VARIANTS[name]) for name in options.operators}
 
-    settings = {"text": source, "characters": len(text), "vocabulary": len(tokenizer), "steps": options.steps, "context": options.context}
-    content: dict[str, Any] = {**report.environment(), "settings": settings, "published": PUBLISHED, "runs": {}}
+    settings = {
+        "text": source,
+        "characters": len(text),
+        "vocabulary": len(tokenizer),
+        "steps": options.steps,
+        "context": options.context,
+    }
+    content: dict[str, Any] = {
+        **report.environment(),
+        "settings": settings,
+        "published": PUBLISHED,
+        "runs": {},
+    }
     target = report.RESULTS / "language.json"
     if target.is_file() and not options.quick:
         before = json.loads(target.read_text())
@@ -152,7 +203,11 @@ def main() -> None:
             if any(r["seed"] == seed for r in done):
                 continue
             result = run(config, train, validation, options.steps, seed)
-            print(f"{name} seed {seed}: {result['validation_loss']:.4f} nats in {result['seconds']:.0f} s", flush=True)
+            print(
+                f"{name} seed {seed}: {result['validation_loss']:.4f} nats in "
+                f"{result['seconds']:.0f} s",
+                flush=True,
+            )
             done.append(result)
             if not options.quick:
                 report.save("language", content)

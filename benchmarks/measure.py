@@ -1,7 +1,8 @@
 """Process CPU time of interleaved runs, and the peak memory of one step in a process of its own.
 
-A *step* is a function without arguments: one forward, or one forward and backward. A benchmark names its steps by plain values
-(section, contender, size), so that a child process can build the same step again.
+A *step* is a function without arguments: one forward, or one forward and backward. A benchmark
+names its steps by plain values (section, contender, size), so that a child process can build the
+same step again.
 """
 
 from __future__ import annotations
@@ -29,10 +30,15 @@ SHORTEST = 0.05
 Step = Callable[[], Any]
 
 
-def cpu_times(steps: dict[str, Step], repetitions: int = 5, shortest: float = SHORTEST) -> dict[str, list[float]]:
-    """CPU seconds of each step, ``repetitions`` rounds in which every step takes its turn; a warm-up round is not counted."""
+def cpu_times(
+    steps: dict[str, Step], repetitions: int = 5, shortest: float = SHORTEST
+) -> dict[str, list[float]]:
+    """CPU seconds of each step, ``repetitions`` rounds in which every step takes its turn; a
+    warm-up round is not counted.
+    """
     gc.collect()
-    gc.freeze()  # what lives now is not looked at again: a collection before each measurement then costs little
+    # what lives now is not looked at again: a collection before each measurement then costs little
+    gc.freeze()
     rounds = {}
     for name, step in steps.items():
         spent = 1e-6
@@ -55,11 +61,17 @@ def cpu_times(steps: dict[str, Step], repetitions: int = 5, shortest: float = SH
 
 def resident_peak() -> int:
     """The largest resident set in bytes since it was reset (Linux)."""
-    return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
 
 
 def peak_memory(step: Step) -> tuple[int | None, float]:
-    """Bytes by which one step raises the resident set at most (``None`` where the system cannot tell), and its CPU seconds."""
+    """Bytes by which one step raises the resident set at most (``None`` where the system cannot
+    tell), and its CPU seconds.
+    """
     gc.collect()
     reset = Path("/proc/self/clear_refs")
     if reset.exists():
@@ -72,13 +84,17 @@ def peak_memory(step: Step) -> tuple[int | None, float]:
 
 
 def in_children(module: str, cases: list[dict[str, Any]], together: int) -> list[dict[str, Any]]:
-    """:func:`in_child` for each case, so many at a time: memory does not mind company, time does."""
+    """:func:`in_child` for each case, so many at a time: memory does not mind company, time
+    does.
+    """
     with ThreadPoolExecutor(together) as pool:
         return list(pool.map(partial(in_child, module), cases))
 
 
 def in_child(module: str, case: dict[str, Any]) -> dict[str, Any]:
-    """What ``python -m module --case <json>`` prints: its last line, as JSON. Freed memory goes back to the system at once there."""
+    """What ``python -m module --case <json>`` prints: its last line, as JSON. Freed memory goes
+    back to the system at once there.
+    """
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", module, "--case", json.dumps(case)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -88,7 +104,9 @@ def in_child(module: str, case: dict[str, Any]) -> dict[str, Any]:
 
 
 def answer(step: Step, repetitions: int = 0) -> None:
-    """The child's side, after a warm-up: peak memory of a step, and the CPU seconds of as many more (or of that one)."""
+    """The child's side, after a warm-up: peak memory of a step, and the CPU seconds of as many more
+    (or of that one).
+    """
     found, spent = peak_memory(step)
     times = []
     for _ in range(repetitions):

@@ -1,6 +1,8 @@
-"""What the layers of this package are measured against: plain attention, and the materialised forms of published code.
+"""What the layers of this package are measured against: plain attention, and the materialised forms
+of published code.
 
-The naive forms take over the parameters of a layer of this package, so that both compute the same numbers.
+The naive forms take over the parameters of a layer of this package, so that both compute the same
+numbers.
 """
 
 from __future__ import annotations
@@ -18,10 +20,15 @@ class PlainAttention(nn.Module):
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(hidden_size, hidden_size, bias=False) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            nn.Linear(hidden_size, hidden_size, bias=False) for _ in range(4)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (p(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            p(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
@@ -37,7 +44,10 @@ class NaiveLayer(nn.Module):
         for head in range(layer.num_heads):
             width, hidden = mlp.weight1.shape[1:]
             bias = mlp.bias1 is not None
-            first, second = nn.Linear(width, hidden, bias), nn.Linear(hidden, mlp.weight2.shape[2], bias)
+            first, second = (
+                nn.Linear(width, hidden, bias),
+                nn.Linear(hidden, mlp.weight2.shape[2], bias),
+            )
             norm = nn.Identity() if mlp.norm is None else nn.RMSNorm(hidden, mlp.eps)
             with torch.no_grad():
                 first.weight.copy_(mlp.weight1[head].T)
@@ -49,11 +59,18 @@ class NaiveLayer(nn.Module):
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Softmax weights ``[B, H, N, N]`` and what is kept of them."""
-        q, k = (p(x).unflatten(-1, (self.layer.num_heads, -1)).transpose(1, 2) for p in (self.layer.q_proj, self.layer.k_proj))
+        q, k = (
+            p(x).unflatten(-1, (self.layer.num_heads, -1)).transpose(1, 2)
+            for p in (self.layer.q_proj, self.layer.k_proj)
+        )
         scores = q @ k.transpose(-1, -2) / self.layer.head_dim**0.5 * self.layer.sharpening
         allowed = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
         weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
-        keep = allowed.expand_as(weights) if self.layer.sparsify is None else weights > self.layer.sparsify.tau
+        keep = (
+            allowed.expand_as(weights)
+            if self.layer.sparsify is None
+            else weights > self.layer.sparsify.tau
+        )
         return weights * keep, keep
 
 
@@ -79,7 +96,8 @@ class NaivePNA(NaiveLayer):
         heads = []
         for head, mlp in enumerate(self.mlps):
             w, kept = weights[:, head].unsqueeze(-1), keep[:, head].unsqueeze(-1)
-            v = values[:, head].unsqueeze(1).expand(-1, x.shape[1], -1, -1)  # [B, receivers, senders, d]
+            # [B, receivers, senders, d]
+            v = values[:, head].unsqueeze(1).expand(-1, x.shape[1], -1, -1)
             degree = kept.sum(2)
             total = w.sum(2).masked_fill(degree == 0, 1.0)
             added = (w * v).sum(2)

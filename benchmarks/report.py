@@ -31,10 +31,15 @@ PACKAGES = (
 
 
 def data_dir() -> Path:
-    """The folder of the real data sets: ``GRAPHFORMER_DATA``, or ``../shared/data`` beside the repository."""
+    """The folder of the real data sets: ``GRAPHFORMER_DATA``, or ``../shared/data`` beside the
+    repository.
+    """
     folder = Path(os.environ.get("GRAPHFORMER_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
-        raise SystemExit(f"error: no data folder at {folder}; set GRAPHFORMER_DATA, or use --quick, which needs none")
+        raise SystemExit(
+            f"error: no data folder at {folder}; set GRAPHFORMER_DATA, or use --quick, which needs "
+            "none"
+        )
     return folder
 
 
@@ -47,7 +52,12 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = None
     processor = next(
-        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor()
+        (
+            line.split(":")[1].strip()
+            for line in _lines("/proc/cpuinfo")
+            if line.startswith("model name")
+        ),
+        platform.processor(),
     )
     return {
         "machine": {
@@ -66,7 +76,11 @@ def environment() -> dict[str, Any]:
 def command() -> str:
     """How this program was started, ``python -m benchmarks.attention --quick``."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = f"benchmarks.{Path(sys.argv[0]).stem}" if spec is None else spec.name.removesuffix(".__main__")
+    name = (
+        f"benchmarks.{Path(sys.argv[0]).stem}"
+        if spec is None
+        else spec.name.removesuffix(".__main__")
+    )
     return "python -m " + shlex.join([name, *sys.argv[1:]])
 
 
@@ -75,7 +89,9 @@ def _lines(path: str) -> list[str]:
 
 
 def save(name: str, content: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Write ``folder/name.json`` in one step, so that an interrupted benchmark leaves the last whole state."""
+    """Write ``folder/name.json`` in one step, so that an interrupted benchmark leaves the last
+    whole state.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     unfinished = path.with_suffix(".tmp")
@@ -85,7 +101,9 @@ def save(name: str, content: dict[str, Any], folder: Path = RESULTS) -> Path:
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half-width of the 95 % confidence interval of the mean (Student's t); the half-width of one value is NaN."""
+    """Mean and half-width of the 95 % confidence interval of the mean (Student's t); the half-width
+    of one value is NaN.
+    """
     if len(values) < 2:
         return statistics.fmean(values), float("nan")
     half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5

@@ -7,7 +7,13 @@ author = "the graphformer authors"
 copyright = "2026, the graphformer authors"
 release = version = installed_version("graphformer")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"graphformer {release}"
@@ -21,6 +27,7 @@ napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-# Only our own words: what torch and transformers say about inherited methods is on their pages, in their markup.
+# Only our own words: what torch and transformers say about inherited methods is on their pages, in
+# their markup.
 autodoc_inherit_docstrings = False
 autodoc_default_options = {"members": True, "show-inheritance": True}

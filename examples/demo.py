@@ -1,6 +1,8 @@
-"""The main job in a few minutes: a GIN transformer and its parameter-matched standard transformer on the text that Python brings.
+"""The main job in a few minutes: a GIN transformer and its parameter-matched standard transformer
+on the text that Python brings.
 
-Trains both, prints both validation losses, lets the GIN model write, and draws the graph of one of its heads.
+Trains both, prints both validation losses, lets the GIN model write, and draws the graph of one of
+its heads.
 """
 
 from __future__ import annotations
@@ -22,24 +24,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--context", type=int, default=64)
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="an own folder of this demo; it is written anew")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("demo"),
+        help="an own folder of this demo; it is written anew",
+    )
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    torch.set_num_threads(1)  # a model this small gains little from a second core, and loses much where that core is busy
+    # a model this small gains little from a second core, and loses much where that core is busy
+    torch.set_num_threads(1)
     marker = options.output / "written-by-the-demo"  # an interrupted demo left it too
     if options.output.exists():
         if any(options.output.iterdir()) and not marker.exists():
-            raise SystemExit(f"error: --output {options.output} holds other files; name a folder that the demo may write anew")
+            raise SystemExit(
+                f"error: --output {options.output} holds other files; name a folder that the demo "
+                "may write anew"
+            )
         shutil.rmtree(options.output)
     options.output.mkdir(parents=True)
     marker.touch()
 
-    print("A GIN transformer and a standard transformer of the same size learn the help texts of Python, a character at a time.")
+    print(
+        "A GIN transformer and a standard transformer of the same size learn the help texts of "
+        "Python, a character at a time."
+    )
     text = embedded_text()
     tokenizer = build_tokenizer("char", text)
     train_text, validation_text = split(text)
     train = TextDataset(encode(tokenizer, train_text), options.context)
-    validation = TextDataset(encode(tokenizer, validation_text), options.context, stride=options.context)
+    validation = TextDataset(
+        encode(tokenizer, validation_text), options.context, stride=options.context
+    )
     gin = gf.GraphformerConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -74,7 +90,9 @@ def main() -> None:
     model = models["gin"].eval()
     transformers.set_seed(0)
     ids = encode(tokenizer, prompt)[None]
-    written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=200, do_sample=True, top_k=10)
+    written = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=200, do_sample=True, top_k=10
+    )
     print("\nThe GIN model writes:\n" + tokenizer.decode(written[0]))
 
     sample = "The value of the expression is an object"[: options.context]
@@ -86,12 +104,27 @@ def main() -> None:
         key=lambda place: off_diagonal_weight(graphs[place[0]].lane(place[1])),
     )
     picture = options.output / "head.png"
-    plot_head(graphs[layer], head, list(sample), picture, min_weight=0.1, title=f"layer {layer + 1}, head {head + 1}")
+    plot_head(
+        graphs[layer],
+        head,
+        list(sample),
+        picture,
+        min_weight=0.1,
+        title=f"layer {layer + 1}, head {head + 1}",
+    )
 
-    print(f"\nvalidation loss, nats per character (perplexity), over {losses['gin'].num_tokens:,} characters")
+    print(
+        "\n"
+        f"validation loss, nats per character (perplexity), over {losses['gin'].num_tokens:,} "
+        "characters"
+    )
     for name, evaluation in losses.items():
         print(f"  {name:9} {evaluation.loss_nats_per_token:.4f} ({evaluation.perplexity:.2f})")
-    print(f"\nmodels in {options.output}/, the picture of layer {layer + 1}, head {head + 1} in {picture}")
+    print(
+        "\n"
+        f"models in {options.output}/, the picture of layer {layer + 1}, head {head + 1} in "
+        f"{picture}"
+    )
     print(f"next: .venv/bin/graphformer generate {options.output}/gin 'The value '")
 
 

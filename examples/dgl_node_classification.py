@@ -1,6 +1,8 @@
-"""A stock DGL script (a two-layer GCN for semi-supervised node classification) with one line changed: the layer.
+"""A stock DGL script (a two-layer GCN for semi-supervised node classification) with one line
+changed: the layer.
 
-The data are made here: a stochastic block model, whose node features say little about the class and whose edges say much.
+The data are made here: a stochastic block model, whose node features say little about the class and
+whose edges say much.
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphformer.nn import GINAttentionConv as Conv  # the changed line; it was: from dgl.nn import GraphConv as Conv
+# the changed line; it was: from dgl.nn import GraphConv as Conv
+from graphformer.nn import GINAttentionConv as Conv
 
 
 def make_graph(nodes_per_class: int = 60, classes: int = 5, channels: int = 16) -> dgl.DGLGraph:
-    """Dense within a class, sparse between classes; features are noise with a faint trace of the class."""
+    """Dense within a class, sparse between classes; features are noise with a faint trace of the
+    class.
+    """
     label = torch.arange(classes).repeat_interleave(nodes_per_class)
     probability = torch.where(label.unsqueeze(0) == label.unsqueeze(1), 0.1, 0.01)
     src, dst = torch.bernoulli(probability).triu(1).nonzero().unbind(1)
@@ -28,7 +33,9 @@ def make_graph(nodes_per_class: int = 60, classes: int = 5, channels: int = 16) 
     g.ndata["feat"] = torch.randn(len(label), channels) + 0.7 * F.one_hot(label, channels)
     g.ndata["label"] = label
     order = torch.randperm(len(label))
-    g.ndata["train_mask"] = torch.zeros(len(label), dtype=torch.bool).index_fill(0, order[: len(label) // 4], True)
+    g.ndata["train_mask"] = torch.zeros(len(label), dtype=torch.bool).index_fill(
+        0, order[: len(label) // 4], True
+    )
     return g
 
 
@@ -64,7 +71,9 @@ def main(epochs: int = 100, seed: int = 0) -> tuple[float, float]:
         loss.backward()
         optimizer.step()
         if epoch % 20 == 0:
-            print(f"epoch {epoch:3d}, loss {loss.item():.3f}, test accuracy {evaluate(g, model):.3f}")
+            print(
+                f"epoch {epoch:3d}, loss {loss.item():.3f}, test accuracy {evaluate(g, model):.3f}"
+            )
     majority = float((label[~mask] == label[mask].mode().values).float().mean())
     return evaluate(g, model), majority
 

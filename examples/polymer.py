@@ -1,12 +1,15 @@
-"""From a CSV of polymers and their band gaps to a model, predictions for polymers that you type, and a picture of what atoms listen to.
+"""From a CSV of polymers and their band gaps to a model, predictions for polymers that you type,
+and a picture of what atoms listen to.
 
-    python examples/polymer.py
-    python examples/polymer.py --csv mine.csv --smiles-column psmiles --target-column Tg --new "*CC(*)c1ccccc1" "*c1ccc(*)s1"
+    python examples/polymer.py python examples/polymer.py --csv mine.csv --smiles-column psmiles
+    --target-column Tg --new "*CC(*)c1ccccc1" "*c1ccc(*)s1"
 
-Each repeat unit (pSMILES: the two ``*`` are its ends) is a graph of atoms, closed to a chain. A tenth of the polymers is kept for
-validation and a tenth for the test; the model stands beside a ridge regression on what the unit is made of (shares and numbers of the
-elements, ring atoms, charges, kinds of bonds and hybridisations), whose strength is chosen on the same validation set. The defaults take
-the band gaps of 3,380 polymers from where ``GRAPHFORMER_DATA`` points to (or beside the repository), and under three minutes on one core.
+Each repeat unit (pSMILES: the two ``*`` are its ends) is a graph of atoms, closed to a chain. A
+tenth of the polymers is kept for validation and a tenth for the test; the model stands beside a
+ridge regression on what the unit is made of (shares and numbers of the elements, ring atoms,
+charges, kinds of bonds and hybridisations), whose strength is chosen on the same validation set.
+The defaults take the band gaps of 3,380 polymers from where ``GRAPHFORMER_DATA`` points to (or
+beside the repository), and under three minutes on one core.
 """
 
 from __future__ import annotations
@@ -34,31 +37,57 @@ from graphformer.training import GraphModel, GraphTrainer, load_graph_model
 from graphformer.training.graph_metrics import regression_metrics
 
 DATA = Path(os.environ.get("GRAPHFORMER_DATA", Path(__file__).parents[2] / "shared" / "data"))
-NEW = {"*CC(*)c1ccccc1": "polystyrene", "*c1ccc(*)s1": "polythiophene", "*CC(*)(C)C(=O)OC": "PMMA", "*c1ccc(C=C*)cc1": "PPV"}
+NEW = {
+    "*CC(*)c1ccccc1": "polystyrene",
+    "*c1ccc(*)s1": "polythiophene",
+    "*CC(*)(C)C(=O)OC": "PMMA",
+    "*c1ccc(C=C*)cc1": "PPV",
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--csv", type=Path, default=DATA / "polymer-dft" / "Egc.csv", help="a table with a header")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--csv", type=Path, default=DATA / "polymer-dft" / "Egc.csv", help="a table with a header"
+    )
     parser.add_argument("--smiles-column", default="smiles")
     parser.add_argument("--target-column", default="value")
-    parser.add_argument("--new", nargs="+", default=list(NEW), metavar="PSMILES", help="polymers to predict")
+    parser.add_argument(
+        "--new", nargs="+", default=list(NEW), metavar="PSMILES", help="polymers to predict"
+    )
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--output", type=Path, default=Path("polymer"), help="a new folder")
     options = parser.parse_args()
     if options.output.exists():
-        raise SystemExit(f"error: --output {options.output} is there already; name a new folder, or remove it")
+        raise SystemExit(
+            f"error: --output {options.output} is there already; name a new folder, or remove it"
+        )
     if not options.csv.is_file():
-        raise SystemExit(f"error: --csv {options.csv} is no file; name a CSV, or set GRAPHFORMER_DATA to the folder with polymer-dft")
-    new = [polymer_graph(text.replace("|", "")) for text in options.new]  # what is no repeat unit is refused before any training
+        raise SystemExit(
+            f"error: --csv {options.csv} is no file; name a CSV, or set GRAPHFORMER_DATA to the "
+            "folder with polymer-dft"
+        )
+    # what is no repeat unit is refused before any training
+    new = [polymer_graph(text.replace("|", "")) for text in options.new]
     transformers.logging.set_verbosity_error()
     transformers.set_seed(0)
     torch.set_num_threads(1)
 
     start = time.perf_counter()
-    data = PolymerGraphs(None, file=options.csv, text=options.smiles_column, targets=options.target_column, pre_filter=has_value)
+    data = PolymerGraphs(
+        None,
+        file=options.csv,
+        text=options.smiles_column,
+        targets=options.target_column,
+        pre_filter=has_value,
+    )
     train, validation, test = data.split((0.8, 0.1, 0.1))
-    print(f"{len(data)} polymers read in {time.perf_counter() - start:.0f} s, {len(data.skipped)} left out")
+    print(
+        f"{len(data)} polymers read in {time.perf_counter() - start:.0f} s, {len(data.skipped)} "
+        "left out"
+    )
 
     start = time.perf_counter()
     net = gf.GraphTransformer(
@@ -74,21 +103,36 @@ def main() -> None:
         dropout=0.1,
     )
     GraphTrainer(
-        net, train, validation, options.output / "model", epochs=options.epochs, max_nodes=512, learning_rate=2e-3, eval_epochs=4
+        net,
+        train,
+        validation,
+        options.output / "model",
+        epochs=options.epochs,
+        max_nodes=512,
+        learning_rate=2e-3,
+        eval_epochs=4,
     ).fit()
     print(f"trained in {time.perf_counter() - start:.0f} s")
 
     model = load_graph_model(options.output / "model")  # as another program would
     y = torch.cat([graph.y for graph in test])
     print(f"\n{len(test)} polymers that were not seen     MAE    RMSE      R2")
-    for name, values in (("model", model.predict(test)), ("ridge regression", ridge(train, validation, test))):
+    for name, values in (
+        ("model", model.predict(test)),
+        ("ridge regression", ridge(train, validation, test)),
+    ):
         scores = regression_metrics(values, y)
         print(f"  {name:30} {scores['mae']:8.3f} {scores['rmse']:7.3f} {scores['r2']:7.3f}")
 
     predicted = model.predict(new)[:, 0].tolist()
     known = {graph.text: float(graph.y) for graph in data}
     with open(options.output / "new.csv", "w", newline="") as file:
-        csv.writer(file).writerows([[options.smiles_column, options.target_column], *zip(options.new, predicted, strict=True)])
+        csv.writer(file).writerows(
+            [
+                [options.smiles_column, options.target_column],
+                *zip(options.new, predicted, strict=True),
+            ]
+        )
     print(f"\ntyped in                            {options.target_column}")
     for text, value in zip(options.new, predicted, strict=True):
         seen = f"   (the table has {known[text]:.2f})" if text in known else ""
@@ -103,13 +147,24 @@ def has_value(graph: Data) -> bool:
 
 
 def ridge(train: PolymerGraphs, validation: PolymerGraphs, test: PolymerGraphs) -> torch.Tensor:
-    """Predictions ``[test, 1]`` of the linear model of the means and sums of all columns of atoms and bonds."""
+    """Predictions ``[test, 1]`` of the linear model of the means and sums of all columns of atoms
+    and bonds.
+    """
     parts = (train, validation, test)
-    mean = [torch.stack([torch.cat((g.x.mean(0), g.edge_attr.mean(0))) for g in part]) for part in parts]
-    total = [torch.stack([torch.cat((g.x.sum(0), g.edge_attr.sum(0), torch.ones(1) * 10)) for g in part]) / 10 for part in parts]
+    mean = [
+        torch.stack([torch.cat((g.x.mean(0), g.edge_attr.mean(0))) for g in part]) for part in parts
+    ]
+    total = [
+        torch.stack([torch.cat((g.x.sum(0), g.edge_attr.sum(0), torch.ones(1) * 10)) for g in part])
+        / 10
+        for part in parts
+    ]
     x = [torch.cat(both, 1).double() for both in zip(mean, total, strict=True)]
     y = [torch.cat([graph.y for graph in part]).double() for part in parts]
-    weights = [torch.linalg.solve(x[0].T @ x[0] + 10.0**k * torch.eye(x[0].shape[1]), x[0].T @ y[0]) for k in range(-4, 4)]
+    weights = [
+        torch.linalg.solve(x[0].T @ x[0] + 10.0**k * torch.eye(x[0].shape[1]), x[0].T @ y[0])
+        for k in range(-4, 4)
+    ]
     return x[2] @ min(weights, key=lambda w: float((x[1] @ w - y[1]).square().mean()))
 
 
@@ -123,14 +178,22 @@ def draw(model: GraphModel, texts: list[str], predicted: list[float], path: Path
         axes.set_title(f"{NEW.get(text, text)}, predicted {value:.2f}", fontsize=11)
     for axes in places:
         axes.set_axis_off()
-    told = "Blue, the refined graph of the last layer: a line starts at an atom and points to what it listens to, into the open\n"
-    told += "where that is in another unit of the chain. Full width: 4 x an equal share. Grey: bonds, dotted to the next unit."
+    told = (
+        "Blue, the refined graph of the last layer: a line starts at an atom and points to what it "
+        "listens to, into the open\n"
+    )
+    told += (
+        "where that is in another unit of the chain. Full width: 4 x an equal share. Grey: bonds, "
+        "dotted to the next unit."
+    )
     figure.suptitle(told, fontsize=9)
     figure.savefig(path, dpi=130)
 
 
 def draw_unit(model: GraphModel, text: str, axes: Axes) -> None:
-    """The structure as rdkit lays it out, and half-lines from receivers towards senders, which may be in the next unit of the chain."""
+    """The structure as rdkit lays it out, and half-lines from receivers towards senders, which may
+    be in the next unit of the chain.
+    """
     molecule = Chem.MolFromSmiles(text)
     rdDepictor.Compute2DCoords(molecule)
     place, hops = molecule.GetConformer().GetPositions()[:, :2], Chem.GetDistanceMatrix(molecule)
@@ -140,10 +203,17 @@ def draw_unit(model: GraphModel, text: str, axes: Axes) -> None:
     for bond in molecule.GetBonds():
         ends = [bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]
         outward = head in ends or tail in ends
-        axes.plot(*place[ends].T, color="#b0b0b0", lw=1.2 + 1.6 * (bond.GetBondTypeAsDouble() - 1), ls=":" if outward else "-", zorder=1)
+        axes.plot(
+            *place[ends].T,
+            color="#b0b0b0",
+            lw=1.2 + 1.6 * (bond.GetBondTypeAsDouble() - 1),
+            ls=":" if outward else "-",
+            zorder=1,
+        )
 
     lane = model.output(polymer_graph(text)).refined[-1].lane(0)
-    atoms = [i for i, name in enumerate(symbol) if name != "*"]  # the nodes of the graph, in this order
+    # the nodes of the graph, in this order
+    atoms = [i for i, name in enumerate(symbol) if name != "*"]
     share = lane.weight / lane.in_weight()[lane.receivers]  # weights of the sigmoid do not sum to 1
     strengths = (share * torch.bincount(lane.receivers)[lane.receivers] / 4).clamp(max=1).numpy()
     lines: list[tuple[np.ndarray, np.ndarray]] = []
@@ -152,18 +222,37 @@ def draw_unit(model: GraphModel, text: str, axes: Axes) -> None:
         sender, receiver = atoms[pair[0]], atoms[pair[1]]
         images = [  # of the sender: bonds to it, and where it is
             (hops[receiver, sender], place[sender]),
-            (hops[receiver, tail] + hops[first, sender], place[sender] + place[tail] - place[first]),
+            (
+                hops[receiver, tail] + hops[first, sender],
+                place[sender] + place[tail] - place[first],
+            ),
             (hops[receiver, head] + hops[last, sender], place[sender] + place[head] - place[last]),
         ]
-        times[pair] = times.get(pair, int(sender == receiver)) + 1  # the second edge of a pair is through the chain
+        # the second edge of a pair is through the chain
+        times[pair] = times.get(pair, int(sender == receiver)) + 1
         goal = sorted(images, key=lambda image: image[0])[min(times[pair], 3) - 1][1]
         lines.append((place[receiver], (place[receiver] + goal) / 2))
     order = np.argsort(strengths)  # the strongest on top
     strength = strengths[order]
     blue = np.column_stack([np.tile([0.05, 0.25, 0.65], (len(order), 1)), 0.05 + 0.95 * strength])
-    axes.add_collection(LineCollection(np.array(lines)[order], linewidths=0.2 + 6 * strength, colors=blue, zorder=2, capstyle="round"))
+    axes.add_collection(
+        LineCollection(
+            np.array(lines)[order],
+            linewidths=0.2 + 6 * strength,
+            colors=blue,
+            zorder=2,
+            capstyle="round",
+        )
+    )
     for i in range(len(symbol)):
-        axes.text(*place[i], symbol[i], ha="center", va="center", fontsize=9, bbox={"boxstyle": "circle,pad=0.15", "fc": "w", "ec": "w"})
+        axes.text(
+            *place[i],
+            symbol[i],
+            ha="center",
+            va="center",
+            fontsize=9,
+            bbox={"boxstyle": "circle,pad=0.15", "fc": "w", "ec": "w"},
+        )
     axes.set_aspect("equal")
     axes.margins(0.12)
 

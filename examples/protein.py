@@ -1,15 +1,19 @@
-"""From structure files to the solvent exposure of each residue, on proteins that the model never saw.
+"""From structure files to the solvent exposure of each residue, on proteins that the model never
+saw.
 
     python examples/protein.py
     python examples/protein.py --structures folder/of/pdb/and/mmcif --draw 1abc.pdb
 
-Exposure (the surface that water reaches over the largest that the amino acid can have) is computed from all atoms of the files. The model
-is told none of that: it sees the amino acids, the angles of the backbone and which CA atoms are within 10 Å, and has to know how side
-chains fill the space between. Its hierarchy is residues, segments of secondary structure, chains. Twenty proteins are few, so each is
-predicted by a model that was trained on others (folds of whole files), and stands beside two simple predictors with the same folds: the
-mean of the amino acid, and a linear model of the amino acid and the number of contacts.
+Exposure (the surface that water reaches over the largest that the amino acid can have) is computed
+from all atoms of the files. The model is told none of that: it sees the amino acids, the angles of
+the backbone and which CA atoms are within 10 Å, and has to know how side chains fill the space
+between. Its hierarchy is residues, segments of secondary structure, chains. Twenty proteins are
+few, so each is predicted by a model that was trained on others (folds of whole files), and stands
+beside two simple predictors with the same folds: the mean of the amino acid, and a linear model of
+the amino acid and the number of contacts.
 
-The defaults take the files from where ``GRAPHFORMER_DATA`` points to (or beside the repository), and under three minutes on one core.
+The defaults take the files from where ``GRAPHFORMER_DATA`` points to (or beside the repository),
+and under three minutes on one core.
 """
 
 from __future__ import annotations
@@ -38,18 +42,28 @@ DATA = Path(os.environ.get("GRAPHFORMER_DATA", Path(__file__).parents[2] / "shar
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--structures", type=Path, default=DATA / "protein-structures", help="a folder of PDB and mmCIF files")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--structures",
+        type=Path,
+        default=DATA / "protein-structures",
+        help="a folder of PDB and mmCIF files",
+    )
     parser.add_argument("--draw", default="pdb1ubi.pdb", help="the file that is drawn")
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--output", type=Path, default=Path("protein"), help="a new folder")
     options = parser.parse_args()
     if options.output.exists():
-        raise SystemExit(f"error: --output {options.output} is there already; name a new folder, or remove it")
+        raise SystemExit(
+            f"error: --output {options.output} is there already; name a new folder, or remove it"
+        )
     if not options.structures.is_dir():
         raise SystemExit(
-            f"error: --structures {options.structures} is no folder; name one, or set GRAPHFORMER_DATA to that of the data sets"
+            f"error: --structures {options.structures} is no folder; name one, or set "
+            "GRAPHFORMER_DATA to that of the data sets"
         )
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
@@ -57,7 +71,10 @@ def main() -> None:
     start = time.perf_counter()
     data = ProteinStructures(None, options.structures, cutoff=10.0, target="exposure")
     residues = sum(graph.num_nodes for graph in data)
-    print(f"{len(data)} structures, {residues} residues, read in {time.perf_counter() - start:.0f} s; {len(data.skipped)} left out")
+    print(
+        f"{len(data)} structures, {residues} residues, read in {time.perf_counter() - start:.0f} "
+        f"s; {len(data.skipped)} left out"
+    )
 
     def make_net() -> gf.GraphTransformer:
         return gf.GraphTransformer(
@@ -74,21 +91,42 @@ def main() -> None:
 
     start = time.perf_counter()
     largest = max(graph.num_nodes for graph in data)
-    settings = {"epochs": options.epochs, "max_nodes": max(700, largest), "learning_rate": 4e-3, "eval_epochs": 5, "progress": False}
-    cross_validate(make_net, data, options.output / "models", options.folds, validation=0.2, **settings)
+    settings = {
+        "epochs": options.epochs,
+        "max_nodes": max(700, largest),
+        "learning_rate": 4e-3,
+        "eval_epochs": 5,
+        "progress": False,
+    }
+    cross_validate(
+        make_net, data, options.output / "models", options.folds, validation=0.2, **settings
+    )
     print(f"{options.folds} models trained in {time.perf_counter() - start:.0f} s")
 
-    found: dict[str, list[torch.Tensor]] = {"model": [], "amino acid and number of contacts": [], "mean of the amino acid": []}
+    found: dict[str, list[torch.Tensor]] = {
+        "model": [],
+        "amino acid and number of contacts": [],
+        "mean of the amino acid": [],
+    }
     tested: list[Data] = []
     for fold, (rest, test) in enumerate(data.folds(options.folds)):
-        model = load_graph_model(options.output / "models" / f"fold-{fold}")  # as another program would
-        for values, one in zip(found.values(), (model.predict(test), *simple(rest, test)), strict=True):
+        # as another program would
+        model = load_graph_model(options.output / "models" / f"fold-{fold}")
+        for values, one in zip(
+            found.values(), (model.predict(test), *simple(rest, test)), strict=True
+        ):
             values.append(one)
-        for graph, values in zip(test, found["model"][-1].split([graph.num_nodes for graph in test]), strict=True):
+        for graph, values in zip(
+            test, found["model"][-1].split([graph.num_nodes for graph in test]), strict=True
+        ):
             graph.predicted, graph.fold = values[:, 0], fold
             tested.append(graph)
     y = torch.cat([graph.y for graph in tested])
-    print(f"\nexposure, {int((~y.isnan()).sum())} residues of proteins that were not seen     MAE    RMSE      R2")
+    print(
+        "\n"
+        f"exposure, {int((~y.isnan()).sum())} residues of proteins that were not seen     MAE    "
+        "RMSE      R2"
+    )
     for name, values in found.items():
         scores = regression_metrics(torch.cat(values), y)
         print(f"  {name:56} {scores['mae']:7.3f} {scores['rmse']:7.3f} {scores['r2']:7.3f}")
@@ -101,9 +139,20 @@ def main() -> None:
             chains, letters = graph.chains.split(","), graph.x[:, : len(AMINO_ACIDS)].argmax(1)
             for i in range(graph.num_nodes):
                 values = [f"{float(graph.y[i]):.3f}", f"{float(graph.predicted[i]):.3f}"]
-                rows.writerow([graph.name, chains[graph.group_1[i]], int(graph.residue[i]), AMINO_ACIDS[letters[i]], *values])
+                rows.writerow(
+                    [
+                        graph.name,
+                        chains[graph.group_1[i]],
+                        int(graph.residue[i]),
+                        AMINO_ACIDS[letters[i]],
+                        *values,
+                    ]
+                )
     print(f"\na row for each residue: {table}")
-    chosen = next((graph for graph in tested if Path(graph.name).name == options.draw), min(tested, key=lambda graph: graph.num_nodes))
+    chosen = next(
+        (graph for graph in tested if Path(graph.name).name == options.draw),
+        min(tested, key=lambda graph: graph.num_nodes),
+    )
     picture = options.output / "refined.png"
     draw(load_graph_model(options.output / "models" / f"fold-{chosen.fold}"), chosen, picture)
     print(f"what residues of {chosen.name} listen to in the last layer: {picture}")
@@ -111,49 +160,89 @@ def main() -> None:
 
 
 def simple(rest: ProteinStructures, test: ProteinStructures) -> tuple[torch.Tensor, torch.Tensor]:
-    """Least squares from the amino acid, the number of contacts and its square; and from the amino acid alone, which is its mean."""
+    """Least squares from the amino acid, the number of contacts and its square; and from the amino
+    acid alone, which is its mean.
+    """
 
     def columns(part: ProteinStructures) -> torch.Tensor:
         amino = torch.cat([graph.x[:, : len(AMINO_ACIDS)] for graph in part]).double()
-        contacts = torch.cat([torch.bincount(graph.edge_index[1], minlength=graph.num_nodes) for graph in part]).double()[:, None] / 10
+        contacts = (
+            torch.cat(
+                [torch.bincount(graph.edge_index[1], minlength=graph.num_nodes) for graph in part]
+            ).double()[:, None]
+            / 10
+        )
         return torch.cat((contacts, contacts.square(), amino), 1)
 
     x, y = columns(rest), torch.cat([graph.y for graph in rest]).double()
     x, y, new = x[~y.isnan()], y[~y.isnan()], columns(test)
     fits = [
-        torch.linalg.solve(x[:, first:].T @ x[:, first:] + 1e-3 * torch.eye(x.shape[1] - first), x[:, first:].T @ y[:, None])
+        torch.linalg.solve(
+            x[:, first:].T @ x[:, first:] + 1e-3 * torch.eye(x.shape[1] - first),
+            x[:, first:].T @ y[:, None],
+        )
         for first in (0, 2)
     ]
     return new @ fits[0], new[:, 2:] @ fits[1]
 
 
 def draw(model: GraphModel, graph: Data, path: Path) -> None:
-    """The merged heads' graph of the last layer over the contact map and over the trace of CA atoms, and the exposure along the chain."""
-    lane = model.output(graph).refined[-1 - len(model.net.levels)].lane(0)  # of the residues: the coarse levels come after them
-    senders, receivers, share = (value.numpy() for value in (lane.senders, lane.receivers, lane.weight))
-    share = share * np.bincount(receivers, minlength=graph.num_nodes)[receivers]  # 1: as much as of each other contact
+    """The merged heads' graph of the last layer over the contact map and over the trace of CA
+    atoms, and the exposure along the chain.
+    """
+    # of the residues: the coarse levels come after them
+    lane = model.output(graph).refined[-1 - len(model.net.levels)].lane(0)
+    senders, receivers, share = (
+        value.numpy() for value in (lane.senders, lane.receivers, lane.weight)
+    )
+    # 1: as much as of each other contact
+    share = share * np.bincount(receivers, minlength=graph.num_nodes)[receivers]
 
     figure = Figure(figsize=(11, 7.4), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplot_mosaic([["contacts", "trace"], ["profile", "profile"]], height_ratios=(2.8, 1))
+    panels = figure.subplot_mosaic(
+        [["contacts", "trace"], ["profile", "profile"]], height_ratios=(2.8, 1)
+    )
     contacts, trace, profile = (panels[name] for name in ("contacts", "trace", "profile"))
     side, top = graph.num_nodes, float(np.quantile(share, 0.99))
     image = np.full((side, side), np.nan)
     image[receivers, senders] = share
     shown = contacts.imshow(image, cmap="YlGnBu", vmin=0, vmax=top, interpolation="nearest")
-    contacts.set(xlabel="sender", ylabel="receiver: who listens", title="Contacts, and their weight for the receiver")
+    contacts.set(
+        xlabel="sender",
+        ylabel="receiver: who listens",
+        title="Contacts, and their weight for the receiver",
+    )
     figure.colorbar(shown, ax=contacts, label="1: an equal share of all contacts", shrink=0.8)
 
     pos = graph.pos.numpy() - graph.pos.numpy().mean(0)
-    pos = pos @ np.linalg.svd(pos, full_matrices=False)[2].T[:, :2]  # the plane in which it is widest
+    # the plane in which it is widest
+    pos = pos @ np.linalg.svd(pos, full_matrices=False)[2].T[:, :2]
     for chain in graph.group_1.unique():
         trace.plot(*pos[(graph.group_1 == chain).numpy()].T, color="#c4c4c4", lw=2.5, zorder=1)
     far = abs(senders - receivers) > 2
     strong = far & (share > np.quantile(share[far], 0.95))
     lines = np.stack((pos[receivers[strong]], pos[senders[strong]]), 1)
-    trace.add_collection(LineCollection(lines, linewidths=1.2 * share[strong], colors=[(0.05, 0.25, 0.65, 0.6)], zorder=2))
-    dots = trace.scatter(*pos.T, c=graph.predicted, cmap="YlOrRd", vmin=0, vmax=1, s=40, edgecolors="#555555", linewidths=0.5, zorder=3)
-    trace.set(aspect="equal", title="CA atoms; blue: the strongest twentieth of\ncontacts more than two places apart")
+    trace.add_collection(
+        LineCollection(
+            lines, linewidths=1.2 * share[strong], colors=[(0.05, 0.25, 0.65, 0.6)], zorder=2
+        )
+    )
+    dots = trace.scatter(
+        *pos.T,
+        c=graph.predicted,
+        cmap="YlOrRd",
+        vmin=0,
+        vmax=1,
+        s=40,
+        edgecolors="#555555",
+        linewidths=0.5,
+        zorder=3,
+    )
+    trace.set(
+        aspect="equal",
+        title="CA atoms; blue: the strongest twentieth of\ncontacts more than two places apart",
+    )
     trace.set_axis_off()
     figure.colorbar(dots, ax=trace, label="predicted exposure", shrink=0.8)
 
@@ -161,7 +250,10 @@ def draw(model: GraphModel, graph: Data, path: Path) -> None:
     profile.plot(graph.predicted, color="#c03020", label="predicted")
     profile.set(xlabel="residue, by its place in the file", ylabel="exposure", xlim=(0, side - 1))
     profile.legend(frameon=False, ncols=2)
-    figure.suptitle(f"{graph.name}, which the model never saw: the refined graph of its last layer, and what it predicts")
+    figure.suptitle(
+        f"{graph.name}, which the model never saw: the refined graph of its last layer, and what "
+        "it predicts"
+    )
     figure.savefig(path, dpi=130)
 
 

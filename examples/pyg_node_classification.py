@@ -1,6 +1,8 @@
-"""A stock PyG script (a two-layer GCN for semi-supervised node classification) with one line changed: the layer.
+"""A stock PyG script (a two-layer GCN for semi-supervised node classification) with one line
+changed: the layer.
 
-The data are made here: a stochastic block model, whose node features say little about the class and whose edges say much.
+The data are made here: a stochastic block model, whose node features say little about the class and
+whose edges say much.
 """
 
 from __future__ import annotations
@@ -13,14 +15,19 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import stochastic_blockmodel_graph
 
-from graphformer.nn import GINAttentionConv as Conv  # the changed line; it was: from torch_geometric.nn import GCNConv as Conv
+# the changed line; it was: from torch_geometric.nn import GCNConv as Conv
+from graphformer.nn import GINAttentionConv as Conv
 
 
 def make_data(nodes_per_class: int = 60, classes: int = 5, channels: int = 16) -> Data:
-    """Dense within a class, sparse between classes; features are noise with a faint trace of the class."""
+    """Dense within a class, sparse between classes; features are noise with a faint trace of the
+    class.
+    """
     y = torch.arange(classes).repeat_interleave(nodes_per_class)
     within = torch.eye(classes, dtype=torch.bool)
-    edge_index = stochastic_blockmodel_graph([nodes_per_class] * classes, torch.where(within, 0.1, 0.01), directed=False)
+    edge_index = stochastic_blockmodel_graph(
+        [nodes_per_class] * classes, torch.where(within, 0.1, 0.01), directed=False
+    )
     x = torch.randn(len(y), channels) + 0.7 * F.one_hot(y, channels)
     order = torch.randperm(len(y))
     train_mask = torch.zeros(len(y), dtype=torch.bool)
@@ -69,7 +76,9 @@ def main(epochs: int = 100, seed: int = 0) -> tuple[float, float]:
         loss = train(model, optimizer, data)
         if epoch % 20 == 0:
             print(f"epoch {epoch:3d}, loss {loss:.3f}, test accuracy {test(model, data):.3f}")
-    majority = float((data.y[data.test_mask] == data.y[data.train_mask].mode().values).float().mean())
+    majority = float(
+        (data.y[data.test_mask] == data.y[data.train_mask].mode().values).float().mean()
+    )
     return test(model, data), majority
 
 

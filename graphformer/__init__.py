@@ -13,7 +13,17 @@ from graphformer._lazy import lazy
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from graphformer import adapters, attention, backends, datasets, inspect, models, nn, testing, training
+    from graphformer import (
+        adapters,
+        attention,
+        backends,
+        datasets,
+        inspect,
+        models,
+        nn,
+        testing,
+        training,
+    )
     from graphformer.adapters import SparseGINConfig, match_parameters
     from graphformer.attention import Edges, Threshold, TopK, attention_graph
     from graphformer.backends import aggregate

@@ -1,9 +1,12 @@
-"""Registers the models with transformers' Auto classes, and the adapters with PEFT, without importing either.
+"""Registers the models with transformers' Auto classes, and the adapters with PEFT, without
+importing either.
 
-``import graphformer`` stays quick: transformers takes seconds to import, and those who use only graphs never need it. So the settings are
-registered when somebody imports ``AutoConfig``, at once where it is imported already. The models follow with the first settings that are
-made (:func:`register_models`): the Auto classes look a model up by the class of its settings, so none can be asked for earlier.
-Adapters are registered when somebody imports PEFT, and the graph with ``torch.load`` when somebody imports torch.
+``import graphformer`` stays quick: transformers takes seconds to import, and those who use only
+graphs never need it. So the settings are registered when somebody imports ``AutoConfig``, at once
+where it is imported already. The models follow with the first settings that are made
+(:func:`register_models`): the Auto classes look a model up by the class of its settings, so none
+can be asked for earlier. Adapters are registered when somebody imports PEFT, and the graph with
+``torch.load`` when somebody imports torch.
 """
 
 from __future__ import annotations
@@ -50,12 +53,15 @@ def register_adapters() -> None:
     if "peft" not in sys.modules:
         sys.meta_path.insert(0, _After("peft", register_adapters))
         return
-    with contextlib.suppress(ImportError):  # a PEFT too old for them must still be usable; who asks for the adapters gets the error
+    # a PEFT too old for them must still be usable; who asks for the adapters gets the error
+    with contextlib.suppress(ImportError):
         importlib.import_module("graphformer.adapters")
 
 
 def register_graph() -> None:
-    """Let ``torch.load`` take an AttentionGraph under ``weights_only``: now where torch is imported, otherwise as soon as it is."""
+    """Let ``torch.load`` take an AttentionGraph under ``weights_only``: now where torch is
+    imported, otherwise as soon as it is.
+    """
     if "torch" not in sys.modules:
         sys.meta_path.insert(0, _After("torch", register_graph))
         return
@@ -63,12 +69,16 @@ def register_graph() -> None:
 
 
 class _After:
-    """Import hook that does something once, just after a module was imported. To be asked where the module is does not count."""
+    """Import hook that does something once, just after a module was imported. To be asked where the
+    module is does not count.
+    """
 
     def __init__(self, module: str, then: Callable[[], None]) -> None:
         self.module, self.then, self.looking = module, then, False
 
-    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Any = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name != self.module or self.looking:
             return None
         self.looking = True  # the others look

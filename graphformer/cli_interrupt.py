@@ -1,4 +1,6 @@
-"""Control-C on the command line: one line that says what is kept, and exit code 130, as shells have it."""
+"""Control-C on the command line: one line that says what is kept, and exit code 130, as shells have
+it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except KeyboardInterrupt:
             if is_main_process():
-                told = kept(kwargs["output"]) if trains else "nothing is written; the same command starts again"
+                told = (
+                    kept(kwargs["output"])
+                    if trains
+                    else "nothing is written; the same command starts again"
+                )
                 typer.echo(f"interrupted: {told}.", err=True)
             raise typer.Exit(130) from None
 

@@ -1,4 +1,6 @@
-"""Which options were given on the command line, and errors for those that have no effect beside the others."""
+"""Which options were given on the command line, and errors for those that have no effect beside the
+others.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,19 @@ _given: ContextVar[frozenset[str]] = ContextVar("given", default=frozenset())
 
 
 class Command(core.TyperCommand):
-    """A command that remembers which of its options were given: a default says nothing, the same value given does."""
+    """A command that remembers which of its options were given: a default says nothing, the same
+    value given does.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
-        token = _given.set(frozenset(name for name, one in sources.items() if one is not None and one.name == "COMMANDLINE"))
+        token = _given.set(
+            frozenset(
+                name
+                for name, one in sources.items()
+                if one is not None and one.name == "COMMANDLINE"
+            )
+        )
         try:
             return super().invoke(ctx)
         finally:
@@ -36,7 +46,9 @@ def flag(name: str) -> str:
 
 
 def refuse_idle(reasons: Mapping[str, str]) -> None:
-    """Raise ValueError for the first of these options that was given: the text says why it has no effect."""
+    """Raise ValueError for the first of these options that was given: the text says why it has no
+    effect.
+    """
     for name, why in reasons.items():
         if name in given():
             raise ValueError(f"{flag(name)} has no effect {why}; leave it out.")

@@ -46,15 +46,23 @@ def number(
 
     Raises:
         TypeError: no number; a bool is none.
-        ValueError: NaN, infinite, or out of range; the text names the argument, its value and the range.
+        ValueError: NaN, infinite, or out of range; the text names the argument, its value and the
+            range.
     """
-    kind: Any = numbers.Real  # int, float and numpy's, which type checkers do not take for comparable
+    # int, float and numpy's, which type checkers do not take for comparable
+    kind: Any = numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}){hint}")
     if not math.isfinite(value) or value < least or value <= above or value > most:
-        bounds = [f"above {above:g}"] * (above > -math.inf) + [f"at least {least:g}"] * (least > -math.inf)
+        bounds = [f"above {above:g}"] * (above > -math.inf) + [f"at least {least:g}"] * (
+            least > -math.inf
+        )
         bounds += [f"at most {most:g}"] * (most < math.inf)
-        said = " and ".join(bounds) if math.isfinite(value) else " ".join(("a finite number", " and ".join(bounds))).strip()
+        said = (
+            " and ".join(bounds)
+            if math.isfinite(value)
+            else " ".join(("a finite number", " and ".join(bounds))).strip()
+        )
         raise ValueError(f"{name} must be {said}, got {value}{hint}")
     return value
 
@@ -74,9 +82,11 @@ def whole(name: str, value: Any, least: int = 1) -> int:
 
 
 def require(module: str, *, extra: str, why: str) -> ModuleType:
-    """Import an optional ``module``, or raise :class:`MissingExtra` that names the ``extra`` to install.
+    """Import an optional ``module``, or raise :class:`MissingExtra` that names the ``extra`` to
+    install.
 
-    Only the module's own absence counts: an installed module that fails to import shows its own error.
+    Only the module's own absence counts: an installed module that fails to import shows its own
+    error.
     """
     try:
         return importlib.import_module(module)
@@ -84,5 +94,6 @@ def require(module: str, *, extra: str, why: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
         raise MissingExtra(
-            f"{why} needs the package {module!r}, which is not installed. Install it with: pip install 'graphformer[{extra}]'"
+            f"{why} needs the package {module!r}, which is not installed. Install it with: pip "
+            f"install 'graphformer[{extra}]'"
         ) from error

@@ -1,15 +1,17 @@
 """NaN and infinite numbers: one answer, in one place.
 
-A NaN compares false with every threshold, so where edges are chosen by weight it would drop them without a word. The answer is:
+A NaN compares false with every threshold, so where edges are chosen by weight it would drop them
+without a word. The answer is:
 
 - Eager code on the CPU raises ``ValueError``, whatever the executor.
-- Where edges are cut on an accelerator the processor waits for their number anyway; that raises too.
-- Where no number is read on the host (an accelerator with nothing cut; code that is compiled, exported or run under ``torch.func.vmap``)
-  nothing is lost: NaN goes through to the output, as in torch's own layers. Compiled code that cuts edges keeps the check as
-  ``torch._assert_async``.
+- Where edges are cut on an accelerator the processor waits for their number anyway; that raises
+  too.
+- Where no number is read on the host (an accelerator with nothing cut; code that is compiled,
+  exported or run under ``torch.func.vmap``) nothing is lost: NaN goes through to the output, as in
+  torch's own layers. Compiled code that cuts edges keeps the check as ``torch._assert_async``.
 
-``with checked_everywhere():`` reads the numbers on an accelerator as well, at the cost of a synchronisation a layer: to find where a NaN
-comes from.
+``with checked_everywhere():`` reads the numbers on an accelerator as well, at the cost of a
+synchronisation a layer: to find where a NaN comes from.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ _everywhere: ContextVar[bool] = ContextVar("graphformer_finite_everywhere", defa
 def checked_everywhere() -> Iterator[None]:
     """Raise at NaN and infinite numbers on every device, inside this context.
 
-    Without it an accelerator is not waited for, and NaN goes through to the output. Compiled code is not changed by it.
+    Without it an accelerator is not waited for, and NaN goes through to the output. Compiled code
+    is not changed by it.
     """
     token = _everywhere.set(True)
     try:
@@ -44,12 +47,16 @@ class NotFinite(ValueError):
 
 
 def traced() -> bool:
-    """Whether torch records what is done here instead of doing it: ``torch.compile``, export, ``torch.jit.trace``."""
+    """Whether torch records what is done here instead of doing it: ``torch.compile``, export,
+    ``torch.jit.trace``.
+    """
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def batched(*values: Tensor) -> bool:
-    """Whether one of them holds many samples behind one, under ``torch.func.vmap``: then no number can be read, for it is many."""
+    """Whether one of them holds many samples behind one, under ``torch.func.vmap``: then no number
+    can be read, for it is many.
+    """
     for value in values:
         while torch._C._functorch.is_functorch_wrapped_tensor(value):
             if torch._C._functorch.is_batchedtensor(value):
@@ -67,9 +74,14 @@ def readable(*values: Tensor, cuts: bool = False) -> bool:
     """Whether their numbers may be read on the host here.
 
     Args:
-        cuts: what follows waits for numbers of these anyway, or loses a NaN; then an accelerator is read too.
+        cuts: what follows waits for numbers of these anyway, or loses a NaN; then an accelerator is
+            read too.
     """
-    if traced() or any(value.is_meta or fake_tensor.is_fake(value) for value in values) or batched(*values):
+    if (
+        traced()
+        or any(value.is_meta or fake_tensor.is_fake(value) for value in values)
+        or batched(*values)
+    ):
         return False
     return cuts or all(on_host(value) for value in values) or _everywhere.get()
 
@@ -88,14 +100,17 @@ def require_finite(value: Tensor, what: str, remedy: str, *, cuts: bool = False)
         cuts: edges are about to be chosen by ``value``, so that a NaN would be lost.
 
     Raises:
-        NotFinite: ``{what} 3 NaN or infinite values among 35; {remedy}``. In compiled code ``RuntimeError``, which does not count them.
+        NotFinite: ``{what} 3 NaN or infinite values among 35;
+            {remedy}``. In compiled code ``RuntimeError``, which does not count them.
     """
     if not value.numel():
         return
     value = value.detach()
     if traced():
         if cuts:
-            torch._assert_async(torch.isfinite(value).all(), f"{what} NaN or infinite values; {remedy}")
+            torch._assert_async(
+                torch.isfinite(value).all(), f"{what} NaN or infinite values; {remedy}"
+            )
         return
     if not readable(value, cuts=cuts):
         return
@@ -103,4 +118,6 @@ def require_finite(value: Tensor, what: str, remedy: str, *, cuts: bool = False)
     if not math.isfinite(float(value.sum(dtype=torch.float32 if half else None))):
         count = int((~torch.isfinite(value)).sum())
         if count:  # finite numbers may have an infinite sum
-            raise NotFinite(f"{what} {count} NaN or infinite values among {value.numel()}; {remedy}")
+            raise NotFinite(
+                f"{what} {count} NaN or infinite values among {value.numel()}; {remedy}"
+            )

@@ -11,7 +11,9 @@ LARGEST = 2**63 - 1
 
 
 def numbers_of(keep: Tensor) -> Tensor:
-    """Where ``keep`` (bool ``[E]``) is true; numbers go through. An accelerator is waited for once, and not for each tensor chosen."""
+    """Where ``keep`` (bool ``[E]``) is true; numbers go through. An accelerator is waited for once,
+    and not for each tensor chosen.
+    """
     return keep.nonzero().squeeze(-1) if keep.dtype == torch.bool else keep
 
 
@@ -28,8 +30,9 @@ def pair_keys(first: Tensor, second: Tensor, rows: int, width: int) -> Tensor:
     """
     if not fits(rows, width):
         raise ValueError(
-            f"pairs of {rows:,} and {width:,} nodes cannot be looked up by one 64-bit number each, which reaches to about "
-            f"{math.isqrt(LARGEST):,} nodes: take smaller batches, or parts of the graph (PyG's NeighborLoader)"
+            f"pairs of {rows:,} and {width:,} nodes cannot be looked up by one 64-bit number each, "
+            f"which reaches to about {math.isqrt(LARGEST):,} nodes: take smaller batches, or parts "
+            "of the graph (PyG's NeighborLoader)"
         )
     return first * max(width, 1) + second
 
@@ -41,19 +44,25 @@ def split_keys(keys: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def order_of(first: Tensor, second: Tensor, rows: int, width: int) -> Tensor:
-    """The stable order of pairs by ``first`` (below ``rows``), then ``second`` (below ``width``)."""
+    """The stable order of pairs by ``first`` (below ``rows``), then ``second`` (below
+    ``width``).
+    """
     if fits(rows, width):
         return torch.argsort(pair_keys(first, second, rows, width), stable=True)
-    order = torch.argsort(second, stable=True)  # one sort for each, because the key of a pair would wrap round
+    # one sort for each, because the key of a pair would wrap round
+    order = torch.argsort(second, stable=True)
     return order[torch.argsort(first[order], stable=True)]
 
 
-def unique_pairs(first: Tensor, second: Tensor, rows: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def unique_pairs(
+    first: Tensor, second: Tensor, rows: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Different pairs in order, both numbers of each, and which of them every given pair is."""
     if fits(rows, width):
         keys, place = torch.unique(pair_keys(first, second, rows, width), return_inverse=True)
         return *split_keys(keys, width), place
-    names, renumbered = torch.unique(second, return_inverse=True)  # no more names than pairs, so that their keys do fit
+    # no more names than pairs, so that their keys do fit
+    names, renumbered = torch.unique(second, return_inverse=True)
     other_names, other = torch.unique(first, return_inverse=True)
     keys, place = torch.unique(other * len(names) + renumbered, return_inverse=True)
     other, renumbered = split_keys(keys, len(names))

@@ -14,13 +14,16 @@ ROOT = Path(__file__).resolve().parent.parent
 # Tests run side by side (pytest -n), and sums in a fixed order make them repeatable.
 torch.set_num_threads(1)
 
-# No deadline: the first call of an operator may compile or load for longer than any deadline that would be of use.
+# No deadline: the first call of an operator may compile or load for longer than any deadline that
+# would be of use.
 hypothesis.settings.register_profile("graphformer", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("graphformer")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="run the tests that take minutes, and no others")
+    parser.addoption(
+        "--long", action="store_true", help="run the tests that take minutes, and no others"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -45,10 +48,11 @@ def seed() -> int:
 
 @pytest.fixture
 def float64(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Models and inputs that name no precision are made in float64, unless the test is marked float32.
+    """Models and inputs that name no precision are made in float64, unless the test is marked
+    float32.
 
-    Laws are exact there on every processor. What float32 loses depends on the processor's sums; tests/test_float32.py
-    bounds it by what the naive form loses.
+    Laws are exact there on every processor. What float32 loses depends on the processor's sums;
+    tests/test_float32.py bounds it by what the naive form loses.
     """
     if request.node.get_closest_marker("float32") is None:
         torch.set_default_dtype(torch.float64)
@@ -102,7 +106,9 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
-    """Recorded inputs and outputs of published code: GRAPHFORMER_GOLDEN, else shared/golden beside the repository."""
+    """Recorded inputs and outputs of published code: GRAPHFORMER_GOLDEN, else shared/golden beside
+    the repository.
+    """
     return _folder("GRAPHFORMER_GOLDEN", ROOT.parent / "shared" / "golden")
 
 

@@ -1,4 +1,6 @@
-"""The adapter as its users meet it: PEFT's whole life of an adapter, generation, training, errors. On small Llama models."""
+"""The adapter as its users meet it: PEFT's whole life of an adapter, generation, training, errors.
+On small Llama models.
+"""
 
 import copy
 import json
@@ -28,7 +30,9 @@ def tokens(batch=2, length=11):
 
 
 def adapted(base=None, **settings):
-    return peft.get_peft_model(make("llama") if base is None else base, gf.SparseGINConfig(**{**BASE, **settings})).eval()
+    return peft.get_peft_model(
+        make("llama") if base is None else base, gf.SparseGINConfig(**{**BASE, **settings})
+    ).eval()
 
 
 def shake(model, std=0.5):
@@ -56,8 +60,16 @@ def logits(model, ids, **kwargs):
 def test_it_feels_like_lora(tmp_path):
     base, ids = make("llama"), tokens()
     before = logits(base, ids)
-    model = peft.get_peft_model(base, gf.SparseGINConfig(task_type="CAUSAL_LM", hidden_dim=16, threshold=0.2, direction="key_to_query"))
-    assert isinstance(model, peft.PeftModelForCausalLM) and model.peft_type == "SPARSEGIN" == peft.PeftType.SPARSEGIN
+    model = peft.get_peft_model(
+        base,
+        gf.SparseGINConfig(
+            task_type="CAUSAL_LM", hidden_dim=16, threshold=0.2, direction="key_to_query"
+        ),
+    )
+    assert (
+        isinstance(model, peft.PeftModelForCausalLM)
+        and model.peft_type == "SPARSEGIN" == peft.PeftType.SPARSEGIN
+    )
     trainable, total = model.get_nb_trainable_parameters()
     assert 0 < trainable < total
     shake(model).eval()
@@ -66,7 +78,10 @@ def test_it_feels_like_lora(tmp_path):
         assert torch.equal(logits(model, ids), before)
     assert torch.equal(logits(model, ids), want) and not torch.equal(want, before)
     model.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
     from safetensors.torch import load_file
 
     saved = load_file(tmp_path / "adapter_model.safetensors")
@@ -83,7 +98,8 @@ def test_it_feels_like_lora(tmp_path):
         "import graphformer, peft",
         "import peft, graphformer",
         "import graphformer.adapters, peft",
-        "import graphformer; from transformers.utils import is_peft_available; assert is_peft_available(); import peft",
+        "import graphformer; from transformers.utils import is_peft_available; assert "
+        "is_peft_available(); import peft",
     ],
 )
 def test_a_new_process_reads_a_saved_adapter(tmp_path, imports):
@@ -105,23 +121,34 @@ def test_a_new_process_reads_a_saved_adapter(tmp_path, imports):
 
 
 def test_import_graphformer_takes_no_peft():
-    code = "import sys, graphformer; assert 'peft' not in sys.modules; assert 'adapters' in dir(graphformer)"
+    code = (
+        "import sys, graphformer; assert 'peft' not in sys.modules; assert 'adapters' in "
+        "dir(graphformer)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 def test_several_adapters_on_one_model(tmp_path):
     model, ids = adapted(), tokens()
-    model.add_adapter("b", gf.SparseGINConfig(**{**BASE, "threshold": 0.05, "graph": "per_head", "hidden_dim": 3}))
-    model.add_adapter("c", gf.SparseGINConfig(**BASE, placement="after_mlp", layers_to_transform=[1]))
+    model.add_adapter(
+        "b", gf.SparseGINConfig(**{**BASE, "threshold": 0.05, "graph": "per_head", "hidden_dim": 3})
+    )
+    model.add_adapter(
+        "c", gf.SparseGINConfig(**BASE, placement="after_mlp", layers_to_transform=[1])
+    )
     shake(model)
     out = {}
     for name in ("default", "b", "c"):
         model.set_adapter(name)
         out[name] = logits(model, ids)
-        assert all(p.requires_grad == (f".{name}." in f"{key}.") for key, p in model.named_parameters())
+        assert all(
+            p.requires_grad == (f".{name}." in f"{key}.") for key, p in model.named_parameters()
+        )
     assert not torch.equal(out["default"], out["b"]) and not torch.equal(out["b"], out["c"])
     model.save_pretrained(tmp_path)
-    fresh = peft.PeftModel.from_pretrained(make("llama"), tmp_path / "b", adapter_name="renamed").eval()
+    fresh = peft.PeftModel.from_pretrained(
+        make("llama"), tmp_path / "b", adapter_name="renamed"
+    ).eval()
     assert torch.equal(logits(fresh, ids), out["b"])
     fresh.load_adapter(tmp_path / "c", "c")
     fresh.set_adapter("c")
@@ -135,25 +162,35 @@ def test_several_adapters_on_one_model(tmp_path):
 def test_two_active_adapters_add_up():
     """In one layer, before anything nonlinear: their messages are those of each alone."""
     model, ids = adapted(layers_to_transform=[1]), tokens()
-    model.add_adapter("b", gf.SparseGINConfig(**{**BASE, "threshold": 0.05}, layers_to_transform=[1]))
+    model.add_adapter(
+        "b", gf.SparseGINConfig(**{**BASE, "threshold": 0.05}, layers_to_transform=[1])
+    )
     shake(model)
     seen = {}
 
     def record(name):
-        return model.get_base_model().model.layers[1].self_attn.register_forward_hook(lambda m, a, out: seen.__setitem__(name, out[0]))
+        return (
+            model.get_base_model()
+            .model.layers[1]
+            .self_attn.register_forward_hook(lambda m, a, out: seen.__setitem__(name, out[0]))
+        )
 
     for name in (["default"], ["b"], ["default", "b"], []):
         model.base_model.set_adapter(name)
         handle = record(len(seen))
         logits(model, ids)
         handle.remove()
-    torch.testing.assert_close(seen[2] - seen[3], seen[0] + seen[1] - 2 * seen[3], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        seen[2] - seen[3], seen[0] + seen[1] - 2 * seen[3], atol=1e-5, rtol=1e-5
+    )
 
 
 def test_it_cannot_be_merged_or_averaged():
     model = adapted()
     for attempt in (model.merge_and_unload, model.merge_adapter, layers(model)[0].merge):
-        with pytest.raises(ValueError, match=r"depends on the attention graph of the input.*unload\(\)"):
+        with pytest.raises(
+            ValueError, match=r"depends on the attention graph of the input.*unload\(\)"
+        ):
             attempt()
     with pytest.raises(NotImplementedError, match="not linear"):
         model.add_weighted_adapter(["default"], [1.0], "sum")
@@ -162,7 +199,11 @@ def test_it_cannot_be_merged_or_averaged():
 
 def test_unload_leaves_nothing_behind():
     base, ids = make("llama"), tokens()
-    names, state, before = list(dict(base.named_modules())), copy.deepcopy(base.state_dict()), logits(base, ids)
+    names, state, before = (
+        list(dict(base.named_modules())),
+        copy.deepcopy(base.state_dict()),
+        logits(base, ids),
+    )
     model = shake(adapted(base))
     logits(model, ids)
     again = model.unload()
@@ -175,10 +216,14 @@ def test_unload_leaves_nothing_behind():
 
 
 def test_on_a_model_with_lora(tmp_path):
-    """LoRA first, then Sparse-GIN under another name: both train, both are saved, both are switched off together."""
+    """LoRA first, then Sparse-GIN under another name: both train, both are saved, both are switched
+    off together.
+    """
     base, ids = make("llama"), tokens()
     before = logits(base, ids)
-    lora = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2), base, adapter_name="lora")
+    lora = peft.inject_adapter_in_model(
+        peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2), base, adapter_name="lora"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT points out that there are two
         model = peft.get_peft_model(lora, gf.SparseGINConfig(**BASE), adapter_name="graph")
@@ -194,30 +239,44 @@ def test_on_a_model_with_lora(tmp_path):
     with model.disable_adapter():
         assert torch.equal(logits(model, ids), before)
     model.save_pretrained(tmp_path)
-    fresh = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2), make("llama"), adapter_name="lora")
+    fresh = peft.inject_adapter_in_model(
+        peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2),
+        make("llama"),
+        adapter_name="lora",
+    )
     from safetensors.torch import load_file
 
-    peft.set_peft_model_state_dict(fresh, load_file(tmp_path / "lora" / "adapter_model.safetensors"), adapter_name="lora")
+    peft.set_peft_model_state_dict(
+        fresh, load_file(tmp_path / "lora" / "adapter_model.safetensors"), adapter_name="lora"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        again = peft.PeftModel.from_pretrained(fresh, tmp_path / "graph", adapter_name="graph").eval()
+        again = peft.PeftModel.from_pretrained(
+            fresh, tmp_path / "graph", adapter_name="graph"
+        ).eval()
     assert torch.equal(logits(again, ids), want)
     assert any("lora_A" in key for key in again.unload().state_dict())  # LoRA stays
 
 
 def test_lora_inside_of_an_adapted_model_keeps_its_names():
-    """Whichever comes first: the base model's parameters have the names that they have without Sparse-GIN."""
+    """Whichever comes first: the base model's parameters have the names that they have without
+    Sparse-GIN.
+    """
     target = peft.LoraConfig(target_modules=["q_proj", "o_proj"], r=2)
     plain = peft.inject_adapter_in_model(target, make("llama"), adapter_name="lora")
     model = adapted()
     peft.inject_adapter_in_model(target, model.get_base_model(), adapter_name="lora")
-    assert set(plain.state_dict()) == {key for key in model.get_base_model().state_dict() if "sparsegin" not in key}
+    assert set(plain.state_dict()) == {
+        key for key in model.get_base_model().state_dict() if "sparsegin" not in key
+    }
 
 
 def test_a_peft_model_in_a_peft_model():
     base, ids = make("llama"), tokens()
     before = logits(base, ids)
-    lora = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]), adapter_name="lora")
+    lora = peft.get_peft_model(
+        base, peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]), adapter_name="lora"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = peft.get_peft_model(lora, gf.SparseGINConfig(**BASE), adapter_name="graph").eval()
@@ -232,7 +291,13 @@ def test_other_ways_to_load(tmp_path):
     model, ids = shake(adapted()), tokens()
     want = logits(model, ids)
     model.save_pretrained(tmp_path)
-    assert torch.equal(logits(peft.PeftModel.from_pretrained(make("llama"), tmp_path, low_cpu_mem_usage=True).eval(), ids), want)
+    assert torch.equal(
+        logits(
+            peft.PeftModel.from_pretrained(make("llama"), tmp_path, low_cpu_mem_usage=True).eval(),
+            ids,
+        ),
+        want,
+    )
 
 
 @transformers_own
@@ -280,7 +345,9 @@ def test_further_modules_are_trained_and_saved(tmp_path):
         model.get_base_model().lm_head.weight.add_(1)
     want = logits(model, ids)
     model.save_pretrained(tmp_path)
-    assert torch.equal(logits(peft.PeftModel.from_pretrained(make("llama"), tmp_path).eval(), ids), want)
+    assert torch.equal(
+        logits(peft.PeftModel.from_pretrained(make("llama"), tmp_path).eval(), ids), want
+    )
     assert isinstance(model.unload().lm_head, nn.Linear)
 
 
@@ -293,7 +360,9 @@ def test_the_start_of_the_paper():
     assert [float(layer.sparsegin_scale["default"]) for layer in layers(model)] == [0, 0.25, 0.5]
     assert not torch.equal(logits(model, ids), before)
     model.base_model.set_adapter("default")
-    assert all(float(layer.sparsegin_gnn["default"].norm.weight.mean()) == 1 for layer in layers(model))
+    assert all(
+        float(layer.sparsegin_gnn["default"].norm.weight.mean()) == 1 for layer in layers(model)
+    )
 
 
 @pytest.mark.parametrize(
@@ -323,7 +392,10 @@ def test_every_setting_starts_as_the_identity_trains_decodes_and_is_saved(settin
         optimizer.step()
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
     assert all(grad is not None and grad.isfinite().all() for grad in gradients)
-    assert all(layer.sparsegin_scale["default"].requires_grad == settings.get("train_scale", True) for layer in layers(model))
+    assert all(
+        layer.sparsegin_scale["default"].requires_grad == settings.get("train_scale", True)
+        for layer in layers(model)
+    )
     shake(model).eval()
     want = logits(model, ids, use_cache=False)
     cache = DynamicCache(config=base.config)
@@ -332,7 +404,12 @@ def test_every_setting_starts_as_the_identity_trains_decodes_and_is_saved(settin
     ]
     torch.testing.assert_close(torch.cat(parts, 1), want, atol=1e-5, rtol=1e-5)
     model.save_pretrained(tmp_path)
-    assert torch.equal(logits(peft.PeftModel.from_pretrained(model.unload(), tmp_path).eval(), ids, use_cache=False), want)
+    assert torch.equal(
+        logits(
+            peft.PeftModel.from_pretrained(model.unload(), tmp_path).eval(), ids, use_cache=False
+        ),
+        want,
+    )
 
 
 def test_the_threshold_named_sigmoid_is_that_of_the_papers_code():
@@ -345,7 +422,9 @@ def test_the_threshold_named_sigmoid_is_that_of_the_papers_code():
     w = torch.sigmoid(10 * (a - 0.1))
     w = torch.where((w > 0.6) & (a > 0), w, 0)
     model, seen = adapted(base, threshold="sigmoid"), []
-    layers(model)[0].sparsegin_gnn["default"].register_forward_hook(lambda module, args, out: seen.append(args[1]))
+    layers(model)[0].sparsegin_gnn["default"].register_forward_hook(
+        lambda module, args, out: seen.append(args[1])
+    )
     logits(model, ids)
     torch.testing.assert_close(seen[0].to_dense(), w, atol=1e-6, rtol=1e-5)
 
@@ -396,7 +475,11 @@ def test_an_adapter_of_a_newer_version_is_refused(tmp_path):
 
 def test_no_edges_warn_once_with_the_names_of_the_layers():
     model, ids = adapted(threshold=50.0, clamp=None), tokens()
-    with pytest.warns(UserWarning, match=r"model\.layers\.0\.self_attn, model\.layers\.1\.self_attn, model\.layers\.2\.self_attn"):
+    with pytest.warns(
+        UserWarning,
+        match=r"model\.layers\.0\.self_attn, model\.layers\.1\.self_attn, "
+        r"model\.layers\.2\.self_attn",
+    ):
         out = logits(shake(model), ids)
     assert out.isfinite().all()
     with warnings.catch_warnings():
@@ -438,7 +521,9 @@ def test_a_base_in_bfloat16_has_an_adapter_in_float32(name):
 def test_activation_checkpointing_changes_no_gradient(name, reentrant):
     ids, gradients = tokens(), []
     for checkpointing in (False, True):
-        model = shake(peft.get_peft_model(make(name), gf.SparseGINConfig(hidden_dim=7, dropout=0.0)))
+        model = shake(
+            peft.get_peft_model(make(name), gf.SparseGINConfig(hidden_dim=7, dropout=0.0))
+        )
         for module in model.modules():  # so that dropout does not differ between the two
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
@@ -453,7 +538,12 @@ def test_activation_checkpointing_changes_no_gradient(name, reentrant):
 
 def test_packed_sequences_do_not_see_each_other():
     model, a, b = shake(adapted(depth=2)), tokens(1, 5), tokens(1, 7)
-    packed = logits(model, torch.cat((a, b), 1), position_ids=torch.cat((torch.arange(5), torch.arange(7)))[None], use_cache=False)
+    packed = logits(
+        model,
+        torch.cat((a, b), 1),
+        position_ids=torch.cat((torch.arange(5), torch.arange(7)))[None],
+        use_cache=False,
+    )
     torch.testing.assert_close(packed[:, :5], logits(model, a), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(packed[:, 5:], logits(model, b), atol=1e-5, rtol=1e-5)
 
@@ -465,14 +555,22 @@ def test_attentions_and_hidden_states_are_still_there():
         want = base(input_ids=ids, output_attentions=True, output_hidden_states=True)
         out = adapted(base)(input_ids=ids, output_attentions=True, output_hidden_states=True)
     assert all(torch.equal(x, y) for x, y in zip(out.attentions, want.attentions, strict=True))
-    assert all(torch.equal(x, y) for x, y in zip(out.hidden_states, want.hidden_states, strict=True))
+    assert all(
+        torch.equal(x, y) for x, y in zip(out.hidden_states, want.hidden_states, strict=True)
+    )
 
 
 GENERATE = {"max_new_tokens": 12, "min_new_tokens": 12, "pad_token_id": 0}
 
 
 @pytest.mark.parametrize(
-    "how", [{"do_sample": False}, {"do_sample": True}, {"num_beams": 3}, {"num_beams": 3, "do_sample": True, "num_return_sequences": 2}]
+    "how",
+    [
+        {"do_sample": False},
+        {"do_sample": True},
+        {"num_beams": 3},
+        {"num_beams": 3, "do_sample": True, "num_return_sequences": 2},
+    ],
 )
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2"])
 def test_generating_with_a_cache_gives_what_it_gives_without(name, how):
@@ -484,23 +582,37 @@ def test_generating_with_a_cache_gives_what_it_gives_without(name, how):
     out = []
     for cache in (True, False, True):
         torch.manual_seed(3)
-        out.append(model.generate(input_ids=ids, attention_mask=mask, use_cache=cache, **how, **GENERATE))
+        out.append(
+            model.generate(input_ids=ids, attention_mask=mask, use_cache=cache, **how, **GENERATE)
+        )
     assert torch.equal(out[0], out[1]) and torch.equal(out[0], out[2])
 
 
 def test_padding_does_not_change_what_is_generated():
     model, ids = shake(adapted()), tokens(1, 6)
     padded = torch.cat((torch.zeros(1, 3, dtype=torch.long), ids), 1)
-    a = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, **GENERATE)
-    b = model.generate(input_ids=padded, attention_mask=(padded != 0).long(), do_sample=False, **GENERATE)
+    a = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, **GENERATE
+    )
+    b = model.generate(
+        input_ids=padded, attention_mask=(padded != 0).long(), do_sample=False, **GENERATE
+    )
     assert torch.equal(a, b[:, 3:])
 
 
 def test_prompt_lookup_crops_the_cache():
     model = shake(adapted())
     ids = tokens(1, 5).repeat(1, 3)
-    plain = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, **GENERATE)
-    looked = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, prompt_lookup_num_tokens=3, **GENERATE)
+    plain = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, **GENERATE
+    )
+    looked = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        prompt_lookup_num_tokens=3,
+        **GENERATE,
+    )
     assert torch.equal(plain, looked)
 
 
@@ -512,18 +624,27 @@ def test_what_is_done_to_a_cache_is_done_to_its_memory():
     kept = copy.deepcopy(cache)
     logits(model, tokens(2, 2), past_key_values=cache)
     cache.crop(-3)  # two wrong tokens and one right one
-    torch.testing.assert_close(logits(model, ids[:, 6:], past_key_values=cache)[:, -1], want[:, -1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        logits(model, ids[:, 6:], past_key_values=cache)[:, -1], want[:, -1], atol=1e-5, rtol=1e-5
+    )
     kept.batch_repeat_interleave(2)
     again = logits(model, ids[:, 7:].repeat_interleave(2, 0), past_key_values=copy.deepcopy(kept))
     torch.testing.assert_close(again, want[:, 7:].repeat_interleave(2, 0), atol=1e-5, rtol=1e-5)
     kept.batch_select_indices(torch.tensor([2, 0]))
     torch.testing.assert_close(
-        logits(model, ids[:, 7:].flip(0), past_key_values=copy.deepcopy(kept)), want[:, 7:].flip(0), atol=1e-5, rtol=1e-5
+        logits(model, ids[:, 7:].flip(0), past_key_values=copy.deepcopy(kept)),
+        want[:, 7:].flip(0),
+        atol=1e-5,
+        rtol=1e-5,
     )
     kept.reorder_cache(torch.tensor([1, 0]))
-    torch.testing.assert_close(logits(model, ids[:, 7:], past_key_values=kept), want[:, 7:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        logits(model, ids[:, 7:], past_key_values=kept), want[:, 7:], atol=1e-5, rtol=1e-5
+    )
     kept.reset()
-    torch.testing.assert_close(logits(model, ids[:, :7], past_key_values=kept), want[:, :7], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        logits(model, ids[:, :7], past_key_values=kept), want[:, :7], atol=1e-5, rtol=1e-5
+    )
 
 
 def test_a_cache_that_another_adapter_filled_is_refused():
@@ -532,7 +653,9 @@ def test_a_cache_that_another_adapter_filled_is_refused():
     cache = DynamicCache(config=model.config)
     logits(model, ids[:, :5], past_key_values=cache)
     model.set_adapter("b")
-    with pytest.raises(RuntimeError, match=r"holds 5 tokens and adapter 'b' saw none.*Start with a new cache"):
+    with pytest.raises(
+        RuntimeError, match=r"holds 5 tokens and adapter 'b' saw none.*Start with a new cache"
+    ):
         logits(model, ids[:, 5:6], past_key_values=cache)
     cache = DynamicCache(config=model.config)
     with model.disable_adapter():
@@ -550,14 +673,22 @@ def test_a_cache_that_another_adapter_filled_is_refused():
 def test_a_cache_of_fixed_size_is_refused():
     model, ids = shake(adapted()), tokens()
     with pytest.raises(NotImplementedError, match=r"StaticLayer.*cache_implementation='dynamic'"):
-        model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), cache_implementation="static", **GENERATE)
+        model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            cache_implementation="static",
+            **GENERATE,
+        )
 
 
 # ---------------------------------------------------------------------- training
 
 
 def _examples(count=16, length=12):
-    return [{"input_ids": row, "labels": row, "attention_mask": torch.ones_like(row)} for row in tokens(count, length)]
+    return [
+        {"input_ids": row, "labels": row, "attention_mask": torch.ones_like(row)}
+        for row in tokens(count, length)
+    ]
 
 
 def _arguments(folder, **more):
@@ -573,14 +704,21 @@ def test_trainer_saves_resumes_and_comes_to_the_same_end(tmp_path):
     def run(folder, resume=None):
         torch.manual_seed(0)
         model = adapted(dropout=0.0)
-        trainer = Trainer(model, TrainingArguments(**_arguments(folder), gradient_checkpointing=True), train_dataset=data)
+        trainer = Trainer(
+            model,
+            TrainingArguments(**_arguments(folder), gradient_checkpointing=True),
+            train_dataset=data,
+        )
         trainer.train(resume_from_checkpoint=resume)
         return model
 
     once = run(tmp_path / "a")
     again = run(tmp_path / "b", resume=str(tmp_path / "a" / "checkpoint-2"))
     state = peft.get_peft_model_state_dict(once)
-    assert all(torch.equal(value, state[key]) for key, value in peft.get_peft_model_state_dict(again).items())
+    assert all(
+        torch.equal(value, state[key])
+        for key, value in peft.get_peft_model_state_dict(again).items()
+    )
     loaded = peft.PeftModel.from_pretrained(make("llama"), tmp_path / "a" / "checkpoint-4").eval()
     ids = tokens()
     assert torch.equal(logits(loaded, ids), logits(once.eval(), ids))
@@ -595,11 +733,22 @@ def test_sft_trainer(tmp_path):
 
     vocabulary = {f"t{i}": i for i in range(61)}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="t3")), pad_token="t0", eos_token="t2"
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="t3")),
+        pad_token="t0",
+        eos_token="t2",
     )
-    arguments = trl.SFTConfig(**_arguments(tmp_path), max_length=12, dataset_kwargs={"skip_prepare_dataset": True}, packing=False)
+    arguments = trl.SFTConfig(
+        **_arguments(tmp_path),
+        max_length=12,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        packing=False,
+    )
     trainer = trl.SFTTrainer(
-        make("llama"), arguments, train_dataset=rows, processing_class=tokenizer, peft_config=gf.SparseGINConfig(**BASE)
+        make("llama"),
+        arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=gf.SparseGINConfig(**BASE),
     )
     losses = []
     trainer.train()
@@ -618,7 +767,9 @@ def test_sequence_classification():
     model = peft.get_peft_model(base, gf.SparseGINConfig(task_type="SEQ_CLS", hidden_dim=7)).eval()
     assert torch.equal(logits(model, ids), before)
     model.train()(input_ids=ids, labels=torch.tensor([0, 2])).loss.backward()
-    assert any("score.modules_to_save" in key for key, p in model.named_parameters() if p.grad is not None)
+    assert any(
+        "score.modules_to_save" in key for key, p in model.named_parameters() if p.grad is not None
+    )
 
 
 _DDP = """
@@ -653,10 +804,19 @@ def test_two_processes_train_as_one(tmp_path):
 
     script = tmp_path / "ddp.py"
     script.write_text(_DDP.format(tests=str(Path(__file__).parent), out=str(tmp_path / "state")))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(script),
+    ]
     subprocess.run(command, check=True, timeout=500)
     states = [torch.load(tmp_path / f"state{rank}") for rank in (0, 1)]
-    model = peft.get_peft_model(make("llama"), gf.SparseGINConfig(hidden_dim=7, dropout=0.0, scale_start=0.25)).train()
+    model = peft.get_peft_model(
+        make("llama"), gf.SparseGINConfig(hidden_dim=7, dropout=0.0, scale_start=0.25)
+    ).train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     torch.manual_seed(7)
     ids = torch.randint(4, 61, (4, 9))
@@ -667,7 +827,8 @@ def test_two_processes_train_as_one(tmp_path):
     alone = {key: value for key, value in model.state_dict().items() if "sparsegin" in key}
     for key, value in alone.items():
         assert torch.equal(states[0][key], states[1][key])
-        torch.testing.assert_close(states[0][key], value, atol=1e-6, rtol=1e-6)  # the losses are taken in float32
+        # the losses are taken in float32
+        torch.testing.assert_close(states[0][key], value, atol=1e-6, rtol=1e-6)
 
 
 # ---------------------------------------------------------------------- a trained model
@@ -703,8 +864,13 @@ def test_on_a_trained_model(stories, tmp_path):
     want = logits(model, ids, use_cache=False)
     mask = torch.ones_like(ids)
     a = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=20)
-    b = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=20, use_cache=False)
+    b = model.generate(
+        input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=20, use_cache=False
+    )
     assert torch.equal(a, b)
     model.save_pretrained(tmp_path)
-    assert torch.equal(logits(peft.PeftModel.from_pretrained(stories(), tmp_path).eval(), ids, use_cache=False), want)
+    assert torch.equal(
+        logits(peft.PeftModel.from_pretrained(stories(), tmp_path).eval(), ids, use_cache=False),
+        want,
+    )
     assert torch.equal(logits(model.unload(), ids), before)

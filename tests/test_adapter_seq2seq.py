@@ -1,11 +1,20 @@
-"""The adapter in models of two stacks, T5 above all: the position bias is in the graph, cross-attention is left out."""
+"""The adapter in models of two stacks, T5 above all: the position bias is in the graph,
+cross-attention is left out.
+"""
 
 import peft
 import pytest
 import torch
 from adapter_models import SEQ2SEQ, feed, make
 from torch.testing import assert_close
-from transformers import CLIPConfig, CLIPModel, LongT5Config, LongT5ForConditionalGeneration, T5Config, T5EncoderModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    LongT5Config,
+    LongT5ForConditionalGeneration,
+    T5Config,
+    T5EncoderModel,
+)
 
 import graphformer as gf
 from graphformer.adapters import UnsupportedModel, capture, edges_per_token, scales
@@ -14,11 +23,18 @@ from graphformer.attention import blocks
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-GENERATE = {"max_new_tokens": 9, "min_new_tokens": 6, "output_scores": True, "return_dict_in_generate": True}
+GENERATE = {
+    "max_new_tokens": 9,
+    "min_new_tokens": 6,
+    "output_scores": True,
+    "return_dict_in_generate": True,
+}
 
 
 def adapted(name="t5", **settings):
-    config = gf.SparseGINConfig(**{"task_type": "SEQ_2_SEQ_LM", "hidden_dim": 7, "depth": 2, **settings})
+    config = gf.SparseGINConfig(
+        **{"task_type": "SEQ_2_SEQ_LM", "hidden_dim": 7, "depth": 2, **settings}
+    )
     return peft.get_peft_model(make(name), config).eval()
 
 
@@ -51,8 +67,13 @@ def listen(model):
 
 
 def naive(attention, bias, hidden, keep):
-    """min(sum over heads of softmax(q k^T * scaling + bias + mask), 1), from whole matrices; rows without a key are 0."""
-    q, k = (part(hidden).unflatten(-1, (attention.n_heads, -1)).transpose(1, 2) for part in (attention.q, attention.k))
+    """min(sum over heads of softmax(q k^T * scaling + bias + mask), 1), from whole matrices; rows
+    without a key are 0.
+    """
+    q, k = (
+        part(hidden).unflatten(-1, (attention.n_heads, -1)).transpose(1, 2)
+        for part in (attention.q, attention.k)
+    )
     scores = (q @ k.mT * attention.scaling + bias).masked_fill(~keep, -torch.inf)
     return scores.softmax(-1).nan_to_num(0.0).sum(1).clamp(max=1)
 
@@ -66,7 +87,9 @@ def test_the_graph_holds_the_position_bias_mask_and_padding(monkeypatch, impleme
     model = peft.get_peft_model(base, gf.SparseGINConfig(hidden_dim=7)).eval()
     ears = listen(model)
     for name, layer in adapted_layers(model).items():
-        layer.place.caller.register_forward_pre_hook(lambda module, args, name=name: hidden.__setitem__(name, args[0]))
+        layer.place.caller.register_forward_pre_hook(
+            lambda module, args, name=name: hidden.__setitem__(name, args[0])
+        )
     inputs = feed("t5", tokens(), torch.ones(2, 11))
     inputs["decoder_attention_mask"][1, :4] = 0
     with torch.no_grad():
@@ -74,9 +97,15 @@ def test_the_graph_holds_the_position_bias_mask_and_padding(monkeypatch, impleme
         for stack, mask in (("encoder", "attention_mask"), ("decoder", "decoder_attention_mask")):
             padding = inputs[mask].bool()[:, None, None]
             length = padding.shape[-1]
-            keep = padding & (torch.ones(length, length, dtype=torch.bool).tril() if stack == "decoder" else True)
+            keep = padding & (
+                torch.ones(length, length, dtype=torch.bool).tril() if stack == "decoder" else True
+            )
             bias = getattr(base, stack).block[0].layer[0].SelfAttention.compute_bias(length, length)
-            own = {name: layer for name, layer in adapted_layers(model).items() if name.startswith(stack)}
+            own = {
+                name: layer
+                for name, layer in adapted_layers(model).items()
+                if name.startswith(stack)
+            }
             assert len(own) == {"encoder": 3, "decoder": 2}[stack]
             for name, layer in own.items():
                 wanted = naive(layer.place.caller, bias, hidden[name], keep)
@@ -92,7 +121,10 @@ def test_in_decoding_a_new_token_has_the_edges_it_has_in_a_full_pass():
     with torch.no_grad():
         ears = listen(model)
         model(**inputs, use_cache=False)
-        full = {name: ear.heard.pop().graph(gf.Threshold(0.0), merged=True, clamp=1.0).to_dense() for name, ear in ears.items()}
+        full = {
+            name: ear.heard.pop().graph(gf.Threshold(0.0), merged=True, clamp=1.0).to_dense()
+            for name, ear in ears.items()
+        }
         cache = model(**feed("t5", ids[:, :10]), use_cache=True).past_key_values
         for ear in ears.values():
             ear.heard.clear()
@@ -107,7 +139,9 @@ def test_both_stacks_are_adapted_and_cross_attention_is_not():
     model = adapted()
     assert isinstance(model, peft.PeftModelForSeq2SeqLM)
     assert list(adapted_layers(model)) == [
-        f"{stack}.block.{i}.layer.0.SelfAttention" for stack, count in (("encoder", 3), ("decoder", 2)) for i in range(count)
+        f"{stack}.block.{i}.layer.0.SelfAttention"
+        for stack, count in (("encoder", 3), ("decoder", 2))
+        for i in range(count)
     ]
     inputs = feed("t5", tokens())
     shake(model)
@@ -134,18 +168,27 @@ def test_lambda_runs_from_start_to_end_in_each_stack():
 )
 def test_one_stack_or_some_layers_alone(settings, wanted):
     model = shake(adapted(**settings))
-    found = [name.replace(".block", "").replace(".layer.0.SelfAttention", "") for name in adapted_layers(model)]
+    found = [
+        name.replace(".block", "").replace(".layer.0.SelfAttention", "")
+        for name in adapted_layers(model)
+    ]
     assert found == wanted
     with torch.no_grad():
         model(**feed("t5", tokens()))
 
 
-@pytest.mark.parametrize("how", [{"do_sample": False}, {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}])
+@pytest.mark.parametrize(
+    "how", [{"do_sample": False}, {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}]
+)
 @pytest.mark.parametrize("name", SEQ2SEQ)
 def test_generation_with_a_cache_equals_generation_without(name, how):
     model = shake(adapted(name))
-    inputs = {key: value for key, value in feed(name, tokens()).items() if not key.startswith("decoder")}
-    with_cache, without = (model.generate(**inputs, use_cache=cache, **how, **GENERATE) for cache in (True, False))
+    inputs = {
+        key: value for key, value in feed(name, tokens()).items() if not key.startswith("decoder")
+    }
+    with_cache, without = (
+        model.generate(**inputs, use_cache=cache, **how, **GENERATE) for cache in (True, False)
+    )
     assert torch.equal(with_cache.sequences, without.sequences)
     for a, b in zip(with_cache.scores, without.scores, strict=True):
         assert_close(a, b, atol=1e-5, rtol=1e-5)
@@ -158,8 +201,12 @@ def test_generation_does_not_see_the_padding_of_the_source():
     model = shake(adapted())
     source = tokens(7)
     padded = torch.cat((torch.zeros(2, 4, dtype=torch.long), source), 1)
-    a = model.generate(input_ids=source, attention_mask=torch.ones_like(source), do_sample=False, **GENERATE)
-    b = model.generate(input_ids=padded, attention_mask=(padded != 0).long(), do_sample=False, **GENERATE)
+    a = model.generate(
+        input_ids=source, attention_mask=torch.ones_like(source), do_sample=False, **GENERATE
+    )
+    b = model.generate(
+        input_ids=padded, attention_mask=(padded != 0).long(), do_sample=False, **GENERATE
+    )
     assert torch.equal(a.sequences, b.sequences)
 
 
@@ -189,7 +236,8 @@ def test_a_loss_falls_and_the_saved_adapter_is_read_by_the_auto_class(tmp_path):
     base = make("t5")
     base.save_pretrained(tmp_path / "base")
     model = peft.get_peft_model(
-        type(base).from_pretrained(tmp_path / "base"), gf.SparseGINConfig(task_type="SEQ_2_SEQ_LM", hidden_dim=7, scale_start=0.2)
+        type(base).from_pretrained(tmp_path / "base"),
+        gf.SparseGINConfig(task_type="SEQ_2_SEQ_LM", hidden_dim=7, scale_start=0.2),
     ).train()
     source, target = tokens(), tokens(6)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-2)
@@ -204,16 +252,23 @@ def test_a_loss_falls_and_the_saved_adapter_is_read_by_the_auto_class(tmp_path):
     model.eval().save_pretrained(tmp_path / "adapter")
     with torch.no_grad():
         again = peft.AutoPeftModelForSeq2SeqLM.from_pretrained(tmp_path / "adapter").eval()
-        assert torch.equal(again(input_ids=source, labels=target).logits, model(input_ids=source, labels=target).logits)
+        assert torch.equal(
+            again(input_ids=source, labels=target).logits,
+            model(input_ids=source, labels=target).logits,
+        )
 
 
 def test_an_encoder_without_its_decoder():
     torch.manual_seed(0)
-    base = T5EncoderModel(T5Config(vocab_size=61, d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=4)).eval()
+    base = T5EncoderModel(
+        T5Config(vocab_size=61, d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=4)
+    ).eval()
     ids = tokens()
     with torch.no_grad():
         wanted = base(input_ids=ids).last_hidden_state
-        model = peft.get_peft_model(base, gf.SparseGINConfig(task_type="FEATURE_EXTRACTION", hidden_dim=7)).eval()
+        model = peft.get_peft_model(
+            base, gf.SparseGINConfig(task_type="FEATURE_EXTRACTION", hidden_dim=7)
+        ).eval()
         assert torch.equal(model(input_ids=ids).last_hidden_state, wanted)
         assert list(scales(model).values()) == [0.0, 0.5]
         assert not torch.equal(shake(model)(input_ids=ids).last_hidden_state, wanted)
@@ -255,14 +310,28 @@ def test_a_model_that_needs_more_than_it_can_be_fed_is_refused_by_name():
 
     base = make("t5")
     base.forward = fail
-    with pytest.raises(UnsupportedModel, match=r"T5ForConditionalGeneration.*pass on input_ids alone failed: pixels are missing"):
+    with pytest.raises(
+        UnsupportedModel,
+        match=r"T5ForConditionalGeneration.*pass on input_ids alone failed: pixels are missing",
+    ):
         peft.get_peft_model(base, gf.SparseGINConfig())
 
 
 def test_a_stack_whose_attention_cannot_be_read_is_named():
     """LongT5's encoder has an attention of its own; its decoder has T5's."""
-    sizes = {"vocab_size": 61, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_heads": 4, "local_radius": 3}
+    sizes = {
+        "vocab_size": 61,
+        "d_model": 24,
+        "d_kv": 6,
+        "d_ff": 40,
+        "num_layers": 2,
+        "num_heads": 4,
+        "local_radius": 3,
+    }
     base = LongT5ForConditionalGeneration(LongT5Config(**sizes, decoder_start_token_id=0))
-    with pytest.warns(UserWarning, match=r"cannot read the attention of encoder\.block in LongT5ForConditionalGeneration"):
+    with pytest.warns(
+        UserWarning,
+        match=r"cannot read the attention of encoder\.block in LongT5ForConditionalGeneration",
+    ):
         model = peft.get_peft_model(base, gf.SparseGINConfig(hidden_dim=7)).eval()
     assert {name.split(".")[0] for name in adapted_layers(model)} == {"decoder"}

@@ -1,4 +1,6 @@
-"""What a Sparse-GIN adapter's config refuses, on its own and on a model: nothing given is left out without a word."""
+"""What a Sparse-GIN adapter's config refuses, on its own and on a model: nothing given is left out
+without a word.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,22 @@ NAN, INF = float("nan"), float("inf")
         ({"threshold": -3}, "threshold must be at least 0, got -3"),
         ({"threshold": -1e-9}, "threshold must be at least 0, got -1e-09"),
         ({"threshold": INF}, "threshold must be a finite number at least 0, got inf"),
-        ({"threshold": 1.0}, r"threshold=1.0 leaves no edge: no weight of graph='merged' exceeds 1 \(clamp\)"),
-        ({"threshold": 0.6, "clamp": 0.5}, r"leaves no edge: no weight of graph='merged' exceeds 0.5 \(clamp\)"),
-        ({"threshold": 1.5, "graph": "per_head", "clamp": None}, "leaves no edge: no weight of graph='per_head' exceeds 1"),
-        ({"graph": "per_head", "clamp": 0.7}, "clamp=0.7 limits the merged weight, and graph='per_head' merges none"),
+        (
+            {"threshold": 1.0},
+            r"threshold=1.0 leaves no edge: no weight of graph='merged' exceeds 1 \(clamp\)",
+        ),
+        (
+            {"threshold": 0.6, "clamp": 0.5},
+            r"leaves no edge: no weight of graph='merged' exceeds 0.5 \(clamp\)",
+        ),
+        (
+            {"threshold": 1.5, "graph": "per_head", "clamp": None},
+            "leaves no edge: no weight of graph='per_head' exceeds 1",
+        ),
+        (
+            {"graph": "per_head", "clamp": 0.7},
+            "clamp=0.7 limits the merged weight, and graph='per_head' merges none",
+        ),
         ({"clamp": NAN}, "clamp must be a finite number above 0, got nan"),
         ({"clamp": INF}, "clamp must be a finite number above 0, got inf"),
         ({"clamp": -1.0}, "clamp must be above 0, got -1.0"),
@@ -43,7 +57,10 @@ NAN, INF = float("nan"), float("inf")
         ({"mlp_ratio": 0}, "mlp_ratio must be above 0, got 0"),
         ({"mlp_ratio": NAN}, "mlp_ratio must be a finite number above 0, got nan"),
         ({"mlp_ratio": 0.01}, "mlp_ratio 0.01 leaves no hidden unit"),
-        ({"mlp_ratio": None, "hidden_norm": True}, "hidden_norm is inside the MLP, which mlp_ratio=None leaves out"),
+        (
+            {"mlp_ratio": None, "hidden_norm": True},
+            "hidden_norm is inside the MLP, which mlp_ratio=None leaves out",
+        ),
         ({"activation": "selu"}, "unknown activation 'selu'; known: prelu"),
         ({"target_modules": []}, r"target_modules=\[\] names no module"),
         ({"target_modules": ""}, "target_modules='' names no module"),
@@ -77,16 +94,25 @@ def test_a_value_out_of_range(settings: dict[str, Any], text: str) -> None:
         ({"target_modules": 3}, "target_modules must be a text or a list of names, got 3"),
         ({"target_modules": [1]}, "target_modules must be a text or a list of names"),
         ({"modules_to_save": "lm_head"}, "modules_to_save must be a list of names, got 'lm_head'"),
-        ({"layers_to_transform": "1"}, "layers_to_transform must be a number or a list of numbers, got '1'"),
+        (
+            {"layers_to_transform": "1"},
+            "layers_to_transform must be a number or a list of numbers, got '1'",
+        ),
         ({"layers_to_transform": [1.0]}, "layers_to_transform must be a whole number, got 1.0"),
         ({"layers_to_transform": True}, "layers_to_transform must be a whole number, got True"),
         ({"format_version": "1"}, "format_version must be a whole number"),
-        ({"hiden_dim": 7}, r"SparseGINConfig has no field 'hiden_dim', did you mean 'hidden_dim'\? Its own are hidden_dim, depth"),
+        (
+            {"hiden_dim": 7},
+            r"SparseGINConfig has no field 'hiden_dim', did you mean 'hidden_dim'\? Its own are "
+            r"hidden_dim, depth",
+        ),
         ({"rank_pattern": {"self_attn": 3}}, "SparseGINConfig has no field 'rank_pattern'"),
         ({"r": 8}, r"SparseGINConfig has no field 'r'\. Its own are"),
     ],
 )
-def test_a_value_of_another_kind_or_a_field_that_there_is_not(settings: dict[str, Any], text: str) -> None:
+def test_a_value_of_another_kind_or_a_field_that_there_is_not(
+    settings: dict[str, Any], text: str
+) -> None:
     with pytest.raises(TypeError, match=text):
         gf.SparseGINConfig(**settings)
 
@@ -122,7 +148,9 @@ def test_a_saved_config_is_checked(tmp_path: Path, changes: dict[str, Any], text
 def test_a_file_of_a_newer_peft_may_know_more_and_the_field_is_named(tmp_path: Path) -> None:
     gf.SparseGINConfig().save_pretrained(tmp_path)
     path = tmp_path / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "peft_version": "99.0.0", "runtime": 1}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "peft_version": "99.0.0", "runtime": 1})
+    )
     with pytest.warns(UserWarning, match=r"Unexpected keyword arguments \['runtime'\]"):
         assert gf.SparseGINConfig.from_pretrained(tmp_path).hidden_dim == 16
 
@@ -132,7 +160,8 @@ def test_a_file_of_a_newer_peft_may_know_more_and_the_field_is_named(tmp_path: P
     [
         (
             {"layers_to_transform": [0, 7]},
-            r"layers_to_transform names layer 7, which this model has not got; it has model\.layers\.0\.self_attn",
+            r"layers_to_transform names layer 7, which this model has not got; it has "
+            r"model\.layers\.0\.self_attn",
         ),
         ({"layers_to_transform": 3}, "layers_to_transform names layer 3"),
         (
@@ -143,18 +172,34 @@ def test_a_file_of_a_newer_peft_may_know_more_and_the_field_is_named(tmp_path: P
             {"target_modules": ["model.layers.0.self_attn"], "layers_to_transform": [1]},
             "'model.layers.0.self_attn' in target_modules is one whole path",
         ),
-        ({"target_modules": ["self_attn", "cross_attn"]}, "target_modules names 'cross_attn', which is no attention module of this model"),
+        (
+            {"target_modules": ["self_attn", "cross_attn"]},
+            "target_modules names 'cross_attn', which is no attention module of this model",
+        ),
         ({"target_modules": ["q_proj", "self_attn"]}, "target_modules names 'q_proj'"),
         ({"target_modules": ["q_proj"]}, r"target_modules=\{'q_proj'\}.*leave no attention module"),
         ({"target_modules": "q_proj"}, "target_modules=q_proj.*leave no attention module"),
-        ({"exclude_modules": ["mlp"]}, "exclude_modules names 'mlp', which is no attention module of this model"),
+        (
+            {"exclude_modules": ["mlp"]},
+            "exclude_modules names 'mlp', which is no attention module of this model",
+        ),
         ({"exclude_modules": r".*\.9\.self_attn"}, "exclude_modules names"),
         ({"exclude_modules": ["self_attn"]}, "leave no attention module"),
-        ({"modules_to_save": ["lm_heat"]}, "modules_to_save names 'lm_heat', and this model has no module of that name"),
+        (
+            {"modules_to_save": ["lm_heat"]},
+            "modules_to_save names 'lm_heat', and this model has no module of that name",
+        ),
         ({"modules_to_save": ["lm_head", "nothing"]}, "modules_to_save names 'nothing'"),
-        ({"modules_to_save": ["self_attn"]}, r"modules_to_save='self_attn' holds model\.layers\.0\.self_attn, where this adapter stands"),
+        (
+            {"modules_to_save": ["self_attn"]},
+            r"modules_to_save='self_attn' holds model\.layers\.0\.self_attn, where this adapter "
+            r"stands",
+        ),
         ({"modules_to_save": ["layers"]}, "modules_to_save='layers' holds"),
-        ({"placement": "beside_mlp"}, "placement='beside_mlp' cannot stand there; use placement='before_mlp'"),
+        (
+            {"placement": "beside_mlp"},
+            "placement='beside_mlp' cannot stand there; use placement='before_mlp'",
+        ),
     ],
 )
 def test_a_choice_that_the_model_has_not_got(settings: dict[str, Any], text: str) -> None:
@@ -165,7 +210,9 @@ def test_a_choice_that_the_model_has_not_got(settings: dict[str, Any], text: str
         with pytest.raises(ValueError, match=text):
             peft.get_peft_model(base, gf.SparseGINConfig(**settings))
         assert list(dict(base.named_modules())) == names  # and nothing was changed
-        assert base.config._attn_implementation == "sdpa" and torch.equal(base(input_ids=ids).logits, before)
+        assert base.config._attn_implementation == "sdpa" and torch.equal(
+            base(input_ids=ids).logits, before
+        )
 
 
 def test_a_choice_that_a_second_adapter_cannot_make_leaves_the_first() -> None:
@@ -208,7 +255,9 @@ def test_what_is_given_and_used_is_not_refused() -> None:
         ({"output_norm": 1}, TypeError, "output_norm must be True or False, got 1"),
     ],
 )
-def test_the_network_refuses_the_same(arguments: dict[str, Any], kind: type[Exception], text: str) -> None:
+def test_the_network_refuses_the_same(
+    arguments: dict[str, Any], kind: type[Exception], text: str
+) -> None:
     with pytest.raises(kind, match=text):
         SparseGIN(**{"hidden_size": 35, **arguments})
     assert isinstance(SparseGIN(35), nn.Module)

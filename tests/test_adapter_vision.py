@@ -60,7 +60,11 @@ def test_models_without_a_head(make_base):
 
 def test_a_classifier_learns_with_its_head_and_is_saved(tmp_path):
     config = gf.SparseGINConfig(hidden_dim=7, scale_start=0.2, modules_to_save=["classifier"])
-    model, inputs, labels = peft.get_peft_model(make("vit"), config).train(), pixels(), torch.tensor([1, 3])
+    model, inputs, labels = (
+        peft.get_peft_model(make("vit"), config).train(),
+        pixels(),
+        torch.tensor([1, 3]),
+    )
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     losses = []
     for _ in range(15):
@@ -81,15 +85,23 @@ def test_a_classifier_learns_with_its_head_and_is_saved(tmp_path):
 def test_one_adapter_a_layer_and_a_graph_over_patches(name):
     base = make(name)
     model = shake(peft.get_peft_model(base, gf.SparseGINConfig(hidden_dim=7, threshold=0.1)).eval())
-    assert len(scales(model)) == 3 and list(scales(peft.get_peft_model(make(name), gf.SparseGINConfig())).values()) == [0, 0.25, 0.5]
+    assert len(scales(model)) == 3 and list(
+        scales(peft.get_peft_model(make(name), gf.SparseGINConfig())).values()
+    ) == [0, 0.25, 0.5]
     assert all(0 < edges <= 11 for edges in edges_per_token(model, **pixels()).values())
 
 
 def test_a_vit_in_two_sizes_of_images():
-    """Positions are interpolated by the model; the graph has as many tokens as the image has patches."""
+    """Positions are interpolated by the model; the graph has as many tokens as the image has
+    patches.
+    """
     model = shake(peft.get_peft_model(make("vit"), gf.SparseGINConfig(hidden_dim=7)).eval())
     with torch.no_grad():
-        assert model(torch.randn(2, 3, 4 * PATCH, 4 * PATCH), interpolate_pos_encoding=True).logits.isfinite().all()
+        assert (
+            model(torch.randn(2, 3, 4 * PATCH, 4 * PATCH), interpolate_pos_encoding=True)
+            .logits.isfinite()
+            .all()
+        )
 
 
 def test_masked_images():
@@ -98,7 +110,12 @@ def test_masked_images():
     inputs = {**pixels(), "bool_masked_pos": torch.arange(9).expand(2, 9) % 2 == 0}
     with torch.no_grad():
         wanted = base(**inputs).reconstruction
-        assert torch.equal(peft.get_peft_model(base, gf.SparseGINConfig(hidden_dim=7)).eval()(**inputs).reconstruction, wanted)
+        assert torch.equal(
+            peft.get_peft_model(base, gf.SparseGINConfig(hidden_dim=7))
+            .eval()(**inputs)
+            .reconstruction,
+            wanted,
+        )
 
 
 def test_half_precision_and_dropout_shared_by_attention_and_feed_forward():
@@ -127,7 +144,11 @@ def test_the_first_look_leaves_no_trace():
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "text"), [("num_channels", None, "num_channels=None"), ("image_size", None, "image_size=None.*such as 224")]
+    ("key", "value", "text"),
+    [
+        ("num_channels", None, "num_channels=None"),
+        ("image_size", None, "image_size=None.*such as 224"),
+    ],
 )
 def test_a_config_that_does_not_say_what_an_image_is(key, value, text):
     base = make("vit")
@@ -147,5 +168,7 @@ def test_a_graph_over_other_tokens_than_the_streams_is_an_error():
     model = peft.get_peft_model(make("vit"), gf.SparseGINConfig(hidden_dim=7))
     layer = next(iter(adapted_layers(model).values()))
     graph = gf.AttentionGraph.from_dense(torch.eye(5).expand(4, 5, 5))
-    with pytest.raises(RuntimeError, match=r"4 sequences of 5 tokens, and the layer's stream is \[2, 10, 24\]"):
+    with pytest.raises(
+        RuntimeError, match=r"4 sequences of 5 tokens, and the layer's stream is \[2, 10, 24\]"
+    ):
         layer._message("default", torch.zeros(2, 10, 24), graph, None, None)

@@ -1,4 +1,6 @@
-"""aggregate: every backend and reduction against the dense formula, outputs and gradients, and who really does the work."""
+"""aggregate: every backend and reduction against the dense formula, outputs and gradients, and who
+really does the work.
+"""
 
 import importlib
 
@@ -15,13 +17,20 @@ from graphformer.backends import REDUCTIONS
 
 KNOWN = ("torch", "pyg", "dgl", "torch_sparse")
 AVAILABLE = backends.available()
-ALL = [pytest.param(name, marks=[] if name in AVAILABLE else pytest.mark.skip(reason=f"{name} is not installed")) for name in KNOWN]
+ALL = [
+    pytest.param(
+        name, marks=[] if name in AVAILABLE else pytest.mark.skip(reason=f"{name} is not installed")
+    )
+    for name in KNOWN
+]
 every_backend = pytest.mark.parametrize("backend", ALL)
 every_reduction = pytest.mark.parametrize("reduce", REDUCTIONS)
 
 
 def matrices(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Weights and which of them are edges; receiver 1 of every lane has no edges, and one edge has weight 0."""
+    """Weights and which of them are edges; receiver 1 of every lane has no edges, and one edge has
+    weight 0.
+    """
     keep = torch.rand(shape) > 0.4
     keep[..., 1, :] = False
     keep[..., 2, :] = True
@@ -30,20 +39,29 @@ def matrices(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, T
     return weights, keep
 
 
-def check(weights: Tensor, keep: Tensor, x: Tensor, reduce: str, backend: str, *, weighted: bool = True) -> None:
+def check(
+    weights: Tensor, keep: Tensor, x: Tensor, reduce: str, backend: str, *, weighted: bool = True
+) -> None:
     """Outputs and gradients to x and weights equal those of the dense formula."""
     ours = [weights.clone().requires_grad_(), x.clone().requires_grad_()]
     theirs = [weights.clone().requires_grad_(), x.clone().requires_grad_()]
     graph = AttentionGraph.from_dense(ours[0], keep=keep)
     actual = aggregate(graph if weighted else graph.unweighted(), ours[1], reduce, backend=backend)
-    wanted = dense_reduce(theirs[0] if weighted else torch.ones_like(theirs[0]), keep, theirs[1], reduce)
+    wanted = dense_reduce(
+        theirs[0] if weighted else torch.ones_like(theirs[0]), keep, theirs[1], reduce
+    )
     assert actual.shape == wanted.shape and actual.dtype == x.dtype
     assert_close(actual, wanted)
-    # sqrt has no slope at 0: rows whose variance is 0 take no part in std's gradients, and have a test of their own.
-    slope = torch.randn_like(wanted) * (torch.isfinite(wanted) & ((wanted.detach() != 0) | torch.tensor(reduce != "std")))
+    # sqrt has no slope at 0: rows whose variance is 0 take no part in std's gradients, and have a
+    # test of their own.
+    slope = torch.randn_like(wanted) * (
+        torch.isfinite(wanted) & ((wanted.detach() != 0) | torch.tensor(reduce != "std"))
+    )
     (actual * slope).sum().backward()
     if reduce == "std":
-        spread = dense_reduce(theirs[0] if weighted else torch.ones_like(theirs[0]), keep, theirs[1], "var")
+        spread = dense_reduce(
+            theirs[0] if weighted else torch.ones_like(theirs[0]), keep, theirs[1], "var"
+        )
         wanted = torch.where(spread > 0, spread, 1.0).sqrt()
     (wanted * slope).sum().backward()
     for mine, other in zip(ours, theirs, strict=True):
@@ -55,7 +73,9 @@ def check(weights: Tensor, keep: Tensor, x: Tensor, reduce: str, backend: str, *
 @every_reduction
 @pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "unweighted"])
 @pytest.mark.parametrize("shape", [(2, 3, 5, 5), (2, 3, 5, 7), (3, 7, 5), (5, 7)], ids=str)
-def test_equals_the_dense_formula(backend: str, reduce: str, weighted: bool, shape: tuple[int, ...]):
+def test_equals_the_dense_formula(
+    backend: str, reduce: str, weighted: bool, shape: tuple[int, ...]
+):
     x = torch.randn(*shape[:-2], shape[-1], 11, dtype=torch.float64)
     check(*matrices(*shape), x, reduce, backend, weighted=weighted)
 
@@ -70,11 +90,25 @@ def test_float32(backend: str, reduce: str):
 @every_backend
 def test_sum_by_hand(backend: str):
     """Receiver 1 hears from 0 (weight 4) and 2 (weight 1); nobody else hears anything."""
-    graph = AttentionGraph.from_edges(torch.tensor([2, 0]), torch.tensor([1, 1]), torch.tensor([1.0, 4.0]), num_nodes=3)
+    graph = AttentionGraph.from_edges(
+        torch.tensor([2, 0]), torch.tensor([1, 1]), torch.tensor([1.0, 4.0]), num_nodes=3
+    )
     x = torch.tensor([[1.0], [100.0], [11.0]])
-    wanted = {"sum": 15.0, "mean": 3.0, "max": 11.0, "min": 1.0, "var": 16.0, "std": 4.0, "max_norm": 11.0, "min_norm": 1.0}
+    wanted = {
+        "sum": 15.0,
+        "mean": 3.0,
+        "max": 11.0,
+        "min": 1.0,
+        "var": 16.0,
+        "std": 4.0,
+        "max_norm": 11.0,
+        "min_norm": 1.0,
+    }
     for reduce in REDUCTIONS:
-        assert_close(aggregate(graph, x, reduce, backend=backend), torch.tensor([[0.0], [wanted[reduce]], [0.0]]))
+        assert_close(
+            aggregate(graph, x, reduce, backend=backend),
+            torch.tensor([[0.0], [wanted[reduce]], [0.0]]),
+        )
 
 
 @every_backend
@@ -82,9 +116,11 @@ def test_sum_by_hand(backend: str):
 def test_gradcheck(backend: str, reduce: str):
     weights, keep = matrices(2, 3, 5)
     if reduce in ("mean", "var", "std"):
-        weights[..., 2, 0] = 0.05  # finite differences would step across the corner that |w| has at 0
+        # finite differences would step across the corner that |w| has at 0
+        weights[..., 2, 0] = 0.05
     graph = AttentionGraph.from_dense(weights, keep=keep)
-    # Distinct features: neither max and min nor the variance of a row with several senders has a kink here.
+    # Distinct features: neither max and min nor the variance of a row with several senders has a
+    # kink here.
     x = torch.randperm(2 * 5 * 2).double().view(2, 5, 2) / 7
     several = ((weights != 0) & keep).sum(-1, keepdim=True) > 1
 
@@ -92,12 +128,16 @@ def test_gradcheck(backend: str, reduce: str):
         out = aggregate(graph.with_weight(weight), x, reduce, backend=backend)
         return out * several if reduce == "std" else out
 
-    assert torch.autograd.gradcheck(run, (x.requires_grad_(), graph.weight.clone().requires_grad_()))
+    assert torch.autograd.gradcheck(
+        run, (x.requires_grad_(), graph.weight.clone().requires_grad_())
+    )
 
 
 @every_backend
 def test_gradcheck_of_the_deviation_from_any_center(backend: str):
-    """``var`` asks for the deviation from the mean only, where the slope in the center happens to be 0."""
+    """``var`` asks for the deviation from the mean only, where the slope in the center happens to
+    be 0.
+    """
     weights, keep = matrices(2, 3, 5)
     weights[..., 2, 0] = -0.05  # of either sign, and not at the corner that |w| has at 0
     graph = AttentionGraph.from_dense(weights, keep=keep)
@@ -105,7 +145,11 @@ def test_gradcheck_of_the_deviation_from_any_center(backend: str):
     def run(x: Tensor, weight: Tensor, center: Tensor) -> Tensor:
         return backends.get(backend).weighted_deviation(graph.with_weight(weight), x, center)
 
-    leaves = (torch.randn(10, 2, dtype=torch.float64), graph.weight.clone(), torch.randn(6, 2, dtype=torch.float64))
+    leaves = (
+        torch.randn(10, 2, dtype=torch.float64),
+        graph.weight.clone(),
+        torch.randn(6, 2, dtype=torch.float64),
+    )
     assert torch.autograd.gradcheck(run, [leaf.requires_grad_() for leaf in leaves])
 
 
@@ -113,15 +157,25 @@ def test_gradcheck_of_the_deviation_from_any_center(backend: str):
 @pytest.mark.parametrize("reduce", ["mean", "var", "std"])
 def test_weights_that_cancel_stay_within_their_messages(backend: str, reduce: str):
     """.1 + .2 - .3 is not 0 in floating point, and a mean divided by it was -7e15."""
-    x = torch.tensor([[1.0, -2.0], [3.0, 5.0], [-4.0, 7.0]], dtype=torch.float64, requires_grad=True)
+    x = torch.tensor(
+        [[1.0, -2.0], [3.0, 5.0], [-4.0, 7.0]], dtype=torch.float64, requires_grad=True
+    )
     weight = torch.tensor([0.1, 0.2, -0.3], dtype=torch.float64, requires_grad=True)
-    graph = AttentionGraph.from_edges(torch.arange(3), torch.zeros(3, dtype=torch.int64), weight, num_senders=3, num_receivers=1)
+    graph = AttentionGraph.from_edges(
+        torch.arange(3), torch.zeros(3, dtype=torch.int64), weight, num_senders=3, num_receivers=1
+    )
     out = aggregate(graph, x, reduce, backend=backend)
-    sample = x.detach() * weight.detach().sign().unsqueeze(-1)  # what arrives, each with its weight's size
+    # what arrives, each with its weight's size
+    sample = x.detach() * weight.detach().sign().unsqueeze(-1)
     mean = (weight.detach().abs().unsqueeze(-1) * sample).sum(0) / 0.6
     var = (weight.detach().abs().unsqueeze(-1) * (sample - mean) ** 2).sum(0) / 0.6
     assert_close(out[0], {"mean": mean, "var": var, "std": var.sqrt()}[reduce])
-    assert_close(dense_reduce(weight.detach().view(1, 3), torch.ones(1, 3, dtype=torch.bool), x.detach(), reduce)[0], out[0].detach())
+    assert_close(
+        dense_reduce(
+            weight.detach().view(1, 3), torch.ones(1, 3, dtype=torch.bool), x.detach(), reduce
+        )[0],
+        out[0].detach(),
+    )
     out.sum().backward()
     assert weight.grad.abs().max() < 1e3 and x.grad.abs().max() < 1e3
     assert_close(graph.renormalize().weight.detach(), weight.detach() / 0.6)
@@ -134,7 +188,10 @@ def test_weights_that_cancel_stay_within_their_messages(backend: str, reduce: st
 @every_reduction
 def test_flat_and_shaped_features(backend: str, reduce: str):
     weights, keep = matrices(2, 3, 5, 7)
-    graph, x = AttentionGraph.from_dense(weights, keep=keep), torch.randn(2, 3, 7, 11, dtype=torch.float64)
+    graph, x = (
+        AttentionGraph.from_dense(weights, keep=keep),
+        torch.randn(2, 3, 7, 11, dtype=torch.float64),
+    )
     shaped = aggregate(graph, x, reduce, backend=backend)
     flat = aggregate(graph, x.flatten(0, 2), reduce, backend=backend)
     assert shaped.shape == (2, 3, 5, 11) and flat.shape == (30, 11)
@@ -151,10 +208,17 @@ def test_features_that_are_not_contiguous(backend: str, reduce: str):
     check(weights, keep, x, reduce, backend)
     check(weights[0, 0], keep[0, 0], flat, reduce, backend)
     # a gradient that is not contiguous either
-    graph, x = AttentionGraph.from_dense(weights[0, 0], keep=keep[0, 0]), flat.detach().requires_grad_()
+    graph, x = (
+        AttentionGraph.from_dense(weights[0, 0], keep=keep[0, 0]),
+        flat.detach().requires_grad_(),
+    )
     out = aggregate(graph, x, reduce, backend=backend)
-    wanted = torch.autograd.grad(out, x, torch.ones(5, 11, dtype=torch.float64), retain_graph=True)[0]
-    assert_close(torch.autograd.grad(out, x, torch.ones(1, 1, dtype=torch.float64).expand(5, 11))[0], wanted)
+    wanted = torch.autograd.grad(out, x, torch.ones(5, 11, dtype=torch.float64), retain_graph=True)[
+        0
+    ]
+    assert_close(
+        torch.autograd.grad(out, x, torch.ones(1, 1, dtype=torch.float64).expand(5, 11))[0], wanted
+    )
 
 
 @every_backend
@@ -165,7 +229,9 @@ def test_narrow_features(backend: str, reduce: str, width: int):
     x = torch.randn(2, 3, 7, width, dtype=torch.float64)
     if width:
         check(weights, keep, x, reduce, backend)
-    out = aggregate(AttentionGraph.from_dense(weights, keep=keep), x.requires_grad_(), reduce, backend=backend)
+    out = aggregate(
+        AttentionGraph.from_dense(weights, keep=keep), x.requires_grad_(), reduce, backend=backend
+    )
     out.sum().backward()
     assert out.shape == (2, 3, 5, width) and x.grad.shape == x.shape
 
@@ -174,13 +240,19 @@ def test_narrow_features(backend: str, reduce: str, width: int):
 @every_reduction
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_accumulated_in_float32(backend: str, reduce: str, dtype: torch.dtype):
-    """The only error is that of rounding the answer: many small numbers added to a large one are not lost."""
+    """The only error is that of rounding the answer: many small numbers added to a large one are
+    not lost.
+    """
     x = torch.cat((torch.full((1, 3), 16.0), torch.full((510, 3), 2.0**-8))).to(dtype)
     x[1:, 1] *= 1 + torch.arange(510).to(dtype) / 510
-    graph = AttentionGraph.from_edges(torch.arange(511), torch.zeros(511, dtype=torch.long), num_senders=511, num_receivers=2)
+    graph = AttentionGraph.from_edges(
+        torch.arange(511), torch.zeros(511, dtype=torch.long), num_senders=511, num_receivers=2
+    )
     out = aggregate(graph.to(dtype), x, reduce, backend=backend)
     assert out.dtype == dtype
-    assert torch.equal(out, aggregate(graph.to(torch.float32), x.float(), reduce, backend=backend).to(dtype))
+    assert torch.equal(
+        out, aggregate(graph.to(torch.float32), x.float(), reduce, backend=backend).to(dtype)
+    )
     # float32 weights (those that attention_graph makes) with half features, under autocast too
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(aggregate(graph, x, reduce, backend=backend), out)
@@ -202,7 +274,12 @@ def test_float64_weights_with_float32_features(backend: str):
     x = torch.randn(3, 7, 11)
     out = aggregate(AttentionGraph.from_dense(weights, keep=keep), x, backend=backend)
     assert out.dtype == torch.float32
-    assert torch.equal(out, aggregate(AttentionGraph.from_dense(weights, keep=keep), x.double(), backend=backend).float())
+    assert torch.equal(
+        out,
+        aggregate(
+            AttentionGraph.from_dense(weights, keep=keep), x.double(), backend=backend
+        ).float(),
+    )
 
 
 # ---------------------------------------------------------------- corners
@@ -211,8 +288,12 @@ def test_float64_weights_with_float32_features(backend: str):
 @every_backend
 @every_reduction
 @pytest.mark.parametrize("width", [0, 1, 3])
-@pytest.mark.parametrize("shape", [(0, 3, 5, 5), (2, 3, 0, 0), (2, 3, 5, 0), (2, 3, 0, 5), (2, 3, 5, 7), (1, 1)], ids=str)
-def test_graphs_without_edges_give_zeros(backend: str, reduce: str, width: int, shape: tuple[int, ...]):
+@pytest.mark.parametrize(
+    "shape", [(0, 3, 5, 5), (2, 3, 0, 0), (2, 3, 5, 0), (2, 3, 0, 5), (2, 3, 5, 7), (1, 1)], ids=str
+)
+def test_graphs_without_edges_give_zeros(
+    backend: str, reduce: str, width: int, shape: tuple[int, ...]
+):
     graph = AttentionGraph.from_dense(torch.zeros(shape, requires_grad=True))
     x = torch.randn(*shape[:-2], shape[-1], width, requires_grad=True)
     out = aggregate(graph, x, reduce, backend=backend)
@@ -224,7 +305,9 @@ def test_graphs_without_edges_give_zeros(backend: str, reduce: str, width: int, 
 @every_backend
 @pytest.mark.parametrize("reduce", ["max", "min"])
 def test_equal_features_share_the_gradient(backend: str, reduce: str):
-    graph = AttentionGraph.from_edges(torch.tensor([0, 1, 2, 0]), torch.tensor([0, 0, 0, 1]), torch.rand(4), num_nodes=3)
+    graph = AttentionGraph.from_edges(
+        torch.tensor([0, 1, 2, 0]), torch.tensor([0, 0, 0, 1]), torch.rand(4), num_nodes=3
+    )
     worst = -9.0 if reduce == "max" else 9.0
     x = torch.tensor([[5.0], [5.0], [worst]], requires_grad=True)
     out = aggregate(graph, x, reduce, backend=backend)
@@ -236,15 +319,23 @@ def test_equal_features_share_the_gradient(backend: str, reduce: str):
 @every_backend
 @every_reduction
 def test_parallel_edges_count_each(backend: str, reduce: str):
-    graph = AttentionGraph.from_edges(torch.tensor([0, 0, 1]), torch.tensor([0, 0, 0]), torch.tensor([1.0, 2.0, 1.0]), num_nodes=2)
-    once = AttentionGraph.from_edges(torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([3.0, 1.0]), num_nodes=2)
+    graph = AttentionGraph.from_edges(
+        torch.tensor([0, 0, 1]), torch.tensor([0, 0, 0]), torch.tensor([1.0, 2.0, 1.0]), num_nodes=2
+    )
+    once = AttentionGraph.from_edges(
+        torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([3.0, 1.0]), num_nodes=2
+    )
     x = torch.randn(2, 3)
-    assert_close(aggregate(graph, x, reduce, backend=backend), aggregate(once, x, reduce, backend=backend))
+    assert_close(
+        aggregate(graph, x, reduce, backend=backend), aggregate(once, x, reduce, backend=backend)
+    )
 
 
 @every_backend
 def test_std_of_equal_senders_is_zero_with_a_finite_gradient(backend: str):
-    graph = AttentionGraph.from_dense(torch.tensor([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]], requires_grad=True))
+    graph = AttentionGraph.from_dense(
+        torch.tensor([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]], requires_grad=True)
+    )
     x = torch.tensor([[3.0, 1.0], [3.0, 1.0], [3.0, 1.5]], requires_grad=True)
     out = aggregate(graph, x, "std", backend=backend)
     assert out[:, 0].tolist() == [0, 0, 0] and out[0, 1] > 0 and out[1:, 1].tolist() == [0, 0]
@@ -265,11 +356,19 @@ def test_var_does_not_cancel(backend: str):
 def test_rows_of_weight_zero_make_no_nan(backend: str, reduce: str):
     weight = torch.zeros(2, 3, requires_grad=True)
     x = torch.randn(3, 5, requires_grad=True)
-    out = aggregate(AttentionGraph.from_dense(weight, keep=torch.ones(2, 3, dtype=torch.bool)), x, reduce, backend=backend)
-    if reduce in ("sum", "mean", "var", "std"):  # the others look at the senders, not at the weights
+    out = aggregate(
+        AttentionGraph.from_dense(weight, keep=torch.ones(2, 3, dtype=torch.bool)),
+        x,
+        reduce,
+        backend=backend,
+    )
+    # the others look at the senders, not at the weights
+    if reduce in ("sum", "mean", "var", "std"):
         assert torch.equal(out, torch.zeros(2, 5))
     out.sum().backward()
-    assert torch.isfinite(x.grad).all() and (weight.grad is None or torch.isfinite(weight.grad).all())
+    assert torch.isfinite(x.grad).all() and (
+        weight.grad is None or torch.isfinite(weight.grad).all()
+    )
 
 
 @settings(max_examples=30)
@@ -281,7 +380,9 @@ def test_rows_of_weight_zero_make_no_nan(backend: str, reduce: str):
     width=st.integers(1, 3),
     density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
 )
-def test_odd_graphs(seed: int, lanes: list[int], receivers: int, senders: int, width: int, density: float):
+def test_odd_graphs(
+    seed: int, lanes: list[int], receivers: int, senders: int, width: int, density: float
+):
     generator = torch.Generator().manual_seed(seed)
     weights = torch.rand(*lanes, receivers, senders, generator=generator, dtype=torch.float64) + 0.1
     keep = torch.rand(*lanes, receivers, senders, generator=generator) < density
@@ -313,7 +414,9 @@ def kernels(monkeypatch) -> dict[str, Counter]:
     def watch(name: str, owner: object, attribute: str) -> None:
         counters[name] = Counter(getattr(owner, attribute))
         # A plain function, so that it binds as a method where the owner is a class.
-        monkeypatch.setattr(owner, attribute, lambda *args, **kwargs: counters[name](*args, **kwargs))
+        monkeypatch.setattr(
+            owner, attribute, lambda *args, **kwargs: counters[name](*args, **kwargs)
+        )
 
     from torch_geometric.nn import MessagePassing
     from torch_geometric.nn.aggr import MaxAggregation, SumAggregation
@@ -329,7 +432,11 @@ def kernels(monkeypatch) -> dict[str, Counter]:
         module = importlib.import_module("torch_sparse.matmul")
         watch("torch_sparse.sum", module, "spmm_sum")
         watch("torch_sparse.max", module, "spmm_max")
-        watch("torch_sparse.reduce", importlib.import_module("torch_sparse.tensor").SparseTensor, "sum")
+        watch(
+            "torch_sparse.reduce",
+            importlib.import_module("torch_sparse.tensor").SparseTensor,
+            "sum",
+        )
     return counters
 
 
@@ -350,12 +457,16 @@ def kernels(monkeypatch) -> dict[str, Counter]:
         ("torch_sparse", "max", {"torch_sparse.max"}, set()),
     ],
 )
-def test_a_named_backend_does_the_work_itself(kernels, backend: str, reduce: str, forward: set[str], backward: set[str]):
+def test_a_named_backend_does_the_work_itself(
+    kernels, backend: str, reduce: str, forward: set[str], backward: set[str]
+):
     if backend not in AVAILABLE:
         pytest.skip(f"{backend} is not installed")
     weights, keep = matrices(3, 5, 7)
     x = torch.randn(3, 7, 2, dtype=torch.float64, requires_grad=True)
-    out = aggregate(AttentionGraph.from_dense(weights.requires_grad_(), keep=keep), x, reduce, backend=backend)
+    out = aggregate(
+        AttentionGraph.from_dense(weights.requires_grad_(), keep=keep), x, reduce, backend=backend
+    )
     assert {name for name, counter in kernels.items() if counter.calls} == forward
     for counter in kernels.values():
         counter.calls = 0
@@ -374,20 +485,33 @@ def test_auto_is_torch():
 
 def test_unknown_backend_lists_known_and_installed_ones():
     known, installed = "auto, torch, pyg, dgl, torch_sparse", ", ".join(AVAILABLE)
-    with pytest.raises(ValueError, match=f"unknown backend 'jax'; known: {known}; installed here: {installed}$"):
+    with pytest.raises(
+        ValueError, match=f"unknown backend 'jax'; known: {known}; installed here: {installed}$"
+    ):
         backends.get("jax")
 
 
 def test_wrong_arguments():
     graph = AttentionGraph.from_dense(torch.rand(2, 3, 5, 7))
-    with pytest.raises(ValueError, match="unknown reduce 'median'; known: sum, mean, max, min, var, std"):
+    with pytest.raises(
+        ValueError, match="unknown reduce 'median'; known: sum, mean, max, min, var, std"
+    ):
         aggregate(graph, torch.rand(2, 3, 7, 11), "median")
-    with pytest.raises(TypeError, match=r"x must be floating point, got torch.int64; convert it with x.float\(\)"):
+    with pytest.raises(
+        TypeError, match=r"x must be floating point, got torch.int64; convert it with x.float\(\)"
+    ):
         aggregate(graph, torch.ones(42, 1, dtype=torch.int64))
     for shape in [(2, 3, 5, 11), (30, 11), (3, 2, 7, 11), (42,), (6, 7, 11)]:
-        with pytest.raises(ValueError, match=r"x must be \[42, D\] or \[2, 3, 7, D\] \(lanes and senders of this graph\), got shape \("):
+        with pytest.raises(
+            ValueError,
+            match=r"x must be \[42, D\] or \[2, 3, 7, D\] \(lanes and senders of this graph\), got "
+            r"shape \(",
+        ):
             aggregate(graph, torch.rand(shape))
-    with pytest.raises(ValueError, match=r"x is on meta but the graph is on cpu; move one of them with .to\(\.\.\.\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"x is on meta but the graph is on cpu; move one of them with .to\(\.\.\.\)",
+    ):
         aggregate(graph, torch.rand(42, 11, device="meta"))
 
 
@@ -406,11 +530,18 @@ def absent(monkeypatch):
 
 @pytest.mark.parametrize(
     ("backend", "module", "extra"),
-    [("dgl", "dgl", "dgl"), ("torch_sparse", "torch_sparse", "torch-sparse"), ("torch_sparse", "torch_scatter", "torch-sparse")],
+    [
+        ("dgl", "dgl", "dgl"),
+        ("torch_sparse", "torch_sparse", "torch-sparse"),
+        ("torch_sparse", "torch_scatter", "torch-sparse"),
+    ],
 )
 def test_a_missing_package_names_its_extra(absent, backend: str, module: str, extra: str):
     absent(module)
-    text = rf"backend='{backend}' needs the package '{module}', which is not installed. .* pip install 'graphformer\[{extra}\]'"
+    text = (
+        rf"backend='{backend}' needs the package '{module}', which is not installed. .* pip "
+        rf"install 'graphformer\[{extra}\]'"
+    )
     if backend == "torch_sparse" and module == "torch_sparse" and "torch_sparse" not in AVAILABLE:
         pytest.skip("torch_scatter is looked up first, and it is not installed")
     with pytest.raises(MissingExtra, match=text):
@@ -425,7 +556,9 @@ def test_a_package_that_cannot_be_imported_shows_why(monkeypatch):
         raise OSError("libgomp.so.1: cannot open shared object file")
 
     monkeypatch.setattr(backends, "_load", broken)
-    with pytest.raises(RuntimeError, match=r"backend 'dgl' is installed but cannot be imported: libgomp.so.1"):
+    with pytest.raises(
+        RuntimeError, match=r"backend 'dgl' is installed but cannot be imported: libgomp.so.1"
+    ):
         backends.get("dgl")
     assert backends.available() == ()
 
@@ -454,7 +587,11 @@ def test_cuda_tensors_with_a_cpu_build(backend: str, build: str):
         device = torch.device("cuda:0")
 
     x = torch.rand(2, 3).as_subclass(OnCuda)
-    with pytest.raises(RuntimeError, match=f"backend='{backend}' got tensors on cuda:0, but the installed {build}.* is a CPU build; "):
+    with pytest.raises(
+        RuntimeError,
+        match=f"backend='{backend}' got tensors on cuda:0, but the installed {build}.* is a CPU "
+        "build; ",
+    ):
         backends.get(backend).check(AttentionGraph.from_dense(torch.rand(2, 2)), x)
 
 
@@ -463,7 +600,10 @@ def test_cuda_tensors_with_a_cpu_build(backend: str, build: str):
 @every_reduction
 def test_cuda_equals_cpu(backend: str, reduce: str):
     weights, keep = matrices(2, 3, 5, 7)
-    graph, x = AttentionGraph.from_dense(weights, keep=keep), torch.randn(2, 3, 7, 11, dtype=torch.float64)
+    graph, x = (
+        AttentionGraph.from_dense(weights, keep=keep),
+        torch.randn(2, 3, 7, 11, dtype=torch.float64),
+    )
     try:
         out = aggregate(graph.to("cuda"), x.cuda(), reduce, backend=backend)
     except RuntimeError as error:

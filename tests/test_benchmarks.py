@@ -20,19 +20,36 @@ def written(name: str) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     "call",
-    ["aggregate", "attention", "decode", "finetune", "graph_cost", "graphs polycrystals", "slots", "nodes cora tolokers --repeats 1"],
+    [
+        "aggregate",
+        "attention",
+        "decode",
+        "finetune",
+        "graph_cost",
+        "graphs polycrystals",
+        "slots",
+        "nodes cora tolokers --repeats 1",
+    ],
 )
 def test_quick(call):
     name, *words = call.split()
     before = written(name)
     command = [sys.executable, "-m", f"benchmarks.{name}", *words, "--quick"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "| --- |" in done.stdout
     assert written(name) == before
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc"
+)
 def test_peak_memory_sees_what_a_step_frees_again():
     import torch
 
@@ -52,7 +69,12 @@ def test_slope_is_the_exponent():
 @pytest.mark.parametrize("name", ["polymer-dft-ei", "mechanical-mnist", "brec"])
 def test_quick_studies_of_real_data(name, tmp_path):
     command = [sys.executable, "-m", "benchmarks.graphs", name, "--quick", "--models", "gin", "gps"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRAPHFORMER_DATA": str(DATA), "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "GRAPHFORMER_DATA": str(DATA),
+        "XDG_CACHE_HOME": str(tmp_path),
+    }
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "| ours, GIN" in done.stdout and "| GPSConv (PyG)" in done.stdout
@@ -78,13 +100,19 @@ def test_a_stored_run_is_not_repeated_unless_its_settings_change(tmp_path):
     first = study.run(one, ["gine", "gin"], [0], False, tmp_path)
     again = study.run(one, ["gin", "gine"], [0], False, tmp_path)
     assert again["runs"] == first["runs"]
-    other = study.run(replace(one, ours={"readout": ("mean",)}), ["gine", "gin"], [0], False, tmp_path)["runs"]
+    other = study.run(
+        replace(one, ours={"readout": ("mean",)}), ["gine", "gin"], [0], False, tmp_path
+    )["runs"]
     assert [run["model"] for run in other] == ["gine", "gin"] and other[0] == first["runs"][0]
     assert other[1]["settings"]["network"]["readout"] == ["mean"]
     assert "| ours, GIN |" in study.table(one, study.run(one, ["gin"], [0, 1], False, tmp_path))
 
     def deep(layers):
-        more = {"sum-flat": partial(gf.GraphTransformer, operator="sum", **{**one.network, "num_layers": layers})}
+        more = {
+            "sum-flat": partial(
+                gf.GraphTransformer, operator="sum", **{**one.network, "num_layers": layers}
+            )
+        }
         return study.run(replace(one, more=more), ["sum-flat"], [0], False, tmp_path)["runs"][-1]
 
     assert deep(1) == deep(1) and deep(2)["parameters"] > deep(1)["parameters"]
@@ -99,13 +127,19 @@ def tiny(tmp_path, monkeypatch):
     small = {name: replace(one, **study.QUICK) for name, one in study.SETTINGS.items()}
     monkeypatch.setattr(study, "SETTINGS", small)
     monkeypatch.setattr(study, "load", lambda name, seed, quick: data.made(seed))
-    return study, lambda *layers, seeds=range(2): study.run(["cora"], list(layers), seeds, False, tmp_path)
+    return study, lambda *layers, seeds=range(2): study.run(
+        ["cora"], list(layers), seeds, False, tmp_path
+    )
 
 
-def test_node_runs_are_kept_and_repeated_where_a_default_of_the_layer_changed(tmp_path, monkeypatch):
+def test_node_runs_are_kept_and_repeated_where_a_default_of_the_layer_changed(
+    tmp_path, monkeypatch
+):
     study, run = tiny(tmp_path, monkeypatch)
     first = run("GATConv", "SumAttentionConv")["runs"]
-    assert [(one["layer"], one["seed"]) for one in first] == [(layer, seed) for seed in (0, 1) for layer in ("GATConv", "SumAttentionConv")]
+    assert [(one["layer"], one["seed"]) for one in first] == [
+        (layer, seed) for seed in (0, 1) for layer in ("GATConv", "SumAttentionConv")
+    ]
     assert run("GATConv", "SumAttentionConv", "GINAttentionConv")["runs"][:4] == first
 
     class Changed(study.LAYERS["SumAttentionConv"]):
@@ -122,8 +156,16 @@ def test_node_table_has_the_distance_to_the_better_peer(tmp_path, monkeypatch):
     study, run = tiny(tmp_path, monkeypatch)
     content = run(*study.LAYERS)
     for one in content["runs"]:
-        one["test"] = {"GATConv": 0.5, "TransformerConv": 0.75, "SumAttentionConv": 0.7, "GINAttentionConv": 0.8}[one["layer"]]
-    row = "| cora | accuracy | 2 | 50.00 ± 0.00 | 75.00 ± 0.00 | 70.00 ± 0.00 (-5.00) | 80.00 ± 0.00 (+5.00) |"
+        one["test"] = {
+            "GATConv": 0.5,
+            "TransformerConv": 0.75,
+            "SumAttentionConv": 0.7,
+            "GINAttentionConv": 0.8,
+        }[one["layer"]]
+    row = (
+        "| cora | accuracy | 2 | 50.00 ± 0.00 | 75.00 ± 0.00 | 70.00 ± 0.00 (-5.00) | 80.00 ± 0.00 "
+        "(+5.00) |"
+    )
     assert row in study.table(content)
 
 

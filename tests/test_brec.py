@@ -33,13 +33,19 @@ def test_graph6_reads_what_networkx_writes(nodes: int):
     graph = nx.gnp_random_graph(nodes, 0.3, seed=nodes)
     edges, found = from_graph6(nx.to_graph6_bytes(graph).decode())
     assert found == nodes
-    assert {(a, b) for a, b in edges.t().tolist() if a < b} == {tuple(sorted(edge)) for edge in graph.edges}
+    assert {(a, b) for a, b in edges.t().tolist() if a < b} == {
+        tuple(sorted(edge)) for edge in graph.edges
+    }
     assert edges.shape[1] == 2 * graph.number_of_edges()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "not a graph in graph6"), ("D c", "not a graph in graph6"), ("DQ", "5 nodes need 2 characters after the first 1, got 1")],
+    [
+        ("", "not a graph in graph6"),
+        ("D c", "not a graph in graph6"),
+        ("DQ", "5 nodes need 2 characters after the first 1, got 1"),
+    ],
 )
 def test_graph6_that_is_none(text: str, message: str):
     with pytest.raises(ValueError, match=message):
@@ -53,20 +59,34 @@ def test_pairs_in_the_official_order(brec: BREC):
     assert len(brec) == 800
     assert [part.stop for part in brec.categories.values()] == [60, 110, 160, 260, 360, 380, 400]
     assert [brec.category(part.start) for part in brec.categories.values()] == list(brec.categories)
-    assert [brec.category(part.stop - 1) for part in brec.categories.values()] == list(brec.categories)
+    assert [brec.category(part.stop - 1) for part in brec.categories.values()] == list(
+        brec.categories
+    )
     sizes = {
-        name: (min(brec[2 * i].num_nodes for i in part), max(brec[2 * i].num_nodes for i in part)) for name, part in brec.categories.items()
+        name: (min(brec[2 * i].num_nodes for i in part), max(brec[2 * i].num_nodes for i in part))
+        for name, part in brec.categories.items()
     }
-    assert sizes["basic"] == (10, 10) and sizes["strongly_regular"] == (16, 35) and sizes["cfi"] == (18, 198)
+    assert (
+        sizes["basic"] == (10, 10)
+        and sizes["strongly_regular"] == (16, 35)
+        and sizes["cfi"] == (18, 198)
+    )
     assert sizes["four_vertex"] == (63, 63) and sizes["distance_regular"] == (30, 63)
 
 
 def test_partners_have_equal_degrees_and_regular_ones_are_regular(brec: BREC):
     for pair in range(400):
         one, two = brec.pair(pair)
-        degrees = [torch.bincount(g.edge_index[0], minlength=g.num_nodes).sort().values for g in (one, two)]
+        degrees = [
+            torch.bincount(g.edge_index[0], minlength=g.num_nodes).sort().values for g in (one, two)
+        ]
         assert torch.equal(*degrees), pair  # a round of message passing does not tell them apart
-        if brec.category(pair) in ("regular", "strongly_regular", "four_vertex", "distance_regular"):
+        if brec.category(pair) in (
+            "regular",
+            "strongly_regular",
+            "four_vertex",
+            "distance_regular",
+        ):
             assert degrees[0][0] == degrees[0][-1]
         assert bool((one.edge_index[0] != one.edge_index[1]).all())
 
@@ -83,7 +103,9 @@ def test_copies_are_the_same_graph(brec: BREC):
         assert np.abs(np.array(spectra) - spectra[0]).max() < 1e-9
         assert not torch.equal(copies[0].edge_index, copies[1].edge_index)
         assert torch.equal(copies[2].edge_index, brec.relabelled(graph, 3, seed=5)[2].edge_index)
-        assert not torch.equal(copies[0].edge_index, brec.relabelled(graph, 1, seed=6)[0].edge_index)
+        assert not torch.equal(
+            copies[0].edge_index, brec.relabelled(graph, 1, seed=6)[0].edge_index
+        )
 
 
 def test_pairs_that_are_none(brec: BREC):
@@ -98,12 +120,17 @@ def test_it_is_kept_on_disk(tmp_path: Path, data_dir: Path, brec: BREC):
     again = BREC(tmp_path, raw=tmp_path / "nowhere", log=False)
     assert made.cache_path.is_file()
     for graph in (0, 799):
-        assert torch.equal(again[graph].edge_index, brec[graph].edge_index) and again[graph].num_nodes == brec[graph].num_nodes
+        assert (
+            torch.equal(again[graph].edge_index, brec[graph].edge_index)
+            and again[graph].num_nodes == brec[graph].num_nodes
+        )
 
 
 # ---------------------------------------------------------------- the protocol
 
-rpc = pytest.importorskip("benchmarks.graphs.rpc", reason="benchmarks/ is not part of an installed package")
+rpc = pytest.importorskip(
+    "benchmarks.graphs.rpc", reason="benchmarks/ is not part of an installed package"
+)
 
 
 def alternating(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
@@ -115,7 +142,9 @@ def test_statistic_is_hotellings():
     difference = (one - two).double().numpy()
     mean, inverse = difference.mean(0), np.linalg.inv(np.cov(difference.T) + 1e-7 * np.eye(16))
     assert rpc.statistic(alternating(one, two)) == pytest.approx(mean @ inverse @ mean)
-    assert rpc.statistic(alternating(one, two), None) == pytest.approx(mean @ inverse @ mean, rel=1e-3)
+    assert rpc.statistic(alternating(one, two), None) == pytest.approx(
+        mean @ inverse @ mean, rel=1e-3
+    )
 
 
 def test_statistic_counts_what_is_more_than_noise():
@@ -139,9 +168,12 @@ def test_verdict_needs_reliability():
 
 
 @pytest.mark.parametrize(
-    ("name", "pair", "expected"), [("gine", 0, False), ("gin", 0, True), ("gin", 155, True), ("gin-walks", 155, False)]
+    ("name", "pair", "expected"),
+    [("gine", 0, False), ("gin", 0, True), ("gin", 155, True), ("gin-walks", 155, False)],
 )
-def test_networks_tell_apart_what_their_encodings_allow(brec: BREC, name: str, pair: int, expected: bool):
+def test_networks_tell_apart_what_their_encodings_allow(
+    brec: BREC, name: str, pair: int, expected: bool
+):
     from benchmarks.graphs.brec import CONTENDERS, TRAINING
 
     contender = CONTENDERS[name]

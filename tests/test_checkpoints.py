@@ -1,4 +1,6 @@
-"""Checkpoints and models: verified by digests, written whole, one run a folder, no damaged file that shows a traceback."""
+"""Checkpoints and models: verified by digests, written whole, one run a folder, no damaged file
+that shows a traceback.
+"""
 
 import ast
 import json
@@ -33,8 +35,14 @@ from graphformer.training.saving import SUMS_FILE, SaveError, new_files, new_fol
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = "the cat sat on the mat, the dog sat on the log; and the bird sang. "
-TEXT = "--hidden-size 4 --layers 1 --heads 2 --intermediate-size 5 --context 7 --steps 3 --save-steps 1 --eval-steps 3 --batch-size 2"
-GRAPHS = "--dataset polycrystal --graphs 6 --grains 3,4 --resolution 8 --epochs 3 --hidden-size 4 --layers 1 --heads 1 --max-nodes 60"
+TEXT = (
+    "--hidden-size 4 --layers 1 --heads 2 --intermediate-size 5 --context 7 --steps 3 --save-steps "
+    "1 --eval-steps 3 --batch-size 2"
+)
+GRAPHS = (
+    "--dataset polycrystal --graphs 6 --grains 3,4 --resolution 8 --epochs 3 --hidden-size 4 "
+    "--layers 1 --heads 1 --max-nodes 60"
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +54,36 @@ def words(tmp_path_factory):
 
 def make_model(**changes):
     torch.manual_seed(0)
-    sizes = {"vocab_size": 256, "hidden_size": 4, "intermediate_size": 5, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return gf.GraphformerForCausalLM(gf.GraphformerConfig(**{**sizes, "max_position_embeddings": 7, "hidden_dropout": 0.2, **changes}))
+    sizes = {
+        "vocab_size": 256,
+        "hidden_size": 4,
+        "intermediate_size": 5,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    return gf.GraphformerForCausalLM(
+        gf.GraphformerConfig(
+            **{**sizes, "max_position_embeddings": 7, "hidden_dropout": 0.2, **changes}
+        )
+    )
 
 
 def run(folder, model=None, **changes):
     tokenizer = build_tokenizer("byte", "")
     tokens = encode(tokenizer, WORDS * 5)
-    settings = {"steps": 4, "batch_size": 2, "eval_steps": 4, "save_steps": 1, "save_total_limit": None, "progress": False, **changes}
+    settings = {
+        "steps": 4,
+        "batch_size": 2,
+        "eval_steps": 4,
+        "save_steps": 1,
+        "save_total_limit": None,
+        "progress": False,
+        **changes,
+    }
     data = TextDataset(tokens, 7), TextDataset(tokens[:60], 7, stride=7)
-    return train_language_model(model or make_model(), *data, folder, tokenizer=tokenizer, **settings)
+    return train_language_model(
+        model or make_model(), *data, folder, tokenizer=tokenizer, **settings
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +97,10 @@ def folder(whole, tmp_path):
 
 
 def same(result, other):
-    return all(torch.equal(value, other.model.state_dict()[name]) for name, value in result.model.state_dict().items())
+    return all(
+        torch.equal(value, other.model.state_dict()[name])
+        for name, value in result.model.state_dict().items()
+    )
 
 
 def forget_digests(folder):
@@ -83,21 +114,40 @@ def forget_digests(folder):
 def test_all_files_that_are_read_have_digests_that_sha256sum_verifies(folder):
     for place in (folder, folder / "checkpoint-4"):
         names = {line.split("  ")[1] for line in (place / SUMS_FILE).read_text().splitlines()}
-        assert names >= {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+        assert names >= {
+            "model.safetensors",
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        }
         if shutil.which("sha256sum"):
             subprocess.run(["sha256sum", "--check", "--quiet", SUMS_FILE], cwd=place, check=True)
     assert names >= {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
     assert names == {path.name for path in place.iterdir()} - {SUMS_FILE}
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json", "tokenizer.json", SUMS_FILE])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        "optimizer.pt",
+        "rng_state.pth",
+        "trainer_state.json",
+        "tokenizer.json",
+        SUMS_FILE,
+    ],
+)
 def test_one_flipped_bit_is_found(folder, name):
     path = folder / "checkpoint-4" / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert len(checkpoint_problems(path.parent)) == 1
-    with pytest.warns(UserWarning, match=r"passed over the broken checkpoint .*checkpoint-4: .*resuming from .*checkpoint-3"):
+    with pytest.warns(
+        UserWarning,
+        match=r"passed over the broken checkpoint .*checkpoint-4: .*resuming from .*checkpoint-3",
+    ):
         assert latest_checkpoint(folder) == folder / "checkpoint-3"
 
 
@@ -105,7 +155,10 @@ def test_a_flipped_bit_of_a_final_model_is_found(folder):
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-3] ^= 4
     (folder / "model.safetensors").write_bytes(data)
-    with pytest.raises(ValueError, match=r"model.safetensors \(\d+ bytes\) is not the file that was saved \(its digest"):
+    with pytest.raises(
+        ValueError,
+        match=r"model.safetensors \(\d+ bytes\) is not the file that was saved \(its digest",
+    ):
         load_language_model(folder)
 
 
@@ -129,9 +182,16 @@ def round_off(weights):
     ("change", "named"),
     [
         (drop, r"the weights lack model\.layers\.0\.input_layernorm\.weight"),
-        (rename, r"the weights lack model\.norm\.weight; the weights hold model\.norm\.scale, which the model does not have"),
+        (
+            rename,
+            r"the weights lack model\.norm\.weight; the weights hold model\.norm\.scale, which the "
+            r"model does not have",
+        ),
         (widen, r"model\.norm\.weight has shape \[5\], and the model's has \[4\]"),
-        (round_off, r"model\.norm\.weight holds numbers of type I32, and the model's are torch\.float32"),
+        (
+            round_off,
+            r"model\.norm\.weight holds numbers of type I32, and the model's are torch\.float32",
+        ),
     ],
 )
 def test_weights_that_are_not_the_models_are_named_even_without_digests(folder, change, named):
@@ -166,7 +226,11 @@ def test_states_of_an_optimizer_of_other_shapes_are_refused(folder):
     os.rename(folder / "checkpoint-4", folder / "checkpoint-3")
     state = json.loads((folder / "checkpoint-3/trainer_state.json").read_text())
     (folder / "checkpoint-3/trainer_state.json").write_text(json.dumps({**state, "global_step": 3}))
-    with pytest.raises(ValueError, match=r"checkpoint-3' cannot be read \(ValueError: exp_avg has shape \[1, \d+\], and its parameter \["):
+    with pytest.raises(
+        ValueError,
+        match=r"checkpoint-3' cannot be read \(ValueError: exp_avg has shape \[1, \d+\], and its "
+        r"parameter \[",
+    ):
         run(folder, resume=True)
 
 
@@ -192,24 +256,36 @@ def test_resuming_says_nothing_of_tied_weights(folder, capfd):
 # ---- What a killed or failed run leaves
 
 
-def test_an_unfinished_first_checkpoint_of_an_earlier_version_does_not_block_its_folder(whole, folder):
+def test_an_unfinished_first_checkpoint_of_an_earlier_version_does_not_block_its_folder(
+    whole, folder
+):
     forget_digests(folder)
     for name in ("checkpoint-2", "checkpoint-3", "checkpoint-4"):
         shutil.rmtree(folder / name)
     for name in ("trainer_state.json", "rng_state.pth"):
         (folder / "checkpoint-1" / name).unlink()
-    with pytest.warns(UserWarning, match=r"passed over the unfinished checkpoint .*rng_state.pth is missing.*from the beginning"):
+    with pytest.warns(
+        UserWarning,
+        match=r"passed over the unfinished checkpoint .*rng_state.pth is missing.*from the "
+        r"beginning",
+    ):
         again = run(folder, resume=True)
     assert again.resumed_from == 0 and same(again, whole)
 
 
 @pytest.mark.parametrize("report_to", ["none", "tensorboard"])
-def test_a_run_that_failed_before_its_first_checkpoint_does_not_block_its_folder(tmp_path, report_to):
+def test_a_run_that_failed_before_its_first_checkpoint_does_not_block_its_folder(
+    tmp_path, report_to
+):
     model = make_model()
     model.model.norm.weight.data.fill_(torch.nan)
     with pytest.raises(ValueError, match="diverged"):
         run(tmp_path / "run", model, report_to=report_to, save_steps=2)
-    with pytest.raises(ValueError, match=r"seed was 0, now it is 1\. .*start a new run in this folder, which holds no checkpoint yet"):
+    with pytest.raises(
+        ValueError,
+        match=r"seed was 0, now it is 1\. .*start a new run in this folder, which holds no "
+        r"checkpoint yet",
+    ):
         run(tmp_path / "run", seed=1, resume=True, save_steps=2)
     assert run(tmp_path / "run", seed=1, report_to=report_to).steps == 4
     with pytest.raises(ValueError, match="is not empty, and nothing in it is written over"):
@@ -239,15 +315,21 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     with pytest.raises(KeyboardInterrupt), new_files(tmp_path / "a") as new:
         (new / "x").write_text("after")
         raise KeyboardInterrupt
-    assert [path.name for path in tmp_path.rglob("*")] == ["a", "x"] and (tmp_path / "a/x").read_text() == "before"
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "x"] and (
+        tmp_path / "a/x"
+    ).read_text() == "before"
 
 
 def test_whole_checkpoints_are_not_removed_in_favour_of_broken_ones(folder):
     for step in (3, 4):
         (folder / f"checkpoint-{step}/optimizer.pt").write_bytes(b"")
-    with pytest.warns(UserWarning, match="checkpoint-4: optimizer.pt.*resuming from .*checkpoint-2"):
+    with pytest.warns(
+        UserWarning, match="checkpoint-4: optimizer.pt.*resuming from .*checkpoint-2"
+    ):
         run(folder, resume=True, save_total_limit=1)
-    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-4"] and not checkpoint_problems(folder / "checkpoint-4")
+    assert [path.name for path in folder.glob("checkpoint-*")] == [
+        "checkpoint-4"
+    ] and not checkpoint_problems(folder / "checkpoint-4")
 
 
 def test_a_moved_run_resumes(whole, folder, tmp_path):
@@ -259,7 +341,9 @@ def test_a_moved_run_resumes(whole, folder, tmp_path):
 @pytest.mark.parametrize("text", ["[]", "null", '"x"', "{", "", "[" * 200_000])
 def test_damaged_settings_are_told(folder, text):
     (folder / "run.json").write_text(text)
-    with pytest.raises(ValueError, match=r"resume: '.*run.json' cannot be read \(run.json is .*put it back"):
+    with pytest.raises(
+        ValueError, match=r"resume: '.*run.json' cannot be read \(run.json is .*put it back"
+    ):
         run(folder, resume=True)
 
 
@@ -279,18 +363,28 @@ with run_folder(sys.argv[1], resume=False):
 def hold(folder, seconds):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", HOLD, str(folder), str(seconds)], env=environment, **pipes)
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder), str(seconds)], env=environment, **pipes
+    )
 
 
 def test_a_folder_with_a_living_run_is_refused_and_with_a_killed_one_not(tmp_path, call, words):
     living = hold(tmp_path / "run", 600)
     assert living.stdout.readline() == "held\n"
     for resume in (False, True):
-        with pytest.raises(ValueError, match=rf"another run \(process {living.pid} on \S+\) is writing into '.*run'; wait until"):
+        with pytest.raises(
+            ValueError,
+            match=rf"another run \(process {living.pid} on \S+\) is writing into '.*run'; wait "
+            r"until",
+        ):
             run(tmp_path / "run", resume=resume)
     for options in (["--resume"], []):
         code, out, err = call("train", words, "--output", tmp_path / "run", *TEXT.split(), *options)
-        assert code == 2 and not out and re.fullmatch(r"error: output_dir: another run .* name another folder\.\n", err)
+        assert (
+            code == 2
+            and not out
+            and re.fullmatch(r"error: output_dir: another run .* name another folder\.\n", err)
+        )
     os.kill(living.pid, signal.SIGKILL)
     living.communicate()
     assert run(tmp_path / "run").steps == 4
@@ -317,7 +411,10 @@ def test_of_two_new_runs_one_wins(tmp_path):
                 finally:
                     os._exit(code)
             children.append(child)
-        assert sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children) == [0, 2], pair
+        assert sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children) == [
+            0,
+            2,
+        ], pair
 
 
 # ---- The command line and damaged files
@@ -376,7 +473,21 @@ def huge_header(path, chance):
 
 
 def other_json(path, chance):
-    path.write_text(chance.choice(["[]", "null", "3", '{"a": 1}', "{", "NaN", "[" * 100_000, '{"model_type": "llama"}', '{"kind": 3}']))
+    path.write_text(
+        chance.choice(
+            [
+                "[]",
+                "null",
+                "3",
+                '{"a": 1}',
+                "{",
+                "NaN",
+                "[" * 100_000,
+                '{"model_type": "llama"}',
+                '{"kind": 3}',
+            ]
+        )
+    )
 
 
 class Evil:
@@ -389,36 +500,67 @@ def pickle_instead(path, chance):
 
 
 DAMAGES = [empty, cut, flip, scramble, remove, folder_instead]
-FURTHER = {".safetensors": [huge_header], ".json": [other_json], ".pt": [pickle_instead], ".pth": [pickle_instead]}
+FURTHER = {
+    ".safetensors": [huge_header],
+    ".json": [other_json],
+    ".pt": [pickle_instead],
+    ".pth": [pickle_instead],
+}
 
 
 def cases(folder, every):
     """(file, damage, with digests): each damage of each file, or every so many of them."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (".lock", "training_args.bin"))
-    found = [(file.name, damage, sums) for file in files for damage in DAMAGES + FURTHER.get(file.suffix, []) for sums in (True, False)]
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and path.name not in (".lock", "training_args.bin")
+    )
+    found = [
+        (file.name, damage, sums)
+        for file in files
+        for damage in DAMAGES + FURTHER.get(file.suffix, [])
+        for sums in (True, False)
+    ]
     return found[::every]
 
 
 def told_or_same(call, arguments, weights, expected):
     """One line of error, or the result that it has without the damage."""
     code, out, err = call(*arguments)
-    lines = [line for line in err.splitlines() if not line.startswith("warning: ") and "it/s" not in line and line.strip()]
+    lines = [
+        line
+        for line in err.splitlines()
+        if not line.startswith("warning: ") and "it/s" not in line and line.strip()
+    ]
     assert "Traceback" not in err and "Traceback" not in out, err
     if code:
-        assert code == 2 and len(lines) == 1 and lines[0].startswith("error: ") and len(lines[0]) < 2000, err
+        assert (
+            code == 2
+            and len(lines) == 1
+            and lines[0].startswith("error: ")
+            and len(lines[0]) < 2000
+        ), err
     elif expected is not None:
         assert (weights.read_bytes() if weights else out) == expected, (arguments, err)
     return code, err
 
 
-@pytest.mark.parametrize("every", [13, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(7200)])])
+@pytest.mark.parametrize(
+    "every", [13, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(7200)])]
+)
 @pytest.mark.parametrize("kind", ["text", "graphs"])
-def test_resuming_with_a_damaged_file_is_told_or_changes_nothing(request, call, tmp_path, monkeypatch, kind, every):
+def test_resuming_with_a_damaged_file_is_told_or_changes_nothing(
+    request, call, tmp_path, monkeypatch, kind, every
+):
     whole, arguments = request.getfixturevalue("text_run" if kind == "text" else "graph_run")
     newest = max(whole.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])).name
     expected, chance, outcomes = (whole / "model.safetensors").read_bytes(), random.Random(1), set()
     monkeypatch.setenv("GRAPHFORMER_TEST_MARKER", str(tmp_path / "marker"))
-    for name, damage, sums in [*cases(whole / newest, every), ("run.json", cut, True), ("run.json", folder_instead, True)]:
+    for name, damage, sums in [
+        *cases(whole / newest, every),
+        ("run.json", cut, True),
+        ("run.json", folder_instead, True),
+    ]:
         folder = Path(shutil.copytree(whole, tmp_path / "run", dirs_exist_ok=False))
         if not sums:
             forget_digests(folder)
@@ -427,14 +569,21 @@ def test_resuming_with_a_damaged_file_is_told_or_changes_nothing(request, call, 
             damage(path, chance)
             # Without digests a flipped bit of a number cannot be told from the number.
             same = expected if sums or damage not in (flip,) else None
-            code, _ = told_or_same(call, [*arguments, "--output", folder, "--resume"], folder / "model.safetensors", same)
+            code, _ = told_or_same(
+                call,
+                [*arguments, "--output", folder, "--resume"],
+                folder / "model.safetensors",
+                same,
+            )
             outcomes.add(code)
             assert not (tmp_path / "marker").exists()
         shutil.rmtree(folder)
     assert outcomes == {0, 2}
 
 
-@pytest.mark.parametrize("every", [7, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(7200)])])
+@pytest.mark.parametrize(
+    "every", [7, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(7200)])]
+)
 @pytest.mark.parametrize("kind", ["text", "graphs"])
 def test_a_damaged_model_is_told_or_changes_nothing(request, call, tmp_path, kind, every):
     whole, _ = request.getfixturevalue("text_run" if kind == "text" else "graph_run")
@@ -444,33 +593,47 @@ def test_a_damaged_model_is_told_or_changes_nothing(request, call, tmp_path, kin
     refused = 0
     written = call(command, whole, *what)[1] if kind == "text" else None
     for name, damage, sums in cases(whole, every):
-        folder = Path(shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*")))
+        folder = Path(
+            shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+        )
         if not sums:
             (folder / SUMS_FILE).unlink()
         if (folder / name).exists():
             damage(folder / name, chance)
-            code, err = told_or_same(call, [command, folder, *what], None, written if sums else None)
+            code, err = told_or_same(
+                call, [command, folder, *what], None, written if sums else None
+            )
             refused += code == 2 and "a.npy" not in err
         shutil.rmtree(folder)
     assert refused >= 5
 
 
-def test_models_of_the_other_kind_and_other_tokenizers_are_told(call, refused, text_run, graph_run, tmp_path):
+def test_models_of_the_other_kind_and_other_tokenizers_are_told(
+    call, refused, text_run, graph_run, tmp_path
+):
     (tmp_path / "a.npy").write_bytes(b"")
-    assert "holds a model of another kind" in refused(call("predict", text_run[0], tmp_path / "a.npy"))
+    assert "holds a model of another kind" in refused(
+        call("predict", text_run[0], tmp_path / "a.npy")
+    )
     assert "has no tokenizer.json" in refused(call("generate", graph_run[0], "the"))
     copy = Path(shutil.copytree(text_run[0], tmp_path / "copy"))
     build_tokenizer("byte", "").save_pretrained(copy)
     assert "tokenizer.json" in refused(call("generate", copy, "the"))
     (copy / SUMS_FILE).unlink()
-    assert re.search(r"the tokenizer has \d+ tokens, and the model knows \d+; put back", refused(call("generate", copy, "the")))
+    assert re.search(
+        r"the tokenizer has \d+ tokens, and the model knows \d+; put back",
+        refused(call("generate", copy, "the")),
+    )
 
 
 @pytest.mark.parametrize("value", [torch.nan, 3e38])
 def test_weights_that_write_no_text_are_told(call, refused, text_run, tmp_path, value):
     copy = Path(shutil.copytree(text_run[0], tmp_path / "copy"))
     (copy / SUMS_FILE).unlink()
-    weights = {name: torch.full_like(tensor, value) for name, tensor in load_file(copy / "model.safetensors").items()}
+    weights = {
+        name: torch.full_like(tensor, value)
+        for name, tensor in load_file(copy / "model.safetensors").items()
+    }
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     assert str(copy) in refused(call("generate", copy, "the"))
 
@@ -478,12 +641,16 @@ def test_weights_that_write_no_text_are_told(call, refused, text_run, tmp_path, 
 def test_a_graph_model_is_written_whole_and_read_as_written(tmp_path):
     net = gf.GraphTransformer(2, hidden_size=4, num_heads=1, num_layers=1)
     GraphModel(net).save(tmp_path / "model")
-    assert model_problems(tmp_path / "model") == [] and {p.name for p in (tmp_path / "model").iterdir()} == {
+    assert model_problems(tmp_path / "model") == [] and {
+        p.name for p in (tmp_path / "model").iterdir()
+    } == {
         SUMS_FILE,
         "config.json",
         "model.safetensors",
     }
-    (tmp_path / "model/config.json").write_text((tmp_path / "model/config.json").read_text().replace('"gin"', '"sum"'))
+    (tmp_path / "model/config.json").write_text(
+        (tmp_path / "model/config.json").read_text().replace('"gin"', '"sum"')
+    )
     with pytest.raises(ValueError, match=r"config\.json .* is not the file that was saved"):
         load_graph_model(tmp_path / "model")
     (tmp_path / "model" / SUMS_FILE).unlink()
@@ -497,7 +664,9 @@ def test_the_best_checkpoint_is_verified_with_the_newest(call, graph_run, tmp_pa
     newest = latest_checkpoint(folder)
     other = next(path for path in folder.glob("checkpoint-*") if path != newest)
     state = json.loads((newest / "trainer_state.json").read_text())
-    (newest / "trainer_state.json").write_text(json.dumps({**state, "best_global_step": int(other.name.split("-")[1])}))
+    (newest / "trainer_state.json").write_text(
+        json.dumps({**state, "best_global_step": int(other.name.split("-")[1])})
+    )
     assert checkpoint_problems(newest) == []
     (other / "model.safetensors").write_bytes(b"")
     problem = f"{other.name}, the best up to there: model.safetensors (0 bytes) is cut short"
@@ -509,8 +678,12 @@ def test_the_best_checkpoint_is_verified_with_the_newest(call, graph_run, tmp_pa
 # ---- Interrupted, and code in folders
 
 
-@pytest.mark.parametrize(("after", "told"), [(0, "nothing is saved in"), (2, "the checkpoint of step 2 is kept in")])
-def test_an_interrupt_says_what_is_kept_and_goes_on(call, monkeypatch, text_run, tmp_path, after, told):
+@pytest.mark.parametrize(
+    ("after", "told"), [(0, "nothing is saved in"), (2, "the checkpoint of step 2 is kept in")]
+)
+def test_an_interrupt_says_what_is_kept_and_goes_on(
+    call, monkeypatch, text_run, tmp_path, after, told
+):
     from graphformer.training.trainer import LanguageTrainer
 
     steps = iter(range(after))
@@ -529,7 +702,9 @@ def test_an_interrupt_says_what_is_kept_and_goes_on(call, monkeypatch, text_run,
     assert err.splitlines()[-1].startswith(f"interrupted: {told} '{tmp_path / 'run'}'")
     code, _, err = call(*arguments, "--output", tmp_path / "run", *(["--resume"] if after else []))
     assert code == 0, err
-    assert (tmp_path / "run/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (
+        whole / "model.safetensors"
+    ).read_bytes()
 
 
 def test_code_that_a_folder_names_is_never_run(call, text_run, tmp_path, monkeypatch):
@@ -537,14 +712,31 @@ def test_code_that_a_folder_names_is_never_run(call, text_run, tmp_path, monkeyp
     marker = tmp_path / "marker"
     copy = Path(shutil.copytree(text_run[0], tmp_path / "copy"))
     (copy / SUMS_FILE).unlink()
-    (copy / "evil.py").write_text(f"import os; os.mkdir({str(marker)!r})\nclass Config: pass\nclass Model: pass\nclass Tokenizer: pass\n")
+    (copy / "evil.py").write_text(
+        f"import os; os.mkdir({str(marker)!r})\n"
+        "class Config: pass\n"
+        "class Model: pass\n"
+        "class Tokenizer: pass\n"
+    )
     (copy / "custom_generate").mkdir()
-    (copy / "custom_generate/generate.py").write_text(f"import os; os.mkdir({str(marker)!r})\ndef generate(*a, **k): pass\n")
-    config, tokens = (json.loads((copy / name).read_text()) for name in ("config.json", "tokenizer_config.json"))
-    names = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]}
+    (copy / "custom_generate/generate.py").write_text(
+        f"import os; os.mkdir({str(marker)!r})\ndef generate(*a, **k): pass\n"
+    )
+    config, tokens = (
+        json.loads((copy / name).read_text()) for name in ("config.json", "tokenizer_config.json")
+    )
+    names = {
+        "AutoConfig": "evil.Config",
+        "AutoModelForCausalLM": "evil.Model",
+        "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"],
+    }
     for kind in ("graphformer", "unheard-of"):
-        (copy / "config.json").write_text(json.dumps({**config, "model_type": kind, "auto_map": names}))
-        (copy / "tokenizer_config.json").write_text(json.dumps({**tokens, "tokenizer_class": "Unheard", "auto_map": names}))
+        (copy / "config.json").write_text(
+            json.dumps({**config, "model_type": kind, "auto_map": names})
+        )
+        (copy / "tokenizer_config.json").write_text(
+            json.dumps({**tokens, "tokenizer_class": "Unheard", "auto_map": names})
+        )
         told_or_same(call, ["generate", copy, "the", "--max-new-tokens", "2"], None, None)
         assert not marker.exists()
     code, err = told_or_same(call, ["generate", copy, "the"], None, None)
@@ -554,10 +746,20 @@ def test_code_that_a_folder_names_is_never_run(call, text_run, tmp_path, monkeyp
 def test_every_folder_is_opened_without_its_code():
     """Each from_pretrained of an Auto class, in the package, the examples and the benchmarks."""
     found = 0
-    for path in [path for part in ("graphformer", "examples", "benchmarks") for path in (ROOT / part).rglob("*.py")]:
+    for path in [
+        path
+        for part in ("graphformer", "examples", "benchmarks")
+        for path in (ROOT / part).rglob("*.py")
+    ]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained":
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "from_pretrained"
+            ):
                 given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-                assert given.get("trust_remote_code") == "False" or "peft" in ast.unparse(node.func), f"{path}:{node.lineno}"
+                assert given.get("trust_remote_code") == "False" or "peft" in ast.unparse(
+                    node.func
+                ), f"{path}:{node.lineno}"
                 found += 1
     assert found >= 6

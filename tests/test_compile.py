@@ -1,4 +1,6 @@
-"""torch.compile: compiled layers and models give the outputs and gradients of eager ones, without a recompilation for every length."""
+"""torch.compile: compiled layers and models give the outputs and gradients of eager ones, without a
+recompilation for every length.
+"""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -18,11 +20,17 @@ from graphformer.nn import GINAttention, PNAAttention, SumAttention
 
 LAYERS = {  # the first three build no edges
     "gin": lambda: GINAttention(42, 6, 2),
-    "gin-projected": lambda: GINAttention(42, 6, value_projection=True, output_projection=True, is_causal=False),
+    "gin-projected": lambda: GINAttention(
+        42, 6, value_projection=True, output_projection=True, is_causal=False
+    ),
     "sum": lambda: SumAttention(42, 6, 2),
     "gin-threshold": lambda: GINAttention(42, 6, 2, sparsify=gf.Threshold(0.1)),
-    "gin-renormalized": lambda: GINAttention(42, 6, 3, sparsify=gf.Threshold(0.1, renormalize=True) & gf.TopK(3)),
-    "gin-topk-sigmoid": lambda: GINAttention(42, 6, sparsify=gf.TopK(3), normalize="sigmoid", executor="stream"),
+    "gin-renormalized": lambda: GINAttention(
+        42, 6, 3, sparsify=gf.Threshold(0.1, renormalize=True) & gf.TopK(3)
+    ),
+    "gin-topk-sigmoid": lambda: GINAttention(
+        42, 6, sparsify=gf.TopK(3), normalize="sigmoid", executor="stream"
+    ),
     "pna": lambda: PNAAttention(42, 6, 2, sparsify=gf.Threshold(0.1)),
     "sum-stream": lambda: SumAttention(42, 6, 2, executor="stream"),
 }
@@ -83,12 +91,18 @@ def test_a_layer_is_one_graph(kind: str, mask: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("kind", ["gin", "gin-threshold", "pna"])
 def test_other_precisions(kind: str, dtype: torch.dtype) -> None:
-    layer, x, keep = LAYERS[kind]().to(dtype), torch.randn(2, 11, 42, dtype=dtype), masks(11)["bool"]
+    layer, x, keep = (
+        LAYERS[kind]().to(dtype),
+        torch.randn(2, 11, 42, dtype=dtype),
+        masks(11)["bool"],
+    )
     assert_same(results(compile_whole(layer), layer, x, keep), results(layer, layer, x, keep))
 
 
 def test_autocast() -> None:
-    """Gradients of the input are added up in another order, in bfloat16: no worse than the eager ones."""
+    """Gradients of the input are added up in another order, in bfloat16: no worse than the eager
+    ones.
+    """
     layer, x = LAYERS["gin-projected"](), torch.randn(2, 11, 42)
     exact = copy.deepcopy(layer).double()
     wanted = results(exact, exact, x.double())
@@ -101,8 +115,12 @@ def test_autocast() -> None:
         assert (got - want).abs().max() <= 2 * (other - want).abs().max()
 
 
-@pytest.mark.parametrize(("dynamic", "graphs"), [(True, 1), (None, 2)])  # None: the second length makes lengths a variable
-@pytest.mark.parametrize("case", ["gin none", "gin bool", "gin pairs", "gin-threshold none", "gin-threshold pairs", "pna bool"])
+# None: the second length makes lengths a variable
+@pytest.mark.parametrize(("dynamic", "graphs"), [(True, 1), (None, 2)])
+@pytest.mark.parametrize(
+    "case",
+    ["gin none", "gin bool", "gin pairs", "gin-threshold none", "gin-threshold pairs", "pna bool"],
+)
 def test_any_length_without_compiling_again(case: str, dynamic: bool | None, graphs: int) -> None:
     kind, mask = case.split()
     layer = LAYERS[kind]()
@@ -117,11 +135,15 @@ CANDIDATES: dict[str, Callable[[], object]] = {
     "window": lambda: rules.Window(3),
     "packed": lambda: rules.Packed(torch.arange(22).view(2, 11) // 5),
     "causal": lambda: "causal",
-    "both": lambda: rules.Window(4) & rules.Causal() & rules.Packed(torch.arange(22).view(2, 11) // 5),
+    "both": lambda: (
+        rules.Window(4) & rules.Causal() & rules.Packed(torch.arange(22).view(2, 11) // 5)
+    ),
     "edges": lambda: rules.Edges(*torch.randint(11, (2, 61))),
     "edges-sequence": lambda: rules.Edges(*torch.randint(11, (2, 61)), torch.randint(2, (61,))),
     "graph": lambda: gf.AttentionGraph.from_edges(*torch.randint(11, (2, 61)), num_nodes=11),
-    "graph-sequence": lambda: gf.attention_graph(*torch.randn(2, 2, 6, 11, 5), sparsify=gf.TopK(2)).merge_heads("sum"),
+    "graph-sequence": lambda: gf.attention_graph(
+        *torch.randn(2, 2, 6, 11, 5), sparsify=gf.TopK(2)
+    ).merge_heads("sum"),
 }
 
 
@@ -190,7 +212,9 @@ STRANGE: dict[str, Callable[[], dict[str, object]]] = {
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_what_is_made_inside_breaks_the_graph(name: str) -> None:
-    """torch.compile shows an operator an empty imitation of it, so its edges are built outside the graph."""
+    """torch.compile shows an operator an empty imitation of it, so its edges are built outside the
+    graph.
+    """
     layer, make = nn.Linear(5, 5), STRANGE[name]
 
     def run(x: Tensor) -> Tensor:
@@ -207,21 +231,34 @@ def test_a_trained_normalizer_breaks_the_graph() -> None:
     layer, x = GINAttention(42, 6, normalize=Tempered()), torch.randn(2, 11, 42)
     with pytest.raises(torch._dynamo.exc.Unsupported, match="tensors that are trained"):
         compile_whole(layer)(x)
-    assert_same(results(torch.compile(layer, backend="aot_eager"), layer, x), results(layer, layer, x))
+    assert_same(
+        results(torch.compile(layer, backend="aot_eager"), layer, x), results(layer, layer, x)
+    )
 
 
 def test_inputs_without_gradient() -> None:
-    q, k, x, sparsify = torch.randn(2, 6, 7, 5), torch.randn(2, 3, 11, 5), torch.randn(2, 2, 11, 4), gf.TopK(3)
+    q, k, x, sparsify = (
+        torch.randn(2, 6, 7, 5),
+        torch.randn(2, 3, 11, 5),
+        torch.randn(2, 2, 11, 4),
+        gf.TopK(3),
+    )
 
     def run(q: Tensor, k: Tensor, x: Tensor) -> Tensor:
-        found, _ = attend(q, k, x, ("max", "std", "degree", "degree@0.3"), is_causal=True, sparsify=sparsify)
+        found, _ = attend(
+            q, k, x, ("max", "std", "degree", "degree@0.3"), is_causal=True, sparsify=sparsify
+        )
         return found["std"] + found["max"] * found["degree"] * found["degree@0.3"]
 
     compiled = compile_whole(run)
     for wanted in ((0,), (1,), (2,), (0, 2)):
-        inputs = [value.clone().requires_grad_(place in wanted) for place, value in enumerate((q, k, x))]
+        inputs = [
+            value.clone().requires_grad_(place in wanted) for place, value in enumerate((q, k, x))
+        ]
         leaves = [inputs[place] for place in wanted]
-        found, eager = (torch.autograd.grad(f(*inputs).cos().sum(), leaves) for f in (compiled, run))
+        found, eager = (
+            torch.autograd.grad(f(*inputs).cos().sum(), leaves) for f in (compiled, run)
+        )
         assert_same(list(found), list(eager))
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
@@ -231,14 +268,19 @@ def test_inputs_without_gradient() -> None:
 @pytest.mark.parametrize("reduction", ["sum", "degree"])  # degrees alone: no edge has a gradient
 @pytest.mark.parametrize("lengths", [(0, 0), (0, 7), (1, 1), (1, 13)])
 def test_few_queries(lengths: tuple[int, int], reduction: str) -> None:
-    q, k = torch.randn(2, 6, lengths[0], 5, requires_grad=True), torch.randn(2, 3, lengths[1], 5, requires_grad=True)
+    q, k = (
+        torch.randn(2, 6, lengths[0], 5, requires_grad=True),
+        torch.randn(2, 3, lengths[1], 5, requires_grad=True),
+    )
     sparsify = gf.Threshold(0.1)
 
     def run(q: Tensor, k: Tensor) -> Tensor:
         found, _ = attend(q, k, k, (reduction,), is_causal=True, sparsify=sparsify)
         return found[reduction] * q + k.sum()
 
-    found, eager = ([out := f(q, k), *torch.autograd.grad(out.sum(), [q, k])] for f in (compile_whole(run), run))
+    found, eager = (
+        [out := f(q, k), *torch.autograd.grad(out.sum(), [q, k])] for f in (compile_whole(run), run)
+    )
     assert_same(found, eager)
 
 
@@ -246,7 +288,10 @@ def test_few_queries(lengths: tuple[int, int], reduction: str) -> None:
 def test_backends(backend: str) -> None:
     if backend not in gf.backends.available():
         pytest.skip(f"{backend} is not installed")
-    layer, x = PNAAttention(42, 6, 2, sparsify=gf.Threshold(0.1), backend=backend), torch.randn(2, 11, 42)
+    layer, x = (
+        PNAAttention(42, 6, 2, sparsify=gf.Threshold(0.1), backend=backend),
+        torch.randn(2, 11, 42),
+    )
     assert_same(results(compile_whole(layer), layer, x), results(layer, layer, x))
 
 
@@ -256,7 +301,19 @@ def test_the_operator_keeps_torchs_rules() -> None:
     q, k, x = (torch.randn(2, 3, 7, 5, requires_grad=True) for _ in range(3))
     mask, rule = torch.rand(2, 7) > 0.3, [compiled_edges.KEEP, compiled_edges.ALL]
     for dropout, seed in ((0.0, None), (0.3, torch.tensor(5))):
-        args = (q, k, x, [mask], rule, slots, "sum,max,degree@0.2", "stream", "torch", dropout, seed)
+        args = (
+            q,
+            k,
+            x,
+            [mask],
+            rule,
+            slots,
+            "sum,max,degree@0.2",
+            "stream",
+            "torch",
+            dropout,
+            seed,
+        )
         torch.library.opcheck(compiled_edges.reduce_edges, args)
 
 
@@ -300,14 +357,26 @@ def test_nan_is_refused_when_it_comes() -> None:
 # ---------------------------------------------------------------------- dropout
 
 
-@pytest.mark.parametrize(("executor", "checkpointed"), [("dense", False), ("stream", False), ("stream", True)])
-def test_dropout_drops_the_same_weights_in_the_backward_pass(executor: str, checkpointed: bool) -> None:
-    """Those that the eager layer drops with the seed that the compiled one draws; all other random numbers stay as they were."""
-    layer = PNAAttention(42, 6, 2, attention_dropout=0.3, sparsify=gf.Threshold(0.05), executor=executor).double()
+@pytest.mark.parametrize(
+    ("executor", "checkpointed"), [("dense", False), ("stream", False), ("stream", True)]
+)
+def test_dropout_drops_the_same_weights_in_the_backward_pass(
+    executor: str, checkpointed: bool
+) -> None:
+    """Those that the eager layer drops with the seed that the compiled one draws; all other random
+    numbers stay as they were.
+    """
+    layer = PNAAttention(
+        42, 6, 2, attention_dropout=0.3, sparsify=gf.Threshold(0.05), executor=executor
+    ).double()
     x = torch.randn(2, 11, 42, dtype=torch.float64)
 
     def run(x: Tensor) -> Tensor:
-        return torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False) if checkpointed else layer(x)
+        return (
+            torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
+            if checkpointed
+            else layer(x)
+        )
 
     compiled = compile_whole(run)
     torch.manual_seed(3)
@@ -320,7 +389,10 @@ def test_dropout_drops_the_same_weights_in_the_backward_pass(executor: str, chec
 
 
 def test_dropout_keeps_the_mean() -> None:
-    layer, x = SumAttention(42, 6, 2, attention_dropout=0.3, executor="stream"), torch.randn(2, 11, 42)
+    layer, x = (
+        SumAttention(42, 6, 2, attention_dropout=0.3, executor="stream"),
+        torch.randn(2, 11, 42),
+    )
     compiled = compile_whole(layer)
     with torch.no_grad():
         drawn = torch.stack([compiled(x) for _ in range(1000)])
@@ -350,20 +422,40 @@ def test_a_random_sparsifier_keeps_the_same_edges_in_the_backward_pass() -> None
 
 
 def model(**settings: object) -> gf.GraphformerForCausalLM:
-    sizes = dict(vocab_size=65, hidden_size=24, intermediate_size=30, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2)
-    return gf.GraphformerForCausalLM(gf.GraphformerConfig(**{**sizes, "use_cache": False, **settings}))
+    sizes = dict(
+        vocab_size=65,
+        hidden_size=24,
+        intermediate_size=30,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+    )
+    return gf.GraphformerForCausalLM(
+        gf.GraphformerConfig(**{**sizes, "use_cache": False, **settings})
+    )
 
 
 def step(run: Callable[..., object], language_model: nn.Module, **inputs: Tensor) -> list[Tensor]:
     """Loss, logits, and the gradient of every parameter."""
     out = run(**inputs, labels=inputs["input_ids"])
-    return [out.loss.detach(), out.logits.detach(), *torch.autograd.grad(out.loss, list(language_model.parameters()))]
+    return [
+        out.loss.detach(),
+        out.logits.detach(),
+        *torch.autograd.grad(out.loss, list(language_model.parameters())),
+    ]
 
 
-MODELS = {"gin": {"operator": "gin"}, "gin-threshold": {"operator": "gin", "threshold": 0.1}, "pna": {"operator": "pna", "top_k": 3}}
+MODELS = {
+    "gin": {"operator": "gin"},
+    "gin-threshold": {"operator": "gin", "threshold": 0.1},
+    "pna": {"operator": "pna", "top_k": 3},
+}
 
 
-@pytest.mark.parametrize("case", ["gin none 2", "gin padding 2", "gin packed 2", "gin-threshold padding 12", "pna packed 2"])
+@pytest.mark.parametrize(
+    "case",
+    ["gin none 2", "gin padding 2", "gin packed 2", "gin-threshold padding 12", "pna packed 2"],
+)
 def test_a_language_model_is_one_graph(case: str) -> None:
     name, extra, layers = case.split()
     language_model = model(num_hidden_layers=int(layers), **MODELS[name])
@@ -372,7 +464,10 @@ def test_a_language_model_is_one_graph(case: str) -> None:
         inputs["attention_mask"] = masks(17)["int"]
     elif extra == "packed":
         inputs["position_ids"] = torch.cat((torch.arange(5), torch.arange(12))).expand(2, -1)
-    assert_same(step(compile_whole(language_model), language_model, **inputs), step(language_model, language_model, **inputs))
+    assert_same(
+        step(compile_whole(language_model), language_model, **inputs),
+        step(language_model, language_model, **inputs),
+    )
     assert num_graphs() == 1
 
 
@@ -382,12 +477,19 @@ def test_a_language_model_takes_any_length(name: str) -> None:
     language_model = model(**MODELS[name])
     compiled = compile_whole(language_model, dynamic=True)
     for length in (17, 31, 64):
-        inputs = {"input_ids": torch.randint(0, 65, (2, length)), "attention_mask": masks(length)["int"]}
-        assert_same(step(compiled, language_model, **inputs), step(language_model, language_model, **inputs))
+        inputs = {
+            "input_ids": torch.randint(0, 65, (2, length)),
+            "attention_mask": masks(length)["int"],
+        }
+        assert_same(
+            step(compiled, language_model, **inputs), step(language_model, language_model, **inputs)
+        )
     assert num_graphs() == 1
 
 
-@pytest.mark.parametrize("name", ["gin", pytest.param("gin-threshold", marks=pytest.mark.slow), "pna"])
+@pytest.mark.parametrize(
+    "name", ["gin", pytest.param("gin-threshold", marks=pytest.mark.slow), "pna"]
+)
 def test_cached_decoding(name: str) -> None:
     language_model = model(**MODELS[name]).eval()
     ids = torch.randint(0, 65, (2, 9))
@@ -408,7 +510,10 @@ def test_gradient_checkpointing(name: str) -> None:
     language_model = model(**MODELS[name]).train()
     language_model.gradient_checkpointing_enable()
     inputs = {"input_ids": torch.randint(0, 65, (2, 17))}
-    assert_same(step(compile_whole(language_model), language_model, **inputs), step(language_model, language_model, **inputs))
+    assert_same(
+        step(compile_whole(language_model), language_model, **inputs),
+        step(language_model, language_model, **inputs),
+    )
 
 
 @pytest.mark.slow
@@ -417,5 +522,7 @@ def test_inductor(kind: str) -> None:
     """The default backend, which compiles C++ here: other kernels, so equal only to rounding."""
     layer, x, keep = LAYERS[kind](), torch.randn(2, 11, 42), masks(11)["bool"]
     compiled = torch.compile(layer, fullgraph=True)
-    for got, want in zip(results(compiled, layer, x, keep), results(layer, layer, x, keep), strict=True):
+    for got, want in zip(
+        results(compiled, layer, x, keep), results(layer, layer, x, keep), strict=True
+    ):
         assert_close(got, want, atol=1e-4, rtol=1e-4)

@@ -1,4 +1,6 @@
-"""Graph layers for PyG and DGL: the formula, the laws of graphs, conventions of both libraries, what they refuse."""
+"""Graph layers for PyG and DGL: the formula, the laws of graphs, conventions of both libraries,
+what they refuse.
+"""
 
 import copy
 import importlib.util
@@ -35,12 +37,19 @@ def jittered(module: nn.Module) -> nn.Module:
 
 
 def made(
-    kind: str, in_channels=IN, out_channels: int = OUT, heads: int = HEADS, edge_dim: int | None = EDGE_DIM, **options
+    kind: str,
+    in_channels=IN,
+    out_channels: int = OUT,
+    heads: int = HEADS,
+    edge_dim: int | None = EDGE_DIM,
+    **options,
 ) -> AttentionConv:
     return jittered(CONVS[kind](in_channels, out_channels, heads, edge_dim, **options)).eval()
 
 
-def a_graph(seed: int = 0, nodes: int = NODES, edges: int = EDGES, dtype: torch.dtype | None = None) -> gf.testing.GraphSample:
+def a_graph(
+    seed: int = 0, nodes: int = NODES, edges: int = EDGES, dtype: torch.dtype | None = None
+) -> gf.testing.GraphSample:
     return gf.testing.random_graph(nodes, edges, IN, edge_dim=EDGE_DIM, seed=seed, dtype=dtype)
 
 
@@ -49,9 +58,16 @@ def edge_index(graph: gf.testing.GraphSample) -> Tensor:
 
 
 def naive(
-    conv: AttentionConv, x: Tensor, index: Tensor, edge_attr: Tensor | None, bias: Tensor | None = None, mask: Tensor | None = None
+    conv: AttentionConv,
+    x: Tensor,
+    index: Tensor,
+    edge_attr: Tensor | None,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """The formula, receiver by receiver and head by head, in plain loops. ``mask``: a factor for each edge's message."""
+    """The formula, receiver by receiver and head by head, in plain loops. ``mask``: a factor for
+    each edge's message.
+    """
     d = conv.head_channels
     outs = []
     for i in range(len(x)):
@@ -61,7 +77,9 @@ def naive(
         own = []
         for h in range(conv.heads):
             part = slice(h * d, (h + 1) * d)
-            q, k, v = (x @ layer.weight[part].t() for layer in (conv.q_proj, conv.k_proj, conv.v_proj))
+            q, k, v = (
+                x @ layer.weight[part].t() for layer in (conv.q_proj, conv.k_proj, conv.v_proj)
+            )
             own.append(v[i])
             s = (k[senders] @ q[i]) * conv.sharpening / math.sqrt(d)
             messages = v[senders]
@@ -74,7 +92,9 @@ def naive(
             if isinstance(conv.sparsify, gf.Threshold):
                 keep = w > conv.sparsify.tau
             elif isinstance(conv.sparsify, gf.TopK):
-                keep = torch.isin(torch.arange(len(w)), w.topk(min(conv.sparsify.k, len(w))).indices)
+                keep = torch.isin(
+                    torch.arange(len(w)), w.topk(min(conv.sparsify.k, len(w))).indices
+                )
             else:
                 keep = torch.ones(len(w), dtype=torch.bool)
             factor = torch.ones(len(into), 1) if mask is None else mask[into].unsqueeze(-1)
@@ -82,7 +102,9 @@ def naive(
             empty = v.new_zeros(d)
             total = (w.unsqueeze(-1) * messages).sum(0)
             mean_plain = (w.unsqueeze(-1) * plain).sum(0) / w.sum() if len(w) else empty
-            variance = (w.unsqueeze(-1) * (plain - mean_plain) ** 2).sum(0) / w.sum() if len(w) else empty
+            variance = (
+                (w.unsqueeze(-1) * (plain - mean_plain) ** 2).sum(0) / w.sum() if len(w) else empty
+            )
             values = {
                 "sum": total,
                 "mean": total / w.sum() if len(w) else empty,
@@ -106,17 +128,24 @@ def naive(
 @pytest.mark.parametrize("sparsify", SPARSIFIERS)
 def test_formula(kind: str, sparsify: str):
     conv, graph = made(kind, sparsify=SPARSIFIERS[sparsify]), a_graph()
-    assert_close(conv(graph.x, edge_index(graph), graph.edge_attr), naive(conv, graph.x, edge_index(graph), graph.edge_attr))
+    assert_close(
+        conv(graph.x, edge_index(graph), graph.edge_attr),
+        naive(conv, graph.x, edge_index(graph), graph.edge_attr),
+    )
 
 
 @each_conv
 def test_formula_with_bias_output_map_and_no_edge_features(kind: str):
     conv, graph = made(kind, edge_dim=None, head_channels=2, out_channels=5), a_graph(1)
     bias = torch.randn(EDGES, HEADS)
-    assert_close(conv(graph.x, edge_index(graph), edge_bias=bias), naive(conv, graph.x, edge_index(graph), None, bias))
+    assert_close(
+        conv(graph.x, edge_index(graph), edge_bias=bias),
+        naive(conv, graph.x, edge_index(graph), None, bias),
+    )
     one = bias[:, 0]
     assert_close(
-        conv(graph.x, edge_index(graph), edge_bias=one), naive(conv, graph.x, edge_index(graph), None, one[:, None].expand(-1, HEADS))
+        conv(graph.x, edge_index(graph), edge_bias=one),
+        naive(conv, graph.x, edge_index(graph), None, one[:, None].expand(-1, HEADS)),
     )
 
 
@@ -127,14 +156,18 @@ def test_gin_by_hand():
     out = conv(x, torch.tensor([[0], [1]]), attr)
     v = x @ conv.v_proj.weight.t()
     mlp = lambda z: conv.operator.mlp(z.view(1, 1, -1)).view(-1)  # noqa: E731
-    assert_close(out[1], mlp((1 + conv.operator.eps) * v[1] + v[0] + attr[0] @ conv.edge_message[0]))
+    assert_close(
+        out[1], mlp((1 + conv.operator.eps) * v[1] + v[0] + attr[0] @ conv.edge_message[0])
+    )
     assert_close(out[0], mlp((1 + conv.operator.eps) * v[0]))
 
 
 def test_the_features_of_an_only_edge_are_seen():
     conv = made("gin")
     x, index = torch.randn(2, IN), torch.tensor([[0], [1]])
-    assert not torch.allclose(conv(x, index, torch.zeros(1, EDGE_DIM))[1], conv(x, index, torch.ones(1, EDGE_DIM))[1])
+    assert not torch.allclose(
+        conv(x, index, torch.zeros(1, EDGE_DIM))[1], conv(x, index, torch.ones(1, EDGE_DIM))[1]
+    )
 
 
 @each_conv
@@ -142,27 +175,42 @@ def test_gradcheck(kind: str):
     conv = made(kind, out_channels=6, heads=2).double()
     graph = a_graph(nodes=5, edges=7, dtype=torch.float64)
     index = edge_index(graph)
-    leaves = (graph.x.requires_grad_(), graph.edge_attr.requires_grad_(), torch.randn(7, 2, dtype=torch.float64, requires_grad=True))
+    leaves = (
+        graph.x.requires_grad_(),
+        graph.edge_attr.requires_grad_(),
+        torch.randn(7, 2, dtype=torch.float64, requires_grad=True),
+    )
     assert torch.autograd.gradcheck(lambda x, a, b: conv(x, index, a, edge_bias=b), leaves)
     names, parameters = zip(*conv.named_parameters(), strict=True)
 
     def call(*values: Tensor) -> Tensor:
         given = dict(zip(names, values, strict=True))
-        return torch.func.functional_call(conv, given, (graph.x.detach(), index, graph.edge_attr.detach()))
+        return torch.func.functional_call(
+            conv, given, (graph.x.detach(), index, graph.edge_attr.detach())
+        )
 
-    assert torch.autograd.gradcheck(call, tuple(p.detach().clone().requires_grad_() for p in parameters))
+    assert torch.autograd.gradcheck(
+        call, tuple(p.detach().clone().requires_grad_() for p in parameters)
+    )
 
 
 def test_equal_pairs_are_messages_of_their_own():
-    """Two bonds between the same atoms: each has its features, its weight, and its place in the softmax."""
+    """Two bonds between the same atoms: each has its features, its weight, and its place in the
+    softmax.
+    """
     conv, graph = made("gin", sparsify=gf.TopK(3)), a_graph()
     index = edge_index(graph)
-    twice, attr = torch.cat((index, index), 1), torch.cat((graph.edge_attr, torch.randn(EDGES, EDGE_DIM)))
+    twice, attr = (
+        torch.cat((index, index), 1),
+        torch.cat((graph.edge_attr, torch.randn(EDGES, EDGE_DIM))),
+    )
     out, heads = conv(graph.x, twice, attr, output_graph=True)
     assert_close(out, naive(conv, graph.x, twice, attr))
     assert int(heads.in_degree().max()) == 3
     same = made("gin")  # equal edges share a weight between them, so the sum is that of one of them
-    assert_close(same(graph.x, twice, graph.edge_attr.repeat(2, 1)), same(graph.x, index, graph.edge_attr))
+    assert_close(
+        same(graph.x, twice, graph.edge_attr.repeat(2, 1)), same(graph.x, index, graph.edge_attr)
+    )
 
 
 def test_the_graph_that_is_returned():
@@ -173,14 +221,20 @@ def test_the_graph_that_is_returned():
     given = {(int(s), int(r)) for s, r in edge_index(graph).t()}
     for h in range(HEADS):
         assert {(int(s), int(r)) for s, r in heads.lane(h).edge_index.t()} <= given
-    checked = gf.AttentionGraph.from_edges(heads.senders, heads.receivers, heads.weight, num_nodes=NODES, batch_shape=(HEADS,))
-    assert torch.equal(checked.senders, heads.senders) and torch.equal(checked.receivers, heads.receivers)
+    checked = gf.AttentionGraph.from_edges(
+        heads.senders, heads.receivers, heads.weight, num_nodes=NODES, batch_shape=(HEADS,)
+    )
+    assert torch.equal(checked.senders, heads.senders) and torch.equal(
+        checked.receivers, heads.receivers
+    )
 
 
 def test_what_is_shifted_is_what_would_be_derived():
     graph = a_graph()
     lanes = gf.nn.EdgeList.sort(graph.senders, graph.receivers, NODES, NODES).heads(HEADS)
-    again = gf.AttentionGraph.from_edges(lanes.senders, lanes.receivers, num_nodes=NODES, batch_shape=(HEADS,))
+    again = gf.AttentionGraph.from_edges(
+        lanes.senders, lanes.receivers, num_nodes=NODES, batch_shape=(HEADS,)
+    )
     for name in ("senders", "receivers", "indptr"):
         assert torch.equal(getattr(lanes, name), getattr(again, name))
     assert torch.equal(lanes.in_degree(), again.in_degree())
@@ -192,11 +246,17 @@ def test_rows_that_all_heads_share():
     graph = a_graph()
     edges = gf.nn.EdgeList.sort(graph.senders, graph.receivers, NODES, NODES)
     rows = edges.rows(HEADS)
-    fresh = gf.AttentionGraph(rows.senders, rows.receivers, rows.weight, 1, edges.num_edges, HEADS * NODES, ())
+    fresh = gf.AttentionGraph(
+        rows.senders, rows.receivers, rows.weight, 1, edges.num_edges, HEADS * NODES, ()
+    )
     assert rows.senders.tolist() == list(range(edges.num_edges)) * HEADS
     assert torch.equal(rows.receivers, edges.heads(HEADS).receivers)
-    assert torch.equal(rows.indptr, fresh.indptr) and torch.equal(rows.in_degree(), fresh.in_degree())
-    assert all(torch.equal(got, want) for got, want in zip(rows.by_sender, fresh.by_sender, strict=True))
+    assert torch.equal(rows.indptr, fresh.indptr) and torch.equal(
+        rows.in_degree(), fresh.in_degree()
+    )
+    assert all(
+        torch.equal(got, want) for got, want in zip(rows.by_sender, fresh.by_sender, strict=True)
+    )
 
 
 @pytest.mark.float32
@@ -208,14 +268,18 @@ def test_reweigh(trainable: bool):
     _, heads = conv(graph.x, edge_index(graph), graph.edge_attr, output_graph=True)
     assert 0 < heads.num_edges < HEADS * EDGES
     gf.testing.check_gradients(conv, graph.x, edge_index(graph), graph.edge_attr)
-    cut = made("gin", sparsify=NormalizeWeights(HEADS, then=gf.Threshold(0.1)))  # drops edges after it changed their weights
+    # drops edges after it changed their weights
+    cut = made("gin", sparsify=NormalizeWeights(HEADS, then=gf.Threshold(0.1)))
     out, heads = cut(graph.x, edge_index(graph), graph.edge_attr, output_graph=True)
     assert bool((heads.weight > 0.1).all()) and bool(out.isfinite().all())
 
 
 @pytest.mark.parametrize("normalize", ["softmax", "sigmoid", "relu", "identity"])
 def test_normalizers_and_renormalizing(normalize: str):
-    conv, graph = made("gin", normalize=normalize, sparsify=gf.Threshold(0.05, renormalize=True)), a_graph()
+    conv, graph = (
+        made("gin", normalize=normalize, sparsify=gf.Threshold(0.05, renormalize=True)),
+        a_graph(),
+    )
     out, heads = conv(graph.x, edge_index(graph), graph.edge_attr, output_graph=True)
     assert bool(out.isfinite().all())
     total = heads.in_weight()[heads.in_degree() > 0]
@@ -235,11 +299,15 @@ def test_dropout_only_while_training():
 def test_half_precision(dtype: torch.dtype):
     conv, graph = made("gin"), a_graph()
     want = conv(graph.x, edge_index(graph), graph.edge_attr)
-    got = copy.deepcopy(conv).to(dtype)(graph.x.to(dtype), edge_index(graph), graph.edge_attr.to(dtype))
+    got = copy.deepcopy(conv).to(dtype)(
+        graph.x.to(dtype), edge_index(graph), graph.edge_attr.to(dtype)
+    )
     assert got.dtype == dtype
     assert_close(got.float(), want, atol=0.1, rtol=0.1)
     with torch.autocast("cpu", torch.bfloat16):
-        assert_close(conv(graph.x, edge_index(graph), graph.edge_attr).float(), want, atol=0.1, rtol=0.1)
+        assert_close(
+            conv(graph.x, edge_index(graph), graph.edge_attr).float(), want, atol=0.1, rtol=0.1
+        )
 
 
 # ---------------------------------------------------------------- the laws
@@ -249,7 +317,13 @@ def test_half_precision(dtype: torch.dtype):
 @pytest.mark.parametrize("sparsify", SPARSIFIERS)
 def test_equivariant(kind: str, sparsify: str):
     conv, graph = made(kind, sparsify=SPARSIFIERS[sparsify]), a_graph()
-    gf.testing.check_equivariant(gf.testing.from_pyg(conv), graph.x, graph.senders, graph.receivers, edge_attr=graph.edge_attr)
+    gf.testing.check_equivariant(
+        gf.testing.from_pyg(conv),
+        graph.x,
+        graph.senders,
+        graph.receivers,
+        edge_attr=graph.edge_attr,
+    )
 
 
 @each_conv
@@ -283,26 +357,42 @@ def test_backends_agree(kind: str, backend: str, sparsify: str):
 def test_gradients_reach_every_parameter(kind: str):
     graph = a_graph()
     conv = made(kind, (IN, 5), head_channels=2)
-    gf.testing.check_gradients(conv, (graph.x, torch.randn(NODES, 5)), edge_index(graph), graph.edge_attr)
+    gf.testing.check_gradients(
+        conv, (graph.x, torch.randn(NODES, 5)), edge_index(graph), graph.edge_attr
+    )
 
 
 @each_conv
 def test_no_graph_makes_a_nan(kind: str):
     conv = made(kind, edge_dim=None, sparsify=gf.Threshold(0.4))
-    gf.testing.check_finite(conv, gf.testing.hostile_graphs(IN), call=lambda m, x, s, r, batch: m(x, torch.stack((s, r)), batch=batch))
+    gf.testing.check_finite(
+        conv,
+        gf.testing.hostile_graphs(IN),
+        call=lambda m, x, s, r, batch: m(x, torch.stack((s, r)), batch=batch),
+    )
 
 
 @settings(max_examples=40)
 @given(st.data())
 def test_odd_graphs(data: st.DataObject):
-    """Self-loops, equal pairs, isolated nodes, no edges: the formula holds and gradients are finite."""
+    """Self-loops, equal pairs, isolated nodes, no edges: the formula holds and gradients are
+    finite.
+    """
     nodes = data.draw(st.integers(1, 5))
-    pairs = data.draw(st.lists(st.tuples(st.integers(0, nodes - 1), st.integers(0, nodes - 1)), max_size=9))
-    kind, sparsify = data.draw(st.sampled_from(list(CONVS))), data.draw(st.sampled_from([None, gf.Threshold(0.3)]))
+    pairs = data.draw(
+        st.lists(st.tuples(st.integers(0, nodes - 1), st.integers(0, nodes - 1)), max_size=9)
+    )
+    kind, sparsify = (
+        data.draw(st.sampled_from(list(CONVS))),
+        data.draw(st.sampled_from([None, gf.Threshold(0.3)])),
+    )
     torch.manual_seed(0)
     conv = made(kind, sparsify=sparsify)
     index = torch.tensor(pairs, dtype=torch.long).view(-1, 2).t()
-    x, attr = torch.randn(nodes, IN, requires_grad=True), torch.randn(len(pairs), EDGE_DIM, requires_grad=True)
+    x, attr = (
+        torch.randn(nodes, IN, requires_grad=True),
+        torch.randn(len(pairs), EDGE_DIM, requires_grad=True),
+    )
     out = conv(x, index, attr)
     assert_close(out, naive(conv, x, index, attr), atol=1e-5, rtol=1e-4)
     out.sum().backward()
@@ -314,7 +404,9 @@ def test_odd_graphs(data: st.DataObject):
 
 @each_conv
 def test_bipartite(kind: str):
-    """Receivers first among the senders, as NeighborLoader's blocks have them: the same as the whole graph restricted to these edges."""
+    """Receivers first among the senders, as NeighborLoader's blocks have them: the same as the
+    whole graph restricted to these edges.
+    """
     conv, graph = made(kind), a_graph()
     few = graph.receivers < 4
     index, attr = edge_index(graph)[:, few], graph.edge_attr[few]
@@ -325,7 +417,11 @@ def test_bipartite(kind: str):
 
 def test_bipartite_widths():
     conv = made("gin", (IN, 5))
-    out = conv((torch.randn(6, IN), torch.randn(3, 5)), torch.tensor([[0, 5, 5], [2, 0, 2]]), torch.randn(3, EDGE_DIM))
+    out = conv(
+        (torch.randn(6, IN), torch.randn(3, 5)),
+        torch.tensor([[0, 5, 5], [2, 0, 2]]),
+        torch.randn(3, EDGE_DIM),
+    )
     assert out.shape == (3, OUT)
     assert conv.self_proj is not None and made("gin").self_proj is None
 
@@ -354,19 +450,25 @@ def test_sequential_with_batch_norm():
         ],
     )
     assert model(graph.x, edge_index(graph), graph.edge_attr).shape == (NODES, 5)
-    gf.testing.check_gradients(model, graph.x, edge_index(graph), graph.edge_attr, ignore=("edge_message",))
+    gf.testing.check_gradients(
+        model, graph.x, edge_index(graph), graph.edge_attr, ignore=("edge_message",)
+    )
 
 
 def test_as_the_conv_of_gps():
     from torch_geometric.nn import GPSConv
 
     graph = a_graph()
-    model = GPSConv(12, GINAttentionConv(12, 12, heads=3, edge_dim=EDGE_DIM), heads=3, norm="layer_norm")
+    model = GPSConv(
+        12, GINAttentionConv(12, 12, heads=3, edge_dim=EDGE_DIM), heads=3, norm="layer_norm"
+    )
     batch = torch.tensor([0] * 6 + [1] * 5)
     within = batch[graph.senders] == batch[graph.receivers]
     x, index, attr = torch.randn(NODES, 12), edge_index(graph)[:, within], graph.edge_attr[within]
     assert model(x, index, batch, edge_attr=attr).shape == (NODES, 12)
-    gf.testing.check_gradients(model, loss=lambda m: (m(x, index, batch, edge_attr=attr) ** 2).sum())
+    gf.testing.check_gradients(
+        model, loss=lambda m: (m(x, index, batch, edge_attr=attr) ** 2).sum()
+    )
     model.reset_parameters()
 
 
@@ -374,25 +476,37 @@ def test_as_the_conv_of_gps():
 def test_hetero_conv():
     from torch_geometric.nn import HeteroConv
 
-    convs = {("a", "to", "b"): GINAttentionConv((IN, 5), OUT, HEADS), ("b", "to", "b"): SumAttentionConv(5, OUT, HEADS)}
+    convs = {
+        ("a", "to", "b"): GINAttentionConv((IN, 5), OUT, HEADS),
+        ("b", "to", "b"): SumAttentionConv(5, OUT, HEADS),
+    }
     x = {"a": torch.randn(4, IN), "b": torch.randn(3, 5)}
-    edges = {("a", "to", "b"): torch.tensor([[0, 3], [2, 1]]), ("b", "to", "b"): torch.tensor([[0], [1]])}
+    edges = {
+        ("a", "to", "b"): torch.tensor([[0, 3], [2, 1]]),
+        ("b", "to", "b"): torch.tensor([[0], [1]]),
+    }
     assert HeteroConv(convs)(x, edges)["b"].shape == (3, OUT)
 
 
 @pytest.mark.filterwarnings("ignore:Using 'NeighborSampler' without")
 def test_neighbor_loader():
-    """A stock mini-batch loop; where no sampler is installed, the batch it would make is made by hand."""
+    """A stock mini-batch loop; where no sampler is installed, the batch it would make is made by
+    hand.
+    """
     from torch_geometric.data import Data
     from torch_geometric.loader import NeighborLoader
 
     graph, conv = a_graph(), made("gin")
-    data = Data(x=graph.x, edge_index=edge_index(graph), edge_attr=graph.edge_attr, n_id=torch.arange(NODES))
+    data = Data(
+        x=graph.x, edge_index=edge_index(graph), edge_attr=graph.edge_attr, n_id=torch.arange(NODES)
+    )
     loader = NeighborLoader(data, num_neighbors=[-1], batch_size=3, input_nodes=torch.arange(NODES))
     try:
         batches = list(loader)
     except ImportError:
-        pytest.skip("NeighborLoader needs pyg-lib or torch-sparse; test_bipartite makes its batch by hand")
+        pytest.skip(
+            "NeighborLoader needs pyg-lib or torch-sparse; test_bipartite makes its batch by hand"
+        )
     whole = conv(graph.x, edge_index(graph), graph.edge_attr)
     for batch in batches:
         out = conv((batch.x, batch.x[: batch.batch_size]), batch.edge_index, batch.edge_attr)
@@ -404,18 +518,31 @@ def test_adj_t():
     """A sparse matrix has receivers in rows."""
     graph, conv = a_graph(), made("gin", edge_dim=None)
     want = conv(graph.x, edge_index(graph))
-    adj = torch.sparse_coo_tensor(torch.stack((graph.receivers, graph.senders)), torch.ones(EDGES), (NODES, NODES))
+    adj = torch.sparse_coo_tensor(
+        torch.stack((graph.receivers, graph.senders)), torch.ones(EDGES), (NODES, NODES)
+    )
     assert_close(conv(graph.x, adj), want)
     assert_close(conv(graph.x, adj.to_sparse_csr()), want)
     torch_sparse = pytest.importorskip("torch_sparse")
-    assert_close(conv(graph.x, torch_sparse.SparseTensor(row=graph.receivers, col=graph.senders, sparse_sizes=(NODES, NODES))), want)
+    assert_close(
+        conv(
+            graph.x,
+            torch_sparse.SparseTensor(
+                row=graph.receivers, col=graph.senders, sparse_sizes=(NODES, NODES)
+            ),
+        ),
+        want,
+    )
 
 
 def test_edge_weights_of_one_number():
     """Scripts that pass ``edge_weight`` pass one number an edge."""
     graph, conv = a_graph(), made("gin", edge_dim=1)
     weight = torch.rand(EDGES)
-    assert_close(conv(graph.x, edge_index(graph), weight), conv(graph.x, edge_index(graph), weight.unsqueeze(-1)))
+    assert_close(
+        conv(graph.x, edge_index(graph), weight),
+        conv(graph.x, edge_index(graph), weight.unsqueeze(-1)),
+    )
 
 
 def test_state_dict_and_reset():
@@ -427,16 +554,26 @@ def test_state_dict_and_reset():
     conv.reset_parameters()
     assert conv.sharpening.item() == pytest.approx(0.7) and bool((conv.operator.eps == 0).all())
     for name, value in conv.state_dict().items():
-        assert value.shape == before[name].shape and float(value.abs().max()) <= max(1.0, float(before[name].abs().max()) * 1.5)
+        assert value.shape == before[name].shape and float(value.abs().max()) <= max(
+            1.0, float(before[name].abs().max()) * 1.5
+        )
     other = GINAttentionConv(IN, OUT, HEADS, EDGE_DIM)
     other.load_state_dict(conv.state_dict())
     graph = a_graph()
-    assert_close(other(graph.x, edge_index(graph), graph.edge_attr), conv(graph.x, edge_index(graph), graph.edge_attr))
+    assert_close(
+        other(graph.x, edge_index(graph), graph.edge_attr),
+        conv(graph.x, edge_index(graph), graph.edge_attr),
+    )
 
 
 def test_repr():
-    assert repr(GINAttentionConv(7, 32, heads=4, edge_dim=3)) == "GINAttentionConv(7, 32, heads=4, edge_dim=3)"
-    assert repr(PNAAttentionConv((7, 5), 32, sparsify=gf.TopK(3))).startswith("PNAAttentionConv((7, 5), 32, heads=1, sparsify=TopK(k=3")
+    assert (
+        repr(GINAttentionConv(7, 32, heads=4, edge_dim=3))
+        == "GINAttentionConv(7, 32, heads=4, edge_dim=3)"
+    )
+    assert repr(PNAAttentionConv((7, 5), 32, sparsify=gf.TopK(3))).startswith(
+        "PNAAttentionConv((7, 5), 32, heads=1, sparsify=TopK(k=3"
+    )
 
 
 # ---------------------------------------------------------------- DGL's conventions
@@ -456,7 +593,10 @@ def test_dgl_graph(kind: str):
 def test_dgl_block():
     dgl = pytest.importorskip("dgl")
     conv, graph = made("gin"), a_graph()
-    block = dgl.to_block(dgl.in_subgraph(dgl.graph((graph.senders, graph.receivers), num_nodes=NODES), [2, 7]), [2, 7])
+    block = dgl.to_block(
+        dgl.in_subgraph(dgl.graph((graph.senders, graph.receivers), num_nodes=NODES), [2, 7]),
+        [2, 7],
+    )
     feat, attr = graph.x[block.srcdata[dgl.NID]], torch.randn(block.num_edges(), EDGE_DIM)
     out = conv(block, feat, attr)
     assert out.shape == (2, OUT)
@@ -467,7 +607,10 @@ def test_dgl_mistakes():
     dgl = pytest.importorskip("dgl")
     conv = made("gin", edge_dim=None)
     with pytest.raises(ValueError, match="2 types of edges; give one of them"):
-        conv(dgl.heterograph({("a", "x", "a"): ([0], [1]), ("a", "y", "a"): ([0], [1])}), torch.randn(2, IN))
+        conv(
+            dgl.heterograph({("a", "x", "a"): ([0], [1]), ("a", "y", "a"): ([0], [1])}),
+            torch.randn(2, IN),
+        )
     with pytest.raises(ValueError, match=r"feat has \[3, 3\] rows"):
         conv(dgl.graph(([0], [1])), torch.randn(3, IN))
     with pytest.raises(ValueError, match="second argument is its node features"):
@@ -480,7 +623,10 @@ def test_dgl_mistakes():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"out_channels": 7, "heads": 3}, "out_channels 7 is not a multiple of heads 3.*give head_channels"),
+        (
+            {"out_channels": 7, "heads": 3},
+            "out_channels 7 is not a multiple of heads 3.*give head_channels",
+        ),
         ({"heads": 0}, "heads must be at least 1, got 0"),
         ({"edge_dim": 0}, "edge_dim must be at least 1, got 0"),
         ({"in_channels": 0}, "in_channels must be at least 1, or -1"),
@@ -506,20 +652,44 @@ X, INDEX, ATTR = torch.randn(5, IN), torch.tensor([[0, 1], [1, 4]]), torch.randn
 @pytest.mark.parametrize(
     ("inputs", "error", "text"),
     [
-        ((X, INDEX), ValueError, "edge_attr is missing: this layer was constructed with edge_dim=2"),
+        (
+            (X, INDEX),
+            ValueError,
+            "edge_attr is missing: this layer was constructed with edge_dim=2",
+        ),
         ((X, INDEX, ATTR[:, :1]), ValueError, r"edge_attr must be \[2, 2\]"),
         ((X, INDEX, ATTR.long()), TypeError, "edge_attr must be floating point"),
         ((X, INDEX, ATTR * math.nan), ValueError, "edge_attr holds 4 NaN"),
-        ((X[:4], INDEX, ATTR), ValueError, r"edge_index\[1\] \(receivers\) must lie in 0..3, got values from 1 to 4"),
-        ((X, -INDEX, ATTR), ValueError, r"edge_index\[0\] \(senders\) must lie in 0..4, got values from -1 to 0"),
+        (
+            (X[:4], INDEX, ATTR),
+            ValueError,
+            r"edge_index\[1\] \(receivers\) must lie in 0..3, got values from 1 to 4",
+        ),
+        (
+            (X, -INDEX, ATTR),
+            ValueError,
+            r"edge_index\[0\] \(senders\) must lie in 0..4, got values from -1 to 0",
+        ),
         ((X, INDEX.float(), ATTR), TypeError, "edge_index must hold integers"),
         ((X, INDEX.t()[:1], ATTR), ValueError, r"edge_index must be \[2, edges\]"),
         ((X, [[0], [1]], ATTR), TypeError, "edge_index must be a"),
         ((X[:, :3], INDEX, ATTR), ValueError, r"x must be \[nodes, 7\], got shape \[5, 3\]"),
-        ((X.long(), INDEX, ATTR), TypeError, "x must be a floating point tensor, got torch.int64; embed"),
-        ((X.masked_fill(X > 0, math.nan), INDEX, ATTR), ValueError, "x holds .* NaN or infinite values among 35"),
+        (
+            (X.long(), INDEX, ATTR),
+            TypeError,
+            "x must be a floating point tensor, got torch.int64; embed",
+        ),
+        (
+            (X.masked_fill(X > 0, math.nan), INDEX, ATTR),
+            ValueError,
+            "x holds .* NaN or infinite values among 35",
+        ),
         (((None, X), INDEX, ATTR), ValueError, "bipartite x must be"),
-        ((X, INDEX, ATTR, torch.tensor([0, 0, 0, 0, 1])), ValueError, "edge 1 joins two graphs of the batch"),
+        (
+            (X, INDEX, ATTR, torch.tensor([0, 0, 0, 0, 1])),
+            ValueError,
+            "edge 1 joins two graphs of the batch",
+        ),
         ((X, INDEX, ATTR, torch.tensor([0])), ValueError, r"batch must be \[5\]"),
     ],
 )

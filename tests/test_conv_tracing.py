@@ -26,7 +26,9 @@ CASES = {
 }
 
 
-def inputs(seed: int, nodes: int, edges: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(
+    seed: int, nodes: int, edges: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
     """A graph with isolated nodes, and a self-loop, and an edge twice."""
     graph = a_graph(seed, nodes, edges, dtype)
     index = edge_index(graph)
@@ -97,7 +99,10 @@ def test_compiled_whole_with_gradients(kind: str, case: str):
     with torch._dynamo.config.patch(error_on_recompile=True):
         for given in (FIRST, SECOND):
             leaves = [given[0].clone().requires_grad_() for _ in range(2)]
-            outs = [layer(*arguments(conv, (x, *given[1:]))) for layer, x in zip((conv, compiled), leaves, strict=True)]
+            outs = [
+                layer(*arguments(conv, (x, *given[1:])))
+                for layer, x in zip((conv, compiled), leaves, strict=True)
+            ]
             assert_close(outs[1], outs[0], rtol=1e-10, atol=1e-10)
             for out in outs:
                 out.square().sum().backward()
@@ -115,7 +120,9 @@ def test_compiled_by_inductor(kind: str):
     for given in (FIRST, SECOND):
         x, index, attr = given[0].float(), given[1], given[2].float()
         want = conv(x, index, attr)
-        assert float((compiled(x, index, attr) - want).abs().max()) <= 1e-5 * float(want.abs().max())
+        assert float((compiled(x, index, attr) - want).abs().max()) <= 1e-5 * float(
+            want.abs().max()
+        )
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
@@ -128,7 +135,9 @@ def test_what_cannot_be_one_graph_is_compiled_with_a_break():
 
 @pytest.mark.parametrize("static", [False, True])
 def test_weights_of_compiled_self_loops_are_those_of_eager_code(static: bool):
-    """A self-loop that made way for another is in neither; how many there are is in the numbers, so it is no whole graph."""
+    """A self-loop that made way for another is in neither; how many there are is in the numbers, so
+    it is no whole graph.
+    """
     torch._dynamo.reset()
     conv = made("gin", add_self_loops=True).double()
     x, *edges = FIRST
@@ -140,7 +149,9 @@ def test_weights_of_compiled_self_loops_are_those_of_eager_code(static: bool):
     assert torch.equal(compiled_index, index)
     assert_close((out, compiled_alpha), (want, alpha), rtol=1e-10, atol=1e-10)
     torch._dynamo.reset()
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="return_attention_weights with add_self_loops=True"):
+    with pytest.raises(
+        torch._dynamo.exc.Unsupported, match="return_attention_weights with add_self_loops=True"
+    ):
         torch.compile(conv, fullgraph=True, backend="eager")(*given, return_attention_weights=True)
 
 
@@ -153,15 +164,24 @@ def dynamic(conv: nn.Module) -> dict:
     return shapes if conv.edge_dim is None else {**shapes, "edge_attr": {0: edges}}
 
 
-@pytest.mark.parametrize(("kind", "case"), [("gin", "features"), ("pna", "threshold"), ("sum", "bare"), ("sum", "top_k")])
+@pytest.mark.parametrize(
+    ("kind", "case"), [("gin", "features"), ("pna", "threshold"), ("sum", "bare"), ("sum", "top_k")]
+)
 def test_exported_for_any_graph(kind: str, case: str):
     conv = made(kind, **CASES[case]).double()
     program = torch.export.export(conv, arguments(conv, FIRST), dynamic_shapes=dynamic(conv))
     for given in (FIRST, SECOND):
-        assert_close(program.module()(*arguments(conv, given)), conv(*arguments(conv, given)), rtol=1e-10, atol=1e-10)
+        assert_close(
+            program.module()(*arguments(conv, given)),
+            conv(*arguments(conv, given)),
+            rtol=1e-10,
+            atol=1e-10,
+        )
 
 
-@pytest.mark.parametrize("options", [{"sparsify": Reweigh("relu", 0.2)}, {"backend": "torch_sparse"}])
+@pytest.mark.parametrize(
+    "options", [{"sparsify": Reweigh("relu", 0.2)}, {"backend": "torch_sparse"}]
+)
 def test_what_cannot_be_exported_says_so(options: dict):
     if options.get("backend", "torch") not in gf.backends.available():
         pytest.skip("torch-sparse is not installed")
@@ -174,7 +194,10 @@ def test_what_cannot_be_exported_says_so(options: dict):
 
 def test_weights_of_self_loops_cannot_be_exported_and_it_says_so():
     conv = made("gin", add_self_loops=True).double()
-    told = r"GINAttentionConv\(.* cannot return attention weights .* Set add_self_loops=False and give edges with self-loops"
+    told = (
+        r"GINAttentionConv\(.* cannot return attention weights .* Set add_self_loops=False and "
+        r"give edges with self-loops"
+    )
     with pytest.raises(ValueError, match=told):
         torch.export.export(conv, FIRST, {"return_attention_weights": True}, strict=False)
     with pytest.raises(ValueError, match=told):
@@ -182,13 +205,17 @@ def test_weights_of_self_loops_cannot_be_exported_and_it_says_so():
 
 
 @pytest.mark.filterwarnings("ignore")  # of the exporter
-@pytest.mark.parametrize("kind", ["gin", *(pytest.param(one, marks=pytest.mark.slow) for one in ("pna", "sum"))])
+@pytest.mark.parametrize(
+    "kind", ["gin", *(pytest.param(one, marks=pytest.mark.slow) for one in ("pna", "sum"))]
+)
 def test_onnx_runs_it(kind: str, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     conv = made(kind)
     first, second = ((x.float(), index, attr.float()) for x, index, attr in (FIRST, SECOND))
-    program = torch.onnx.export(conv, first, dynamo=True, dynamic_shapes=dynamic(conv), verbose=False)
+    program = torch.onnx.export(
+        conv, first, dynamo=True, dynamic_shapes=dynamic(conv), verbose=False
+    )
     program.save(tmp_path / "conv.onnx")
     session = runtime.InferenceSession(tmp_path / "conv.onnx")
     names = [one.name for one in session.get_inputs()]
@@ -208,7 +235,17 @@ def test_a_jit_trace_is_for_any_graph():
 
 # ---------------------------------------------------------------- nothing waits for an accelerator
 
-WAITS = ("_local_scalar_dense", "nonzero", "bincount", "_unique", "unique_", "masked_select", "is_nonzero", "equal", "repeat_interleave")
+WAITS = (
+    "_local_scalar_dense",
+    "nonzero",
+    "bincount",
+    "_unique",
+    "unique_",
+    "masked_select",
+    "is_nonzero",
+    "equal",
+    "repeat_interleave",
+)
 
 
 class NothingWaits(TorchDispatchMode):
@@ -221,7 +258,9 @@ class NothingWaits(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.name().split("::")[1].split(".")[0]
         waits = any(name == one or (one.endswith("_") and name.startswith(one)) for one in WAITS)
-        if waits or (name == "index" and any(one is not None and one.dtype == torch.bool for one in args[1])):
+        if waits or (
+            name == "index" and any(one is not None and one.dtype == torch.bool for one in args[1])
+        ):
             self.left -= 1
             if self.left < 0:
                 raise AssertionError(f"{function} would wait for the device")
@@ -231,12 +270,17 @@ class NothingWaits(TorchDispatchMode):
 @each_conv
 @pytest.mark.parametrize("case", ["features", "bare"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_no_step_waits_for_an_accelerator(kind: str, case: str, weighted: bool, monkeypatch: pytest.MonkeyPatch):
-    """Forward and backward as on a GPU: the rule that reads numbers on the host alone is told that this is none."""
+def test_no_step_waits_for_an_accelerator(
+    kind: str, case: str, weighted: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Forward and backward as on a GPU: the rule that reads numbers on the host alone is told that
+    this is none.
+    """
     monkeypatch.setattr("graphformer.finite.on_host", lambda value: False)
     conv = made(kind, **CASES[case]).double().train()
     options = {"edge_weight": torch.rand(EDGES, dtype=torch.float64)} if weighted else {}
-    # A maximum, a spread and a degree leave out edges of weight 0, and how many there are is one number to wait for.
+    # A maximum, a spread and a degree leave out edges of weight 0, and how many there are is one
+    # number to wait for.
     with NothingWaits(allowed=int(weighted and kind == "pna")) as watch:
         out = conv(*arguments(conv, FIRST), batch=torch.zeros(NODES, dtype=torch.long), **options)
         out.square().sum().backward()
@@ -246,7 +290,11 @@ def test_no_step_waits_for_an_accelerator(kind: str, case: str, weighted: bool, 
 
 def test_the_watch_sees_what_waits():
     with NothingWaits():
-        for wait in (lambda: float(torch.ones(1)), lambda: torch.ones(2).nonzero(), lambda: torch.ones(2)[torch.ones(2).bool()]):
+        for wait in (
+            lambda: float(torch.ones(1)),
+            lambda: torch.ones(2).nonzero(),
+            lambda: torch.ones(2)[torch.ones(2).bool()],
+        ):
             with pytest.raises(AssertionError, match="would wait for the device"):
                 wait()
 

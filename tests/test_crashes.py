@@ -1,6 +1,8 @@
-"""Runs that are killed, or meet a full disk, at any call that changes the disk: resumed, they end as if nothing had happened.
+"""Runs that are killed, or meet a full disk, at any call that changes the disk: resumed, they end
+as if nothing had happened.
 
-The calls are those of libc, so that those of torch (C++), safetensors and tokenizers (Rust) are among them; see crashes/faulty_disk.c.
+The calls are those of libc, so that those of torch (C++), safetensors and tokenizers (Rust) are
+among them; see crashes/faulty_disk.c.
 """
 
 import json
@@ -13,27 +15,53 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = "train WORDS --hidden-size 4 --layers 1 --heads 1 --intermediate-size 4 --context 15 --steps 4 --save-steps 1 --eval-steps 4"
-GRAPHS = (
-    "train-graphs --dataset polycrystal --graphs 6 --grains 3,4 --resolution 8 --epochs 3 --hidden-size 4 --layers 1 --heads 1 "
-    "--max-nodes 60 --cache CACHE"
+TEXT = (
+    "train WORDS --hidden-size 4 --layers 1 --heads 1 --intermediate-size 4 --context 15 --steps 4 "
+    "--save-steps 1 --eval-steps 4"
 )
-pytestmark = pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a C compiler")
+GRAPHS = (
+    "train-graphs --dataset polycrystal --graphs 6 --grains 3,4 --resolution 8 --epochs 3 "
+    "--hidden-size 4 --layers 1 --heads 1 --max-nodes 60 --cache CACHE"
+)
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a C compiler"
+)
 
 
 @pytest.fixture(scope="module")
 def faulty_disk(tmp_path_factory):
     library = tmp_path_factory.mktemp("disk") / "faulty_disk.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, ROOT / "tests/crashes/faulty_disk.c", "-ldl"], check=True)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", library, ROOT / "tests/crashes/faulty_disk.c", "-ldl"],
+        check=True,
+    )
     return library
 
 
 def broken_runs(faulty_disk, folder, command, first, every):
-    (folder / "words.txt").write_text("the cat sat on the mat, the dog sat on the log; and the bird sang. " * 5)
-    arguments = command.replace("WORDS", str(folder / "words.txt")).replace("CACHE", str(folder / "cache")).split()
-    alone = {"LD_PRELOAD": str(faulty_disk), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    (folder / "words.txt").write_text(
+        "the cat sat on the mat, the dog sat on the log; and the bird sang. " * 5
+    )
+    arguments = (
+        command.replace("WORDS", str(folder / "words.txt"))
+        .replace("CACHE", str(folder / "cache"))
+        .split()
+    )
+    alone = {
+        "LD_PRELOAD": str(faulty_disk),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     done = subprocess.run(
-        [sys.executable, ROOT / "tests/crashes/points.py", folder, str(first), str(every), *arguments],
+        [
+            sys.executable,
+            ROOT / "tests/crashes/points.py",
+            folder,
+            str(first),
+            str(every),
+            *arguments,
+        ],
         env={**os.environ, **alone},
         capture_output=True,
         text=True,
@@ -52,10 +80,14 @@ def broken_runs(faulty_disk, folder, command, first, every):
     ],
 )
 @pytest.mark.timeout(7200)
-def test_a_run_broken_at_a_call_that_changes_the_disk_resumes_bit_for_bit(faulty_disk, tmp_path, command, first, every):
+def test_a_run_broken_at_a_call_that_changes_the_disk_resumes_bit_for_bit(
+    faulty_disk, tmp_path, command, first, every
+):
     counted, *runs, cost = broken_runs(faulty_disk, tmp_path, command, first, every)
     assert cost["seconds"] > 0
-    assert counted["calls"] > 150 and len(runs) == 2 * len(range(1 + first, counted["calls"] + 1, every))
+    assert counted["calls"] > 150 and len(runs) == 2 * len(
+        range(1 + first, counted["calls"] + 1, every)
+    )
     for one in runs:
         assert one["resumed"] == 0 and one["equal"], one
         assert not one["leftovers"], one
@@ -77,7 +109,9 @@ def small_disk(tmp_path):
     """A disk of 600 kB, where the system lets us mount one."""
     place = tmp_path / "disk"
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(place)], capture_output=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(place)], capture_output=True
+    )
     if made.returncode:
         pytest.skip("no right to mount a disk")
     yield place
@@ -88,8 +122,11 @@ def test_a_run_on_a_disk_that_is_really_full_is_told_and_goes_on(call, tmp_path,
     (tmp_path / "words.txt").write_text("the cat sat on the mat, the dog sat on the log. " * 8)
     arguments = TEXT.replace("WORDS", str(tmp_path / "words.txt")).split()
     assert call(*arguments, "--output", tmp_path / "whole")[0] == 0
-    room = 600_000 - sum(path.stat().st_size for path in (tmp_path / "whole/checkpoint-4").iterdir())
-    for filled in (599_000, room + 5_000, room - 40_000):  # room for nothing, for less than a checkpoint, for some
+    room = 600_000 - sum(
+        path.stat().st_size for path in (tmp_path / "whole/checkpoint-4").iterdir()
+    )
+    # room for nothing, for less than a checkpoint, for some
+    for filled in (599_000, room + 5_000, room - 40_000):
         (small_disk / "ballast").write_bytes(b"x" * filled)
         code, _, err = call(*arguments, "--output", small_disk / "run")
         told = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -98,5 +135,7 @@ def test_a_run_on_a_disk_that_is_really_full_is_told_and_goes_on(call, tmp_path,
         (small_disk / "ballast").unlink()
         code, _, err = call(*arguments, "--output", small_disk / "run", "--resume")
         assert code == 0, err
-        assert (small_disk / "run/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+        assert (small_disk / "run/model.safetensors").read_bytes() == (
+            tmp_path / "whole/model.safetensors"
+        ).read_bytes()
         shutil.rmtree(small_disk / "run")

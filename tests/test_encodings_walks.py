@@ -1,4 +1,6 @@
-"""Walks in shells and between pairs: naive twins, numbering, batches, what is stored, and inputs that are odd."""
+"""Walks in shells and between pairs: naive twins, numbering, batches, what is stored, and inputs
+that are odd.
+"""
 
 import math
 
@@ -18,7 +20,11 @@ nx = pytest.importorskip("networkx")
 
 
 def data_of(graph: nx.Graph) -> Data:
-    ends = torch.tensor([edge for a, b in graph.edges for edge in ((a, b), (b, a))], dtype=torch.int64).reshape(-1, 2).t()
+    ends = (
+        torch.tensor([edge for a, b in graph.edges for edge in ((a, b), (b, a))], dtype=torch.int64)
+        .reshape(-1, 2)
+        .t()
+    )
     return Data(edge_index=ends.contiguous(), num_nodes=graph.number_of_nodes())
 
 
@@ -46,7 +52,9 @@ def naive_shells(graph: nx.Graph, most: int, steps: int) -> torch.Tensor:
             walk = adjacency / adjacency.sum(-1, keepdim=True).clamp(min=1)
             back = [torch.linalg.matrix_power(walk, k).diagonal() for k in range(2, steps + 1)]
             row += [math.log1p(n), math.log1p(float(adjacency.sum()) / n)]
-            row += [float(one.mean()) for one in back] + [float(one.std(unbiased=False)) for one in back]
+            row += [float(one.mean()) for one in back] + [
+                float(one.std(unbiased=False)) for one in back
+            ]
         rows.append(row)
     return torch.tensor(rows)
 
@@ -63,14 +71,22 @@ def test_shells_are_those_of_the_naive_twin(name: str, most: int, steps: int):
 def test_shells_in_small_blocks(monkeypatch: pytest.MonkeyPatch):
     want = substructures.shell_walk(read_structure(data_of(GRAPHS["random"])), 2, 5)
     monkeypatch.setattr(substructures, "BLOCK", 100)
-    assert_close(substructures.shell_walk(read_structure(data_of(GRAPHS["random"])), 2, 5), want, atol=0, rtol=0)
+    assert_close(
+        substructures.shell_walk(read_structure(data_of(GRAPHS["random"])), 2, 5),
+        want,
+        atol=0,
+        rtol=0,
+    )
 
 
 def test_shells_tell_two_strongly_regular_graphs_apart():
-    """The rook's graph and Shrikhande's have equal numbers of everything that message passing counts; neighbours of a node form two
-    triangles in one and a hexagon in the other."""
+    """The rook's graph and Shrikhande's have equal numbers of everything that message passing
+    counts; neighbours of a node form two triangles in one and a hexagon in the other.
+    """
     moves = ((0, 1), (1, 0), (1, 1))
-    edges = [((i, j), ((i + a) % 4, (j + b) % 4)) for i in range(4) for j in range(4) for a, b in moves]
+    edges = [
+        ((i, j), ((i + a) % 4, (j + b) % 4)) for i in range(4) for j in range(4) for a, b in moves
+    ]
     shrikhande = nx.convert_node_labels_to_integers(nx.Graph(edges))
     walks, shells = encoding("random_walk:16"), encoding("shell_walk:1:4")
     pair = [read_structure(data_of(graph)) for graph in (GRAPHS["rook"], shrikhande)]
@@ -101,7 +117,9 @@ def test_other_numbering_permutes(name: str):
     other = Data(edge_index=order[data.edge_index].flip(1), num_nodes=data.num_nodes)
     one, two = read_structure(data), read_structure(other)
     what = encoding("shell_walk:2:6")
-    assert_close(encode_nodes(two, what, False)[order], encode_nodes(one, what, False), atol=1e-7, rtol=1e-6)
+    assert_close(
+        encode_nodes(two, what, False)[order], encode_nodes(one, what, False), atol=1e-7, rtol=1e-6
+    )
     what = encoding("relative_walk:5")
     (before, _), (after, _) = candidates(one, "all"), candidates(two, "all")
     dense = torch.zeros(2, data.num_nodes, data.num_nodes, 5)
@@ -111,10 +129,22 @@ def test_other_numbering_permutes(name: str):
 
 
 def test_a_batch_is_its_graphs():
-    parts = [data_of(graph) for graph in (GRAPHS["random"], nx.empty_graph(3), GRAPHS["rook"], nx.empty_graph(1), GRAPHS["sparse"])]
+    parts = [
+        data_of(graph)
+        for graph in (
+            GRAPHS["random"],
+            nx.empty_graph(3),
+            GRAPHS["rook"],
+            nx.empty_graph(1),
+            GRAPHS["sparse"],
+        )
+    ]
     whole = read_structure(Batch.from_data_list(parts))
     what = encoding("shell_walk:3:5")
-    assert_close(encode_nodes(whole, what, False), torch.cat([encode_nodes(read_structure(one), what, False) for one in parts]))
+    assert_close(
+        encode_nodes(whole, what, False),
+        torch.cat([encode_nodes(read_structure(one), what, False) for one in parts]),
+    )
     what = encoding("relative_walk:3")
     alone = [what.compute(one, candidates(one, "all")[0]) for one in map(read_structure, parts)]
     assert_close(what.compute(whole, candidates(whole, "all")[0]), torch.cat(alone))
@@ -125,29 +155,49 @@ def test_direction_loops_and_repeated_edges_change_no_shell():
     once = data.edge_index[:, data.edge_index[0] < data.edge_index[1]]
     loops = torch.arange(5).repeat(2, 1)
     odd = Data(edge_index=torch.cat((once, loops, once[:, :7]), 1), num_nodes=17)
-    assert_close(substructures.shell_walk(read_structure(odd), 2, 4), substructures.shell_walk(read_structure(data), 2, 4))
+    assert_close(
+        substructures.shell_walk(read_structure(odd), 2, 4),
+        substructures.shell_walk(read_structure(data), 2, 4),
+    )
 
 
 @pytest.mark.parametrize("nodes", [0, 1, 4])
 def test_graphs_without_edges(nodes: int):
-    structure = read_structure(Data(edge_index=torch.zeros(2, 0, dtype=torch.int64), num_nodes=nodes))
+    structure = read_structure(
+        Data(edge_index=torch.zeros(2, 0, dtype=torch.int64), num_nodes=nodes)
+    )
     assert_close(encode_nodes(structure, encoding("shell_walk:2:3"), False), torch.zeros(nodes, 12))
     edges, _ = candidates(structure, "all")
-    assert_close(encoding("relative_walk:2").compute(structure, edges), torch.zeros(nodes * (nodes - 1), 2))
+    assert_close(
+        encoding("relative_walk:2").compute(structure, edges), torch.zeros(nodes * (nodes - 1), 2)
+    )
 
 
 def test_the_model_takes_them_made_or_stored():
     settings = {"hidden_size": 8, "num_heads": 2, "num_layers": 2, "candidates": "edges+k_hop:2"}
     net = gf.GraphTransformer(0, encodings=("shell_walk:2:4", "relative_walk:3"), **settings)
     parts = [data_of(GRAPHS[name]) for name in ("random", "sparse")]
-    stored = Batch.from_data_list([AddStructure(("shell_walk:2:4", "relative_walk:3"))(one.clone()) for one in parts])
+    stored = Batch.from_data_list(
+        [AddStructure(("shell_walk:2:4", "relative_walk:3"))(one.clone()) for one in parts]
+    )
     assert stored.encoding_shell_walk_2_4.shape == (30, 16)
     assert_close(net(stored).prediction, net(Batch.from_data_list(parts)).prediction)
 
 
 @pytest.mark.parametrize(
-    "spec", ["shell_walk", "shell_walk:2", "shell_walk:2:1", "shell_walk:0:4", "shell_walk:2:4:5", "relative_walk", "relative_walk:0"]
+    "spec",
+    [
+        "shell_walk",
+        "shell_walk:2",
+        "shell_walk:2:1",
+        "shell_walk:0:4",
+        "shell_walk:2:4:5",
+        "relative_walk",
+        "relative_walk:0",
+    ],
 )
 def test_encodings_that_are_none(spec: str):
-    with pytest.raises(ValueError, match=f"unknown encoding '{spec}'; known: .*shell_walk:2:8.*relative_walk:8"):
+    with pytest.raises(
+        ValueError, match=f"unknown encoding '{spec}'; known: .*shell_walk:2:8.*relative_walk:8"
+    ):
         encoding(spec)

@@ -1,4 +1,6 @@
-"""The parts of the executors: blocks of rows, the streamed gradient, merged heads, sampled scores, operators run in stretches."""
+"""The parts of the executors: blocks of rows, the streamed gradient, merged heads, sampled scores,
+operators run in stretches.
+"""
 
 import copy
 import itertools
@@ -15,7 +17,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import graphformer as gf
 from graphformer import AttentionGraph, attention_graph
-from graphformer.attention import All, Causal, Edges, Keep, Packed, Pairs, Rule, Threshold, TopK, Window, blocks, merged_graph
+from graphformer.attention import (
+    All,
+    Causal,
+    Edges,
+    Keep,
+    Packed,
+    Pairs,
+    Rule,
+    Threshold,
+    TopK,
+    Window,
+    blocks,
+    merged_graph,
+)
 from graphformer.attention.problem import Problem, pose
 from graphformer.attention.sampled import sampled_scores
 from graphformer.attention.scores import ScaledDotProduct
@@ -38,8 +53,18 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def inputs(batch: int, heads: int, kv_heads: int, queries: int, keys: int, dim: int = 5, dtype: torch.dtype = torch.float64):
-    return torch.randn(batch, heads, queries, dim, dtype=dtype) * 2, torch.randn(batch, kv_heads, keys, dim, dtype=dtype)
+def inputs(
+    batch: int,
+    heads: int,
+    kv_heads: int,
+    queries: int,
+    keys: int,
+    dim: int = 5,
+    dtype: torch.dtype = torch.float64,
+):
+    return torch.randn(batch, heads, queries, dim, dtype=dtype) * 2, torch.randn(
+        batch, kv_heads, keys, dim, dtype=dtype
+    )
 
 
 def posed(q: Tensor, k: Tensor, **slots) -> Problem:
@@ -63,7 +88,9 @@ def make_rule(name: str, batch: int, heads: int, queries: int, keys: int) -> Rul
         "window": lambda: Window(3),
         "both": lambda: Causal() & Window(2),
         "packed": lambda: Packed(torch.randint(0, 3, (batch, keys))),
-        "packed-causal": lambda: Packed(torch.arange(keys).div(3, rounding_mode="floor").expand(batch, keys)) & Causal(),
+        "packed-causal": lambda: (
+            Packed(torch.arange(keys).div(3, rounding_mode="floor").expand(batch, keys)) & Causal()
+        ),
         "keep": lambda: Keep(torch.rand(batch, keys) > 0.3),
         "keep-pairs": lambda: Keep(torch.rand(batch, 1, queries, keys) > 0.3) & Causal(),
         "user": lambda: Parity(),
@@ -71,7 +98,18 @@ def make_rule(name: str, batch: int, heads: int, queries: int, keys: int) -> Rul
     }[name]()
 
 
-RULES = ["all", "causal", "window", "both", "packed", "packed-causal", "keep", "keep-pairs", "user", "user-causal"]
+RULES = [
+    "all",
+    "causal",
+    "window",
+    "both",
+    "packed",
+    "packed-causal",
+    "keep",
+    "keep-pairs",
+    "user",
+    "user-causal",
+]
 
 
 def answer(rule: Rule, b: int, h: int, i: int, j: int, queries: int, keys: int) -> bool:
@@ -93,7 +131,9 @@ sizes = dict(
 
 @settings(max_examples=60)
 @given(**sizes, limit=st.integers(1, 200), whole=st.booleans())
-def test_blocks_cover_every_allowed_pair_once_in_receiver_order(seed, batch, kv_heads, group, queries, more_keys, name, limit, whole):
+def test_blocks_cover_every_allowed_pair_once_in_receiver_order(
+    seed, batch, kv_heads, group, queries, more_keys, name, limit, whole
+):
     torch.manual_seed(seed)
     heads, keys = kv_heads * group, queries + more_keys
     rule = make_rule(name, batch, heads, queries, keys)
@@ -111,7 +151,9 @@ def test_blocks_cover_every_allowed_pair_once_in_receiver_order(seed, batch, kv_
             allowed = blocks.allowed(problem, block)
             assert allowed.shape == (len(block.lanes), len(block.rows), len(block.columns))
             for lane, row, column in allowed.nonzero().tolist():
-                seen.append((block.lanes.start + lane, block.rows.start + row, block.columns.start + column))
+                seen.append(
+                    (block.lanes.start + lane, block.rows.start + row, block.columns.start + column)
+                )
     wanted = [
         (b * heads + h, i, j)
         for b, h, i, j in itertools.product(range(batch), range(heads), range(queries), range(keys))
@@ -128,9 +170,13 @@ def test_bounds_of_rules_are_never_wrong(seed, batch, kv_heads, group, queries, 
     torch.manual_seed(seed)
     heads, keys = kv_heads * group, queries + more_keys
     rule = make_rule(name, batch, heads, queries, keys)
-    allowed = rule.allow(Pairs.every(batch, heads, queries, keys, torch.device("cpu"))).expand(batch, heads, queries, keys)
+    allowed = rule.allow(Pairs.every(batch, heads, queries, keys, torch.device("cpu"))).expand(
+        batch, heads, queries, keys
+    )
     for start, stop in itertools.combinations(range(queries + 1), 2):
-        reach, free = (set(bound(range(start, stop), queries, keys)) for bound in (rule.reach, rule.free))
+        reach, free = (
+            set(bound(range(start, stop), queries, keys)) for bound in (rule.reach, rule.free)
+        )
         rows = allowed[:, :, start:stop]
         assert set(rows.nonzero()[:, 3].tolist()) <= reach <= set(range(keys))
         for sender in free:
@@ -166,16 +212,23 @@ SETTINGS: dict[str, tuple[tuple[int, int, int, int], dict]] = {
     "causal": ((3, 3, 11, 11), {"is_causal": True}),
     "grouped": ((6, 2, 11, 11), {"is_causal": True, "attention_mask": PADDING}),
     "rectangular": ((4, 1, 5, 11), {"is_causal": True, "attention_mask": PADDING}),
-    "packed": ((2, 2, 11, 11), {"candidates": Packed(torch.arange(22).view(2, 11) // 4), "is_causal": True}),
+    "packed": (
+        (2, 2, 11, 11),
+        {"candidates": Packed(torch.arange(22).view(2, 11) // 4), "is_causal": True},
+    ),
     "empty-rows": ((3, 1, 11, 11), {"attention_mask": torch.zeros(2, 11), "is_causal": True}),
     "user": ((2, 1, 7, 11), {"candidates": Parity()}),
 }
 
 
-def losses(executor: str, q: Tensor, k: Tensor, alpha: Tensor, sparsify: Sparsifier | None, setting: dict):
+def losses(
+    executor: str, q: Tensor, k: Tensor, alpha: Tensor, sparsify: Sparsifier | None, setting: dict
+):
     """Edges, weights and the gradients of q, k and sharpening."""
     leaves = [value.detach().clone().requires_grad_() for value in (q, k, alpha)]
-    graph = attention_graph(leaves[0], leaves[1], sharpening=leaves[2], executor=executor, sparsify=sparsify, **setting)
+    graph = attention_graph(
+        leaves[0], leaves[1], sharpening=leaves[2], executor=executor, sparsify=sparsify, **setting
+    )
     slope = torch.sin(graph.senders + 2.0 * graph.receivers)
     grads = torch.autograd.grad((graph.weight * slope.to(graph.weight.dtype)).sum(), leaves)
     return graph, [graph.weight.detach(), *grads]
@@ -184,8 +237,12 @@ def losses(executor: str, q: Tensor, k: Tensor, alpha: Tensor, sparsify: Sparsif
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("case", SETTINGS)
-def test_streamed_gradient_is_as_exact_as_the_dense_one(monkeypatch, case: str, cut: str, dtype: torch.dtype):
-    """The error against float64 is bounded by what the dense twin itself loses in the same precision."""
+def test_streamed_gradient_is_as_exact_as_the_dense_one(
+    monkeypatch, case: str, cut: str, dtype: torch.dtype
+):
+    """The error against float64 is bounded by what the dense twin itself loses in the same
+    precision.
+    """
     (heads, kv_heads, queries, keys), setting = SETTINGS[case]
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 3 * keys)
     q, k = (value.to(dtype) for value in inputs(2, heads, kv_heads, queries, keys))
@@ -193,10 +250,14 @@ def test_streamed_gradient_is_as_exact_as_the_dense_one(monkeypatch, case: str, 
     exact, wanted = losses("dense", q.double(), k.double(), alpha.double(), CUTS[cut], setting)
     dense, dense_values = losses("dense", q, k, alpha, CUTS[cut], setting)
     stream, stream_values = losses("stream", q, k, alpha, CUTS[cut], setting)
-    assert torch.equal(stream.edge_index, dense.edge_index) and torch.equal(dense.edge_index, exact.edge_index)
+    assert torch.equal(stream.edge_index, dense.edge_index) and torch.equal(
+        dense.edge_index, exact.edge_index
+    )
     # The sharpening's gradient is a sum over all of q's, in which terms cancel.
     summed = (q.double() * wanted[1]).abs().sum().view(1)
-    for got, other, want, terms in zip(stream_values, dense_values, wanted, (*wanted[:3], summed), strict=True):
+    for got, other, want, terms in zip(
+        stream_values, dense_values, wanted, (*wanted[:3], summed), strict=True
+    ):
         assert got.dtype == other.dtype and got.shape == want.shape
         if want.numel():
             rounding = 16 * torch.finfo(got.dtype).eps * terms.abs().max().clamp(min=1e-3)
@@ -237,20 +298,27 @@ def test_two_backward_passes(monkeypatch, cut: str):
 @pytest.mark.parametrize("needed", [(True, False), (False, True), (False, False)])
 def test_gradients_only_where_they_are_needed(monkeypatch, needed: tuple[bool, bool]):
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 40)
-    leaves = [value.requires_grad_(need) for value, need in zip(inputs(2, 6, 2, 11, 11), needed, strict=True)]
+    leaves = [
+        value.requires_grad_(need)
+        for value, need in zip(inputs(2, 6, 2, 11, 11), needed, strict=True)
+    ]
     graph = attention_graph(*leaves, sparsify=Threshold(0.15), is_causal=True, executor="stream")
     assert graph.weight.requires_grad == any(needed)
     assert not graph.senders.requires_grad
     if any(needed):
         graph.weight.square().sum().backward()
         other = [leaf.detach().clone().requires_grad_() for leaf in leaves]
-        attention_graph(*other, sparsify=Threshold(0.15), is_causal=True, executor="dense").weight.square().sum().backward()
+        attention_graph(
+            *other, sparsify=Threshold(0.15), is_causal=True, executor="dense"
+        ).weight.square().sum().backward()
         for leaf, twin, need in zip(leaves, other, needed, strict=True):
             assert (leaf.grad is not None) == need
             if need:
                 assert_close(leaf.grad, twin.grad)
     with torch.no_grad():
-        assert not attention_graph(*leaves, sparsify=Threshold(0.15), executor="stream").weight.requires_grad
+        assert not attention_graph(
+            *leaves, sparsify=Threshold(0.15), executor="stream"
+        ).weight.requires_grad
 
 
 @pytest.mark.parametrize("executor", ["dense", "stream"])
@@ -261,7 +329,9 @@ def test_autocast_does_not_move_edges(monkeypatch, executor: str):
     for on in (False, True):
         leaves = [value.clone().requires_grad_() for value in (q, k)]
         with torch.autocast("cpu", torch.bfloat16, enabled=on):
-            graph = attention_graph(*leaves, sparsify=Threshold(0.1), is_causal=True, executor=executor)
+            graph = attention_graph(
+                *leaves, sparsify=Threshold(0.1), is_causal=True, executor=executor
+            )
             loss = graph.weight.square().sum()
         runs.append((graph, torch.autograd.grad(loss, leaves)))
     (plain, grads), (cast, cast_grads) = runs
@@ -286,7 +356,11 @@ def test_backward_inside_autocast(monkeypatch):
 # ---------------------------------------------------------------- memory
 
 
-@pytest.mark.parametrize("sparsify", [Threshold(0.05), Threshold(0.05, renormalize=True), TopK(4), TopK(4, renormalize=True)], ids=str)
+@pytest.mark.parametrize(
+    "sparsify",
+    [Threshold(0.05), Threshold(0.05, renormalize=True), TopK(4), TopK(4, renormalize=True)],
+    ids=str,
+)
 def test_no_tensor_of_all_pairs(monkeypatch, sparsify: Sparsifier):
     length, block = 2048, 2**16
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", block)
@@ -312,7 +386,9 @@ def test_merged_graph_holds_no_tensor_of_all_pairs(monkeypatch, reduce: str):
 # ---------------------------------------------------------------- merged heads
 
 
-def merge_densely(q: Tensor, k: Tensor, sparsify: Sparsifier, reduce: str, clamp: float | None, setting: dict) -> Tensor:
+def merge_densely(
+    q: Tensor, k: Tensor, sparsify: Sparsifier, reduce: str, clamp: float | None, setting: dict
+) -> Tensor:
     """The formula on matrices, ``[B, Nq, Nk]``."""
     full = attention_graph(q, k, executor="dense", **setting)
     weights = getattr(full.to_dense(), {"sum": "sum", "mean": "mean", "max": "amax"}[reduce])(1)
@@ -327,22 +403,32 @@ def merge_densely(q: Tensor, k: Tensor, sparsify: Sparsifier, reduce: str, clamp
 
 @pytest.mark.parametrize("limit", [1, 2 * 11, 3 * 6 * 11, 10**6])
 @pytest.mark.parametrize("case", SETTINGS)
-@pytest.mark.parametrize("cut", ["threshold", "negative-threshold", "topk", "both", "renormalized", "renormalized-topk"])
+@pytest.mark.parametrize(
+    "cut", ["threshold", "negative-threshold", "topk", "both", "renormalized", "renormalized-topk"]
+)
 def test_merged_graph_equals_the_matrices(monkeypatch, cut: str, case: str, limit: int):
     (heads, kv_heads, queries, keys), setting = SETTINGS[case]
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", limit)
     q, k = inputs(2, heads, kv_heads, queries, keys)
     v = torch.randn(2, kv_heads, keys, 7, dtype=torch.float64)
     for reduce, clamp in [("sum", 1.0), ("sum", None), ("mean", 0.2), ("max", None), ("max", 0.3)]:
-        graph, out = merged_graph(q, k, v, sparsify=CUTS[cut], reduce=reduce, clamp=clamp, **setting)
+        graph, out = merged_graph(
+            q, k, v, sparsify=CUTS[cut], reduce=reduce, clamp=clamp, **setting
+        )
         assert (graph.batch_shape, graph.num_receivers, graph.num_senders) == ((2,), queries, keys)
         order = graph.receivers * 10**6 + graph.senders
         assert (order.diff() > 0).all(), "edges are sorted, and none comes twice"
         assert_close(graph.to_dense(), merge_densely(q, k, CUTS[cut], reduce, clamp, setting))
         full = attention_graph(q, k, executor="dense", **setting).to_dense()
         assert_close(out, full @ v.repeat_interleave(heads // kv_heads, dim=1))
-        alone, nothing = merged_graph(q, k, sparsify=CUTS[cut], reduce=reduce, clamp=clamp, **setting)
-        assert nothing is None and torch.equal(alone.edge_index, graph.edge_index) and torch.equal(alone.weight, graph.weight)
+        alone, nothing = merged_graph(
+            q, k, sparsify=CUTS[cut], reduce=reduce, clamp=clamp, **setting
+        )
+        assert (
+            nothing is None
+            and torch.equal(alone.edge_index, graph.edge_index)
+            and torch.equal(alone.weight, graph.weight)
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -351,7 +437,9 @@ def test_merged_output_is_sdpa(monkeypatch, dtype: torch.dtype):
     q, k = (value.to(dtype) for value in inputs(2, 6, 2, 11, 11))
     v = torch.randn(2, 2, 11, 7).to(dtype)
     graph, out = merged_graph(q, k, v, sparsify=Threshold(0.2), is_causal=True)
-    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), is_causal=True, enable_gqa=True)
+    exact = F.scaled_dot_product_attention(
+        q.double(), k.double(), v.double(), is_causal=True, enable_gqa=True
+    )
     sdpa = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     assert out.dtype == dtype and graph.weight.dtype == torch.float32
     unit = torch.finfo(dtype).eps
@@ -364,7 +452,9 @@ def test_merged_graph_under_autocast_and_with_gradients_around():
     assert not wanted.weight.requires_grad and not out.requires_grad
     with torch.autocast("cpu", torch.bfloat16):
         graph, cast = merged_graph(q, k, k, sparsify=Threshold(0.2))
-    assert torch.equal(graph.edge_index, wanted.edge_index) and torch.equal(graph.weight, wanted.weight)
+    assert torch.equal(graph.edge_index, wanted.edge_index) and torch.equal(
+        graph.weight, wanted.weight
+    )
     assert torch.equal(cast, out)
 
 
@@ -391,12 +481,25 @@ def test_merged_graph_refuses():
     with pytest.raises(ValueError, match="unknown reduce 'min'; known: sum, mean, max"):
         merged_graph(q, k, sparsify=cut, reduce="min")
     edges = Edges(torch.tensor([0]), torch.tensor([1]))
-    with pytest.raises(TypeError, match="merged_graph takes rules, not explicit Edges; build the graph with attention_graph"):
+    with pytest.raises(
+        TypeError,
+        match="merged_graph takes rules, not explicit Edges; build the graph with attention_graph",
+    ):
         merged_graph(q, k, sparsify=cut, candidates=edges)
     with pytest.raises(TypeError, match="merged_graph takes rules"):
-        merged_graph(q, k, sparsify=cut, candidates=AttentionGraph.from_edges(*torch.zeros(2, 1, dtype=torch.int64), num_nodes=11))
+        merged_graph(
+            q,
+            k,
+            sparsify=cut,
+            candidates=AttentionGraph.from_edges(
+                *torch.zeros(2, 1, dtype=torch.int64), num_nodes=11
+            ),
+        )
     for shape in [(2, 6, 11, 7), (2, 2, 10, 7), (2, 11, 7), (1, 2, 11, 7)]:
-        with pytest.raises(ValueError, match=r"v must be \[batch, key heads, keys, D\] like k \(2, 2, 11, 5\), got shape"):
+        with pytest.raises(
+            ValueError,
+            match=r"v must be \[batch, key heads, keys, D\] like k \(2, 2, 11, 5\), got shape",
+        ):
             merged_graph(q, k, torch.zeros(shape), sparsify=cut)
     with pytest.raises(TypeError, match=r"write sparsify=gf.Threshold\(0.2\)"):
         merged_graph(q, k, sparsify=0.2)
@@ -441,17 +544,28 @@ def test_ragged_batches(cut: str):
     """Every sequence with its own edges equals the sequences one by one."""
     q, k = inputs(3, 6, 2, 7, 7)
     edges = random_edges(40, 3, 7, 7, ragged=True)
-    edges = Edges(*(value[edges.sequence != 1] for value in (edges.senders, edges.receivers, edges.sequence)))  # one has none
+    # one has none
+    edges = Edges(
+        *(value[edges.sequence != 1] for value in (edges.senders, edges.receivers, edges.sequence))
+    )
     leaves = [value.clone().requires_grad_() for value in (q, k)]
     graph = attention_graph(*leaves, candidates=edges, sparsify=CUTS[cut])
     grads = torch.autograd.grad(graph.weight.square().sum(), leaves)
     for b in range(3):
         mine = edges.sequence == b
         alone = [value[b : b + 1].clone().requires_grad_() for value in (q, k)]
-        one = attention_graph(*alone, candidates=Edges(edges.senders[mine], edges.receivers[mine]), sparsify=CUTS[cut])
+        one = attention_graph(
+            *alone, candidates=Edges(edges.senders[mine], edges.receivers[mine]), sparsify=CUTS[cut]
+        )
         assert_close(graph.to_dense()[b], one.to_dense()[0])
-        for grad, want in zip(grads, torch.autograd.grad(one.weight.square().sum(), alone, allow_unused=True), strict=True):
-            assert_close(grad[b : b + 1], torch.zeros_like(grad[b : b + 1]) if want is None else want)
+        for grad, want in zip(
+            grads,
+            torch.autograd.grad(one.weight.square().sum(), alone, allow_unused=True),
+            strict=True,
+        ):
+            assert_close(
+                grad[b : b + 1], torch.zeros_like(grad[b : b + 1]) if want is None else want
+            )
     assert int(graph.in_degree().view(3, -1)[1].sum()) == 0
 
 
@@ -467,34 +581,50 @@ def operator(kind: str, dropout: float = 0.0) -> nn.Module:
     return layer.operator
 
 
-def operands(module: nn.Module, batch: int = 3, length: int = 11) -> tuple[Tensor, dict[str, Tensor]]:
-    reduced = {name: torch.randn(batch, 6, length, 7) for name in module.reductions if name != "degree"}
+def operands(
+    module: nn.Module, batch: int = 3, length: int = 11
+) -> tuple[Tensor, dict[str, Tensor]]:
+    reduced = {
+        name: torch.randn(batch, 6, length, 7) for name in module.reductions if name != "degree"
+    }
     if "degree" in module.reductions:
         reduced["degree"] = torch.randint(0, 4, (batch, 6, length, 1)).float()
     return torch.randn(batch, 6, length, 7), reduced
 
 
-def through(run: Callable[..., Tensor], module: nn.Module, own: Tensor, reduced: dict[str, Tensor]) -> list[Tensor]:
+def through(
+    run: Callable[..., Tensor], module: nn.Module, own: Tensor, reduced: dict[str, Tensor]
+) -> list[Tensor]:
     """Output and the gradients of features, reductions and parameters."""
-    leaves = [own.clone().requires_grad_(), *(value.clone().requires_grad_() for value in reduced.values())]
+    leaves = [
+        own.clone().requires_grad_(),
+        *(value.clone().requires_grad_() for value in reduced.values()),
+    ]
     out = run(leaves[0], dict(zip(reduced, leaves[1:], strict=True)))
     slope = torch.linspace(-1, 1, out.numel()).view(out.shape)
-    grads = torch.autograd.grad((out * slope).sum(), [*leaves, *module.parameters()], allow_unused=True)
+    grads = torch.autograd.grad(
+        (out * slope).sum(), [*leaves, *module.parameters()], allow_unused=True
+    )
     return [out.detach(), *(torch.zeros(()) if grad is None else grad for grad in grads)]
 
 
 @pytest.mark.parametrize("cast", [False, True])
-@pytest.mark.parametrize("chunk", [1, 6, 12, 1000])  # fewer than the batch, two tokens and four tokens a sequence, everything
+# fewer than the batch, two tokens and four tokens a sequence, everything
+@pytest.mark.parametrize("chunk", [1, 6, 12, 1000])
 @pytest.mark.parametrize("kind", ["gin", "pna"])
 def test_stretches_equal_the_plain_operator(monkeypatch, kind: str, chunk: int, cast: bool):
     module = operator(kind)
     own, reduced = operands(module)
     monkeypatch.setattr(recompute, "CHUNK_TOKENS", chunk)
     exact = copy.deepcopy(module).double()
-    wanted = through(exact, exact, own.double(), {name: value.double() for name, value in reduced.items()})
+    wanted = through(
+        exact, exact, own.double(), {name: value.double() for name, value in reduced.items()}
+    )
     with torch.autocast("cpu", torch.bfloat16, enabled=cast):
         plain = through(module, module, own, reduced)
-        got = through(lambda own, reduced: recompute.in_stretches(module, own, reduced), module, own, reduced)
+        got = through(
+            lambda own, reduced: recompute.in_stretches(module, own, reduced), module, own, reduced
+        )
     for one, other, want in zip(got, plain, wanted, strict=True):
         assert one.dtype == other.dtype
         if cast:  # gradients of parameters are added up in another order
@@ -511,13 +641,20 @@ def test_dropout_draws_the_same_mask_again(monkeypatch, kind: str):
 
     def by_hand(own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
         """The same stretches with nothing made again."""
-        pieces = zip(own.split(2, dim=2), *(value.split(2, dim=2) for value in reduced.values()), strict=True)
-        return torch.cat([module(piece, dict(zip(reduced, values, strict=True))) for piece, *values in pieces], dim=2)
+        pieces = zip(
+            own.split(2, dim=2), *(value.split(2, dim=2) for value in reduced.values()), strict=True
+        )
+        return torch.cat(
+            [module(piece, dict(zip(reduced, values, strict=True))) for piece, *values in pieces],
+            dim=2,
+        )
 
     torch.manual_seed(7)
     wanted = through(by_hand, module, own, reduced)
     torch.manual_seed(7)
-    got = through(lambda own, reduced: recompute.in_stretches(module, own, reduced), module, own, reduced)
+    got = through(
+        lambda own, reduced: recompute.in_stretches(module, own, reduced), module, own, reduced
+    )
     for one, other in zip(got, wanted, strict=True):
         assert_close(one, other)
     torch.manual_seed(8)
@@ -583,12 +720,22 @@ def test_orders_are_derived_once_and_shared(monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 50)
     graph = attention_graph(q, k, sparsify=Threshold(0.1), executor="stream")
     orders = graph.indptr, *graph.by_sender, graph.in_degree()
-    for other in (graph.with_weight(graph.weight.exp()), graph.detach(), graph.unweighted(), graph.renormalize(), graph.to(torch.float32)):
-        for mine, theirs in zip(orders, (other.indptr, *other.by_sender, other.in_degree()), strict=True):
+    for other in (
+        graph.with_weight(graph.weight.exp()),
+        graph.detach(),
+        graph.unweighted(),
+        graph.renormalize(),
+        graph.to(torch.float32),
+    ):
+        for mine, theirs in zip(
+            orders, (other.indptr, *other.by_sender, other.in_degree()), strict=True
+        ):
             assert mine is theirs
     calls = []
     argsort = Tensor.argsort
-    monkeypatch.setattr(Tensor, "argsort", lambda *args, **kwargs: calls.append(1) or argsort(*args, **kwargs))
+    monkeypatch.setattr(
+        Tensor, "argsort", lambda *args, **kwargs: calls.append(1) or argsort(*args, **kwargs)
+    )
     x = torch.randn(2, 3, 11, 5, dtype=torch.float64, requires_grad=True)
     sum(gf.aggregate(graph, x, reduce).sum() for reduce in ("sum", "mean", "max", "std")).backward()
     assert not calls, "aggregation and the scores' gradient use the graph's own order"
@@ -608,9 +755,18 @@ def test_orders_are_not_shared_by_other_edges():
             num_receivers=other.num_receivers,
             batch_shape=other.batch_shape,
         )
-        assert torch.equal(other.indptr, fresh.indptr) and torch.equal(other.in_degree(), fresh.in_degree())
-        assert all(torch.equal(*pair) for pair in zip(other.by_sender, fresh.by_sender, strict=True))
-        assert all(mine is not theirs for mine, theirs in zip(orders, (other.indptr, *other.by_sender, other.in_degree()), strict=True))
+        assert torch.equal(other.indptr, fresh.indptr) and torch.equal(
+            other.in_degree(), fresh.in_degree()
+        )
+        assert all(
+            torch.equal(*pair) for pair in zip(other.by_sender, fresh.by_sender, strict=True)
+        )
+        assert all(
+            mine is not theirs
+            for mine, theirs in zip(
+                orders, (other.indptr, *other.by_sender, other.in_degree()), strict=True
+            )
+        )
 
 
 def test_orders_move_with_their_graph():

@@ -1,4 +1,6 @@
-"""torch.export and ONNX of attention layers that cut edges: the program equals the eager layer at every length."""
+"""torch.export and ONNX of attention layers that cut edges: the program equals the eager layer at
+every length.
+"""
 
 import pytest
 import torch
@@ -16,9 +18,13 @@ LAYERS = {
     "gin": lambda: GINAttention(42, 6, 2),
     "gin threshold": lambda: GINAttention(42, 6, 2, sparsify=gf.Threshold(0.1)),
     "gin stream": lambda: GINAttention(42, 6, sparsify=gf.Threshold(0.1), executor="stream"),
-    "gin renormalized": lambda: GINAttention(42, 6, 3, sparsify=gf.Threshold(0.1, renormalize=True) & gf.TopK(3)),
+    "gin renormalized": lambda: GINAttention(
+        42, 6, 3, sparsify=gf.Threshold(0.1, renormalize=True) & gf.TopK(3)
+    ),
     "gin of three": lambda: GINAttention(42, 6, sparsify=gf.TopK(3)),
-    "gin sigmoid fraction": lambda: GINAttention(42, 6, sparsify=TopFraction(0.3), normalize="sigmoid"),
+    "gin sigmoid fraction": lambda: GINAttention(
+        42, 6, sparsify=TopFraction(0.3), normalize="sigmoid"
+    ),
     "pna threshold": lambda: PNAAttention(42, 6, 2, sparsify=gf.Threshold(0.1)),
     "sum threshold": lambda: SumAttention(42, 6, 2, sparsify=gf.Threshold(0.1), is_causal=False),
 }
@@ -59,7 +65,9 @@ def test_onnx_gives_the_eager_output(name, tmp_path):
     layer = LAYERS[name]().eval()
     path = str(tmp_path / "layer.onnx")
     length = torch.export.Dim("length", min=2, max=512)
-    torch.onnx.export(layer, (torch.randn(2, 11, 42),), path, dynamo=True, dynamic_shapes=({1: length},))
+    torch.onnx.export(
+        layer, (torch.randn(2, 11, 42),), path, dynamo=True, dynamic_shapes=({1: length},)
+    )
     session = runtime.InferenceSession(path)
     for length in (11, 7):
         x = torch.randn(2, length, 42)

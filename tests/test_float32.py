@@ -1,7 +1,8 @@
 """Single precision: a fast form loses what the naive form loses, and the laws hold to within it.
 
-The bounds come from the naive form itself and from the row, so no processor's way of summing decides.
-Kinds without a threshold: a weight next to one may fall to either side, and float64 tests those.
+The bounds come from the naive form itself and from the row, so no processor's way of summing
+decides. Kinds without a threshold: a weight next to one may fall to either side, and float64 tests
+those.
 """
 
 import copy
@@ -91,7 +92,9 @@ def test_a_layer_loses_what_its_dense_twin_loses(kind, executor, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 40)
     if (kind, executor) == ("pna", "flash"):
         pytest.skip("PNA needs edges")
-    make_layer = {"gin": gf.nn.GINAttention, "pna": gf.nn.PNAAttention, "sum": gf.nn.SumAttention}[kind]
+    make_layer = {"gin": gf.nn.GINAttention, "pna": gf.nn.PNAAttention, "sum": gf.nn.SumAttention}[
+        kind
+    ]
     layer = make_layer(35, 5, executor=executor)
     twin = make_layer(35, 5, executor="dense")
     twin.load_state_dict(layer.state_dict())
@@ -132,7 +135,9 @@ def test_an_adapter_loses_no_more_than_the_model_that_it_stands_in(name):
         inputs = feed(name, ids)
         if name in VISION:
             inputs = {k: v.to(next(module.parameters()).dtype) for k, v in inputs.items()}
-        return module(**inputs, **({} if name in VISION else {"use_cache": False} if name in DECODERS else {}))
+        return module(
+            **inputs, **({} if name in VISION else {"use_cache": False} if name in DECODERS else {})
+        )
 
     loss = rounding_loss(model, call)
     with model.disable_adapter():
@@ -150,7 +155,9 @@ def test_a_layer_that_rounds_more_than_its_twin_is_rejected():
     coarse, fine = Coarse(7, 5), nn.Linear(7, 5)
     fine.load_state_dict(coarse.state_dict())
     x = hidden_states(7)
-    with pytest.raises(LawViolation, match=r"the output in torch.float32 is off by .* of its row") as found:
+    with pytest.raises(
+        LawViolation, match=r"the output in torch.float32 is off by .* of its row"
+    ) as found:
         check_precision(coarse, lambda m: m(x.to(m.weight.dtype)), twin=fine)
     assert found.value.difference > found.value.tolerance > 0
     check_precision(fine, lambda m: m(x.to(m.weight.dtype)))

@@ -1,4 +1,6 @@
-"""AttentionGraph: what its fields promise, every edit against its dense formula, and the way to other libraries and back."""
+"""AttentionGraph: what its fields promise, every edit against its dense formula, and the way to
+other libraries and back.
+"""
 
 import copy
 
@@ -30,10 +32,14 @@ def matrices(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return weights
 
 
-def same(actual: AttentionGraph, wanted: AttentionGraph, *, batch_shape: tuple[int, ...] | None = None) -> None:
+def same(
+    actual: AttentionGraph, wanted: AttentionGraph, *, batch_shape: tuple[int, ...] | None = None
+) -> None:
     """Equal edges, weights and sizes; ``batch_shape`` where it is not the wanted graph's own."""
     assert actual.batch_shape == (wanted.batch_shape if batch_shape is None else batch_shape)
-    assert torch.equal(actual.senders, wanted.senders) and torch.equal(actual.receivers, wanted.receivers)
+    assert torch.equal(actual.senders, wanted.senders) and torch.equal(
+        actual.receivers, wanted.receivers
+    )
     assert_close(actual.weight, wanted.weight, rtol=0, atol=0)
     assert actual.num_lanes * actual.num_senders == wanted.num_lanes * wanted.num_senders
     assert actual.num_lanes * actual.num_receivers == wanted.num_lanes * wanted.num_receivers
@@ -47,7 +53,10 @@ def is_well_formed(graph: AttentionGraph) -> None:
     for receiver, sender in pairs:
         assert 0 <= receiver < graph.num_lanes * graph.num_receivers
         assert receiver // graph.num_receivers == sender // graph.num_senders
-    assert graph.indptr.shape == (graph.num_lanes * graph.num_receivers + 1,) and int(graph.indptr[-1]) == graph.num_edges
+    assert (
+        graph.indptr.shape == (graph.num_lanes * graph.num_receivers + 1,)
+        and int(graph.indptr[-1]) == graph.num_edges
+    )
     order, starts = graph.by_sender
     assert starts.shape == (graph.num_lanes * graph.num_senders + 1,)
     for i in range(len(graph.indptr) - 1):
@@ -61,11 +70,14 @@ def is_well_formed(graph: AttentionGraph) -> None:
 
 def one_edge() -> AttentionGraph:
     """Token 0 is attended to by token 2: a message goes from 0 to 2."""
-    return AttentionGraph.from_edges(torch.tensor([0]), torch.tensor([2]), torch.tensor([0.5]), num_nodes=3)
+    return AttentionGraph.from_edges(
+        torch.tensor([0]), torch.tensor([2]), torch.tensor([0.5]), num_nodes=3
+    )
 
 
 def test_one_edge_in_pyg_sends_from_sender_to_receiver():
-    from torch_geometric.nn import SimpleConv  # the plainest MessagePassing: it adds up what the neighbours send
+    # the plainest MessagePassing: it adds up what the neighbours send
+    from torch_geometric.nn import SimpleConv
 
     graph, x = one_edge(), torch.tensor([[1.0], [10.0], [100.0]])
     assert graph.edge_index.tolist() == [[0], [2]]
@@ -98,7 +110,13 @@ def test_lanes_are_numbered_batch_times_heads_plus_head():
     assert graph.receivers.tolist() == [(1 * 3 + 2) * 5 + 4]
     assert graph.senders.tolist() == [(1 * 3 + 2) * 7 + 6]
     assert graph.sender_lane.tolist() == [5]
-    assert (graph.num_lanes, graph.num_senders, graph.num_receivers, graph.batch_shape, graph.num_edges) == (6, 7, 5, (2, 3), 1)
+    assert (
+        graph.num_lanes,
+        graph.num_senders,
+        graph.num_receivers,
+        graph.batch_shape,
+        graph.num_edges,
+    ) == (6, 7, 5, (2, 3), 1)
 
 
 def test_edges_are_sorted_by_receiver_then_sender():
@@ -106,7 +124,12 @@ def test_edges_are_sorted_by_receiver_then_sender():
     is_well_formed(graph)
     shuffle = torch.randperm(graph.num_edges)
     again = AttentionGraph.from_edges(
-        graph.senders[shuffle], graph.receivers[shuffle], graph.weight[shuffle], num_senders=7, num_receivers=5, batch_shape=(2, 3)
+        graph.senders[shuffle],
+        graph.receivers[shuffle],
+        graph.weight[shuffle],
+        num_senders=7,
+        num_receivers=5,
+        batch_shape=(2, 3),
     )
     is_well_formed(again)
     same(again, graph)
@@ -128,8 +151,14 @@ def test_degrees_and_weights_of_receivers():
 
 
 def test_repr():
-    assert repr(one_edge()) == "AttentionGraph(1 edges, batch_shape=(), num_senders=3, num_receivers=3, torch.float32, cpu)"
-    assert repr(AttentionGraph.from_dense(matrices(5, 7).requires_grad_())).endswith("torch.float64, cpu, differentiable)")
+    assert (
+        repr(one_edge())
+        == "AttentionGraph(1 edges, batch_shape=(), num_senders=3, num_receivers=3, "
+        "torch.float32, cpu)"
+    )
+    assert repr(AttentionGraph.from_dense(matrices(5, 7).requires_grad_())).endswith(
+        "torch.float64, cpu, differentiable)"
+    )
 
 
 def test_fields_that_contradict_each_other_are_refused():
@@ -146,37 +175,88 @@ def test_fields_that_contradict_each_other_are_refused():
 
 
 def test_from_edges_without_weights_has_ones():
-    graph = AttentionGraph.from_edges(torch.tensor([1, 0], dtype=torch.int32), torch.tensor([0, 1], dtype=torch.int32), num_nodes=2)
+    graph = AttentionGraph.from_edges(
+        torch.tensor([1, 0], dtype=torch.int32),
+        torch.tensor([0, 1], dtype=torch.int32),
+        num_nodes=2,
+    )
     assert graph.weight.tolist() == [1.0, 1.0] and graph.senders.dtype == torch.int64
 
 
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        (dict(num_nodes=None), ValueError, "number of nodes per lane is missing: give num_nodes, or both"),
+        (
+            dict(num_nodes=None),
+            ValueError,
+            "number of nodes per lane is missing: give num_nodes, or both",
+        ),
         (dict(num_nodes=None, num_senders=3), ValueError, "number of nodes per lane is missing"),
         (dict(num_nodes=None, num_receivers=3), ValueError, "number of nodes per lane is missing"),
         (dict(num_senders=5), ValueError, "num_nodes=3 contradicts num_senders=5"),
-        (dict(num_receivers=5), ValueError, "num_nodes=3 contradicts num_senders=None, num_receivers=5"),
-        (dict(senders=torch.tensor([0, 6])), ValueError, r"senders must lie in 0\.\.5 \(2 lanes of 3 nodes\), got values from 0 to 6"),
-        (dict(receivers=torch.tensor([-1, 3])), ValueError, r"receivers must lie in 0\.\.5 .* from -1 to 3"),
-        (dict(receivers=torch.tensor([0, 2])), ValueError, r"edge 1 joins two lanes \(sender 4, receiver 2\)"),
-        (dict(weight=torch.tensor([float("nan"), 1.0])), ValueError, "weight holds 1 NaN among 2 edges"),
-        (dict(weight=torch.tensor([2, 1])), TypeError, r"weight must be floating point, got torch.int64; convert it with weight.float\(\)"),
+        (
+            dict(num_receivers=5),
+            ValueError,
+            "num_nodes=3 contradicts num_senders=None, num_receivers=5",
+        ),
+        (
+            dict(senders=torch.tensor([0, 6])),
+            ValueError,
+            r"senders must lie in 0\.\.5 \(2 lanes of 3 nodes\), got values from 0 to 6",
+        ),
+        (
+            dict(receivers=torch.tensor([-1, 3])),
+            ValueError,
+            r"receivers must lie in 0\.\.5 .* from -1 to 3",
+        ),
+        (
+            dict(receivers=torch.tensor([0, 2])),
+            ValueError,
+            r"edge 1 joins two lanes \(sender 4, receiver 2\)",
+        ),
+        (
+            dict(weight=torch.tensor([float("nan"), 1.0])),
+            ValueError,
+            "weight holds 1 NaN among 2 edges",
+        ),
+        (
+            dict(weight=torch.tensor([2, 1])),
+            TypeError,
+            r"weight must be floating point, got torch.int64; convert it with weight.float\(\)",
+        ),
         (dict(weight=torch.ones(3)), ValueError, "equally long"),
-        (dict(senders=torch.tensor([0.0, 4.0])), TypeError, "senders must hold integers, got torch.float32"),
-        (dict(receivers=torch.tensor([False, True])), TypeError, "receivers must hold integers, got torch.bool"),
+        (
+            dict(senders=torch.tensor([0.0, 4.0])),
+            TypeError,
+            "senders must hold integers, got torch.float32",
+        ),
+        (
+            dict(receivers=torch.tensor([False, True])),
+            TypeError,
+            "receivers must hold integers, got torch.bool",
+        ),
         (dict(receivers=torch.tensor([0])), ValueError, r"got shapes \(2,\), \(1,\) and \(2,\)"),
     ],
 )
 def test_from_edges_refuses(change: dict, error: type[Exception], text: str):
-    given = dict(senders=torch.tensor([0, 4]), receivers=torch.tensor([1, 3]), weight=torch.ones(2), num_nodes=3, batch_shape=(2,)) | change
+    given = (
+        dict(
+            senders=torch.tensor([0, 4]),
+            receivers=torch.tensor([1, 3]),
+            weight=torch.ones(2),
+            num_nodes=3,
+            batch_shape=(2,),
+        )
+        | change
+    )
     with pytest.raises(error, match=text):
         AttentionGraph.from_edges(**given)
 
 
 def test_from_edges_keeps_parallel_edges_which_add_up_in_matrices():
-    graph = AttentionGraph.from_edges(torch.tensor([1, 1]), torch.tensor([0, 0]), torch.tensor([2.0, 3.0]), num_nodes=2)
+    graph = AttentionGraph.from_edges(
+        torch.tensor([1, 1]), torch.tensor([0, 0]), torch.tensor([2.0, 3.0]), num_nodes=2
+    )
     assert graph.num_edges == 2
     assert graph.to_dense().tolist() == [[0.0, 5.0], [0.0, 0.0]]
     assert graph.to_scipy().toarray().tolist() == [[0.0, 5.0], [0.0, 0.0]]
@@ -201,19 +281,30 @@ def test_dense_round_trip_with_gradients(shape: tuple[int, ...]):
 def test_from_dense_with_a_mask_keeps_zero_weights_and_drops_others():
     weights = torch.tensor([[0.0, 0.5], [0.25, 0.0]], requires_grad=True)
     graph = AttentionGraph.from_dense(weights, keep=torch.tensor([[True, False], [True, False]]))
-    assert (graph.senders.tolist(), graph.receivers.tolist(), graph.weight.tolist()) == ([0, 0], [0, 1], [0.0, 0.25])
+    assert (graph.senders.tolist(), graph.receivers.tolist(), graph.weight.tolist()) == (
+        [0, 0],
+        [0, 1],
+        [0.0, 0.25],
+    )
     graph.weight.sum().backward()
     assert weights.grad.tolist() == [[1.0, 0.0], [1.0, 0.0]]
 
 
 def test_from_dense_refuses():
-    with pytest.raises(ValueError, match=r"\[\.\.\., num_receivers, num_senders\], got shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"\[\.\.\., num_receivers, num_senders\], got shape \(3,\)"
+    ):
         AttentionGraph.from_dense(torch.ones(3))
     with pytest.raises(TypeError, match=r"floating point, got torch.int64"):
         AttentionGraph.from_dense(torch.ones(3, 3, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"keep must be bool of shape \(3, 5\), got torch.float32 of shape \(3, 5\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"keep must be bool of shape \(3, 5\), got torch.float32 of shape \(3, 5\)",
+    ):
         AttentionGraph.from_dense(torch.ones(3, 5), keep=torch.ones(3, 5))
-    with pytest.raises(ValueError, match=r"keep must be bool of shape \(3, 5\), got torch.bool of shape \(5, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"keep must be bool of shape \(3, 5\), got torch.bool of shape \(5, 3\)"
+    ):
         AttentionGraph.from_dense(torch.ones(3, 5), keep=torch.ones(5, 3, dtype=torch.bool))
     broken = torch.tensor([[float("nan"), 1.0]])
     with pytest.raises(ValueError, match="weight holds 1 NaN among 2 edges"):
@@ -236,7 +327,9 @@ def test_lane_is_one_head_of_one_sequence():
     graph.lane(4).weight.sum().backward()
     assert weights.grad[1, 1].any() and not weights.grad[0].any() and not weights.grad[1, 0].any()
     for index in (6, -7):
-        with pytest.raises(IndexError, match=f"lane {index} does not exist: this graph has 6 lanes"):
+        with pytest.raises(
+            IndexError, match=f"lane {index} does not exist: this graph has 6 lanes"
+        ):
             graph.lane(index)
 
 
@@ -281,7 +374,9 @@ def test_renormalize():
 
 def test_renormalize_leaves_a_sum_of_zero_alone():
     weights = torch.tensor([[0.0, 0.0], [1.0, 3.0]], requires_grad=True)
-    graph = AttentionGraph.from_dense(weights, keep=torch.ones(2, 2, dtype=torch.bool)).renormalize()
+    graph = AttentionGraph.from_dense(
+        weights, keep=torch.ones(2, 2, dtype=torch.bool)
+    ).renormalize()
     assert graph.weight.tolist() == [0.0, 0.0, 0.25, 0.75]
     graph.weight.square().sum().backward()
     assert torch.isfinite(weights.grad).all()
@@ -293,7 +388,9 @@ def test_select():
     chosen = graph.select(keep)
     is_well_formed(chosen)
     assert torch.equal(chosen.to_dense(), graph.to_dense() * (graph.to_dense() > 0.5))
-    with pytest.raises(ValueError, match=rf"keep must be bool of shape \({graph.num_edges},\), got torch.int64"):
+    with pytest.raises(
+        ValueError, match=rf"keep must be bool of shape \({graph.num_edges},\), got torch.int64"
+    ):
         graph.select(keep.long())
     with pytest.raises(ValueError, match=r"of shape \(3,\)"):
         graph.select(torch.ones(3, dtype=torch.bool))
@@ -360,7 +457,11 @@ def test_load_refuses_files_of_others(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"other.safetensors is a safetensors file, but not one that AttentionGraph.save wrote"):
+    with pytest.raises(
+        ValueError,
+        match=r"other.safetensors is a safetensors file, but not one that AttentionGraph.save "
+        r"wrote",
+    ):
         AttentionGraph.load(tmp_path / "other.safetensors")
 
 
@@ -404,7 +505,10 @@ def test_networkx_graphs_of_others():
     path = AttentionGraph.from_networkx(networkx.path_graph(["a", "b", "c"]))
     assert path.to_dense().tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]  # undirected: both ways
     directed = networkx.DiGraph([("a", "b", {"length": 0.5})])
-    assert AttentionGraph.from_networkx(directed, weight="length").to_dense().tolist() == [[0.0, 0.0], [0.5, 0.0]]
+    assert AttentionGraph.from_networkx(directed, weight="length").to_dense().tolist() == [
+        [0.0, 0.0],
+        [0.5, 0.0],
+    ]
 
 
 def test_pyg_round_trip():
@@ -412,7 +516,11 @@ def test_pyg_round_trip():
 
     graph = AttentionGraph.from_dense(matrices(2, 3, 5, 5).requires_grad_())
     data = graph.to_pyg()
-    assert isinstance(data, Data) and data.num_nodes == 30 and torch.equal(data.batch, torch.arange(6).repeat_interleave(5))
+    assert (
+        isinstance(data, Data)
+        and data.num_nodes == 30
+        and torch.equal(data.batch, torch.arange(6).repeat_interleave(5))
+    )
     assert data.validate() and data.edge_weight.requires_grad
     same(AttentionGraph.from_pyg(data), graph)
 
@@ -422,7 +530,10 @@ def test_pyg_round_trip_where_the_sides_differ():
 
     graph = AttentionGraph.from_dense(matrices(2, 3, 5, 7).requires_grad_())
     data = graph.to_pyg()
-    assert isinstance(data, HeteroData) and (data["sender"].num_nodes, data["receiver"].num_nodes) == (42, 30)
+    assert isinstance(data, HeteroData) and (
+        data["sender"].num_nodes,
+        data["receiver"].num_nodes,
+    ) == (42, 30)
     same(AttentionGraph.from_pyg(data), graph)
 
 
@@ -434,10 +545,17 @@ def test_pyg_graphs_of_others():
     graph = AttentionGraph.from_dense(matrices(2, 3, 5, 5))
     both = AttentionGraph.from_pyg(Batch.from_data_list([graph.to_pyg(), graph.to_pyg()]))
     assert both.batch_shape == () and both.num_nodes == 60
-    assert_close(both.to_dense(), torch.block_diag(*graph.to_dense().flatten(0, 1), *graph.to_dense().flatten(0, 1)))
-    with pytest.raises(ValueError, match="this Data has no edge_index; for a graph without edges give an empty one"):
+    assert_close(
+        both.to_dense(),
+        torch.block_diag(*graph.to_dense().flatten(0, 1), *graph.to_dense().flatten(0, 1)),
+    )
+    with pytest.raises(
+        ValueError, match="this Data has no edge_index; for a graph without edges give an empty one"
+    ):
         AttentionGraph.from_pyg(Data(x=torch.ones(3, 1)))
-    with pytest.raises(ValueError, match=r"HeteroData must have the edge type \('sender', 'to', 'receiver'\)"):
+    with pytest.raises(
+        ValueError, match=r"HeteroData must have the edge type \('sender', 'to', 'receiver'\)"
+    ):
         AttentionGraph.from_pyg(HeteroData())
 
 
@@ -466,7 +584,10 @@ def test_dgl_graphs_of_others():
     joined = AttentionGraph.from_dgl(dgl.batch([small, large]))  # of unequal size: one lane
     assert joined.batch_shape == () and joined.num_nodes == 5
     assert joined.edge_index.tolist() == [[0, 4], [1, 2]]
-    words = dgl.heterograph({("word", "in", "text"): (torch.tensor([3]), torch.tensor([1]))}, num_nodes_dict={"word": 5, "text": 2})
+    words = dgl.heterograph(
+        {("word", "in", "text"): (torch.tensor([3]), torch.tensor([1]))},
+        num_nodes_dict={"word": 5, "text": 2},
+    )
     assert AttentionGraph.from_dgl(words).to_dense().nonzero().tolist() == [[1, 3]]
 
 
@@ -480,12 +601,25 @@ def test_graphs_without_edges_go_through_everything(shape: tuple[int, ...], tmp_
     assert graph.num_edges == 0 and graph.batch_shape == shape[:-2]
     assert torch.equal(graph.to_dense(), torch.zeros(shape))
     assert graph.reverse().to_dense().shape == (*shape[:-2], shape[-1], shape[-2])
-    for edited in (graph.renormalize(), graph.unweighted(), graph.detach(), graph.to(torch.float64), graph.select(graph.weight > 0)):
+    for edited in (
+        graph.renormalize(),
+        graph.unweighted(),
+        graph.detach(),
+        graph.to(torch.float64),
+        graph.select(graph.weight > 0),
+    ):
         is_well_formed(edited)
-        assert (edited.batch_shape, edited.num_senders, edited.num_receivers) == (shape[:-2], shape[-1], shape[-2])
+        assert (edited.batch_shape, edited.num_senders, edited.num_receivers) == (
+            shape[:-2],
+            shape[-1],
+            shape[-2],
+        )
     if graph.batch_shape:
         for reduce in ("sum", "mean", "max"):
-            assert graph.merge_heads(reduce, clamp=1.0).to_dense().shape == (*shape[:-3], *shape[-2:])
+            assert graph.merge_heads(reduce, clamp=1.0).to_dense().shape == (
+                *shape[:-3],
+                *shape[-2:],
+            )
     if graph.num_lanes:
         assert graph.lane(0).to_dense().shape == shape[-2:]
     assert graph.in_weight().shape == graph.in_degree().shape == (graph.num_lanes * shape[-2],)

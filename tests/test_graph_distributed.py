@@ -1,4 +1,6 @@
-"""GraphTrainer in two processes: every graph once an epoch between them, one set of weights, exact resume."""
+"""GraphTrainer in two processes: every graph once an epoch between them, one set of weights, exact
+resume.
+"""
 
 import itertools
 import json
@@ -16,7 +18,8 @@ from graphformer.training import load_graph_model
 ROOT = Path(__file__).resolve().parent.parent
 EPOCHS, GRAPHS = 4, 16
 
-# 16 graphs of 5 nodes and at most 20 nodes a batch: 4 batches an epoch, 2 steps in each of two processes.
+# 16 graphs of 5 nodes and at most 20 nodes a batch: 4 batches an epoch, 2 steps in each of two
+# processes.
 SCRIPT = f"""
 import json, sys
 from pathlib import Path
@@ -60,12 +63,28 @@ def train(folder: Path, *arguments: str) -> tuple[list[dict], list[dict]]:
     """Both processes' weights, and what each of them told."""
     script = folder.parent / "train.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(folder), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(script),
+        str(folder),
+        *arguments,
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(ROOT),
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     places = [folder.parent / f"{folder.name}-{rank}" for rank in (0, 1)]
-    return [torch.load(f"{place}.pt") for place in places], [json.loads(Path(f"{place}.json").read_text()) for place in places]
+    return [torch.load(f"{place}.pt") for place in places], [
+        json.loads(Path(f"{place}.json").read_text()) for place in places
+    ]
 
 
 def same(a: dict, b: dict) -> bool:
@@ -76,21 +95,37 @@ def same(a: dict, b: dict) -> bool:
 def test_two_processes(tmp_path):
     whole = tmp_path / "whole"
     weights, told = train(whole)
-    assert same(*weights) and told[0]["metrics"] == told[1]["metrics"] and told[0]["steps"] == 2 * EPOCHS
+    assert (
+        same(*weights)
+        and told[0]["metrics"] == told[1]["metrics"]
+        and told[0]["steps"] == 2 * EPOCHS
+    )
     assert same(load_graph_model(whole).net.state_dict(), weights[0])
     for first in range(0, 2 * EPOCHS, 2):  # an epoch
-        shares = [list(itertools.chain.from_iterable(one["used"][first : first + 2])) for one in told]
-        assert sorted(shares[0] + shares[1]) == list(range(GRAPHS)) and len(shares[0]) == len(shares[1])
+        shares = [
+            list(itertools.chain.from_iterable(one["used"][first : first + 2])) for one in told
+        ]
+        assert sorted(shares[0] + shares[1]) == list(range(GRAPHS)) and len(shares[0]) == len(
+            shares[1]
+        )
     assert told[0]["used"][:2] != told[0]["used"][2:4]  # and another order in the next
 
     killed = Path(shutil.copytree(whole, tmp_path / "killed"))
     for checkpoint in killed.glob("checkpoint-*"):
         if int(checkpoint.name.split("-")[1]) > 4:
             shutil.rmtree(checkpoint)
-    assert {path.name for path in (killed / "checkpoint-4").glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+    assert {path.name for path in (killed / "checkpoint-4").glob("rng_state*")} == {
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    }
     again, rest = train(killed, "resume")
     assert same(*again) and same(again[0], weights[0])
-    last = f"checkpoint-{2 * EPOCHS}/model.safetensors"  # the kept weights may be those of an earlier epoch
+    # the kept weights may be those of an earlier epoch
+    last = f"checkpoint-{2 * EPOCHS}/model.safetensors"
     assert (killed / last).read_bytes() == (whole / last).read_bytes()
     for before, after in zip(told, rest, strict=True):
-        assert after["resumed"] == 4 and after["used"] == before["used"][4:] and after["metrics"] == before["metrics"]
+        assert (
+            after["resumed"] == 4
+            and after["used"] == before["used"][4:]
+            and after["metrics"] == before["metrics"]
+        )

@@ -1,4 +1,6 @@
-"""The graph transformer: the laws of graphs, what it is built of, targets and losses, what it refuses."""
+"""The graph transformer: the laws of graphs, what it is built of, targets and losses, what it
+refuses.
+"""
 
 import copy
 import itertools
@@ -32,29 +34,69 @@ VARIANTS: dict[str, dict] = {
     "plain": {},
     "sum": {"operator": "sum", "refine": False, "sharpening": False, "normalize": "sigmoid"},
     "pna": {"operator": "pna", "sparsify": gf.Threshold(0.3), "merge": "sum"},
-    "mixed": {"operator": ["gin", "sum", "pna"], "candidates": ["edges", "edges+k_hop:2", "all"], "merge": "learned"},
-    "told": {"encodings": EVERYTHING, "candidates": "edges+knn:3+self", "sparsify": gf.TopK(2), "global_dim": 2},
-    "restricted": {"refine": "restrict", "sparsify": {"name": "threshold", "tau": 0.05}, "candidates": "all"},
+    "mixed": {
+        "operator": ["gin", "sum", "pna"],
+        "candidates": ["edges", "edges+k_hop:2", "all"],
+        "merge": "learned",
+    },
+    "told": {
+        "encodings": EVERYTHING,
+        "candidates": "edges+knn:3+self",
+        "sparsify": gf.TopK(2),
+        "global_dim": 2,
+    },
+    "restricted": {
+        "refine": "restrict",
+        "sparsify": {"name": "threshold", "tau": 0.05},
+        "candidates": "all",
+    },
     "options": {
         "operator": ["gin", "pna", "sum"],
         "operator_options": {
             "gin": {"self_weight": 1.0, "mlp_norm": True, "sparsify": {"name": "top_k", "k": 3}},
-            "pna": {"aggregators": ["mean", "max"], "scalers": ["amplification"], "avg_degree": 2.5},
+            "pna": {
+                "aggregators": ["mean", "max"],
+                "scalers": ["amplification"],
+                "avg_degree": 2.5,
+            },
             "sum": {"self_weight": 1.0},
         },
     },
-    "groups": {"levels": ("group_0", "group_1"), "level_candidates": "edges+all", "merge": "learned"},
-    "clusters": {"levels": ("cluster", "cluster:2"), "candidates": "edges+radius:1.0", "encodings": ("distance",)},
-    "trained": {"sparsify": Reweigh("relu", 0.05, trainable=True), "dropout": 0.3, "attention_dropout": 0.2, "readout": ("mean",)},
+    "groups": {
+        "levels": ("group_0", "group_1"),
+        "level_candidates": "edges+all",
+        "merge": "learned",
+    },
+    "clusters": {
+        "levels": ("cluster", "cluster:2"),
+        "candidates": "edges+radius:1.0",
+        "encodings": ("distance",),
+    },
+    "trained": {
+        "sparsify": Reweigh("relu", 0.05, trainable=True),
+        "dropout": 0.3,
+        "attention_dropout": 0.2,
+        "readout": ("mean",),
+    },
 }
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
-def made(variant: str = "plain", target="graph", out_dim: int = OUT, **changes) -> gf.GraphTransformer:
-    options = {"hidden_size": HIDDEN, "num_layers": LAYERS, "num_heads": HEADS, "edge_hidden": 11, **VARIANTS[variant], **changes}
+def made(
+    variant: str = "plain", target="graph", out_dim: int = OUT, **changes
+) -> gf.GraphTransformer:
+    options = {
+        "hidden_size": HIDDEN,
+        "num_layers": LAYERS,
+        "num_heads": HEADS,
+        "edge_hidden": 11,
+        **VARIANTS[variant],
+        **changes,
+    }
     net = gf.GraphTransformer(NODE_DIM, EDGE_DIM, target=target, out_dim=out_dim, **options)
     with torch.no_grad():
-        for parameter in net.parameters():  # away from the start, where strengths are 1 and mixtures even
+        # away from the start, where strengths are 1 and mixtures even
+        for parameter in net.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     return net.eval()
 
@@ -79,9 +121,13 @@ def graphs() -> list[Data]:
 
 
 def as_model(net: gf.GraphTransformer, whole: Data):
-    """``model(x, senders, receivers, batch, edge_attr)``; what else a node has travels in columns after its features."""
+    """``model(x, senders, receivers, batch, edge_attr)``; what else a node has travels in columns
+    after its features.
+    """
 
-    def model(x: Tensor, senders: Tensor, receivers: Tensor, batch: Tensor, edge_attr: Tensor) -> Tensor:
+    def model(
+        x: Tensor, senders: Tensor, receivers: Tensor, batch: Tensor, edge_attr: Tensor
+    ) -> Tensor:
         count = int(batch.max()) + 1
         data = Batch(
             x=x[:, :NODE_DIM],
@@ -100,17 +146,23 @@ def as_model(net: gf.GraphTransformer, whole: Data):
 
 def packed(data: Data) -> gf.testing.GraphSample:
     groups = torch.stack((data.group_0, data.group_1), -1).float()
-    return gf.testing.GraphSample(torch.cat((data.x, data.pos, groups), -1), *data.edge_index, data.edge_attr)
+    return gf.testing.GraphSample(
+        torch.cat((data.x, data.pos, groups), -1), *data.edge_index, data.edge_attr
+    )
 
 
 # ---------------------------------------------------------------- the contract
 
 
 def test_as_the_design_writes_it():
-    net = gf.GraphTransformer(node_dim=7, edge_dim=3, hidden_size=64, num_layers=3, num_heads=4, target="graph", out_dim=2)
+    net = gf.GraphTransformer(
+        node_dim=7, edge_dim=3, hidden_size=64, num_layers=3, num_heads=4, target="graph", out_dim=2
+    )
     out = net(Batch.from_data_list(graphs()), output_graphs=True)
     assert out.prediction.shape == (4, 2) and out.loss.ndim == 0 and out.loss.requires_grad
-    assert len(out.graphs) == 3 and all(isinstance(graph, gf.AttentionGraph) and graph.batch_shape == (4,) for graph in out.graphs)
+    assert len(out.graphs) == 3 and all(
+        isinstance(graph, gf.AttentionGraph) and graph.batch_shape == (4,) for graph in out.graphs
+    )
     assert net(a_graph()).graphs is None
     assert net(a_graph()).prediction.shape == (1, 2)  # a Data is a batch of one
 
@@ -139,7 +191,14 @@ def test_renumbering_changes_nothing(variant: str, target: str):
     sample = packed(a_graph())
     model = as_model(made(variant, target), a_graph())
     gf.testing.check_equivariant(
-        model, sample.x, sample.senders, sample.receivers, edge_attr=sample.edge_attr, target=target, atol=1e-4, rtol=1e-4
+        model,
+        sample.x,
+        sample.senders,
+        sample.receivers,
+        edge_attr=sample.edge_attr,
+        target=target,
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 
@@ -147,7 +206,9 @@ def test_renumbering_changes_nothing(variant: str, target: str):
 @pytest.mark.parametrize("target", ["graph", "node", "edge"])
 def test_graphs_of_a_batch_do_not_see_each_other(variant: str, target: str):
     samples = [packed(data) for data in graphs()]
-    gf.testing.check_disjoint(as_model(made(variant, target), a_graph()), samples, target=target, atol=1e-4, rtol=1e-4)
+    gf.testing.check_disjoint(
+        as_model(made(variant, target), a_graph()), samples, target=target, atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("variant", ["plain", "sum", "pna"])
@@ -155,13 +216,17 @@ def test_direction(variant: str):
     senders, receivers = torch.tensor([0, 0, 1, 2, 3]), torch.tensor([1, 2, 3, 3, 4])
     x = torch.cat((torch.randn(6, NODE_DIM), torch.zeros(6, 5)), -1)
     attr = torch.randn(5, EDGE_DIM)
-    gf.testing.check_direction(as_model(made(variant, "node"), a_graph()), x, senders, receivers, edge_attr=attr)
+    gf.testing.check_direction(
+        as_model(made(variant, "node"), a_graph()), x, senders, receivers, edge_attr=attr
+    )
 
 
 @each_variant
 def test_expanders_keep_graphs_apart(variant: str):
     net = made(variant, "node", candidates="edges+expander:4")
-    gf.testing.check_disjoint(as_model(net, a_graph()), [packed(data) for data in graphs()], atol=1e-4, rtol=1e-4)
+    gf.testing.check_disjoint(
+        as_model(net, a_graph()), [packed(data) for data in graphs()], atol=1e-4, rtol=1e-4
+    )
 
 
 @each_variant
@@ -179,7 +244,9 @@ def test_gradients_reach_every_parameter(variant: str, target: str):
 def test_no_graph_makes_a_nan(variant: str, target: str):
     net = made(variant, target)
 
-    def call(net: nn.Module, x: Tensor, senders: Tensor, receivers: Tensor, batch: Tensor) -> Tensor:
+    def call(
+        net: nn.Module, x: Tensor, senders: Tensor, receivers: Tensor, batch: Tensor
+    ) -> Tensor:
         data = Batch(
             x=x,
             edge_index=torch.stack((senders, receivers)),
@@ -228,7 +295,16 @@ def test_odd_graphs(data: st.DataObject):
         pairs = data.draw(st.lists(st.tuples(end, end), max_size=7)) if nodes else []
         index = torch.tensor(pairs, dtype=torch.long).view(-1, 2).t()
         x, attr = torch.randn(nodes, NODE_DIM), torch.randn(len(pairs), EDGE_DIM)
-        parts.append(Data(x=x, edge_index=index, edge_attr=attr, pos=torch.randn(nodes, 3), y=torch.randn(1, OUT), num_nodes=nodes))
+        parts.append(
+            Data(
+                x=x,
+                edge_index=index,
+                edge_attr=attr,
+                pos=torch.randn(nodes, 3),
+                y=torch.randn(1, OUT),
+                num_nodes=nodes,
+            )
+        )
     net = made(variant)
     out = net(Batch.from_data_list(parts))
     assert out.prediction.shape == (len(parts), OUT) and bool(out.prediction.isfinite().all())
@@ -239,10 +315,14 @@ def test_odd_graphs(data: st.DataObject):
 def test_equal_edges_are_messages_of_their_own():
     data = a_graph()
     twice = data.clone()
-    twice.edge_index, twice.edge_attr = data.edge_index.repeat(1, 2), torch.cat((data.edge_attr, torch.randn(29, EDGE_DIM)))
+    twice.edge_index, twice.edge_attr = (
+        data.edge_index.repeat(1, 2),
+        torch.cat((data.edge_attr, torch.randn(29, EDGE_DIM))),
+    )
     out = made("mixed")(twice, output_graphs=True)
     assert out.graphs[0].num_edges == 2 * 29 * HEADS
-    assert out.graphs[2].num_edges == (110 + 29) * HEADS  # all pairs, and the second edge of 29 of them
+    # all pairs, and the second edge of 29 of them
+    assert out.graphs[2].num_edges == (110 + 29) * HEADS
 
 
 # ---------------------------------------------------------------- inputs
@@ -267,7 +347,9 @@ def test_columns_of_categories_and_no_features():
     assert net(data).prediction.shape == (1, OUT)
     del data.x
     data.num_nodes = 11
-    bare = gf.GraphTransformer(0, hidden_size=HIDDEN, num_heads=HEADS, out_dim=OUT, encodings=("degree",))
+    bare = gf.GraphTransformer(
+        0, hidden_size=HIDDEN, num_heads=HEADS, out_dim=OUT, encodings=("degree",)
+    )
     assert bare(data).prediction.shape == (1, OUT)
     gf.testing.check_gradients(bare, loss=lambda net: net(data).loss)
 
@@ -281,7 +363,16 @@ def test_graph_inputs_change_the_prediction():
 
 def test_settings_make_the_same_model_again():
     net = gf.GraphTransformer(
-        7, 3, 35, 3, 5, {"a": Target("graph", 2)}, operator=["gin", "pna", "sum"], levels=("cluster",), sparsify=gf.TopK(2), dropout=0.1
+        7,
+        3,
+        35,
+        3,
+        5,
+        {"a": Target("graph", 2)},
+        operator=["gin", "pna", "sum"],
+        levels=("cluster",),
+        sparsify=gf.TopK(2),
+        dropout=0.1,
     )
     again = gf.GraphTransformer(**net.settings)
     again.load_state_dict(net.state_dict())
@@ -298,7 +389,9 @@ def test_seeds_of_a_neighbor_loader_alone_count():
 
 @pytest.mark.parametrize("place", ["node", "graph"])
 def test_it_learns(place: str):
-    """Which of two communities a node is in; whether a graph has many edges (weights that sum to 1 do not tell: the degree does)."""
+    """Which of two communities a node is in; whether a graph has many edges (weights that sum to 1
+    do not tell: the degree does).
+    """
     from torch_geometric.utils import stochastic_blockmodel_graph
 
     torch.manual_seed(0)
@@ -310,8 +403,12 @@ def test_it_learns(place: str):
         index = index if dense or place == "node" else index[:, ::3]
         x = torch.randn(30, 2)
         x[:, 0] += y * 1.5
-        parts.append(Data(x=x, edge_index=index, y=y if place == "node" else torch.tensor([int(dense)])))
-    net = gf.GraphTransformer(2, hidden_size=16, num_layers=2, num_heads=2, target=place, task="classification", out_dim=2)
+        parts.append(
+            Data(x=x, edge_index=index, y=y if place == "node" else torch.tensor([int(dense)]))
+        )
+    net = gf.GraphTransformer(
+        2, hidden_size=16, num_layers=2, num_heads=2, target=place, task="classification", out_dim=2
+    )
     optimizer = torch.optim.Adam(net.parameters(), 0.01)
     train, test = Batch.from_data_list(parts[:8]), Batch.from_data_list(parts[8:])
     for _ in range(30):
@@ -325,8 +422,20 @@ def test_it_learns(place: str):
 def test_cost_is_linear_in_edges():
     """20,000 nodes: a matrix of all pairs alone would hold 1.6 GB in each of 4 heads."""
     nodes, edges = 20_000, 60_000
-    data = Data(x=torch.randn(nodes, 3), edge_index=torch.randint(nodes, (2, edges)), y=torch.randn(nodes, 1))
-    net = gf.GraphTransformer(3, hidden_size=16, num_layers=2, num_heads=4, target="node", levels=("cluster",), operator=["gin", "pna"])
+    data = Data(
+        x=torch.randn(nodes, 3),
+        edge_index=torch.randint(nodes, (2, edges)),
+        y=torch.randn(nodes, 1),
+    )
+    net = gf.GraphTransformer(
+        3,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=4,
+        target="node",
+        levels=("cluster",),
+        operator=["gin", "pna"],
+    )
     net(data).loss.backward()
     assert all(bool(p.grad.isfinite().all()) for p in net.parameters())
 
@@ -337,7 +446,9 @@ def test_cost_is_linear_in_edges():
 def test_regression_losses():
     prediction, y = torch.randn(5, 2, requires_grad=True), torch.randn(5, 2)
     for name, function in (("mse", F.mse_loss), ("mae", F.l1_loss), ("huber", F.huber_loss)):
-        assert_close(target_loss(prediction, y, Target(out_dim=2, loss=name)), function(prediction, y))
+        assert_close(
+            target_loss(prediction, y, Target(out_dim=2, loss=name)), function(prediction, y)
+        )
     assert_close(target_loss(prediction, y.flatten(), Target(out_dim=2)), F.mse_loss(prediction, y))
 
 
@@ -347,10 +458,17 @@ def test_classification_losses():
     classes, labels = torch.tensor([0, 2, 1, 1, 0]), torch.randint(2, (5, 3)).float()
     many = Target(out_dim=3, task="classification")
     assert_close(target_loss(logits, classes, many), F.cross_entropy(logits, classes))
-    assert_close(target_loss(logits, classes.view(5, 1).float(), many), F.cross_entropy(logits, classes))
-    assert_close(target_loss(logits, labels, many), F.binary_cross_entropy_with_logits(logits, labels))
+    assert_close(
+        target_loss(logits, classes.view(5, 1).float(), many), F.cross_entropy(logits, classes)
+    )
+    assert_close(
+        target_loss(logits, labels, many), F.binary_cross_entropy_with_logits(logits, labels)
+    )
     binary = Target(task="classification")
-    assert_close(target_loss(logits[:, :1], labels[:, 0].long(), binary), F.binary_cross_entropy_with_logits(logits[:, 0], labels[:, 0]))
+    assert_close(
+        target_loss(logits[:, :1], labels[:, 0].long(), binary),
+        F.binary_cross_entropy_with_logits(logits[:, 0], labels[:, 0]),
+    )
 
 
 @pytest.mark.float32
@@ -378,10 +496,16 @@ def test_missing_classes_are_left_out():
 @pytest.mark.parametrize("columns", [1, 3])
 def test_no_label_at_all_is_a_loss_of_zero_with_a_gradient(task: str, columns: int):
     net, data = made(target="node", out_dim=3, task=task), a_graph()
-    data.y = torch.full((11, columns), math.nan) if (task, columns) != ("regression", 1) else torch.full((33,), math.nan)
+    data.y = (
+        torch.full((11, columns), math.nan)
+        if (task, columns) != ("regression", 1)
+        else torch.full((33,), math.nan)
+    )
     loss = net(data).loss
     loss.backward()
-    assert loss.item() == 0 and all(p.grad is None or bool((p.grad == 0).all()) for p in net.parameters())
+    assert loss.item() == 0 and all(
+        p.grad is None or bool((p.grad == 0).all()) for p in net.parameters()
+    )
 
 
 def test_several_targets():
@@ -393,7 +517,11 @@ def test_several_targets():
     net, data = made(target=targets, out_dim=1), a_graph()
     data.gap, data.charge, data.bond = torch.randn(1, 2), torch.randn(11), torch.randint(3, (29,))
     out = net(data)
-    assert {name: tuple(value.shape) for name, value in out.prediction.items()} == {"gap": (1, 2), "charge": (11, 1), "bond": (29, 3)}
+    assert {name: tuple(value.shape) for name, value in out.prediction.items()} == {
+        "gap": (1, 2),
+        "charge": (11, 1),
+        "bond": (29, 3),
+    }
     parts = {
         "gap": F.mse_loss(out.prediction["gap"], data.gap),
         "charge": F.l1_loss(out.prediction["charge"][:, 0], data.charge),
@@ -408,10 +536,15 @@ def test_several_targets():
 def test_edges_to_be_judged():
     """PyG's RandomLinkSplit names them; labels follow them."""
     net, data = made(target="edge", out_dim=1, task="classification"), a_graph()
-    data.edge_label_index, data.edge_label = torch.tensor([[0, 3, 5], [1, 4, 5]]), torch.tensor([1.0, 0.0, 1.0])
+    data.edge_label_index, data.edge_label = (
+        torch.tensor([[0, 3, 5], [1, 4, 5]]),
+        torch.tensor([1.0, 0.0, 1.0]),
+    )
     out = net(data)
     assert out.prediction.shape == (3, 1)
-    assert_close(out.loss, F.binary_cross_entropy_with_logits(out.prediction[:, 0], data.edge_label))
+    assert_close(
+        out.loss, F.binary_cross_entropy_with_logits(out.prediction[:, 0], data.edge_label)
+    )
     data.edge_label_index = torch.tensor([[0], [11]])
     with pytest.raises(ValueError, match=r"edge_label_index\[1\] \(receivers\) must lie in 0..10"):
         net(data)
@@ -437,15 +570,23 @@ def test_a_learned_merge_is_a_convex_combination():
     with torch.no_grad():
         merge.mix += torch.tensor([1.0, -0.5])
     first, second = merge.mix.softmax(0)
-    assert_close(merge(edges, edges.edges_as_senders(2, weight)).weight, first * weight[:3] + second * weight[3:])
+    assert_close(
+        merge(edges, edges.edges_as_senders(2, weight)).weight,
+        first * weight[:3] + second * weight[3:],
+    )
     keep = torch.tensor([True, False, True, False, False, True])
     refined = merge(edges, edges.edges_as_senders(2, weight).select(keep))
     assert refined.kept.tolist() == [True, False, True]
-    assert_close(refined.weight, torch.stack((first * weight[0], first * 0, first * weight[2] + second * weight[5])))
+    assert_close(
+        refined.weight,
+        torch.stack((first * weight[0], first * 0, first * weight[2] + second * weight[5])),
+    )
 
 
 def test_the_next_layer_starts_from_it():
-    """Without a strength the refined graph says nothing; with one, weights move towards the edges that it holds."""
+    """Without a strength the refined graph says nothing; with one, weights move towards the edges
+    that it holds.
+    """
     data = a_graph()
     net = made(num_layers=2)
     with torch.no_grad():
@@ -460,16 +601,22 @@ def test_the_next_layer_starts_from_it():
 
 
 def test_restricted_layers_only_lose_edges():
-    out = made("restricted", num_layers=5, sparsify=gf.TopK(1))(Batch.from_data_list(graphs()), output_graphs=True)
+    out = made("restricted", num_layers=5, sparsify=gf.TopK(1))(
+        Batch.from_data_list(graphs()), output_graphs=True
+    )
     edges = [{(int(s), int(r)) for s, r in graph.edge_index.t()} for graph in out.refined]
     assert all(later <= earlier for earlier, later in itertools.pairwise(edges))
     assert len(edges[-1]) < len(edges[0]) < 11 * 10 + 5 * 4 + 3 * 2
 
 
 def test_weights_on_another_list_of_candidates():
-    old = EdgeList.sort(torch.tensor([0, 0, 1, 2]), torch.tensor([1, 1, 2, 0]), 3, 3)  # 2>0, 0>1 twice, 1>2
-    refined = Refined(old, torch.tensor([0.5, 0.1, 0.2, 0.0]), torch.tensor([True, False, True, False]))
-    new = EdgeList.sort(torch.tensor([2, 1, 0, 1]), torch.tensor([0, 0, 1, 2]), 3, 3)  # 1>0, 2>0, 0>1, 1>2
+    # 2>0, 0>1 twice, 1>2
+    old = EdgeList.sort(torch.tensor([0, 0, 1, 2]), torch.tensor([1, 1, 2, 0]), 3, 3)
+    refined = Refined(
+        old, torch.tensor([0.5, 0.1, 0.2, 0.0]), torch.tensor([True, False, True, False])
+    )
+    # 1>0, 2>0, 0>1, 1>2
+    new = EdgeList.sort(torch.tensor([2, 1, 0, 1]), torch.tensor([0, 0, 1, 2]), 3, 3)
     assert_close(refined.on(new), torch.tensor([0.0, 0.5, 0.3, 0.0]))
     assert refined.dropped().tolist() == [2 * 3 + 1]  # 1>2: of the equal pairs one was kept
     assert refined.on(old) is refined.weight
@@ -497,14 +644,22 @@ def pairs_of(edges: EdgeList) -> list[tuple[int, int]]:
 def test_hops_are_shortest_paths():
     data = a_graph(13, 23)
     graph = nx.DiGraph(data.edge_index.t().tolist())
-    lengths = {(s, r): d for s, of in nx.all_pairs_shortest_path_length(graph) for r, d in of.items() if s != r}
+    lengths = {
+        (s, r): d
+        for s, of in nx.all_pairs_shortest_path_length(graph)
+        for r, d in of.items()
+        if s != r
+    }
     for most in (1, 2, 3, 12):
         keys, steps = hops(*data.edge_index, 13, most, "")
         assert {(int(k) % 13, int(k) // 13): int(d) for k, d in zip(keys, steps, strict=True)} == {
             p: d for p, d in lengths.items() if d <= most
         }
     edges, given = candidates(structure(data), "k_hop:2")
-    assert set(pairs_of(edges)) == {p for p, d in lengths.items() if d <= 2} and int((given >= 0).sum()) == 23
+    assert (
+        set(pairs_of(edges)) == {p for p, d in lengths.items() if d <= 2}
+        and int((given >= 0).sum()) == 23
+    )
 
 
 def test_nearest_neighbours_send():
@@ -517,9 +672,13 @@ def test_nearest_neighbours_send():
         near = far.topk(min(3, size - 1), largest=False).indices
         want |= {(first + int(j), first + i) for i in range(size) for j in near[i]}
     assert set(pairs_of(edges)) == want
-    ties = Data(x=torch.zeros(5, 1), pos=torch.zeros(5, 2), edge_index=torch.zeros(2, 0, dtype=torch.long))
+    ties = Data(
+        x=torch.zeros(5, 1), pos=torch.zeros(5, 2), edge_index=torch.zeros(2, 0, dtype=torch.long)
+    )
     edges, _ = candidates(structure(ties), "knn:2")  # all in one place: the lowest others
-    assert sorted(pairs_of(edges)) == sorted([(1, 0), (2, 0), (0, 1), (2, 1), (0, 2), (1, 2), (0, 3), (1, 3), (0, 4), (1, 4)])
+    assert sorted(pairs_of(edges)) == sorted(
+        [(1, 0), (2, 0), (0, 1), (2, 1), (0, 2), (1, 2), (0, 3), (1, 3), (0, 4), (1, 4)]
+    )
 
 
 def test_radius_all_and_self():
@@ -527,10 +686,18 @@ def test_radius_all_and_self():
     far = torch.cdist(data.pos, data.pos)
     together = data.batch[:, None] == data.batch
     other = ~torch.eye(20, dtype=torch.bool)
-    for spec, mask in (("radius:1.5", (far < 1.5) & together & other), ("all", together & other), ("self", ~other), ("all+self", together)):
+    for spec, mask in (
+        ("radius:1.5", (far < 1.5) & together & other),
+        ("all", together & other),
+        ("self", ~other),
+        ("all+self", together),
+    ):
         edges, given = candidates(structure(data), spec)
         assert sorted(pairs_of(edges)) == sorted((int(s), int(r)) for r, s in mask.nonzero())
-        assert_close(data.edge_index[:, given[given >= 0]], torch.stack((edges.senders, edges.receivers))[:, given >= 0])
+        assert_close(
+            data.edge_index[:, given[given >= 0]],
+            torch.stack((edges.senders, edges.receivers))[:, given >= 0],
+        )
 
 
 def test_expanders():
@@ -540,11 +707,17 @@ def test_expanders():
     assert {(r, s) for s, r in pairs_of(edges)} == set(pairs_of(edges))
     assert nx.diameter(nx.Graph(pairs_of(edges))) <= 6
     again, _ = candidates(structure(Batch.from_data_list([data, data])), "expander:4")
-    assert set(pairs_of(again)) == set(pairs_of(edges)) | {(s + 50, r + 50) for s, r in pairs_of(edges)}
+    assert set(pairs_of(again)) == set(pairs_of(edges)) | {
+        (s + 50, r + 50) for s, r in pairs_of(edges)
+    }
 
 
 def test_given_edges_keep_their_features_in_a_union():
-    data = Data(x=torch.zeros(3, 1), edge_index=torch.tensor([[0, 0, 1, 2], [1, 1, 1, 0]]), pos=torch.tensor([[0.0], [1.0], [3.0]]))
+    data = Data(
+        x=torch.zeros(3, 1),
+        edge_index=torch.tensor([[0, 0, 1, 2], [1, 1, 1, 0]]),
+        pos=torch.tensor([[0.0], [1.0], [3.0]]),
+    )
     edges, given = candidates(structure(data), "edges+all")
     assert pairs_of(edges) == [(1, 0), (2, 0), (0, 1), (0, 1), (1, 1), (2, 1), (0, 2), (1, 2)]
     assert given.tolist() == [-1, 3, 0, 1, 2, -1, -1, -1]
@@ -571,7 +744,9 @@ def test_too_many_pairs_are_refused(monkeypatch: pytest.MonkeyPatch):
     from graphformer.nn import pairs
 
     monkeypatch.setattr(pairs, "PAIR_LIMIT", 100)
-    with pytest.raises(ValueError, match="'all' make 121 pairs in this batch, more than 100: take smaller batches"):
+    with pytest.raises(
+        ValueError, match="'all' make 121 pairs in this batch, more than 100: take smaller batches"
+    ):
         made(candidates="all")(a_graph())
 
 
@@ -584,18 +759,25 @@ def test_random_walks_return():
     adjacency = torch.zeros(20, 20)
     adjacency[data.edge_index[0], data.edge_index[1]] = 1
     step = adjacency / adjacency.sum(-1, keepdim=True).clamp(min=1)
-    assert_close(got, torch.stack([torch.linalg.matrix_power(step, k).diagonal() for k in range(1, 5)], -1))
+    assert_close(
+        got, torch.stack([torch.linalg.matrix_power(step, k).diagonal() for k in range(1, 5)], -1)
+    )
 
 
 def test_laplacian_modes_of_a_path():
-    """Eigenvalues of a path's normalized Laplacian are 1 - cos(pi k / (n - 1)), its modes sqrt(degree) cos(pi k i / (n - 1))."""
+    """Eigenvalues of a path's normalized Laplacian are 1 - cos(pi k / (n - 1)), its modes
+    sqrt(degree) cos(pi k i / (n - 1)).
+    """
     n = 6
     index = torch.tensor([[i for i in range(n - 1)], [i + 1 for i in range(n - 1)]])
     data = Data(x=torch.zeros(n, 1), edge_index=index)  # one direction is enough
     for flip in ("", ":flip"):
         got = encode_nodes(structure(data), encoding(f"laplacian:3{flip}"), training=False)
         for k in (1, 2, 3):
-            mode = torch.cos(math.pi * k * torch.arange(n) / (n - 1)) * torch.tensor([1.0, 2, 2, 2, 2, 1]).sqrt()
+            mode = (
+                torch.cos(math.pi * k * torch.arange(n) / (n - 1))
+                * torch.tensor([1.0, 2, 2, 2, 2, 1]).sqrt()
+            )
             mode = mode / mode.square().mean().sqrt()
             assert_close(got[:, k - 1].abs(), mode.abs(), atol=1e-5, rtol=1e-4)
             assert_close(got[:, 3 + k - 1], torch.full((n,), 1 - math.cos(math.pi * k / (n - 1))))
@@ -603,7 +785,13 @@ def test_laplacian_modes_of_a_path():
 
 
 @pytest.mark.parametrize(
-    "graph", [nx.cycle_graph(7), nx.complete_graph(5), nx.disjoint_union(nx.cycle_graph(3), nx.cycle_graph(3)), nx.star_graph(5)]
+    "graph",
+    [
+        nx.cycle_graph(7),
+        nx.complete_graph(5),
+        nx.disjoint_union(nx.cycle_graph(3), nx.cycle_graph(3)),
+        nx.star_graph(5),
+    ],
 )
 def test_amplitudes_do_not_depend_on_numbering_where_modes_share_an_eigenvalue(graph: nx.Graph):
     index = torch.tensor(list(graph.edges)).t()
@@ -611,7 +799,9 @@ def test_amplitudes_do_not_depend_on_numbering_where_modes_share_an_eigenvalue(g
     order = torch.randperm(n)
     spec = encoding("laplacian:4")
     one = encode_nodes(structure(Data(x=torch.zeros(n, 1), edge_index=index)), spec, training=False)
-    two = encode_nodes(structure(Data(x=torch.zeros(n, 1), edge_index=order[index])), spec, training=False)
+    two = encode_nodes(
+        structure(Data(x=torch.zeros(n, 1), edge_index=order[index])), spec, training=False
+    )
     assert_close(two[order], one, atol=1e-4, rtol=1e-4)
 
 
@@ -621,7 +811,12 @@ def test_large_graphs_have_the_modes_of_small_ones(monkeypatch: pytest.MonkeyPat
     data = a_graph(40, 200)
     want = encode_nodes(structure(data), encoding("laplacian:3"), training=False)
     monkeypatch.setattr(encodings, "DENSE_NODES", 10)
-    assert_close(encode_nodes(structure(data), encoding("laplacian:3"), training=False), want, atol=1e-4, rtol=1e-3)
+    assert_close(
+        encode_nodes(structure(data), encoding("laplacian:3"), training=False),
+        want,
+        atol=1e-4,
+        rtol=1e-3,
+    )
 
 
 def test_signs_flip_in_training_graph_by_graph():
@@ -642,15 +837,30 @@ def test_signs_flip_in_training_graph_by_graph():
 @pytest.mark.float32
 def test_degree_distance_and_shortest_path():
     data = structure(
-        Data(x=torch.zeros(4, 1), edge_index=torch.tensor([[0, 1, 2], [1, 2, 1]]), pos=torch.tensor([[0.0], [3.0], [3.0], [9.0]]))
+        Data(
+            x=torch.zeros(4, 1),
+            edge_index=torch.tensor([[0, 1, 2], [1, 2, 1]]),
+            pos=torch.tensor([[0.0], [3.0], [3.0], [9.0]]),
+        )
     )
-    assert_close(encode_nodes(data, encoding("degree"), False), torch.tensor([[0.0, 1], [2, 1], [1, 1], [0, 0]]).log1p())
+    assert_close(
+        encode_nodes(data, encoding("degree"), False),
+        torch.tensor([[0.0, 1], [2, 1], [1, 1], [0, 0]]).log1p(),
+    )
     edges, _ = candidates(data, "all")
     steps = shortest_path(data, edges, 2).argmax(-1)
     found = dict(zip(pairs_of(edges), steps.tolist(), strict=True))
-    assert found[0, 1] == 0 and found[0, 2] == 1 and found[1, 2] == 0 and found[2, 0] == 2 and found[3, 0] == 2
+    assert (
+        found[0, 1] == 0
+        and found[0, 2] == 1
+        and found[1, 2] == 0
+        and found[2, 0] == 2
+        and found[3, 0] == 2
+    )
     pos = data.pos.clone().requires_grad_()
-    near = encoding("distance:6").compute(Structure(data.senders, data.receivers, data.graph, 1, pos), edges)
+    near = encoding("distance:6").compute(
+        Structure(data.senders, data.receivers, data.graph, 1, pos), edges
+    )
     assert near.shape == (12, 16)
     centres = torch.linspace(0, 6, 16)
     assert_close(near[pairs_of(edges).index((0, 1))], (-(((3 - centres) / 0.4) ** 2) / 2).exp())
@@ -659,7 +869,16 @@ def test_degree_distance_and_shortest_path():
 
 
 @pytest.mark.parametrize(
-    "spec", ["random_walk", "random_walk:0", "laplacian:3:abs", "degrees", "distance:-1", "shortest_path:x", "degree:2"]
+    "spec",
+    [
+        "random_walk",
+        "random_walk:0",
+        "laplacian:3:abs",
+        "degrees",
+        "distance:-1",
+        "shortest_path:x",
+        "degree:2",
+    ],
 )
 def test_encodings_that_are_none(spec: str):
     with pytest.raises(ValueError, match=f"unknown encoding '{spec}'; known: random_walk:16"):
@@ -667,15 +886,25 @@ def test_encodings_that_are_none(spec: str):
 
 
 def test_what_is_stored_is_what_would_be_made():
-    encodings, spec = ("random_walk:4", "laplacian:3", "degree", "distance"), "edges+k_hop:2+knn:3+radius:1.5+expander:2"
+    encodings, spec = (
+        ("random_walk:4", "laplacian:3", "degree", "distance"),
+        "edges+k_hop:2+knn:3+radius:1.5+expander:2",
+    )
     transform = AddStructure(encodings, spec)
     assert "random_walk:4" in repr(transform) and "radius:1.5" in repr(transform)
     net = made(encodings=encodings, candidates=spec)
     stored = Batch.from_data_list([transform(data) for data in graphs()])
-    assert stored.candidates_radius_1_5_index.max() > 11 and stored.encoding_random_walk_4.shape == (20, 4)
-    assert_close(net(stored).prediction, net(Batch.from_data_list(graphs())).prediction, atol=1e-5, rtol=1e-4)
+    assert (
+        stored.candidates_radius_1_5_index.max() > 11
+        and stored.encoding_random_walk_4.shape == (20, 4)
+    )
+    assert_close(
+        net(stored).prediction, net(Batch.from_data_list(graphs())).prediction, atol=1e-5, rtol=1e-4
+    )
     stored.encoding_laplacian_3 = stored.encoding_laplacian_3[:, :2]
-    with pytest.raises(ValueError, match=r"stored encoding 'laplacian:3' must be \[20, 6\], got \[20, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"stored encoding 'laplacian:3' must be \[20, 6\], got \[20, 2\]"
+    ):
         net(stored)
 
 
@@ -683,12 +912,21 @@ def test_what_is_stored_is_what_would_be_made():
 
 
 def test_pool_is_a_loop_over_groups():
-    x, group = torch.randn(11, 5, dtype=torch.float64, requires_grad=True), torch.tensor([0, 3, 3, 0, 1, 5, 5, 5, 1, 0, 3])
+    x, group = (
+        torch.randn(11, 5, dtype=torch.float64, requires_grad=True),
+        torch.tensor([0, 3, 3, 0, 1, 5, 5, 5, 1, 0, 3]),
+    )
     for how in ("sum", "mean", "max"):
         got = pool(x, group, 7, how)
         for g in range(7):
             rows = x[group == g]
-            want = torch.zeros(5, dtype=torch.float64) if not len(rows) else rows.amax(0) if how == "max" else getattr(rows, how)(0)
+            want = (
+                torch.zeros(5, dtype=torch.float64)
+                if not len(rows)
+                else rows.amax(0)
+                if how == "max"
+                else getattr(rows, how)(0)
+            )
             assert_close(got[g], want)
         assert torch.autograd.gradcheck(lambda x, how=how: pool(x, group, 7, how), x)
 
@@ -720,7 +958,9 @@ def test_coarse_edges_by_hand():
 @settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(2, 9), st.integers(0, 20))
 def test_matching(seed: int, nodes: int, edges: int):
-    """A matching; maximal; greedy by weight gives the same one, for that is what joining the heaviest everywhere does."""
+    """A matching; maximal; greedy by weight gives the same one, for that is what joining the
+    heaviest everywhere does.
+    """
     torch.manual_seed(seed)
     senders, receivers = torch.randint(nodes, (edges,)), torch.randint(nodes, (edges,))
     listed = EdgeList.sort(senders, receivers, nodes, nodes)
@@ -738,12 +978,21 @@ def test_matching(seed: int, nodes: int, edges: int):
 def test_equal_weights_are_matched_in_order():
     a, b = torch.arange(6), torch.arange(1, 7)  # a path of 7 nodes
     assert match(a, b, torch.ones(6), 7).tolist() == [1, 0, 3, 2, 5, 4, 6]
-    assert match(a, b, torch.zeros(6), 7).tolist() == list(range(7))  # an edge of no weight joins nothing
+    # an edge of no weight joins nothing
+    assert match(a, b, torch.zeros(6), 7).tolist() == list(range(7))
 
 
 def test_clusters():
     """Two pairs of strong pairs: one matching finds the pairs, two find the fours."""
-    pairs = {(0, 1): 5.0, (2, 3): 4.0, (4, 5): 6.0, (6, 7): 5.0, (1, 2): 1.0, (5, 6): 1.1, (3, 4): 0.2}
+    pairs = {
+        (0, 1): 5.0,
+        (2, 3): 4.0,
+        (4, 5): 6.0,
+        (6, 7): 5.0,
+        (1, 2): 1.0,
+        (5, 6): 1.1,
+        (3, 4): 0.2,
+    }
     ends = torch.tensor(list(pairs)).t()
     edges = EdgeList.sort(ends[0], ends[1], 9, 9)
     weight = torch.tensor(list(pairs.values()))[edges.order]
@@ -753,14 +1002,23 @@ def test_clusters():
 
 
 def test_groups_of_two_graphs_stay_apart():
-    parent, graph = number_groups(torch.tensor([4, 0, 4, 0, 0, 2]), torch.tensor([0, 0, 0, 1, 1, 1]))
+    parent, graph = number_groups(
+        torch.tensor([4, 0, 4, 0, 0, 2]), torch.tensor([0, 0, 0, 1, 1, 1])
+    )
     assert parent.tolist() == [1, 0, 1, 2, 2, 3] and graph.tolist() == [0, 0, 1, 1]
 
 
 def test_levels_carry_messages_further_than_edges():
-    """On a path of 16 nodes one layer of edges reaches one node; groups of 8 reach the other end of the group."""
+    """On a path of 16 nodes one layer of edges reaches one node; groups of 8 reach the other end of
+    the group.
+    """
     index = torch.stack((torch.arange(15), torch.arange(1, 16)))
-    data = Data(x=torch.randn(16, NODE_DIM), edge_index=index, edge_attr=torch.zeros(15, EDGE_DIM), group=torch.arange(16) // 8)
+    data = Data(
+        x=torch.randn(16, NODE_DIM),
+        edge_index=index,
+        edge_attr=torch.zeros(15, EDGE_DIM),
+        group=torch.arange(16) // 8,
+    )
     changed = data.clone()
     changed.x = data.x.clone()
     changed.x[7] += 1
@@ -780,12 +1038,19 @@ def test_levels_carry_messages_further_than_edges():
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"operator": "gcn"}, "unknown operator 'gcn'; known: gin, pna, sum"),
         ({"operator": ["gin"]}, "operator must be one text or one for each of the 3 layers, got 1"),
-        ({"operator_options": {"pna": {}}}, "operator_options holds 'pna', and no layer is one: operator is gin"),
+        (
+            {"operator_options": {"pna": {}}},
+            "operator_options holds 'pna', and no layer is one: operator is gin",
+        ),
         (
             {"operator_options": {"gin": {"width": 3}}},
-            r"operator_options\['gin'\] holds width, which is none of its options: mlp_ratio, .*sparsify, normalize",
+            r"operator_options\['gin'\] holds width, which is none of its options: mlp_ratio, "
+            r".*sparsify, normalize",
         ),
-        ({"candidates": ["edges", "k_hop:2"]}, "one for each of the 3 layers.*are one text, 'edges.k_hop:2'"),
+        (
+            {"candidates": ["edges", "k_hop:2"]},
+            "one for each of the 3 layers.*are one text, 'edges.k_hop:2'",
+        ),
         ({"merge": "max"}, "unknown merge 'max'; known: mean, sum, learned"),
         ({"refine": "no"}, "refine must be True, False or 'restrict', got 'no'"),
         ({"levels": ("cluster:x",)}, "unknown level 'cluster:x'"),
@@ -828,18 +1093,38 @@ def with_(**changes) -> Data:
 @pytest.mark.parametrize(
     ("variant", "data", "text"),
     [
-        ("plain", without("edge_attr"), "data.edge_attr is missing: the model was made with edge_dim=3"),
+        (
+            "plain",
+            without("edge_attr"),
+            "data.edge_attr is missing: the model was made with edge_dim=3",
+        ),
         (
             "plain",
             with_(edge_index=torch.tensor([[0], [11]])),
             r"data.edge_index\[1\] \(receivers\) must lie in 0..10, got values from 11 to 11",
         ),
         ("plain", with_(edge_index=torch.zeros(3, 1)), r"data.edge_index must be \[2, edges\]"),
-        ("plain", with_(x=torch.full((11, NODE_DIM), math.nan)), "data.x holds 77 NaN or infinite values among 77"),
-        ("plain", with_(x=torch.zeros(11, 3)), r"data.x must be \[11, 7\] \(node_dim=7\), got shape \[11, 3\]"),
-        ("plain", with_(x=torch.full((11,), 7)), r"data.x, column 0, must hold categories in 0..6 \(node_dim=7\), got 7 to 7"),
+        (
+            "plain",
+            with_(x=torch.full((11, NODE_DIM), math.nan)),
+            "data.x holds 77 NaN or infinite values among 77",
+        ),
+        (
+            "plain",
+            with_(x=torch.zeros(11, 3)),
+            r"data.x must be \[11, 7\] \(node_dim=7\), got shape \[11, 3\]",
+        ),
+        (
+            "plain",
+            with_(x=torch.full((11,), 7)),
+            r"data.x, column 0, must hold categories in 0..6 \(node_dim=7\), got 7 to 7",
+        ),
         ("plain", with_(edge_attr=torch.zeros(28, 3)), "data.edge_attr must have 29 rows"),
-        ("plain", with_(y=torch.zeros(3)), r"data.y must hold 1 x 2 numbers \(graphs x out_dim\), got shape \[3\]"),
+        (
+            "plain",
+            with_(y=torch.zeros(3)),
+            r"data.y must hold 1 x 2 numbers \(graphs x out_dim\), got shape \[3\]",
+        ),
         ("plain", with_(batch=torch.tensor([1] * 6 + [0] * 5)), "data.batch must be .* ascending"),
         ("plain", with_(batch=torch.tensor([0] * 6 + [1] * 5)), "joins two graphs of the batch"),
         ("told", without("pos"), "needs the positions of nodes: data.pos is missing"),
@@ -847,12 +1132,21 @@ def with_(**changes) -> Data:
         ("told", without("u"), "data.u is missing: the model was made with global_dim=2"),
         ("told", with_(u=torch.zeros(3)), r"data.u must be \[1, 2\]"),
         ("groups", without("group_1"), "data.group_1 is missing"),
-        ("groups", with_(group_0=torch.zeros(4, dtype=torch.long)), "data.group_0 must hold an integer for each of the 11 nodes"),
-        ("groups", with_(group_0=torch.full((11,), -1)), "data.group_0 must hold groups from 0, got -1"),
+        (
+            "groups",
+            with_(group_0=torch.zeros(4, dtype=torch.long)),
+            "data.group_0 must hold an integer for each of the 11 nodes",
+        ),
+        (
+            "groups",
+            with_(group_0=torch.full((11,), -1)),
+            "data.group_0 must hold groups from 0, got -1",
+        ),
         (
             "groups",
             with_(group_1=torch.arange(11)),
-            "data.group_1 cuts through a group of the level below: its node 0 has members in groups 0 and 1",
+            "data.group_1 cuts through a group of the level below: its node 0 has members in "
+            "groups 0 and 1",
         ),
     ],
 )

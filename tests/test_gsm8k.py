@@ -12,8 +12,14 @@ from graphformer.datasets import GSM8K, DownloadError, RawFile, build_tokenizer,
 from graphformer.training import evaluate
 
 RECORDS = [
-    {"question": "Mia has 2 pens and buys 3. How many?", "answer": "Mia has 2+3 = <<2+3=5>>5 pens.\n#### 5"},
-    {"question": "And 1,000 farmer’s boxes of 2?", "answer": "It is $<<1000*2=2000>>2000.\n#### 2,000"},
+    {
+        "question": "Mia has 2 pens and buys 3. How many?",
+        "answer": "Mia has 2+3 = <<2+3=5>>5 pens.\n#### 5",
+    },
+    {
+        "question": "And 1,000 farmer’s boxes of 2?",
+        "answer": "It is $<<1000*2=2000>>2000.\n#### 2,000",
+    },
     {"question": "What is left of 3 after 5?", "answer": "3-5 = <<3-5=-2>>-2\n#### -2"},
 ]
 LINES = "".join(json.dumps(record) + "\n" for record in RECORDS).encode()
@@ -25,7 +31,9 @@ def public(tmp_path, monkeypatch):
     folder = tmp_path / "public"
     folder.mkdir()
     (folder / "test.jsonl").write_bytes(LINES)
-    file = RawFile("test.jsonl", hashlib.sha256(LINES).hexdigest(), (folder / "test.jsonl").as_uri())
+    file = RawFile(
+        "test.jsonl", hashlib.sha256(LINES).hexdigest(), (folder / "test.jsonl").as_uri()
+    )
     monkeypatch.setattr(GSM8K, "raw_files", {**GSM8K.raw_files, "test": file})
     monkeypatch.delenv("GRAPHFORMER_DATA", raising=False)
     return folder
@@ -34,7 +42,12 @@ def public(tmp_path, monkeypatch):
 def test_records_texts_and_answers(public):
     problems = GSM8K(split="test", raw=public)
     assert len(problems) == 3 and list(problems) == RECORDS and problems[-1] == RECORDS[2]
-    assert problems.text(0) == "Question: Mia has 2 pens and buys 3. How many?\nAnswer: Mia has 2+3 = <<2+3=5>>5 pens.\n#### 5\n\n"
+    assert (
+        problems.text(0) == "Question: Mia has 2 pens and buys 3. How many?\n"
+        "Answer: Mia has 2+3 = <<2+3=5>>5 pens.\n"
+        "#### 5\n"
+        "\n"
+    )
     assert [problems.answer(i) for i in range(3)] == [5, 2000, -2]
     assert repr(problems) == "GSM8K(3 problems, split='test', strip_marks=False)"
     batch = next(iter(DataLoader(problems, batch_size=3)))
@@ -43,7 +56,9 @@ def test_records_texts_and_answers(public):
 
 def test_marks_are_stripped(public):
     plain = GSM8K(split="test", strip_marks=True, raw=public)
-    assert plain[0]["answer"] == "Mia has 2+3 = 5 pens.\n#### 5" and plain[1]["answer"].startswith("It is $2000.")
+    assert plain[0]["answer"] == "Mia has 2+3 = 5 pens.\n#### 5" and plain[1]["answer"].startswith(
+        "It is $2000."
+    )
     assert [plain.answer(i) for i in range(3)] == [5, 2000, -2]
 
 
@@ -54,7 +69,9 @@ def test_windows_hold_the_texts(public, kind):
     tokenizer = build_tokenizer(kind, whole, 280 if kind == "bpe" else None)
     windows = problems.windows(tokenizer, 7)
     assert tokenizer.decode(windows.tokens) == whole and windows[0]["input_ids"].shape == (8,)
-    assert tokenizer.decode(problems.windows(tokenizer, 7, 7, indices=[2, 0]).tokens) == problems.text(2) + problems.text(0)
+    assert tokenizer.decode(
+        problems.windows(tokenizer, 7, 7, indices=[2, 0]).tokens
+    ) == problems.text(2) + problems.text(0)
     assert collate_windows([windows[0], windows[1]])["input_ids"].shape == (2, 8)
 
 
@@ -65,8 +82,15 @@ def test_windows_with_an_end_token_train_a_model(public):
     tokenizer = build_tokenizer("byte", "")
     tokenizer.add_special_tokens({"eos_token": "<end>"})
     windows = problems.windows(tokenizer, 11, 11, eos=True)
-    assert (windows.tokens == tokenizer.eos_token_id).sum() == 3 and windows.tokens[-1] == tokenizer.eos_token_id
-    sizes = {"hidden_size": 8, "intermediate_size": 5, "num_attention_heads": 2, "num_hidden_layers": 1}
+    assert (windows.tokens == tokenizer.eos_token_id).sum() == 3 and windows.tokens[
+        -1
+    ] == tokenizer.eos_token_id
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 5,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+    }
     model = gf.GraphformerForCausalLM(gf.GraphformerConfig(vocab_size=len(tokenizer), **sizes))
     assert evaluate(model, windows).num_tokens == len(windows.tokens) - 1
 
@@ -84,14 +108,24 @@ def test_windows_refuse(public):
 def test_the_file_is_sought_downloaded_and_verified(public, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"unknown split 'valid'; known: train, test"):
         GSM8K(split="valid", raw=public)
-    with pytest.raises(ValueError, match=r"raw: test.jsonl is needed; name the folder that has it, or a root"):
+    with pytest.raises(
+        ValueError, match=r"raw: test.jsonl is needed; name the folder that has it, or a root"
+    ):
         GSM8K(split="test")
-    with pytest.raises(ValueError, match=r"raw: there is no train.jsonl in .*it comes from https://raw.githubusercontent.com/openai/"):
+    with pytest.raises(
+        ValueError,
+        match=r"raw: there is no train.jsonl in .*it comes from "
+        r"https://raw.githubusercontent.com/openai/",
+    ):
         GSM8K(raw=public)
     root = tmp_path / "root"
     assert len(GSM8K(root, "test")) == 3 and (root / "raw" / "test.jsonl").read_bytes() == LINES
     (root / "raw" / "test.jsonl").write_bytes(LINES[:-20])
-    with pytest.raises(ValueError, match=r"raw/test.jsonl is damaged or of another version: its SHA-256 is .*it comes from file:"):
+    with pytest.raises(
+        ValueError,
+        match=r"raw/test.jsonl is damaged or of another version: its SHA-256 is .*it comes from "
+        r"file:",
+    ):
         GSM8K(root, "test")
     common = tmp_path / "common" / "gsm8k"
     common.mkdir(parents=True)
@@ -103,7 +137,11 @@ def test_the_file_is_sought_downloaded_and_verified(public, tmp_path, monkeypatc
 def test_a_truncated_download_names_the_checksums(public, tmp_path):
     (public / "test.jsonl").write_bytes(LINES[:-20])
     expected = hashlib.sha256(LINES).hexdigest()
-    with pytest.raises(DownloadError, match=rf"test.jsonl: the {len(LINES) - 20} bytes received have the SHA-256 .* and {expected} is exp"):
+    with pytest.raises(
+        DownloadError,
+        match=rf"test.jsonl: the {len(LINES) - 20} bytes received have the SHA-256 .* and "
+        rf"{expected} is exp",
+    ):
         GSM8K(tmp_path / "root", "test")
     assert list((tmp_path / "root" / "raw").iterdir()) == []
 
@@ -130,4 +168,6 @@ def test_a_tokenizer_of_transformers(data_dir, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     windows = problems.windows(tokenizer, 32, 32, indices=range(50))
     parts = [torch.tensor(tokenizer(problems.text(i))["input_ids"]) for i in range(50)]
-    assert torch.equal(windows.tokens, torch.cat(parts)) and tokenizer.decode(windows.tokens) == text
+    assert (
+        torch.equal(windows.tokens, torch.cat(parts)) and tokenizer.decode(windows.tokens) == text
+    )

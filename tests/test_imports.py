@@ -1,4 +1,6 @@
-"""What ``import graphformer`` takes, what it leaves alone, and what it makes known to transformers."""
+"""What ``import graphformer`` takes, what it leaves alone, and what it makes known to
+transformers.
+"""
 
 import os
 import subprocess
@@ -9,22 +11,27 @@ import pytest
 import graphformer
 
 OPTIONAL = ("dgl", "rdkit", "biotite", "skimage", "matplotlib", "typer", "torchmetrics")
-# Others take these for reasons of their own: transformers' Trainer takes accelerate and peft, torch.compile takes networkx, PyG its
-# companions where they are installed.
+# Others take these for reasons of their own: transformers' Trainer takes accelerate and peft,
+# torch.compile takes networkx, PyG its companions where they are installed.
 ALSO_OPTIONAL = ("peft", "accelerate", "tensorboard", "networkx", "torch_sparse", "torch_scatter")
 
 
 def fresh(code: str) -> str:
     """Run code in a new interpreter and return what it printed."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip()
 
 
 def test_import_takes_no_heavy_package_and_prints_nothing():
     heavy = (*OPTIONAL, *ALSO_OPTIONAL, "transformers", "torch_geometric", "scipy")
-    assert fresh(f"import sys, graphformer; print([name for name in {heavy} if name in sys.modules])") == "[]"
+    assert (
+        fresh(f"import sys, graphformer; print([name for name in {heavy} if name in sys.modules])")
+        == "[]"
+    )
 
 
 def test_the_whole_public_face_takes_no_optional_package():
@@ -54,7 +61,10 @@ def test_all_names_resolve():
     assert set(graphformer.__all__) <= set(dir(graphformer))
 
 
-@pytest.mark.parametrize("module", ["attention", "backends", "datasets", "inspect", "models", "nn", "testing", "training"])
+@pytest.mark.parametrize(
+    "module",
+    ["attention", "backends", "datasets", "inspect", "models", "nn", "testing", "training"],
+)
 def test_all_names_of_modules_resolve(module: str):
     namespace = getattr(graphformer, module)
     assert namespace.__all__
@@ -72,7 +82,8 @@ def test_unknown_names_are_attribute_errors():
     [
         "import graphformer; from transformers import AutoModelForCausalLM, AutoConfig",
         "from transformers import AutoModelForCausalLM, AutoConfig; import graphformer",
-        "import transformers; import graphformer; from transformers import AutoModelForCausalLM, AutoConfig",
+        "import transformers; import graphformer; from transformers import AutoModelForCausalLM, "
+        "AutoConfig",
     ],
 )
 def test_auto_classes_know_the_model_in_any_order(imports: str):
@@ -88,5 +99,8 @@ print(type(AutoModelForCausalLM.from_config(AutoConfig.for_model("graphformer", 
 
 
 def test_auto_config_alone_knows_the_model():
-    code = "import graphformer; from transformers import AutoConfig; print(type(AutoConfig.for_model('graphformer')).__name__)"
+    code = (
+        "import graphformer; from transformers import AutoConfig; "
+        "print(type(AutoConfig.for_model('graphformer')).__name__)"
+    )
     assert fresh(code) == "GraphformerConfig"

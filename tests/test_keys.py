@@ -1,4 +1,6 @@
-"""Edges in order, also where a key of receiver and sender would wrap round 64 bits; and what compiled code keeps alive."""
+"""Edges in order, also where a key of receiver and sender would wrap round 64 bits; and what
+compiled code keeps alive.
+"""
 
 import gc
 
@@ -29,23 +31,34 @@ def test_pairs_are_sorted_whatever_their_numbers(rows: int) -> None:
 
 
 def test_graphs_of_more_nodes_than_a_key_holds() -> None:
-    senders, receivers = torch.tensor([5, NODES - 1, 3, NODES - 2]), torch.tensor([NODES - 1, 2, NODES - 1, NODES - 5])
+    senders, receivers = (
+        torch.tensor([5, NODES - 1, 3, NODES - 2]),
+        torch.tensor([NODES - 1, 2, NODES - 1, NODES - 5]),
+    )
     graph = gf.AttentionGraph.from_edges(senders, receivers, num_nodes=NODES)
     assert graph.receivers.tolist() == [2, NODES - 5, NODES - 1, NODES - 1]
     assert graph.senders.tolist() == [NODES - 1, NODES - 2, 3, 5]
     edges = EdgeList.sort(senders, receivers, NODES, NODES)
     assert edges.order.tolist() == [1, 3, 2, 0]
     two = gf.AttentionGraph.from_edges(
-        torch.cat((senders, senders + NODES)), torch.cat((receivers, receivers + NODES)), num_nodes=NODES, batch_shape=(2,)
+        torch.cat((senders, senders + NODES)),
+        torch.cat((receivers, receivers + NODES)),
+        num_nodes=NODES,
+        batch_shape=(2,),
     )
     merged = two.merge_heads("sum")
-    assert torch.equal(merged.senders, graph.senders) and torch.equal(merged.receivers, graph.receivers)
+    assert torch.equal(merged.senders, graph.senders) and torch.equal(
+        merged.receivers, graph.receivers
+    )
     assert merged.weight.tolist() == [2.0] * 4
 
 
 def test_groups_of_any_number_stay_with_their_graph() -> None:
     """Numbers of groups are a user's own: times the number of graphs they may exceed 64 bits."""
-    group, graph = torch.tensor([2**62, 1, 2**63 - 1, 2**62, 1, 1]), torch.tensor([0, 0, 2, 3, 3, 3])
+    group, graph = (
+        torch.tensor([2**62, 1, 2**63 - 1, 2**62, 1, 1]),
+        torch.tensor([0, 0, 2, 3, 3, 3]),
+    )
     parent, of_graph = number_groups(group, graph)
     assert parent.tolist() == [1, 0, 2, 4, 3, 3] and of_graph.tolist() == [0, 0, 2, 3, 3]
     assert [len(one) for one in number_groups(group[:0], graph[:0])] == [0, 0]
@@ -53,12 +66,18 @@ def test_groups_of_any_number_stay_with_their_graph() -> None:
 
 def test_pairs_of_more_nodes_than_a_key_holds() -> None:
     """What makes pairs sorts them all the same; what looks them up refuses, and names the size."""
-    senders, receivers = torch.tensor([5, NODES - 1, NODES - 1, 3]), torch.tensor([NODES - 1, 5, 2, 3])
+    senders, receivers = (
+        torch.tensor([5, NODES - 1, NODES - 1, 3]),
+        torch.tensor([NODES - 1, 5, 2, 3]),
+    )
     edges = EdgeList.sort(senders, receivers, NODES, NODES)
     a, b, weight = symmetric(edges, torch.ones(4))
     assert a.tolist() == [2, 5] and b.tolist() == [NODES - 1] * 2 and weight.tolist() == [1.0, 2.0]
     for look in (lambda: edges.keys, lambda: hops(senders, receivers, NODES, 2, "k_hop:2")):
-        with pytest.raises(ValueError, match=r"pairs of 4,000,000,007 and 4,000,000,007 nodes .* about 3,037,000,499 nodes"):
+        with pytest.raises(
+            ValueError,
+            match=r"pairs of 4,000,000,007 and 4,000,000,007 nodes .* about 3,037,000,499 nodes",
+        ):
             look()
 
 
@@ -81,6 +100,8 @@ def test_numbers_of_values_in_compiled_code_do_not_keep_them() -> None:
     del value
     gc.collect()
     assert len(compiled._values) <= before + 1
-    with pytest.raises(RuntimeError, match="refers to a rule, normalizer or sparsifier that is gone"):
+    with pytest.raises(
+        RuntimeError, match="refers to a rule, normalizer or sparsifier that is gone"
+    ):
         compiled.value_at(number)
     assert compiled.value_at(compiled.place(None, id(None))) is None

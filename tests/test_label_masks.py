@@ -1,4 +1,6 @@
-"""Masks of graphs choose the labels that count, in training, evaluation and batches; what else the data hold is read or told."""
+"""Masks of graphs choose the labels that count, in training, evaluation and batches; what else the
+data hold is read or told.
+"""
 
 import copy
 import math
@@ -19,7 +21,11 @@ NODES, EDGES = 23, 70
 
 def make_data(seed=0, classes=0, **more):
     random = torch.Generator().manual_seed(seed)
-    y = torch.randint(classes, (NODES,), generator=random) if classes else torch.randn(NODES, generator=random)
+    y = (
+        torch.randint(classes, (NODES,), generator=random)
+        if classes
+        else torch.randn(NODES, generator=random)
+    )
     part = torch.randperm(NODES, generator=random)
     masks = {}
     for name, rows in (("train", part[:11]), ("val", part[11:16]), ("test", part[16:])):
@@ -34,7 +40,9 @@ def make_data(seed=0, classes=0, **more):
 
 def make_net(target="node", **more):
     torch.manual_seed(0)
-    return gf.GraphTransformer(5, hidden_size=6, num_layers=1, num_heads=2, target=target, **more).double()
+    return gf.GraphTransformer(
+        5, hidden_size=6, num_layers=1, num_heads=2, target=target, **more
+    ).double()
 
 
 def loss(net, data, **options):
@@ -57,9 +65,13 @@ def test_each_mode_reads_its_mask(classes):
     net, data = make_net(**options), make_data(classes=classes)
     assert loss(net.train(), data) == pytest.approx(of_rows(net, data, data.train_mask), rel=1e-9)
     assert loss(net.eval(), data) == pytest.approx(of_rows(net, data, data.val_mask), rel=1e-9)
-    assert loss(net, data, mask="test_mask") == pytest.approx(of_rows(net, data, data.test_mask), rel=1e-9)
+    assert loss(net, data, mask="test_mask") == pytest.approx(
+        of_rows(net, data, data.test_mask), rel=1e-9
+    )
     assert loss(net, data, mask="all") == pytest.approx(of_rows(net, data, slice(None)), rel=1e-9)
-    assert loss(net, data, mask=data.train_mask | data.val_mask) == pytest.approx(of_rows(net, data, ~data.test_mask), rel=1e-9)
+    assert loss(net, data, mask=data.train_mask | data.val_mask) == pytest.approx(
+        of_rows(net, data, ~data.test_mask), rel=1e-9
+    )
     del data.val_mask
     assert loss(net, data) == pytest.approx(of_rows(net, data, data.test_mask), rel=1e-9)
 
@@ -79,7 +91,9 @@ def test_labels_outside_of_the_mask_change_nothing(task):
         changed = data.clone()
         if task == "classes" and not math.isfinite(wrong):
             continue
-        changed.y[~data.train_mask] = int(wrong) if task == "classes" and wrong > 0 else (-7 if task == "classes" else wrong)
+        changed.y[~data.train_mask] = (
+            int(wrong) if task == "classes" and wrong > 0 else (-7 if task == "classes" else wrong)
+        )
         net.zero_grad()
         changed.x = changed.x.double()
         out = net(changed).loss
@@ -98,11 +112,14 @@ def test_masks_go_through_batching():
     with pytest.warns(UserWarning, match=r"data\.train_mask is false everywhere: no label counts"):
         assert loss(net, parts[1]) == 0
     expected = sum(
-        of_rows(net, one, make_data(seed).train_mask) * count for seed, (one, count) in enumerate(zip(parts, counts, strict=True))
+        of_rows(net, one, make_data(seed).train_mask) * count
+        for seed, (one, count) in enumerate(zip(parts, counts, strict=True))
     )
     assert loss(net, batch) == pytest.approx(expected / sum(counts), rel=1e-9)
     some = Batch.from_data_list(parts)  # one of the graphs has no training nodes
-    expected = (of_rows(net, parts[0], parts[0].train_mask) + of_rows(net, parts[2], parts[2].train_mask)) / 2
+    expected = (
+        of_rows(net, parts[0], parts[0].train_mask) + of_rows(net, parts[2], parts[2].train_mask)
+    ) / 2
     assert loss(net, some) == pytest.approx(expected, rel=1e-9)
 
 
@@ -111,10 +128,13 @@ def test_splits_must_be_chosen():
     data.train_mask = torch.stack([data.train_mask, ~data.train_mask], 1)
     with pytest.raises(
         ValueError,
-        match=r"data\.train_mask holds 2 splits, \[23, 2\]; choose one: data\.train_mask = data\.train_mask\[:, 0\]",
+        match=r"data\.train_mask holds 2 splits, \[23, 2\]; choose one: data\.train_mask = "
+        r"data\.train_mask\[:, 0\]",
     ):
         loss(net, data)
-    assert loss(net, data, mask=data.train_mask[:, 1]) == pytest.approx(of_rows(net, data, data.train_mask[:, 1]), rel=1e-9)
+    assert loss(net, data, mask=data.train_mask[:, 1]) == pytest.approx(
+        of_rows(net, data, data.train_mask[:, 1]), rel=1e-9
+    )
     data.train_mask = data.train_mask[:, :1]  # one split is a choice
     assert loss(net, data) == pytest.approx(of_rows(net, data, make_data().train_mask), rel=1e-9)
 
@@ -157,15 +177,19 @@ def test_masks_that_are_asked_for_and_not_there():
     del data.val_mask, data.test_mask
     with pytest.warns(
         UserWarning,
-        match="there is no loss: the data hold train_mask and no val_mask or test_mask.*mask='train_mask'",
+        match="there is no loss: the data hold train_mask and no val_mask or "
+        "test_mask.*mask='train_mask'",
     ):
         assert net.eval()(Data(**{**data.to_dict(), "x": data.x.double()})).loss is None
-    assert loss(net, data, mask="train_mask") == pytest.approx(of_rows(net, data, data.train_mask), rel=1e-9)
+    assert loss(net, data, mask="train_mask") == pytest.approx(
+        of_rows(net, data, data.train_mask), rel=1e-9
+    )
     data.test_mask = data.train_mask
     del data.train_mask
     with pytest.raises(
         ValueError,
-        match="the data hold test_mask and no train_mask, so which labels count in training mode is not known",
+        match="the data hold test_mask and no train_mask, so which labels count in training mode "
+        "is not known",
     ):
         loss(net.train(), data)
 
@@ -173,7 +197,9 @@ def test_masks_that_are_asked_for_and_not_there():
 def test_masks_of_edges_and_of_graphs():
     data, net = make_data(), make_net("edge").train()
     data.y = torch.randn(EDGES)
-    with pytest.raises(ValueError, match=r"data\.train_mask must be \[70\], one entry for each edge"):
+    with pytest.raises(
+        ValueError, match=r"data\.train_mask must be \[70\], one entry for each edge"
+    ):
         loss(net, data)
     data.train_mask = torch.arange(EDGES) < 13
     assert loss(net, data) == pytest.approx(of_rows(net, data, data.train_mask), rel=1e-9)
@@ -182,7 +208,8 @@ def test_masks_of_edges_and_of_graphs():
     data.y = torch.randn(1)
     with pytest.raises(
         ValueError,
-        match=r"data\.train_mask must be \[1\], one entry for each graph.*leave it out of the data, or give",
+        match=r"data\.train_mask must be \[1\], one entry for each graph.*leave it out of the "
+        r"data, or give",
     ):
         loss(net, data)
     parts = []
@@ -200,7 +227,8 @@ def test_masks_of_nodes_beside_a_target_of_graphs():
     del data.y
     with pytest.warns(
         UserWarning,
-        match="train_mask, val_mask, test_mask chooses among nodes: labels of the target 'gap', of graphs, all count",
+        match="train_mask, val_mask, test_mask chooses among nodes: labels of the target 'gap', of "
+        "graphs, all count",
     ):
         before = loss(net, data)
     data.charge = torch.where(data.train_mask, data.charge, 5.0)
@@ -219,24 +247,31 @@ def test_seeds_of_neighbour_loaders():
             assert float(net(batch).loss) == pytest.approx(of_rows(net, batch, seeds), rel=1e-9)
     # While training, a seed that is no training node does not count.
     batch = next(iter(NeighborLoader(data, [-1], batch_size=NODES, input_nodes=None)))
-    assert float(net.train()(batch).loss) == pytest.approx(of_rows(net, batch, batch.train_mask), rel=1e-9)
+    assert float(net.train()(batch).loss) == pytest.approx(
+        of_rows(net, batch, batch.train_mask), rel=1e-9
+    )
     batch.y = torch.randn(batch.num_edges)
     with pytest.raises(
         ValueError,
-        match=r"23 seed nodes of NeighborLoader, and the target is of edges.*take LinkNeighborLoader",
+        match=r"23 seed nodes of NeighborLoader, and the target is of edges.*take "
+        r"LinkNeighborLoader",
     ):
         make_net("edge").train()(batch)
 
 
 def test_training_and_evaluation_on_one_graph(tmp_path):
-    """Labels outside of train_mask decide neither weights nor scaling; metrics are those of the mask that is named."""
+    """Labels outside of train_mask decide neither weights nor scaling; metrics are those of the
+    mask that is named.
+    """
     results = []
     for other in (0.0, 50.0, math.nan):
         data, net = make_data(), make_net().float()
         data.y[data.test_mask] += other
         trainer = GraphTrainer(net, [data], [data], tmp_path / str(other), epochs=3, progress=False)
         results.append((trainer.fit(), [p.detach().clone() for p in net.parameters()]))
-        assert trainer.graph_model.scaling.means["y"] == pytest.approx([float(data.y[data.train_mask].mean())])
+        assert trainer.graph_model.scaling.means["y"] == pytest.approx(
+            [float(data.y[data.train_mask].mean())]
+        )
     for result, weights in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(weights, results[0][1], strict=True))
         assert result.metrics == results[0][0].metrics
@@ -244,7 +279,9 @@ def test_training_and_evaluation_on_one_graph(tmp_path):
     prediction = model.predict([data])
     for name in ("train_mask", "val_mask", "test_mask"):
         found = model.evaluate([data], mask=name)
-        assert found["mae"] == pytest.approx(float((prediction.squeeze(-1) - data.y)[data[name]].abs().mean()), rel=1e-5)
+        assert found["mae"] == pytest.approx(
+            float((prediction.squeeze(-1) - data.y)[data[name]].abs().mean()), rel=1e-5
+        )
     assert model.evaluate([data])["mae"] == model.evaluate([data], mask="val_mask")["mae"]
     data.val_mask[:] = False
     with (
@@ -265,9 +302,13 @@ def test_training_needs_labels_that_count(tmp_path):
     data = make_data()
     only = data.clone()
     del only.val_mask, only.test_mask
-    with pytest.raises(ValueError, match="eval_dataset: the data hold train_mask and no val_mask or test_mask"):
+    with pytest.raises(
+        ValueError, match="eval_dataset: the data hold train_mask and no val_mask or test_mask"
+    ):
         GraphTrainer(net, [data], [only], tmp_path, epochs=1)
-    with pytest.raises(ValueError, match="the graphs hold test_mask, train_mask, val_mask: folds divide the graphs"):
+    with pytest.raises(
+        ValueError, match="the graphs hold test_mask, train_mask, val_mask: folds divide the graphs"
+    ):
         cross_validate(make_net, [data] * 5, tmp_path, 5)
     with pytest.raises(ValueError, match=r"ignore_keys=\['a'\] has no use here"):
         GraphTrainer(net, [data], [data], tmp_path, epochs=1).evaluate(ignore_keys=["a"])
@@ -305,7 +346,9 @@ def test_an_attribute_that_is_not_read_is_told_once(name, shape, hint):
     with pytest.warns(UserWarning) as told:
         loss(net, data)
     (one,) = told
-    assert str(one.message).startswith(f"data.{name} is not read by this GraphTransformer") and hint in str(one.message)
+    assert str(one.message).startswith(
+        f"data.{name} is not read by this GraphTransformer"
+    ) and hint in str(one.message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loss(net, data)
@@ -337,7 +380,9 @@ def test_an_attribute_that_is_read_is_not_told():
         warnings.simplefilter("error")
         net(data)
     data.edge_weight = data.edge_weight + 1  # no column any more
-    other = gf.GraphTransformer(5, hidden_size=6, num_layers=1, num_heads=2, target="node", **options)
+    other = gf.GraphTransformer(
+        5, hidden_size=6, num_layers=1, num_heads=2, target="node", **options
+    )
     with pytest.warns(UserWarning, match=r"data\.edge_weight is not read"):
         other(data)
 
@@ -346,13 +391,17 @@ def test_a_mask_of_another_name_is_told_and_can_be_named():
     net, data = make_net().train(), make_data(labelled_mask=torch.arange(NODES) < 5)
     with pytest.warns(UserWarning, match=r"data\.labelled_mask is not read.*mask='labelled_mask'"):
         loss(net, data)
-    assert loss(net, data, mask="labelled_mask") == pytest.approx(of_rows(net, data, slice(5)), rel=1e-9)
+    assert loss(net, data, mask="labelled_mask") == pytest.approx(
+        of_rows(net, data, slice(5)), rel=1e-9
+    )
 
 
 def test_edges_in_another_form_are_refused():
     data = make_data()
     sparse = ToSparseTensor(remove_edge_index=True)(data.clone())
-    with pytest.raises(ValueError, match=r"data\.adj_t is given and no data\.edge_index, which is what is read"):
+    with pytest.raises(
+        ValueError, match=r"data\.adj_t is given and no data\.edge_index, which is what is read"
+    ):
         make_net()(sparse)
     kinds = HeteroData()
     kinds["a"].x = torch.randn(3, 5)
@@ -398,7 +447,9 @@ def test_labels_of_a_wrong_kind(y, options, error, text):
 
 
 def test_a_saved_model_tells_nothing_twice():
-    """Inputs are scaled on their way to the net: a weight that repeats a column of x must be found in x as it is."""
+    """Inputs are scaled on their way to the net: a weight that repeats a column of x must be found
+    in x as it is.
+    """
     data = make_data()
     data.node_weight = data.x[:, 2]
     scaling = Scaling.fit(net := make_net().float(), [data])

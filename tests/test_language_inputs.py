@@ -52,7 +52,9 @@ def ids():
 )
 def test_a_misspelt_keyword_is_refused(model, ids, given, meant):
     for one in (model, model.model):
-        text = rf"unexpected keyword argument '{given}'" + (f"; did you mean '{meant}'" if meant else "")
+        text = rf"unexpected keyword argument '{given}'" + (
+            f"; did you mean '{meant}'" if meant else ""
+        )
         with pytest.raises(TypeError, match=text):
             one(ids, **{given: True})
 
@@ -63,17 +65,25 @@ def test_arguments_of_the_whole_model_are_none_of_its_body(model, ids):
             model.model(ids, **{name: ids})
 
 
-@pytest.mark.parametrize("options", [{}, {"threshold": 0.2}, {"operator": "pna"}, {"num_key_value_heads": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"threshold": 0.2}, {"operator": "pna"}, {"num_key_value_heads": 1}]
+)
 def test_dense_attentions(ids, options):
     model = make(**options)
     plain = model(ids)
     assert plain.attentions is None and plain.graphs is None
     out = model(ids, output_attentions=True, output_graphs=True)
-    assert len(out.attentions) == 2 and torch.equal(out.logits, model(ids, output_graphs=True).logits)
+    assert len(out.attentions) == 2 and torch.equal(
+        out.logits, model(ids, output_graphs=True).logits
+    )
     for weights, graph in zip(out.attentions, out.graphs, strict=True):
-        assert weights.shape == (BATCH, 3, LENGTH, LENGTH) and torch.equal(weights, graph.to_dense())
+        assert weights.shape == (BATCH, 3, LENGTH, LENGTH) and torch.equal(
+            weights, graph.to_dense()
+        )
         if "threshold" not in options:
-            torch.testing.assert_close(weights.sum(-1), torch.ones(BATCH, 3, LENGTH, dtype=torch.float64))
+            torch.testing.assert_close(
+                weights.sum(-1), torch.ones(BATCH, 3, LENGTH, dtype=torch.float64)
+            )
     only = model(ids, output_attentions=True, output_hidden_states=True)
     assert only.graphs is None and len(only.hidden_states) == 3
     as_tuple = model.model(ids, output_attentions=True, return_dict=False)
@@ -148,7 +158,9 @@ def test_what_the_model_does_not_do_is_refused(model, ids, given, text):
 def test_tokens_of_a_wrong_shape(model, ids):
     with pytest.raises(ValueError, match=r"input_ids must be \[batch, length\], got shape \[7\]"):
         model(ids[0])
-    with pytest.raises(ValueError, match=r"inputs_embeds must be \[batch, length, 12\], got shape \[2, 7, 11\]"):
+    with pytest.raises(
+        ValueError, match=r"inputs_embeds must be \[batch, length, 12\], got shape \[2, 7, 11\]"
+    ):
         model(inputs_embeds=torch.zeros(2, 7, 11).double())
 
 
@@ -166,20 +178,29 @@ def test_what_says_what_is_so_anyway_changes_nothing(model, ids):
 
 
 def test_packed_texts_as_collators_give_them(model):
-    """DataCollatorWithFlattening: position_ids, and on request the arguments of kernels for packed texts."""
+    """DataCollatorWithFlattening: position_ids, and on request the arguments of kernels for packed
+    texts.
+    """
     texts = [[3, 1, 4, 1], [5, 9, 2, 6, 5]]
-    collate = transformers.DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_seq_idx=True)
+    collate = transformers.DataCollatorWithFlattening(
+        return_flash_attn_kwargs=True, return_seq_idx=True
+    )
     batch = collate([{"input_ids": one, "labels": one} for one in texts])
     alone = [model(torch.tensor([one])).logits[0] for one in texts]
     out = model(**batch)
     torch.testing.assert_close(out.logits[0], torch.cat(alone))
-    # A mask that hides nothing says nothing, and one that hides tokens cannot keep texts apart as well.
+    # A mask that hides nothing says nothing, and one that hides tokens cannot keep texts apart as
+    # well.
     mask = torch.ones_like(batch["input_ids"])
     torch.testing.assert_close(model(**batch, attention_mask=mask).logits, out.logits)
     mask[0, -1] = 0
-    with pytest.raises(ValueError, match="position_ids start again among the tokens that attention_mask keeps"):
+    with pytest.raises(
+        ValueError, match="position_ids start again among the tokens that attention_mask keeps"
+    ):
         model(**batch, attention_mask=mask)
-    with pytest.raises(ValueError, match="cu_seq_lens_q tells of 1 packed texts, position_ids of 2"):
+    with pytest.raises(
+        ValueError, match="cu_seq_lens_q tells of 1 packed texts, position_ids of 2"
+    ):
         model(**{**batch, "cu_seq_lens_q": torch.tensor([0, 9])})
 
 
@@ -193,18 +214,27 @@ def test_padding_with_its_positions_is_no_packing(model, ids):
 
 def test_the_loss_takes_what_the_trainer_gives(model, ids):
     logits = model(ids).logits
-    each = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum").item()
-    assert model(ids, labels=ids).loss.item() == pytest.approx(each / (BATCH * (LENGTH - 1)), rel=1e-6)
-    assert model(ids, labels=ids, num_items_in_batch=5).loss.item() == pytest.approx(each / 5, rel=1e-6)
+    each = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
+    ).item()
+    assert model(ids, labels=ids).loss.item() == pytest.approx(
+        each / (BATCH * (LENGTH - 1)), rel=1e-6
+    )
+    assert model(ids, labels=ids, num_items_in_batch=5).loss.item() == pytest.approx(
+        each / 5, rel=1e-6
+    )
     shifted = F.pad(ids[:, 1:], (0, 1), value=-100)
-    assert model(ids, shift_labels=shifted).loss.item() == pytest.approx(model(ids, labels=ids).loss.item(), rel=1e-6)
+    assert model(ids, shift_labels=shifted).loss.item() == pytest.approx(
+        model(ids, labels=ids).loss.item(), rel=1e-6
+    )
     nothing = torch.full_like(ids, -100)
     nothing[:, 0] = 3  # the first token is predicted by none
     with pytest.warns(UserWarning, match="labels hold no token to predict .* the loss is NaN"):
         assert math.isnan(model(ids, labels=nothing).loss.item())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert model(ids, labels=nothing, num_items_in_batch=3).loss == 0  # one part of a larger batch
+        # one part of a larger batch
+        assert model(ids, labels=nothing, num_items_in_batch=3).loss == 0
 
 
 def test_generating_with_what_transformers_passes(model, ids):
@@ -226,7 +256,9 @@ def test_generating_with_what_transformers_passes(model, ids):
         return_dict_in_generate=True,
         output_hidden_states=True,
     )
-    assert out.attentions[0][0].shape == (BATCH, 3, LENGTH, LENGTH) and out.attentions[1][0].shape == (BATCH, 3, 1, LENGTH + 1)
+    assert out.attentions[0][0].shape == (BATCH, 3, LENGTH, LENGTH) and out.attentions[1][
+        0
+    ].shape == (BATCH, 3, 1, LENGTH + 1)
     with pytest.raises(ValueError, match="atention_mask"):
         model.generate(ids, atention_mask=mask, max_new_tokens=2)
 
@@ -310,7 +342,9 @@ def test_settings_that_there_are_not_or_out_of_range(given, error, text):
 
 def test_rope_theta_in_its_former_place_counts():
     assert gf.GraphformerConfig(**SMALL, rope_theta=77.0).rope_parameters["rope_theta"] == 77.0
-    scaled = gf.GraphformerConfig(**SMALL, rope_theta=5.0, rope_scaling={"rope_type": "linear", "factor": 2.0})
+    scaled = gf.GraphformerConfig(
+        **SMALL, rope_theta=5.0, rope_scaling={"rope_type": "linear", "factor": 2.0}
+    )
     assert scaled.rope_parameters == {"rope_type": "linear", "factor": 2.0, "rope_theta": 5.0}
 
 
@@ -319,7 +353,10 @@ def test_edges_of_a_row_are_no_tokens_to_sample_from(tmp_path):
     assert model.generation_config.top_k == transformers.GenerationConfig().top_k
     model.save_pretrained(tmp_path)
     again = gf.GraphformerForCausalLM.from_pretrained(tmp_path)
-    assert again.config.top_k == 2 and again.generation_config.top_k == transformers.GenerationConfig().top_k
+    assert (
+        again.config.top_k == 2
+        and again.generation_config.top_k == transformers.GenerationConfig().top_k
+    )
 
 
 def test_a_file_of_another_version_loads_and_its_unknown_settings_are_told(tmp_path):
@@ -337,10 +374,16 @@ def test_a_file_of_another_version_loads_and_its_unknown_settings_are_told(tmp_p
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert transformers.AutoConfig.from_pretrained(tmp_path).to_dict()["hidden_size"] == 12
-    path.write_text(json.dumps(held | {"newer": 3, "rope_parameters": {"rope_theta": 5.0, "odd": 1}}))
+    path.write_text(
+        json.dumps(held | {"newer": 3, "rope_parameters": {"rope_theta": 5.0, "odd": 1}})
+    )
     with pytest.warns(UserWarning) as told:
         config = transformers.AutoConfig.from_pretrained(tmp_path)
     texts = " ".join(str(one.message) for one in told)
-    assert "newer is no setting of this version" in texts and "unknown 'odd'" in texts and not hasattr(config, "newer")
+    assert (
+        "newer is no setting of this version" in texts
+        and "unknown 'odd'" in texts
+        and not hasattr(config, "newer")
+    )
     with pytest.raises(TypeError, match="newer"):  # a user's own word is no file
         gf.GraphformerConfig(**SMALL, newer=3)

@@ -1,4 +1,6 @@
-"""The causal language model: the laws, generation, saving, and the standard transformer as one of its settings."""
+"""The causal language model: the laws, generation, saving, and the standard transformer as one of
+its settings.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+)
 from transformers.cache_utils import DynamicCache, StaticCache
 
 import graphformer as gf
@@ -58,15 +67,31 @@ KINDS: dict[str, dict[str, Any]] = {
     "mixed threshold": {"operator": MIXED, "num_hidden_layers": 3, "threshold": 0.15},
     "gin grouped": {"operator": "gin", "num_key_value_heads": 1},
     "pna grouped threshold": {"operator": "pna", "num_key_value_heads": 1, "threshold": 0.15},
-    "mixed grouped top-k": {"operator": MIXED, "num_hidden_layers": 3, "num_key_value_heads": 1, "top_k": 3},
-    "gin threshold and top-k, sigmoid": {"operator": "gin", "normalize": "sigmoid", "threshold": 0.4, "top_k": 5},
+    "mixed grouped top-k": {
+        "operator": MIXED,
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 1,
+        "top_k": 3,
+    },
+    "gin threshold and top-k, sigmoid": {
+        "operator": "gin",
+        "normalize": "sigmoid",
+        "threshold": 0.4,
+        "top_k": 5,
+    },
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 some_kinds = pytest.mark.parametrize("kind", ["gin", "mixed threshold", "pna grouped threshold"])
 
 
 def config(kind: str = "gin", **changes: Any) -> gf.GraphformerConfig:
-    sizes = {"vocab_size": VOCAB, "hidden_size": 30, "intermediate_size": 23, "num_hidden_layers": 2, "num_attention_heads": 3}
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": 30,
+        "intermediate_size": 23,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+    }
     return gf.GraphformerConfig(**{**sizes, "initializer_range": 0.3, **KINDS[kind], **changes})
 
 
@@ -93,7 +118,11 @@ def test_causal_and_prefix(kind: str) -> None:
 @every_kind
 def test_padding_and_batch_mates(kind: str) -> None:
     model = make(kind)
-    check_padding(lambda ids, keep: model(ids, attention_mask=keep, position_ids=positions_of(keep)), IDS, vocab_size=VOCAB)
+    check_padding(
+        lambda ids, keep: model(ids, attention_mask=keep, position_ids=positions_of(keep)),
+        IDS,
+        vocab_size=VOCAB,
+    )
     check_batch_independence(model, IDS, vocab_size=VOCAB)
 
 
@@ -102,8 +131,14 @@ def test_padding_and_batch_mates(kind: str) -> None:
 def test_packed_texts_do_not_see_each_other(kind: str, use_cache: bool) -> None:
     model = make(kind)
     texts = [IDS[0, :5], IDS[1, :7], IDS[0, 3:]]
-    check_packing(lambda ids, positions: model(ids, position_ids=positions, use_cache=use_cache), texts)
-    check_packing(lambda ids, positions: model(ids, position_ids=positions, use_cache=use_cache), texts, alone=model)
+    check_packing(
+        lambda ids, positions: model(ids, position_ids=positions, use_cache=use_cache), texts
+    )
+    check_packing(
+        lambda ids, positions: model(ids, position_ids=positions, use_cache=use_cache),
+        texts,
+        alone=model,
+    )
 
 
 @every_kind
@@ -136,7 +171,12 @@ def test_nothing_makes_a_nan(kind: str) -> None:
     }
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         model = make(kind, initializer_range=0.05).to(dtype)
-        check_finite(model, cases, call=lambda m, ids, keep: m(ids, attention_mask=keep).logits, extreme={"sharpening": (1e3, -1e3, 0.0)})
+        check_finite(
+            model,
+            cases,
+            call=lambda m, ids, keep: m(ids, attention_mask=keep).logits,
+            extreme={"sharpening": (1e3, -1e3, 0.0)},
+        )
 
 
 def test_no_tokens() -> None:
@@ -158,8 +198,16 @@ def test_executors_and_backends_agree(kind: str, monkeypatch: pytest.MonkeyPatch
 
         return call
 
-    variants = {f"{e} {b}": variant(e, b) for e in ("dense", "auto", "stream") for b in gf.backends.available()}
-    check_agreement({"dense auto": variant("dense", "auto"), "auto": variant("auto", "auto"), **variants}, [IDS], parameters=model)
+    variants = {
+        f"{e} {b}": variant(e, b)
+        for e in ("dense", "auto", "stream")
+        for b in gf.backends.available()
+    }
+    check_agreement(
+        {"dense auto": variant("dense", "auto"), "auto": variant("auto", "auto"), **variants},
+        [IDS],
+        parameters=model,
+    )
 
 
 # ---------------------------------------------------------------------- the standard transformer is one setting
@@ -167,8 +215,19 @@ def test_executors_and_backends_agree(kind: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(("kv_heads", "tied"), [(3, True), (1, False)])
 def test_sum_with_llamas_weights_is_llama(kv_heads: int, tied: bool) -> None:
-    sizes = {"vocab_size": VOCAB, "hidden_size": 30, "intermediate_size": 23, "num_hidden_layers": 2, "num_attention_heads": 3}
-    shared = {**sizes, "num_key_value_heads": kv_heads, "tie_word_embeddings": tied, "initializer_range": 0.3}
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": 30,
+        "intermediate_size": 23,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+    }
+    shared = {
+        **sizes,
+        "num_key_value_heads": kv_heads,
+        "tie_word_embeddings": tied,
+        "initializer_range": 0.3,
+    }
     llama = LlamaForCausalLM(LlamaConfig(**shared)).eval()
     ours = gf.GraphformerForCausalLM(gf.GraphformerConfig(operator="sum", **shared)).eval()
     assert ours.load_state_dict(llama.state_dict(), strict=True)
@@ -178,7 +237,10 @@ def test_sum_with_llamas_weights_is_llama(kv_heads: int, tied: bool) -> None:
         real = options.get("attention_mask", torch.ones_like(IDS)).bool()
         torch.testing.assert_close(got.logits[real], want.logits[real], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(loss_of(ours), loss_of(llama), atol=1e-5, rtol=1e-5)
-    assert ours.generate(IDS, max_new_tokens=5, do_sample=False).tolist() == llama.generate(IDS, max_new_tokens=5, do_sample=False).tolist()
+    assert (
+        ours.generate(IDS, max_new_tokens=5, do_sample=False).tolist()
+        == llama.generate(IDS, max_new_tokens=5, do_sample=False).tolist()
+    )
 
 
 # ---------------------------------------------------------------------- outputs
@@ -189,9 +251,15 @@ def test_loss_is_the_mean_next_token_cross_entropy_in_nats() -> None:
     labels = IDS.clone()
     labels[0, 4:7] = -100
     out = model(IDS, labels=labels)
-    nats = [-out.logits[b, n - 1].log_softmax(-1)[IDS[b, n]] for b in range(2) for n in range(1, 11) if labels[b, n] != -100]
+    nats = [
+        -out.logits[b, n - 1].log_softmax(-1)[IDS[b, n]]
+        for b in range(2)
+        for n in range(1, 11)
+        if labels[b, n] != -100
+    ]
     assert len(nats) == 17
-    torch.testing.assert_close(out.loss.double(), torch.stack(nats).mean(), atol=1e-6, rtol=1e-6)  # taken in float32
+    # taken in float32
+    torch.testing.assert_close(out.loss.double(), torch.stack(nats).mean(), atol=1e-6, rtol=1e-6)
     uniform = make("mixed")
     nn.init.zeros_(uniform.lm_head.weight)
     assert uniform(IDS, labels=IDS).loss.item() == pytest.approx(math.log(VOCAB))
@@ -206,7 +274,11 @@ def test_output_graphs(kind: str) -> None:
     assert len(out.graphs) == model.config.num_hidden_layers
     for graph in out.graphs:
         assert isinstance(graph, gf.AttentionGraph)
-        assert graph.batch_shape == (2, 3) and graph.num_lanes == 6 and graph.num_senders == graph.num_receivers == 11
+        assert (
+            graph.batch_shape == (2, 3)
+            and graph.num_lanes == 6
+            and graph.num_senders == graph.num_receivers == 11
+        )
         assert (graph.senders <= graph.receivers).all()
 
 
@@ -214,20 +286,31 @@ def test_output_graphs(kind: str) -> None:
 def test_the_first_layers_graph_is_its_softmax(kind: str) -> None:
     model = make(kind)
     keep = (torch.arange(11) >= torch.tensor([[0], [4]])).long()
-    graph = model(IDS, attention_mask=keep, position_ids=positions_of(keep), output_graphs=True).graphs[0]
+    graph = model(
+        IDS, attention_mask=keep, position_ids=positions_of(keep), output_graphs=True
+    ).graphs[0]
     layer = model.model.layers[0]
     x = F.rms_norm(model.model.embed_tokens(IDS), (30,), layer.input_layernorm.weight, 1e-6)
     turn = positions_of(keep)[..., None] * 10000.0 ** (-torch.arange(0, 10, 2) / 10)  # [2, 11, 5]
 
     def turned(z: Tensor) -> Tensor:
         z = z.unflatten(-1, (3, 10)).transpose(1, 2)
-        z = torch.complex(z[..., :5], z[..., 5:]) * torch.polar(torch.ones_like(turn), turn)[:, None]
+        z = (
+            torch.complex(z[..., :5], z[..., 5:])
+            * torch.polar(torch.ones_like(turn), turn)[:, None]
+        )
         return torch.cat((z.real, z.imag), -1)
 
-    scores = turned(layer.self_attn.q_proj(x)) @ turned(layer.self_attn.k_proj(x)).transpose(-1, -2) / 10**0.5
+    scores = (
+        turned(layer.self_attn.q_proj(x))
+        @ turned(layer.self_attn.k_proj(x)).transpose(-1, -2)
+        / 10**0.5
+    )
     allowed = torch.ones(11, 11).tril().bool() & keep.bool()[:, None, None, :]
     weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num(0.0)
-    kept = weights if model.config.threshold is None else weights * (weights > model.config.threshold)
+    kept = (
+        weights if model.config.threshold is None else weights * (weights > model.config.threshold)
+    )
     torch.testing.assert_close(graph.to_dense(), kept, atol=1e-6, rtol=1e-5)
 
 
@@ -241,7 +324,9 @@ def test_decoding_returns_graphs_with_one_receiver() -> None:
 
 
 def test_the_cache_has_two_names() -> None:
-    """transformers 5.24 renamed `past_key_values` to `cache`, and generate passes the name that it knows."""
+    """transformers 5.24 renamed `past_key_values` to `cache`, and generate passes the name that it
+    knows.
+    """
     model = make("mixed threshold").double()
     want = model(IDS, use_cache=False).logits[:, 6:]
     for name in ("cache", "past_key_values"):
@@ -251,12 +336,20 @@ def test_the_cache_has_two_names() -> None:
         torch.testing.assert_close(model(IDS[:, 6:], **{name: cache}).logits, want)
     out = model(IDS, use_cache=True)
     assert out[CACHE].get_seq_length() == out.past_key_values.get_seq_length() == 11
-    assert "cache" in model.config.keys_to_ignore_at_inference and "past_key_values" in model.config.keys_to_ignore_at_inference
-    with pytest.raises(ValueError, match="give exactly one of cache and past_key_values: they are two names of one argument"):
+    assert (
+        "cache" in model.config.keys_to_ignore_at_inference
+        and "past_key_values" in model.config.keys_to_ignore_at_inference
+    )
+    with pytest.raises(
+        ValueError,
+        match="give exactly one of cache and past_key_values: they are two names of one argument",
+    ):
         model(IDS[:, :1], cache=cache, past_key_values=cache)
 
 
-def test_nothing_deprecated_is_used(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_deprecated_is_used(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Some of transformers' deprecations are warnings, and some are told to its logger, once."""
     logger = logging.getLogger("transformers")
     monkeypatch.setattr(logger, "propagate", True)
@@ -266,7 +359,13 @@ def test_nothing_deprecated_is_used(caplog: pytest.LogCaptureFixture, monkeypatc
         warnings.simplefilter("error", FutureWarning)
         warnings.simplefilter("error", DeprecationWarning)
         model(IDS, labels=IDS, use_cache=True)
-        model.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=3, do_sample=False, pad_token_id=0)
+        model.generate(
+            IDS,
+            attention_mask=torch.ones_like(IDS),
+            max_new_tokens=3,
+            do_sample=False,
+            pad_token_id=0,
+        )
         check_cache(model, IDS)
     assert [record.message for record in caplog.records if "deprecated" in record.message] == []
 
@@ -281,7 +380,9 @@ def test_output_hidden_states() -> None:
     x = out.hidden_states[0]
     positions = model.model.rotary_emb(x, torch.arange(11)[None])
     h = x + first.self_attn(first.input_layernorm(x), position_embeddings=positions)
-    torch.testing.assert_close(out.hidden_states[1], h + first.mlp(first.post_attention_layernorm(h)))
+    torch.testing.assert_close(
+        out.hidden_states[1], h + first.mlp(first.post_attention_layernorm(h))
+    )
 
 
 def test_the_base_model_and_inputs_embeds() -> None:
@@ -290,7 +391,9 @@ def test_the_base_model_and_inputs_embeds() -> None:
     assert isinstance(base, GraphformerModelOutput)
     torch.testing.assert_close(model.lm_head(base.last_hidden_state), model(IDS).logits)
     embeds = model.get_input_embeddings()(IDS)
-    torch.testing.assert_close(model(inputs_embeds=embeds).logits, model(IDS).logits, atol=0, rtol=0)
+    torch.testing.assert_close(
+        model(inputs_embeds=embeds).logits, model(IDS).logits, atol=0, rtol=0
+    )
     logits, *_ = model(IDS, return_dict=False)
     torch.testing.assert_close(logits, model(IDS).logits, atol=0, rtol=0)
 
@@ -299,7 +402,9 @@ def test_logits_to_keep() -> None:
     model = make()
     whole = model(IDS).logits
     torch.testing.assert_close(model(IDS, logits_to_keep=3).logits, whole[:, -3:])
-    torch.testing.assert_close(model(IDS, logits_to_keep=torch.tensor([1, 4])).logits, whole[:, [1, 4]])
+    torch.testing.assert_close(
+        model(IDS, logits_to_keep=torch.tensor([1, 4])).logits, whole[:, [1, 4]]
+    )
 
 
 def test_allowed_pairs_as_a_mask() -> None:
@@ -308,7 +413,12 @@ def test_allowed_pairs_as_a_mask() -> None:
     keep = (torch.arange(11) >= torch.tensor([[0], [4]])).long()
     pairs = keep.bool()[:, None, None, :].expand(2, 1, 11, 11)
     padded = model(IDS, attention_mask=keep).logits
-    torch.testing.assert_close(model(IDS, attention_mask=pairs).logits[keep.bool()], padded[keep.bool()], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        model(IDS, attention_mask=pairs).logits[keep.bool()],
+        padded[keep.bool()],
+        atol=1e-5,
+        rtol=1e-5,
+    )
     half = torch.arange(11) >= 6
     cut = (half[:, None] == half[None, :]).expand(1, 1, 11, 11)
     changed = IDS.clone()
@@ -354,12 +464,18 @@ def test_beam_search(kind: str) -> None:
     got = model.generate(prompt, max_new_tokens=2, num_beams=2, do_sample=False)
     first = model(prompt).logits[0, -1].log_softmax(-1).topk(2)
     best = max(
-        (((p + q).item(), [int(i), int(j)]) for p, i in zip(*first, strict=True) for j, q in enumerate(after(model, prompt, i))),
+        (
+            ((p + q).item(), [int(i), int(j)])
+            for p, i in zip(*first, strict=True)
+            for j, q in enumerate(after(model, prompt, i))
+        ),
         key=lambda pair: pair[0],
     )
     assert got[0, 3:].tolist() == best[1]
     many = {
-        use_cache: model.generate(IDS[:, :3], max_new_tokens=6, num_beams=3, do_sample=False, use_cache=use_cache)
+        use_cache: model.generate(
+            IDS[:, :3], max_new_tokens=6, num_beams=3, do_sample=False, use_cache=use_cache
+        )
         for use_cache in (True, False)
     }
     assert many[True].tolist() == many[False].tolist()
@@ -369,9 +485,13 @@ def after(model: nn.Module, prompt: Tensor, token: Tensor) -> Tensor:
     return model(torch.cat((prompt, token.view(1, 1)), dim=1)).logits[0, -1].log_softmax(-1)
 
 
-@pytest.mark.parametrize("kind", ["gin", "sum threshold", "mixed threshold", "pna grouped threshold"])
+@pytest.mark.parametrize(
+    "kind", ["gin", "sum threshold", "mixed threshold", "pna grouped threshold"]
+)
 def test_a_static_cache_gives_the_same_text(kind: str) -> None:
-    """GIN without a value projection has node features of every head: a static cache cannot hold them beside fewer key heads."""
+    """GIN without a value projection has node features of every head: a static cache cannot hold
+    them beside fewer key heads.
+    """
     model = make(kind, pad_token_id=0)
     keep = (torch.arange(5) >= torch.tensor([[0], [3]])).long()
     ids = torch.where(keep.bool(), IDS[:, :5].clamp(min=1), 0)
@@ -394,7 +514,9 @@ def test_sampling_follows_the_seed() -> None:
 
     def sample(seed: int) -> list[list[int]]:
         torch.manual_seed(seed)
-        return model.generate(IDS[:, :3], max_new_tokens=12, do_sample=True, temperature=2.0).tolist()
+        return model.generate(
+            IDS[:, :3], max_new_tokens=12, do_sample=True, temperature=2.0
+        ).tolist()
 
     assert sample(1) == sample(1) != sample(2)
 
@@ -415,7 +537,9 @@ def test_continuous_batching_is_refused_before_anything_runs() -> None:
         lambda: model.continuous_batching_context_manager().__enter__(),
     ):
         with pytest.raises(
-            NotImplementedError, match=r"no continuous batching \(generate_batch.*Pad the prompts on the left and call generate"
+            NotImplementedError,
+            match=r"no continuous batching \(generate_batch.*Pad the prompts on the left and call "
+            r"generate",
         ):
             attempt()
 
@@ -426,7 +550,9 @@ def test_generation_stops() -> None:
     assert model.generate(prompt, max_length=8, do_sample=False).shape == (1, 8)
     text = greedy(model, prompt, 8)[0, 3:].tolist()
     stop = text[4]
-    got = model.generate(prompt, max_new_tokens=8, do_sample=False, eos_token_id=stop, pad_token_id=0)[0, 3:].tolist()
+    got = model.generate(
+        prompt, max_new_tokens=8, do_sample=False, eos_token_id=stop, pad_token_id=0
+    )[0, 3:].tolist()
     assert got == text[: text.index(stop) + 1]
 
 
@@ -438,7 +564,11 @@ def test_generation_stops() -> None:
 def test_save_and_load_is_bit_equal(kind: str, tmp_path: Path) -> None:
     model = make(kind)
     model.save_pretrained(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "generation_config.json", "model.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    ]
     loaded, info = gf.GraphformerForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     state = loaded.state_dict()
@@ -484,7 +614,9 @@ def test_sharded_save(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path, max_shard_size="10KB")
     shards = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
     assert len(set(shards.values())) > 2
-    assert torch.equal(gf.GraphformerForCausalLM.from_pretrained(tmp_path)(IDS).logits, model(IDS).logits)
+    assert torch.equal(
+        gf.GraphformerForCausalLM.from_pretrained(tmp_path)(IDS).logits, model(IDS).logits
+    )
 
 
 def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
@@ -522,7 +654,11 @@ def test_resize_token_embeddings() -> None:
 @pytest.mark.parametrize("output_graphs", [True, False])
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_gradient_checkpointing_changes_no_gradient(
-    kind: str, executor: str, output_graphs: bool, use_reentrant: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    executor: str,
+    output_graphs: bool,
+    use_reentrant: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 200)
     model = make(kind, executor=executor).train()
@@ -578,7 +714,8 @@ def test_a_few_steps_learn(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["gin", "pna", "mixed threshold", "gin grouped"])
 def test_bfloat16(kind: str) -> None:
-    # With fresh weights of 0.3 the logits are of the order of 10; with 0.05 half precision is not the main thing.
+    # With fresh weights of 0.3 the logits are of the order of 10; with 0.05 half precision is not
+    # the main thing.
     model = make(kind, initializer_range=0.05)
     half = copy.deepcopy(model).to(torch.bfloat16)
     model.load_state_dict(half.state_dict())
@@ -628,20 +765,37 @@ def test_fresh_weights() -> None:
 @pytest.mark.parametrize("operator", ["sum", "gin", "pna", MIXED])
 @pytest.mark.parametrize("source", ["gin", "sum", "pna"])
 def test_the_twin_has_as_many_parameters(source: str, operator: str | list[str]) -> None:
-    original = config(source, vocab_size=65, hidden_size=70, intermediate_size=211, num_attention_heads=5, num_hidden_layers=3)
+    original = config(
+        source,
+        vocab_size=65,
+        hidden_size=70,
+        intermediate_size=211,
+        num_attention_heads=5,
+        num_hidden_layers=3,
+    )
     twin = gf.parameter_matched(original, operator)
     target = gf.count_parameters(original)
     assert abs(gf.count_parameters(twin) - target) <= 0.002 * target
     assert twin.operator == operator and twin.hidden_size == original.hidden_size
     smaller, larger = (dataclasses.replace(twin) for _ in range(2))
-    smaller.intermediate_size, larger.intermediate_size = twin.intermediate_size - 1, twin.intermediate_size + 1
+    smaller.intermediate_size, larger.intermediate_size = (
+        twin.intermediate_size - 1,
+        twin.intermediate_size + 1,
+    )
     best = abs(gf.count_parameters(twin) - target)
-    assert best <= abs(gf.count_parameters(smaller) - target) and best <= abs(gf.count_parameters(larger) - target)
+    assert best <= abs(gf.count_parameters(smaller) - target) and best <= abs(
+        gf.count_parameters(larger) - target
+    )
 
 
 def test_the_twin_of_the_sizes_in_use_is_within_a_tenth_of_a_percent() -> None:
     original = gf.GraphformerConfig(
-        vocab_size=65, hidden_size=128, intermediate_size=424, num_hidden_layers=4, num_attention_heads=4, operator="gin"
+        vocab_size=65,
+        hidden_size=128,
+        intermediate_size=424,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        operator="gin",
     )
     target = gf.count_parameters(original)
     for operator in ("sum", "pna"):
@@ -658,7 +812,11 @@ def test_parameters_are_counted_as_the_model_has_them(kind: str, tied: bool) -> 
 
 
 def test_a_twin_that_cannot_be_matched_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"operator 'pna' cannot match [\d,]+ parameters: without a feed-forward it already has"):
+    with pytest.raises(
+        ValueError,
+        match=r"operator 'pna' cannot match [\d,]+ parameters: without a feed-forward it already "
+        r"has",
+    ):
         gf.parameter_matched(config("gin", intermediate_size=1, mlp_ratio=1), "pna")
 
 
@@ -685,7 +843,11 @@ def test_config_round_trip_through_json(tmp_path: Path) -> None:
     )
     original.save_pretrained(tmp_path)
     loaded = gf.GraphformerConfig.from_pretrained(tmp_path)
-    for other in (loaded, gf.GraphformerConfig(**json.loads(original.to_json_string())), copy.deepcopy(original)):
+    for other in (
+        loaded,
+        gf.GraphformerConfig(**json.loads(original.to_json_string())),
+        copy.deepcopy(original),
+    ):
         assert other.layer_operators == ("gin", "pna", "sum")
         for field in own_fields():
             want, got = getattr(original, field), getattr(other, field)
@@ -729,13 +891,21 @@ def test_every_setting_reaches_the_layers() -> None:
     assert (type(gin), type(pna), type(plain)) == (GINAttention, PNAAttention, SumAttention)
     for i, layer in enumerate((gin, pna, plain)):
         assert str(layer.sparsify) == str(gf.Threshold(0.2) & gf.TopK(4))
-        assert (layer.num_kv_heads, layer.backend, layer.executor, layer.layer_idx) == (1, "pyg", "dense", i)
+        assert (layer.num_kv_heads, layer.backend, layer.executor, layer.layer_idx) == (
+            1,
+            "pyg",
+            "dense",
+            i,
+        )
         assert type(layer.normalize).__name__ == "Sigmoid" and layer.attention_dropout == 0.1
         assert layer.v_proj is not None and layer.o_proj is None and layer.sharpening is None
     assert gin.operator.mlp.weight1.shape == (3, 10, 7)
     assert pna.operator.aggregators == ("max",) and pna.operator.scalers == ("attenuation",)
     block = model.model.layers[0]
-    assert block.dropout == block.mlp.dropout == 0.2 and block.input_layernorm.eps == model.model.norm.eps == 1e-3
+    assert (
+        block.dropout == block.mlp.dropout == 0.2
+        and block.input_layernorm.eps == model.model.norm.eps == 1e-3
+    )
 
 
 def test_projections_by_habit_of_the_operator() -> None:
@@ -753,12 +923,25 @@ def test_projections_by_habit_of_the_operator() -> None:
     [
         ({"operator": "gat"}, "unknown operator 'gat'; known: sum, gin, pna"),
         ({"operator": ["gin", "gcn"]}, "unknown operator 'gcn'; known: sum, gin, pna"),
-        ({"operator": MIXED}, "operator names 3 layers, but num_hidden_layers is 2; give one name, or one for each layer"),
-        ({"num_attention_heads": 4}, "hidden_size 30 must be num_attention_heads 4 times an even head width"),
-        ({"num_attention_heads": 2}, "hidden_size 30 must be num_attention_heads 2 times an even head width"),
+        (
+            {"operator": MIXED},
+            "operator names 3 layers, but num_hidden_layers is 2; give one name, or one for each "
+            "layer",
+        ),
+        (
+            {"num_attention_heads": 4},
+            "hidden_size 30 must be num_attention_heads 4 times an even head width",
+        ),
+        (
+            {"num_attention_heads": 2},
+            "hidden_size 30 must be num_attention_heads 2 times an even head width",
+        ),
         ({"num_attention_heads": 0}, "num_attention_heads must be at least 1, got 0"),
         ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
-        ({"num_key_value_heads": 2}, "num_attention_heads 3 is not a multiple of num_key_value_heads 2"),
+        (
+            {"num_key_value_heads": 2},
+            "num_attention_heads 3 is not a multiple of num_key_value_heads 2",
+        ),
     ],
 )
 def test_the_config_refuses(changes: dict[str, Any], match: str) -> None:
@@ -766,7 +949,16 @@ def test_the_config_refuses(changes: dict[str, Any], match: str) -> None:
         config(**changes)
 
 
-@pytest.mark.parametrize("changes", [{"threshold": "0.2"}, {"hidden_size": 30.0}, {"sharpening": "yes"}, {"operator": 3}, {"top_k": 2.5}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold": "0.2"},
+        {"hidden_size": 30.0},
+        {"sharpening": "yes"},
+        {"operator": 3},
+        {"top_k": 2.5},
+    ],
+)
 def test_a_setting_of_the_wrong_type_is_refused(changes: dict[str, Any]) -> None:
     (name,) = changes
     with pytest.raises(StrictDataclassFieldValidationError, match=f"field '{name}'"):
@@ -779,7 +971,10 @@ def test_a_setting_of_the_wrong_type_is_refused(changes: dict[str, Any]) -> None
         ({"backend": "jax"}, "unknown backend 'jax'"),
         ({"executor": "fast"}, "unknown executor 'fast'"),
         ({"normalize": "entmax"}, "unknown normalize 'entmax'"),
-        ({"operator": "pna", "operator_options": {"pna": {"aggregators": ["median"]}}}, "unknown aggregators"),
+        (
+            {"operator": "pna", "operator_options": {"pna": {"aggregators": ["median"]}}},
+            "unknown aggregators",
+        ),
         (
             {"operator_options": {"gin": {"mlp_ratios": 1}}},
             r"operator_options\['gin'\] holds what GINAttention does not take: .*'mlp_ratios'",
@@ -801,16 +996,28 @@ def test_calls_that_do_not_fit_are_refused() -> None:
         with pytest.raises(ValueError, match="give exactly one of input_ids and inputs_embeds"):
             model(**both)
     for wrong in (torch.ones(2, 12), torch.ones(2, 10)):
-        with pytest.raises(ValueError, match=rf"attention_mask covers {wrong.shape[1]} tokens, but there are 11 \(cached ones included\)"):
+        with pytest.raises(
+            ValueError,
+            match=rf"attention_mask covers {wrong.shape[1]} tokens, but there are 11 \(cached ones "
+            r"included\)",
+        ):
             model(IDS, attention_mask=wrong)
     cache = DynamicCache()
     model(IDS, past_key_values=cache)
-    with pytest.raises(ValueError, match=r"attention_mask covers 1 tokens, but there are 12 \(cached ones included\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"attention_mask covers 1 tokens, but there are 12 \(cached ones included\)",
+    ):
         model(IDS[:, :1], attention_mask=torch.ones(2, 1), past_key_values=cache)
-    with pytest.raises(ValueError, match=r"attention_mask must have shape \[2 or 1, 3 or 1, 11, 11\].*got \[2, 1, 11, 10\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"attention_mask must have shape \[2 or 1, 3 or 1, 11, 11\].*got \[2, 1, 11, 10\]",
+    ):
         model(IDS, attention_mask=torch.zeros(2, 1, 11, 10, dtype=torch.bool))
     for wrong in (torch.arange(12)[None], torch.arange(11), torch.zeros(3, 11)):
-        with pytest.raises(ValueError, match=r"position_ids must have shape \[2 or 1, 11\] \(batch, length\), got"):
+        with pytest.raises(
+            ValueError, match=r"position_ids must have shape \[2 or 1, 11\] \(batch, length\), got"
+        ):
             model(IDS, position_ids=wrong)
     with pytest.raises(IndexError, match="index out of range"):
         model(IDS + VOCAB)

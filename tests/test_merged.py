@@ -8,7 +8,15 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from graphformer import AttentionGraph
-from graphformer.attention import NormalizeWeights, Reweigh, Sparsifier, Threshold, TopK, blocks, merged_graph
+from graphformer.attention import (
+    NormalizeWeights,
+    Reweigh,
+    Sparsifier,
+    Threshold,
+    TopK,
+    blocks,
+    merged_graph,
+)
 
 PAPER = Reweigh("sigmoid", 0.1, beta=10.0, above=0.6)
 CUTS = {
@@ -21,9 +29,15 @@ CUTS = {
 MASKS = ("none", "padding", "pairs", "causal", "causal-padding")
 
 
-def inputs(heads: int, kv_heads: int, queries: int, keys: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(
+    heads: int, kv_heads: int, queries: int, keys: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
     shape = (2, kv_heads, keys)
-    return torch.randn(2, heads, queries, 5, dtype=dtype) * 2, torch.randn(*shape, 5, dtype=dtype), torch.randn(*shape, 3, dtype=dtype)
+    return (
+        torch.randn(2, heads, queries, 5, dtype=dtype) * 2,
+        torch.randn(*shape, 5, dtype=dtype),
+        torch.randn(*shape, 3, dtype=dtype),
+    )
 
 
 def mask_named(name: str, queries: int, keys: int) -> tuple[dict, Tensor]:
@@ -32,7 +46,8 @@ def mask_named(name: str, queries: int, keys: int) -> tuple[dict, Tensor]:
     keep = torch.ones(2, 1, queries, keys, dtype=torch.bool)
     if "padding" in name:
         arguments["attention_mask"] = padding = torch.ones(2, keys, dtype=torch.bool)
-        padding[0, :4] = False  # with a causal rule the first rows of the first sequence see nothing
+        # with a causal rule the first rows of the first sequence see nothing
+        padding[0, :4] = False
         keep = keep & padding[:, None, None]
     if name == "pairs":
         arguments["attention_mask"] = pairs = torch.rand(2, 1, queries, keys) > 0.4
@@ -57,20 +72,32 @@ def densely(
 ) -> tuple[AttentionGraph, Tensor]:
     """The graph and the weights ``[B, H, Nq, Nk]``, from whole matrices."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    scores = q.to(wide) @ k.to(wide).repeat_interleave(q.shape[1] // k.shape[1], dim=1).mT / math.sqrt(q.shape[-1])
+    scores = (
+        q.to(wide)
+        @ k.to(wide).repeat_interleave(q.shape[1] // k.shape[1], dim=1).mT
+        / math.sqrt(q.shape[-1])
+    )
     if softcap is not None:
         scores = softcap * (scores / softcap).tanh()
     if bias is not None:
         scores = scores + bias.to(wide)
     scores = scores.masked_fill(~keep, -math.inf)
     if sinks is not None:
-        scores = torch.cat((sinks.to(wide).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1), scores), -1)
+        scores = torch.cat(
+            (sinks.to(wide).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1), scores), -1
+        )
     weights = scores.softmax(-1).nan_to_num(0.0)  # a row without any allowed key
     weights = weights if sinks is None else weights[..., 1:]
-    merged = weights if reduce is None else getattr(weights, {"sum": "sum", "mean": "mean", "max": "amax"}[reduce])(1)
+    merged = (
+        weights
+        if reduce is None
+        else getattr(weights, {"sum": "sum", "mean": "mean", "max": "amax"}[reduce])(1)
+    )
     merged = merged if clamp is None else merged.clamp(max=clamp)
     allowed = (keep if reduce is None else keep.squeeze(1)).expand(merged.shape)
-    return sparsify.refine(AttentionGraph.from_dense(merged, keep=sparsify.rows(merged, allowed) & allowed)), weights
+    return sparsify.refine(
+        AttentionGraph.from_dense(merged, keep=sparsify.rows(merged, allowed) & allowed)
+    ), weights
 
 
 def check(q: Tensor, k: Tensor, v: Tensor, mask: str, cut: Sparsifier, **options) -> None:
@@ -78,20 +105,30 @@ def check(q: Tensor, k: Tensor, v: Tensor, mask: str, cut: Sparsifier, **options
     settings = {"reduce": "sum", "clamp": 1.0, "softcap": None, "sinks": None, **options}
     wanted, weights = densely(q, k, keep, cut, **settings)
     graph, out = merged_graph(q, k, v, sparsify=cut, **settings, **arguments)
-    assert graph.batch_shape == wanted.batch_shape and (graph.num_receivers, graph.num_senders) == (q.shape[2], k.shape[2])
+    assert graph.batch_shape == wanted.batch_shape and (graph.num_receivers, graph.num_senders) == (
+        q.shape[2],
+        k.shape[2],
+    )
     assert torch.equal(graph.edge_index, wanted.edge_index)
     assert_close(graph.weight, wanted.weight)
     exact = weights @ v.to(weights.dtype).repeat_interleave(q.shape[1] // v.shape[1], dim=1)
     assert_close(out, exact.to(v.dtype))
 
 
-SIZES = [(mask, *sizes) for mask in MASKS for sizes in [(11, 11), (3, 11), (7, 5)] if sizes[0] <= sizes[1] or "causal" not in mask]
+SIZES = [
+    (mask, *sizes)
+    for mask in MASKS
+    for sizes in [(11, 11), (3, 11), (7, 5)]
+    if sizes[0] <= sizes[1] or "causal" not in mask
+]
 
 
 @pytest.mark.parametrize("limit", [1, 3 * 6 * 11, 10**6])
 @pytest.mark.parametrize(("mask", "queries", "keys"), SIZES)
 @pytest.mark.parametrize("cut", CUTS)
-def test_capped_scores_and_sinks(monkeypatch, cut: str, mask: str, queries: int, keys: int, limit: int):
+def test_capped_scores_and_sinks(
+    monkeypatch, cut: str, mask: str, queries: int, keys: int, limit: int
+):
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", limit)
     for heads, kv_heads in [(6, 2), (1, 1)]:
         q, k, v = inputs(heads, kv_heads, queries, keys)
@@ -106,14 +143,31 @@ def test_capped_scores_and_sinks(monkeypatch, cut: str, mask: str, queries: int,
 @pytest.mark.usefixtures("small_blocks")
 def test_half_precision(dtype: torch.dtype, reduce: str | None):
     q, k, v = inputs(6, 2, 11, 11, dtype)
-    check(q, k, v, "causal-padding", PAPER, reduce=reduce, softcap=3.0, sinks=torch.randn(6, dtype=dtype))
+    check(
+        q,
+        k,
+        v,
+        "causal-padding",
+        PAPER,
+        reduce=reduce,
+        softcap=3.0,
+        sinks=torch.randn(6, dtype=dtype),
+    )
 
 
 def test_a_sink_far_below_or_above_everything():
     q, k, v = inputs(6, 2, 7, 7)
     for mask in MASKS:
         for far in (-math.inf, -1e30, 1e30):
-            check(q, k, v, mask, Threshold(0.1), reduce=None, sinks=torch.full((6,), far, dtype=torch.float64))
+            check(
+                q,
+                k,
+                v,
+                mask,
+                Threshold(0.1),
+                reduce=None,
+                sinks=torch.full((6,), far, dtype=torch.float64),
+            )
     plain, _ = merged_graph(q, k, sparsify=Threshold(0.1))
     none, _ = merged_graph(q, k, sparsify=Threshold(0.1), sinks=torch.full((6,), -math.inf))
     assert_close(none.to_dense(), plain.to_dense())
@@ -146,11 +200,19 @@ def test_the_cut_comes_before_the_edges(monkeypatch):
     q, k, _ = inputs(6, 2, 64, 64, torch.float32)
     seen: list[int] = []
     refine = Reweigh.refine
-    monkeypatch.setattr(Reweigh, "refine", lambda self, graph: seen.append(graph.num_edges) or refine(self, graph))
-    monkeypatch.setattr(blocks, "allowed", lambda *_: pytest.fail("weights above the cut are allowed anyway"))
-    graph, _ = merged_graph(q, k, sparsify=Reweigh("sigmoid", 0.1, beta=10.0, above=0.6), is_causal=True)
+    monkeypatch.setattr(
+        Reweigh, "refine", lambda self, graph: seen.append(graph.num_edges) or refine(self, graph)
+    )
+    monkeypatch.setattr(
+        blocks, "allowed", lambda *_: pytest.fail("weights above the cut are allowed anyway")
+    )
+    graph, _ = merged_graph(
+        q, k, sparsify=Reweigh("sigmoid", 0.1, beta=10.0, above=0.6), is_causal=True
+    )
     assert seen == [graph.num_edges] and graph.num_edges < 64 * 65 / 2
-    assert float(graph.weight.min()) > 0.6 and float(graph.weight.max()) <= torch.tensor(9.0).sigmoid()
+    assert (
+        float(graph.weight.min()) > 0.6 and float(graph.weight.max()) <= torch.tensor(9.0).sigmoid()
+    )
 
 
 @pytest.mark.parametrize("reduce", ["sum", None])
@@ -172,9 +234,23 @@ def test_a_trained_sparsifier_gets_its_gradient(reduce: str | None):
 def test_next_to_nothing(reduce: str | None):
     for batch, queries, keys in [(0, 5, 5), (2, 0, 5), (2, 0, 0), (1, 1, 1)]:
         q, k = torch.randn(batch, 6, queries, 5), torch.randn(batch, 2, keys, 5)
-        graph, out = merged_graph(q, k, k, sparsify=PAPER, reduce=reduce, softcap=2.0, sinks=torch.full((6,), -9.0), is_causal=True)
+        graph, out = merged_graph(
+            q,
+            k,
+            k,
+            sparsify=PAPER,
+            reduce=reduce,
+            softcap=2.0,
+            sinks=torch.full((6,), -9.0),
+            is_causal=True,
+        )
         lanes = (batch,) if reduce else (batch, 6)
-        assert graph.to_dense().shape == (*lanes, queries, keys) and out.shape == (batch, 6, queries, 5)
+        assert graph.to_dense().shape == (*lanes, queries, keys) and out.shape == (
+            batch,
+            6,
+            queries,
+            5,
+        )
 
 
 def test_refuses():
@@ -182,7 +258,10 @@ def test_refuses():
     with pytest.raises(ValueError, match="softcap must be a positive number, got 0"):
         merged_graph(q, k, sparsify=PAPER, softcap=0.0)
     for sinks in (torch.zeros(2), torch.zeros(6, 1), torch.zeros(6, dtype=torch.int64)):
-        with pytest.raises(ValueError, match=r"sinks must be floating point of shape \(6,\), one a query head, on cpu; got"):
+        with pytest.raises(
+            ValueError,
+            match=r"sinks must be floating point of shape \(6,\), one a query head, on cpu; got",
+        ):
             merged_graph(q, k, sparsify=PAPER, sinks=sinks)
     with pytest.raises(ValueError, match="sinks hold 1 NaN"):
         merged_graph(q, k, sparsify=PAPER, sinks=torch.tensor([0, 0, torch.nan, 0, 0, 0]))
@@ -197,8 +276,13 @@ def test_refuses():
 def test_above_is_a_cut_of_the_new_weights(trainable: bool):
     weights = torch.rand(7, 11, dtype=torch.float64)
     cut = Reweigh("sigmoid", 0.1, beta=10.0, above=0.6, trainable=trainable).double()
-    assert torch.equal(cut.rows(weights, torch.tensor(True)), (10 * (weights - 0.1)).sigmoid() > 0.6)
-    assert torch.equal(cut.edges(weights[0], torch.zeros(11, dtype=torch.int64), 1), cut.rows(weights[0], torch.tensor(True)))
+    assert torch.equal(
+        cut.rows(weights, torch.tensor(True)), (10 * (weights - 0.1)).sigmoid() > 0.6
+    )
+    assert torch.equal(
+        cut.edges(weights[0], torch.zeros(11, dtype=torch.int64), 1),
+        cut.rows(weights[0], torch.tensor(True)),
+    )
     assert cut.bound == pytest.approx(0.1 + math.log(1.5) / 10)
     assert "above=0.6" in repr(cut)
     if trainable:
@@ -252,7 +336,16 @@ def test_a_bias_on_the_scores(monkeypatch, mask: str, queries: int, keys: int, l
             bias = torch.randn(*shape, queries, keys, dtype=torch.float64) * 2
             for reduce in ("sum", "mean", "max", None):
                 check(q, k, v, mask, Threshold(0.1), reduce=reduce, bias=bias)
-            check(q, k, v, mask, PAPER, softcap=1.5, sinks=torch.randn(heads, dtype=torch.float64), bias=bias)
+            check(
+                q,
+                k,
+                v,
+                mask,
+                PAPER,
+                softcap=1.5,
+                sinks=torch.randn(heads, dtype=torch.float64),
+                bias=bias,
+            )
         row = torch.randn(1, heads, 1, keys, dtype=torch.float64).expand(-1, -1, queries, -1)
         check(q, k, v, mask, TopK(3), bias=row)
         check(q.float(), k.float(), v.float(), mask, Threshold(0.1), bias=row.half())
@@ -285,7 +378,9 @@ def test_what_a_bias_may_be():
         torch.zeros(1, 6, 7, 1),
         torch.zeros(1, 6, 7, 7).long(),
     ):
-        with pytest.raises(ValueError, match=r"bias must be floating point of shape \[1 or 2, 1 or 6, 7, 7\]"):
+        with pytest.raises(
+            ValueError, match=r"bias must be floating point of shape \[1 or 2, 1 or 6, 7, 7\]"
+        ):
             merged_graph(q, k, sparsify=PAPER, bias=wrong)
     for value in (math.nan, -math.inf):
         with pytest.raises(ValueError, match=r"bias must be finite.*attention_mask"):

@@ -1,4 +1,6 @@
-"""Grain graphs from label images: by hand, against scikit-image, under relabelling and shifts; files that are read or refused by name."""
+"""Grain graphs from label images: by hand, against scikit-image, under relabelling and shifts;
+files that are read or refused by name.
+"""
 
 import math
 from pathlib import Path
@@ -26,8 +28,13 @@ def assert_isomorphic(a, b, old_to_new: dict[int, int], exact: bool = True) -> N
     match = torch.tensor([where[old_to_new[int(grain)]] for grain in a.grain])
     tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(b.x[match], a.x, **tolerance)
-    edges_a = {tuple(match[pair].tolist()): attr for pair, attr in zip(a.edge_index.T, a.edge_attr, strict=True)}
-    edges_b = {tuple(pair.tolist()): attr for pair, attr in zip(b.edge_index.T, b.edge_attr, strict=True)}
+    edges_a = {
+        tuple(match[pair].tolist()): attr
+        for pair, attr in zip(a.edge_index.T, a.edge_attr, strict=True)
+    }
+    edges_b = {
+        tuple(pair.tolist()): attr for pair, attr in zip(b.edge_index.T, b.edge_attr, strict=True)
+    }
     assert edges_a.keys() == edges_b.keys()
     for pair, attr in edges_a.items():
         torch.testing.assert_close(edges_b[pair], attr, **tolerance)
@@ -40,20 +47,28 @@ def test_a_graph_by_hand():
     data = grain_graph(LABELS)
     assert data.grain.tolist() == [5, 7, 9] and data.x[:, 0].tolist() == [3, 3, 6]
     assert data.edge_index.tolist() == [[0, 0, 1, 1, 2, 2], [1, 2, 0, 2, 0, 1]]
-    # 5 and 7 share one face, 5 and 9 one across each axis, 7 and 9 one across axis 0 and two across axis 1
+    # 5 and 7 share one face, 5 and 9 one across each axis, 7 and 9 one across axis 0 and two across
+    # axis 1
     across = {(0, 1): 1.0, (0, 2): math.sqrt(2**2 + 1), (1, 2): math.sqrt(1 + 2**2)}
     for sender, receiver, attr in zip(*data.edge_index.tolist(), data.edge_attr, strict=True):
-        torch.testing.assert_close(attr[0].item(), across[min(sender, receiver), max(sender, receiver)])
+        torch.testing.assert_close(
+            attr[0].item(), across[min(sender, receiver), max(sender, receiver)]
+        )
     torch.testing.assert_close(data.pos[1], torch.tensor([1.5, 2.5]))
-    # 7 is a bar of 3 x 1 voxels: an ellipse of its second moments has axes 2 sqrt(4 l), l = side^2 / 12
-    torch.testing.assert_close(data.x[1, 1:3], torch.tensor([4 * 3 / math.sqrt(12), 4 / math.sqrt(12)]))
+    # 7 is a bar of 3 x 1 voxels: an ellipse of its second moments has axes 2 sqrt(4 l), l = side^2
+    # / 12
+    torch.testing.assert_close(
+        data.x[1, 1:3], torch.tensor([4 * 3 / math.sqrt(12), 4 / math.sqrt(12)])
+    )
     torch.testing.assert_close(data.x[1, 3:], torch.tensor([math.sqrt(8 / 9), 1.0]))
 
 
 def test_directions_by_hand():
     labels = np.array([[0, 0, 0, 1]])
     data = grain_graph(labels, directions=True)
-    torch.testing.assert_close(data.edge_attr, torch.tensor([[1.0, 2.0, 0.0, 1.0], [1.0, 2.0, 0.0, -1.0]]))
+    torch.testing.assert_close(
+        data.edge_attr, torch.tensor([[1.0, 2.0, 0.0, 1.0], [1.0, 2.0, 0.0, -1.0]])
+    )
     torch.testing.assert_close(data.x[0, -3:], torch.tensor([0.1, 0.0, 0.9]))
 
 
@@ -69,8 +84,12 @@ def test_shapes_agree_with_scikit_image(shape):
     # Ours gives voxels a width: each second moment is larger by 1/12.
     dim = len(shape)
     width = 4 * (dim + 2) / 12
-    np.testing.assert_allclose(data.x[:, 1] ** 2 - width, [p.axis_major_length**2 for p in props], rtol=1e-4)
-    np.testing.assert_allclose(data.x[:, dim] ** 2 - width, [p.axis_minor_length**2 for p in props], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        data.x[:, 1] ** 2 - width, [p.axis_major_length**2 for p in props], rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        data.x[:, dim] ** 2 - width, [p.axis_minor_length**2 for p in props], rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("slope", [0, 1, 2, 0.5])
@@ -84,7 +103,9 @@ def test_flat_boundaries_have_their_length_in_every_direction(slope):
 
 
 @pytest.mark.parametrize("periodic", [False, True])
-@pytest.mark.parametrize(("shape", "directions"), [((11, 17), True), ((5, 7, 11), False), ((1, 13), False)])
+@pytest.mark.parametrize(
+    ("shape", "directions"), [((11, 17), True), ((5, 7, 11), False), ((1, 13), False)]
+)
 def test_new_labels_give_the_same_graph_in_another_order(shape, directions, periodic):
     labels = cells(shape, 7)
     new = np.random.default_rng(1).permutation(100)[:7] - 50  # negative labels are labels too
@@ -97,7 +118,10 @@ def test_new_labels_give_the_same_graph_in_another_order(shape, directions, peri
 def test_a_shifted_periodic_cell_is_the_same_graph(dim):
     labels = voronoi_cells(np.random.default_rng(2).random((11, dim)), 15)
     shifted = np.roll(labels, (4, 7, 2)[:dim], axis=tuple(range(dim)))
-    before, after = grain_graph(labels, periodic=True, directions=True), grain_graph(shifted, periodic=True, directions=True)
+    before, after = (
+        grain_graph(labels, periodic=True, directions=True),
+        grain_graph(shifted, periodic=True, directions=True),
+    )
     assert_isomorphic(before, after, {int(g): int(g) for g in before.grain}, exact=False)
     moved = (after.pos - before.pos - torch.tensor([4.0, 7.0, 2.0][:dim])) / 15
     torch.testing.assert_close(moved, moved.round(), rtol=0, atol=1e-5)
@@ -123,14 +147,22 @@ def test_spacing_and_relative_units():
     torch.testing.assert_close(a.edge_attr, b.edge_attr)
     torch.testing.assert_close(a.x[:, 0].mean(), torch.tensor(1.0))
     # Voxels twice as long along axis 0 are two voxels.
-    stretched, doubled = grain_graph(labels, spacing=(2.0, 1.0)), grain_graph(np.repeat(labels, 2, axis=0))
+    stretched, doubled = (
+        grain_graph(labels, spacing=(2.0, 1.0)),
+        grain_graph(np.repeat(labels, 2, axis=0)),
+    )
     torch.testing.assert_close(stretched.x, doubled.x)
     torch.testing.assert_close(stretched.edge_attr, doubled.edge_attr)
 
 
 def test_ignored_labels_are_no_grains():
-    data = grain_graph(np.array([[1, 0, 2], [1, 0, 2], [1, 3, 3]]), np.arange(6.0).reshape(3, 2), ignore=(0,))
-    assert data.grain.tolist() == [1, 2, 3] and data.edge_index.tolist() == [[0, 1, 2, 2], [2, 2, 0, 1]]
+    data = grain_graph(
+        np.array([[1, 0, 2], [1, 0, 2], [1, 3, 3]]), np.arange(6.0).reshape(3, 2), ignore=(0,)
+    )
+    assert data.grain.tolist() == [1, 2, 3] and data.edge_index.tolist() == [
+        [0, 1, 2, 2],
+        [2, 2, 0, 1],
+    ]
     assert data.x[:, -2:].tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
@@ -138,17 +170,29 @@ def test_ignored_labels_are_no_grains():
 @pytest.mark.parametrize("periodic", [False, True])
 def test_one_grain_has_no_edges(shape, periodic):
     data = grain_graph(np.full(shape, 4), periodic=periodic, directions=True)
-    assert data.num_nodes == 1 and data.edge_index.shape == (2, 0) and data.edge_attr.shape == (0, 2 + len(shape))
+    assert (
+        data.num_nodes == 1
+        and data.edge_index.shape == (2, 0)
+        and data.edge_attr.shape == (0, 2 + len(shape))
+    )
     assert torch.isfinite(data.x).all()
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((np.ones((3, 5)),), TypeError, r"labels must hold integers, one label a grain, got float64; .*np.rint"),
+        (
+            (np.ones((3, 5)),),
+            TypeError,
+            r"labels must hold integers, one label a grain, got float64; .*np.rint",
+        ),
         ((np.ones(3, dtype=int),), ValueError, r"must be an image \[n0, n1\] or a volume"),
         ((np.ones((0, 3), dtype=int),), ValueError, "at least one voxel"),
-        ((LABELS, np.ones((2, 1))), ValueError, r"properties must be \[3, P\], a row a grain, got shape \(2, 1\)"),
+        (
+            (LABELS, np.ones((2, 1))),
+            ValueError,
+            r"properties must be \[3, P\], a row a grain, got shape \(2, 1\)",
+        ),
     ],
 )
 def test_bad_labels_are_named(arguments, error, message):
@@ -173,7 +217,9 @@ def test_regions_agree_with_scipy():
     found = regions(phases)
     for value in range(3):
         expected, number = label(phases == value)
-        pairs = {(a, b) for a, b in zip(expected[phases == value], found[phases == value], strict=True)}
+        pairs = {
+            (a, b) for a, b in zip(expected[phases == value], found[phases == value], strict=True)
+        }
         assert len(pairs) == number == len({b for _, b in pairs})
     first = np.unique(found, return_index=True)[1]
     assert (np.diff(first) > 0).all()
@@ -193,7 +239,11 @@ def test_regions_are_joined_across_phases_only():
 
 
 def test_unknown_phases_are_named():
-    with pytest.raises(ValueError, match=r"phases has the value 255, which is none of the phases \(0, 1\); it holds 0, 255. Give phases"):
+    with pytest.raises(
+        ValueError,
+        match=r"phases has the value 255, which is none of the phases \(0, 1\); it holds 0, 255. "
+        r"Give phases",
+    ):
         region_graph(np.array([[0, 255]]), (0, 1))
 
 
@@ -210,12 +260,17 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_of_images(folder):
     made = Microstructures(folder, targets={"s0": 1.0, "s1.npy": 2.0, "s2": 3.0})
-    assert [data.file for data in made] == ["s0.npy", "s1.npy", "s2.npy"] and [data.y.tolist() for data in made] == [
+    assert [data.file for data in made] == ["s0.npy", "s1.npy", "s2.npy"] and [
+        data.y.tolist() for data in made
+    ] == [
         [[1.0]],
         [[2.0]],
         [[3.0]],
     ]
-    assert made.node_names == ("size", "major_axis", "minor_axis", "eccentricity", "extent") and made.num_node_features == 5
+    assert (
+        made.node_names == ("size", "major_axis", "minor_axis", "eccentricity", "extent")
+        and made.num_node_features == 5
+    )
     np.testing.assert_array_equal(made[1].x, grain_graph(np.load(folder / "s1.npy")).x)
 
 
@@ -239,7 +294,10 @@ def test_png_and_tiff_hold_what_was_written(tmp_path):
     tifffile.imwrite(tmp_path / "volume.tif", volume.astype(np.uint16))
     torch.testing.assert_close(Microstructures(tmp_path / "volume.tif")[0].x, grain_graph(volume).x)
     image.fromarray(labels > 3).save(tmp_path / "bits.png")
-    torch.testing.assert_close(Microstructures(tmp_path / "bits.png", kind="phases")[0].x, region_graph(labels > 3, (0, 1)).x)
+    torch.testing.assert_close(
+        Microstructures(tmp_path / "bits.png", kind="phases")[0].x,
+        region_graph(labels > 3, (0, 1)).x,
+    )
 
 
 def test_tables_become_features_and_angles_are_turned_into_circles(folder, tmp_path):
@@ -256,7 +314,9 @@ def test_tables_become_features_and_angles_are_turned_into_circles(folder, tmp_p
     assert made.node_names[-3:] == ("cos_angle", "sin_angle", "phase")
     for data in made:
         turn = data.grain * 10.0 * 2 * math.pi / 180
-        torch.testing.assert_close(data.x[:, -3:], torch.stack([turn.cos(), turn.sin(), data.grain + 0.5], 1))
+        torch.testing.assert_close(
+            data.x[:, -3:], torch.stack([turn.cos(), turn.sin(), data.grain + 0.5], 1)
+        )
 
 
 def test_the_cache_follows_the_content_of_files(folder, tmp_path):
@@ -272,7 +332,9 @@ def test_the_cache_follows_the_content_of_files(folder, tmp_path):
 
 def test_one_grain_works_and_is_told(tmp_path):
     np.save(tmp_path / "one.npy", np.full((3, 5), 7))
-    with pytest.warns(UserWarning, match=r"one.npy has one grain: its graph has one node and no edges"):
+    with pytest.warns(
+        UserWarning, match=r"one.npy has one grain: its graph has one node and no edges"
+    ):
         made = Microstructures(tmp_path / "one.npy")
     assert made[0].num_nodes == 1 and made[0].num_edges == 0
 
@@ -285,7 +347,9 @@ def write_truncated_png(path: Path) -> None:
 
 def write_truncated_tiff(path: Path) -> None:
     tifffile = pytest.importorskip("tifffile", reason="needs the extra microstructure")
-    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 9, (64, 64)).astype(np.uint8), compression=None)
+    tifffile.imwrite(
+        path, np.random.default_rng(0).integers(0, 9, (64, 64)).astype(np.uint8), compression=None
+    )
     path.write_bytes(path.read_bytes()[:1000])
 
 
@@ -300,9 +364,17 @@ BAD_FILES = [
     ("a.png", write_colours, r"a.png is a colour image of shape \(5, 7, 3\)"),
     ("a.npy", lambda path: path.write_bytes(b"no array"), "a.npy cannot be read"),
     ("a.npy", lambda path: np.save(path, np.array([{}], dtype=object)), "a.npy cannot be read"),
-    ("a.npy", lambda path: np.save(path, np.ones((3, 5))), r"a.npy holds float64 and labels are integers; .*np.rint"),
+    (
+        "a.npy",
+        lambda path: np.save(path, np.ones((3, 5))),
+        r"a.npy holds float64 and labels are integers; .*np.rint",
+    ),
     ("a.npy", lambda path: np.save(path, np.ones(5, dtype=int)), r"a.npy has the shape \(5,\)"),
-    ("a.npy", lambda path: np.save(path, np.ones((0, 5), dtype=int)), r"a.npy has the shape \(0, 5\)"),
+    (
+        "a.npy",
+        lambda path: np.save(path, np.ones((0, 5), dtype=int)),
+        r"a.npy has the shape \(0, 5\)",
+    ),
     ("a.jpg", lambda path: path.write_bytes(b""), "unknown suffix '.jpg'; known: .png"),
 ]
 
@@ -315,10 +387,18 @@ def test_files_that_cannot_be_used_are_named_and_can_be_skipped(tmp_path, name, 
     with pytest.raises(ValueError, match=message):
         Microstructures([good, bad])
     with pytest.warns(UserWarning, match=r"1 left out, 1 kept \(.*" + message):
-        made = Microstructures([bad, good], tmp_path / "cache", targets={name: 1.0, "good": 2.0}, on_error="skip")
+        made = Microstructures(
+            [bad, good], tmp_path / "cache", targets={name: 1.0, "good": 2.0}, on_error="skip"
+        )
     assert len(made) == 1 and made[0].y.item() == 2.0
-    with pytest.warns(UserWarning, match=r"1 left out, 1 kept \(.*" + message):  # told again of graphs from the cache
-        assert Microstructures([bad, good], tmp_path / "cache", targets={name: 1.0, "good": 2.0}, on_error="skip").skipped == made.skipped
+    # told again of graphs from the cache
+    with pytest.warns(UserWarning, match=r"1 left out, 1 kept \(.*" + message):
+        assert (
+            Microstructures(
+                [bad, good], tmp_path / "cache", targets={name: 1.0, "good": 2.0}, on_error="skip"
+            ).skipped
+            == made.skipped
+        )
 
 
 def test_images_of_other_dimensions_are_refused(tmp_path):
@@ -331,7 +411,10 @@ def test_images_of_other_dimensions_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,strength\ns0,1\ns1,nan\ns2,3\n", r"targets.csv, row 2 \(file s1\), column 'strength': nan is no value"),
+        (
+            "file,strength\ns0,1\ns1,nan\ns2,3\n",
+            r"targets.csv, row 2 \(file s1\), column 'strength': nan is no value",
+        ),
         ("file,strength\ns0,1\ns1,\ns2,3\n", "row 2 .*: an empty cell is no value"),
         ("file,strength\ns0,1\ns1,strong\ns2,3\n", "row 2 .*: 'strong' is no number"),
         ("file,strength\ns0,1\ns1,inf\ns2,3\n", "row 2 .*: inf is no value"),
@@ -352,7 +435,11 @@ def test_targets_may_be_missing_where_that_is_said(folder, tmp_path):
     (tmp_path / "targets.csv").write_text("file,a,b\ns0,1,\ns1,2,5\n")
     made = Microstructures(folder, targets=tmp_path / "targets.csv", missing=True)
     assert made.target_names == ("a", "b")
-    torch.testing.assert_close(torch.cat([data.y for data in made]), torch.tensor([[1, math.nan], [2, 5], [math.nan] * 2]), equal_nan=True)
+    torch.testing.assert_close(
+        torch.cat([data.y for data in made]),
+        torch.tensor([[1, math.nan], [2, 5], [math.nan] * 2]),
+        equal_nan=True,
+    )
     with pytest.raises(ValueError, match="targets: 's1' has"):
         Microstructures(folder, targets={"s0": 1.0, "s1": math.nan, "s2": 1.0})
     with pytest.raises(ValueError, match="as many values for each file"):

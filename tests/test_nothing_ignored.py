@@ -1,4 +1,5 @@
-"""A walk over every public name: a misspelt keyword is refused by name, and so is a number that cannot be meant.
+"""A walk over every public name: a misspelt keyword is refused by name, and so is a number that
+cannot be meant.
 
 New public names are walked over without being named here. What takes ``**kwargs`` has to be
 called for real: a new one needs a line in CALLS.
@@ -23,12 +24,35 @@ from graphformer.nn.conv_options import ConvOptions
 
 PACKAGES = ["graphformer"] + [
     f"graphformer.{name}"
-    for name in ("attention", "nn", "models", "training", "datasets", "testing", "inspect", "adapters", "compat.xgpt", "backends")
+    for name in (
+        "attention",
+        "nn",
+        "models",
+        "training",
+        "datasets",
+        "testing",
+        "inspect",
+        "adapters",
+        "compat.xgpt",
+        "backends",
+    )
 ]
-SMALL = {"vocab_size": 17, "hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 3}
+SMALL = {
+    "vocab_size": 17,
+    "hidden_size": 12,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 3,
+}
 IDS = torch.arange(5)[None]
 LAYER = {"hidden_size": 12, "num_heads": 3}
-SHELL = {"num_kv_heads": None, "sharpening": True, "sparsify": None, "normalize": "softmax", "is_causal": True}
+SHELL = {
+    "num_kv_heads": None,
+    "sharpening": True,
+    "sparsify": None,
+    "normalize": "softmax",
+    "is_causal": True,
+}
 SHELL |= {"backend": "auto", "executor": "auto"}
 PAIRS = (torch.tensor([0, 1]), torch.tensor([1, 2]))
 
@@ -65,43 +89,84 @@ class Folds(list):
 
 FOLDS = Folds(Data(x=torch.zeros(3, 5), y=torch.zeros(1)) for _ in range(4))
 
-# What takes keywords of any name: called for real, with as little as it needs. The second entry: the names that go through **kwargs.
+# What takes keywords of any name: called for real, with as little as it needs. The second entry:
+# the names that go through **kwargs.
 CALLS = {
     "AttentionGraph.to": (lambda **given: graph().to(**given), ("device", "dtype")),
     "GraphformerConfig": (lambda **given: gf.GraphformerConfig(**given), ()),
-    "GraphformerConfig.from_dict": (lambda **given: gf.GraphformerConfig.from_dict(dict(SMALL), **given), tuple(SMALL)),
-    "GraphformerForCausalLM.forward": (lambda **given: gf.GraphformerForCausalLM(config())(IDS, **given), ("output_attentions",)),
-    "GraphformerModel.forward": (lambda **given: gf.GraphformerModel(config())(IDS, **given), ("output_hidden_states",)),
+    "GraphformerConfig.from_dict": (
+        lambda **given: gf.GraphformerConfig.from_dict(dict(SMALL), **given),
+        tuple(SMALL),
+    ),
+    "GraphformerForCausalLM.forward": (
+        lambda **given: gf.GraphformerForCausalLM(config())(IDS, **given),
+        ("output_attentions",),
+    ),
+    "GraphformerModel.forward": (
+        lambda **given: gf.GraphformerModel(config())(IDS, **given),
+        ("output_hidden_states",),
+    ),
     "explain": (lambda **given: gf.explain(module(), hidden(), **given), ("attention_mask",)),
     "parameter_matched": (lambda **given: gf.parameter_matched(config(), **given), tuple(SMALL)),
     "AttentionConv": (
-        lambda **given: gf.nn.AttentionConv(lambda heads, width: gf.nn.SumOperator(), 4, 6, 2, None, **given),
+        lambda **given: gf.nn.AttentionConv(
+            lambda heads, width: gf.nn.SumOperator(), 4, 6, 2, None, **given
+        ),
         tuple(ConvOptions.__annotations__),
     ),
-    "GINAttention": (lambda **given: gf.nn.GINAttention(**LAYER, **given), tuple(Options.__annotations__)),
-    "PNAAttention": (lambda **given: gf.nn.PNAAttention(**LAYER, **given), tuple(Options.__annotations__)),
-    "SumAttention": (lambda **given: gf.nn.SumAttention(**LAYER, **given), tuple(Options.__annotations__)),
-    "GINAttentionConv": (lambda **given: gf.nn.GINAttentionConv(4, 6, **given), tuple(ConvOptions.__annotations__)),
-    "PNAAttentionConv": (lambda **given: gf.nn.PNAAttentionConv(4, 6, **given), tuple(ConvOptions.__annotations__)),
-    "SumAttentionConv": (lambda **given: gf.nn.SumAttentionConv(4, 6, **given), tuple(ConvOptions.__annotations__)),
+    "GINAttention": (
+        lambda **given: gf.nn.GINAttention(**LAYER, **given),
+        tuple(Options.__annotations__),
+    ),
+    "PNAAttention": (
+        lambda **given: gf.nn.PNAAttention(**LAYER, **given),
+        tuple(Options.__annotations__),
+    ),
+    "SumAttention": (
+        lambda **given: gf.nn.SumAttention(**LAYER, **given),
+        tuple(Options.__annotations__),
+    ),
+    "GINAttentionConv": (
+        lambda **given: gf.nn.GINAttentionConv(4, 6, **given),
+        tuple(ConvOptions.__annotations__),
+    ),
+    "PNAAttentionConv": (
+        lambda **given: gf.nn.PNAAttentionConv(4, 6, **given),
+        tuple(ConvOptions.__annotations__),
+    ),
+    "SumAttentionConv": (
+        lambda **given: gf.nn.SumAttentionConv(4, 6, **given),
+        tuple(ConvOptions.__annotations__),
+    ),
     "Operator": (lambda **given: gf.nn.Operator(**given), ("num_heads",)),
     "SumOperator": (lambda **given: gf.nn.SumOperator(**given), ("num_heads",)),
     "cross_validate": (cross_validate, ("epochs", "max_nodes", "patience", "learning_rate")),
     "region_graph": (
-        lambda **given: gf.datasets.region_graph(torch.zeros(4, 4, dtype=torch.int64).numpy(), (0,), **given),
+        lambda **given: gf.datasets.region_graph(
+            torch.zeros(4, 4, dtype=torch.int64).numpy(), (0,), **given
+        ),
         ("spacing", "relative"),
     ),
     "check_backends_agree": (
-        lambda **given: gf.testing.check_backends_agree(lambda x, backend: x, {"x": hidden()}, **given),
+        lambda **given: gf.testing.check_backends_agree(
+            lambda x, backend: x, {"x": hidden()}, **given
+        ),
         ("atol", "rtol", "seed"),
     ),
     "check_executors_agree": (
-        lambda **given: gf.testing.check_executors_agree(lambda x, executor: x, {"x": hidden()}, **given),
+        lambda **given: gf.testing.check_executors_agree(
+            lambda x, executor: x, {"x": hidden()}, **given
+        ),
         ("atol", "rtol", "seed"),
     ),
-    "check_identity": (lambda **given: gf.testing.check_identity(module(), module(), hidden(), **given), ("attention_mask",)),
+    "check_identity": (
+        lambda **given: gf.testing.check_identity(module(), module(), hidden(), **given),
+        ("attention_mask",),
+    ),
     "check_invariant": (
-        lambda **given: gf.testing.check_invariant(lambda x, *_: x.sum(), torch.zeros(3, 2), *PAIRS, **given),
+        lambda **given: gf.testing.check_invariant(
+            lambda x, *_: x.sum(), torch.zeros(3, 2), *PAIRS, **given
+        ),
         ("atol", "rtol", "seed"),
     ),
     "attention": (
@@ -124,7 +189,8 @@ NOT_CALLED = {
     "LambdaRecorder.on_train_end": "the same",
     "SparseGINModel.add_weighted_adapter": "takes anything and refuses to be called at all",
     "SparseGINModel.inject_adapter": "hands all to PEFT's own",
-    "GraphformerPreTrainedModel": "the base class; transformers' constructor takes what its mixins may take",
+    "GraphformerPreTrainedModel": "the base class; transformers' constructor takes what its mixins "
+    "may take",
     "GraphTrainer.train": "hands all to transformers' own, which refuses what it does not know",
     "GraphformerForCausalLM.init_continuous_batching": "refuses to be called at all",
     "edges_per_token": "hands its inputs to a model of anybody's",
@@ -133,7 +199,9 @@ NOT_CALLED = {
 
 
 def public():
-    """Every public callable with its name: functions, constructors, and the public methods that this library defines."""
+    """Every public callable with its name: functions, constructors, and the public methods that
+    this library defines.
+    """
     seen, found = set(), {}
     for package in PACKAGES:
         home = importlib.import_module(package)
@@ -146,7 +214,11 @@ def public():
             for key in dir(value) if inspect.isclass(value) else ():
                 one = inspect.getattr_static(value, key)
                 one = one.__func__ if isinstance(one, (staticmethod, classmethod)) else one
-                if not key.startswith("_") and inspect.isfunction(one) and one.__module__.startswith("graphformer"):
+                if (
+                    not key.startswith("_")
+                    and inspect.isfunction(one)
+                    and one.__module__.startswith("graphformer")
+                ):
                     found[f"{name}.{key}"] = one
     return found
 
@@ -166,7 +238,10 @@ def swallows(value):
     found = signature(value)
     later = getattr(value, "__post_init__", None) if inspect.isclass(value) else None
     return found is None or any(
-        one.kind is one.VAR_KEYWORD for part in (found, later and signature(later)) if part for one in part.parameters.values()
+        one.kind is one.VAR_KEYWORD
+        for part in (found, later and signature(later))
+        if part
+        for one in part.parameters.values()
     )
 
 
@@ -180,7 +255,11 @@ def names_of(value):
     return (
         []
         if found is None
-        else [one.name for one in found.parameters.values() if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)]
+        else [
+            one.name
+            for one in found.parameters.values()
+            if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)
+        ]
     )
 
 
@@ -200,7 +279,9 @@ def test_a_misspelt_keyword_is_never_accepted(name):
         with pytest.raises(TypeError, match="keyword"):
             value("text", texx=1)
         return
-    assert name in CALLS, f"{name} takes keywords of any name: say in CALLS how to call it, so that it is tried"
+    assert name in CALLS, (
+        f"{name} takes keywords of any name: say in CALLS how to call it, so that it is tried"
+    )
     call, more = CALLS[name]
     names = [one for one in (*names_of(value), *more) if one not in ("self", "cls")]
     for one in names:
@@ -215,7 +296,9 @@ def test_a_misspelt_keyword_is_never_accepted(name):
                     continue
                 assert wrong in text, f"{name}({wrong}=...) is refused without its name: {text}"
                 continue
-        assert any(wrong in str(warning.message) for warning in told), f"{name}({wrong}=...) is accepted without a word"
+        assert any(wrong in str(warning.message) for warning in told), (
+            f"{name}({wrong}=...) is accepted without a word"
+        )
 
 
 def test_exceptions_of_the_walk_are_still_there():
@@ -227,7 +310,12 @@ def test_misspelt_options_of_the_command_line_are_refused():
     commands = importlib.import_module("typer.main").get_command(cli.app).commands
     assert set(commands) == {"train", "generate", "train-graphs", "predict"}
     for name, command in commands.items():
-        options = [text for param in command.params for text in (*param.opts, *param.secondary_opts) if text.startswith("--")]
+        options = [
+            text
+            for param in command.params
+            for text in (*param.opts, *param.secondary_opts)
+            if text.startswith("--")
+        ]
         for text in options:
             wrong = misspelt(text, options)
             with pytest.raises(Exception, match=re.escape(wrong)) as error:
@@ -259,7 +347,13 @@ BASES = {
     "GINAttention": LAYER,
     "PNAAttention": LAYER,
     "SumAttention": LAYER,
-    "GraphAttention": {"operator": gf.nn.SumOperator(), **LAYER, **SHELL, "score": "pairwise", "score_width": 5},
+    "GraphAttention": {
+        "operator": gf.nn.SumOperator(),
+        **LAYER,
+        **SHELL,
+        "score": "pairwise",
+        "score_width": 5,
+    },
     "GINAttentionConv": {"in_channels": 4, "out_channels": 6},
     "PNAAttentionConv": {"in_channels": 4, "out_channels": 6},
     "SumAttentionConv": {"in_channels": 4, "out_channels": 6},
@@ -289,9 +383,16 @@ MEANT = {
     ("Reweigh", "scale"): {-1},
     ("GINOperator", "eps"): {-1},  # GIN's epsilon: without the node itself
     ("GINAttention", "eps"): {-1},
-    **{(name, "self_weight"): {-1} for name in ("GINOperator", "GINAttention", "SparseGIN", "SparseGINConfig")},
+    **{
+        (name, "self_weight"): {-1}
+        for name in ("GINOperator", "GINAttention", "SparseGIN", "SparseGINConfig")
+    },
     **{(f"{kind}AttentionConv", "self_weight"): {-1} for kind in ("GIN", "PNA", "Sum")},
-    **{(name, "edge_dim"): {-1} for name in ("AttentionConv", "GINAttentionConv", "PNAAttentionConv", "SumAttentionConv")},  # lazy
+    # lazy
+    **{
+        (name, "edge_dim"): {-1}
+        for name in ("AttentionConv", "GINAttentionConv", "PNAAttentionConv", "SumAttentionConv")
+    },
     ("AttentionConv", "fill_value"): {-1},  # features of self-loops
     ("SparseGINConfig", "scale_start"): {-1},  # a scale may have a sign
     ("SparseGINConfig", "scale_end"): {-1},
@@ -302,14 +403,28 @@ STEP = {"Reweigh": {"curve": "silu_plus_binary"}}  # the one that reads scale
 # Constructors with numbers that are no arguments of a user, or that are tried elsewhere.
 NO_BASE = {
     # Results, and inner values.
-    *("AttentionGraph", "PredictionTable", "Pairs", "EdgeList", "Evaluation", "GraphTrainingResult", "TrainingResult"),
+    *(
+        "AttentionGraph",
+        "PredictionTable",
+        "Pairs",
+        "EdgeList",
+        "Evaluation",
+        "GraphTrainingResult",
+        "TrainingResult",
+    ),
     *("Scaling", "Explanation"),
     # Tried below.
     *("GraphTrainer",),
     # Its own tests try its numbers.
     "SparseGINConfig",
     # Data sets and files: their own tests try their numbers.
-    *("MechanicalMNIST", "Microstructures", "PolycrystalDataset", "ProteinSecondaryStructure", "ProteinStructures"),
+    *(
+        "MechanicalMNIST",
+        "Microstructures",
+        "PolycrystalDataset",
+        "ProteinSecondaryStructure",
+        "ProteinStructures",
+    ),
     *("CopolymerGraphs", "PolymerGraphs", "BREC", "GSM8K", "GraphDataset", "RawFile"),
     # Settings of the reference, read as they were written.
     *("LearnedMerge", "ScaledTopK", "Settings"),
@@ -319,24 +434,45 @@ NO_BASE = {
 def numeric(value):
     """The arguments of a constructor that take numbers."""
     found = signature(value)
-    own = value.__annotations__ if value is gf.GraphformerConfig else None  # the others are transformers'
-    named = [one for one in found.parameters.values() if own is None or one.name in own] if found else []
-    return [one.name for one in named if re.search(r"\b(int|float)\b", re.sub(r"\w+\[[^]]*\]", "", str(one.annotation)))]
+    # the others are transformers'
+    own = value.__annotations__ if value is gf.GraphformerConfig else None
+    named = (
+        [one for one in found.parameters.values() if own is None or one.name in own]
+        if found
+        else []
+    )
+    return [
+        one.name
+        for one in named
+        if re.search(r"\b(int|float)\b", re.sub(r"\w+\[[^]]*\]", "", str(one.annotation)))
+    ]
 
 
-WITH_NUMBERS = sorted(name for name, value in PUBLIC.items() if inspect.isclass(value) and numeric(value) and name not in NO_BASE)
+WITH_NUMBERS = sorted(
+    name
+    for name, value in PUBLIC.items()
+    if inspect.isclass(value) and numeric(value) and name not in NO_BASE
+)
 
 
 @pytest.mark.parametrize("name", WITH_NUMBERS)
 def test_a_number_that_cannot_be_meant_is_refused_by_name(name):
-    assert name in BASES, f"{name} takes numbers: give a valid call of it in BASES, so that they are tried"
+    assert name in BASES, (
+        f"{name} takes numbers: give a valid call of it in BASES, so that they are tried"
+    )
     make, base = PUBLIC[name], BASES[name]
     make(**base)
     for one in numeric(make):
         for value in (math.nan, math.inf, -1):
             if one.startswith("_") or one == "operator":
                 continue
-            changed = {**base, **{"fill_value": {"add_self_loops": True}, "scale": STEP.get(name, {})}.get(one, {}), one: value}
+            changed = {
+                **base,
+                **{"fill_value": {"add_self_loops": True}, "scale": STEP.get(name, {})}.get(
+                    one, {}
+                ),
+                one: value,
+            }
             if value in MEANT.get((name, one), ()):
                 make(**changed)
                 continue
@@ -346,7 +482,9 @@ def test_a_number_that_cannot_be_meant_is_refused_by_name(name):
                 named = (one, f"score_{one}", one.replace("_", " "))
                 assert any(text in str(error) for text in named), f"{name}({one}={value}): {error}"
             except Exception as error:
-                assert "StrictDataclass" in type(error).__name__ and one in str(error), f"{name}({one}={value}): {error}"
+                assert "StrictDataclass" in type(error).__name__ and one in str(error), (
+                    f"{name}({one}={value}): {error}"
+                )
             else:
                 pytest.fail(f"{name}({one}={value}) is accepted")
 
@@ -358,13 +496,21 @@ def test_numbers_of_training_are_refused_by_name(tmp_path):
     for one in numeric(gf.training.GraphTrainer):
         for value in (math.nan, math.inf, -1):
             with pytest.raises((ValueError, TypeError), match=one):
-                gf.training.GraphTrainer(net, train, train, tmp_path / "run", **{"epochs": 1, one: value})
+                gf.training.GraphTrainer(
+                    net, train, train, tmp_path / "run", **{"epochs": 1, one: value}
+                )
     model, text = gf.GraphformerForCausalLM(config()), gf.datasets.TextDataset(torch.arange(16), 4)
     for one in numeric(gf.training.train_language_model):
         for value in (math.nan, math.inf, -1):
             changed = (value, value) if one == "betas" else value
             with pytest.raises((ValueError, TypeError), match=one):
-                gf.training.train_language_model(model, text, text, tmp_path / "run", **{"steps": 20, "batch_size": 1, one: changed})
+                gf.training.train_language_model(
+                    model,
+                    text,
+                    text,
+                    tmp_path / "run",
+                    **{"steps": 20, "batch_size": 1, one: changed},
+                )
     assert not (tmp_path / "run").exists()
 
 
@@ -394,45 +540,131 @@ def grains(**options):
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda q, **o: gf.attention_graph(q, q, scale=math.nan), "scale must be a finite number, got nan"),
-        (lambda q, **o: gf.attention_graph(q, q, sharpening=math.inf), "sharpening must be a finite number, got inf"),
-        (lambda q, **o: gf.attention_graph(q, q, score=gf.attention.Differential(), scale=0.5), "scale and sharpening belong to the dot"),
-        (lambda q, **o: gf.attention_graph(q, q, executor="edges"), "executor='edges' does not fit these candidates"),
-        (lambda q, **o: gf.attention.attend(q, q, q, dropout=math.nan), "dropout must be a finite number"),
-        (lambda q, **o: gf.attention.attend(q, q, q, executor="flash", backend="pyg"), "executor='flash' builds no edges"),
-        (lambda q, **o: gf.attention.merged_graph(q, q, sparsify=gf.TopK(1), clamp=math.nan), "clamp must be a finite number above 0"),
-        (lambda q, **o: gf.attention_graph(q, q).merge_heads(clamp=math.nan), "clamp must be a finite number, got nan"),
-        (lambda q, **o: gf.nn.GINAttention(12, 3, executor="flash", backend="pyg"), "executor='flash' builds no edges, and backend='pyg'"),
-        (lambda q, **o: gf.nn.GINAttention(12, 3, score="pairwise", sharpening=2.0), "sharpening=2.0 is for scores that are dot products"),
-        (lambda q, **o: gf.attention.Reweigh("relu", beta=3.0), "beta=3.0 is not read by the curve 'relu'"),
-        (lambda q, **o: gf.attention.Reweigh("silu", straight_through=False), "straight_through=False is not read by the curve 'silu'"),
-        (lambda q, **o: gf.attention.Reweigh(F.relu, trainable=True), "trainable=True is not read by a curve that is a function"),
+        (
+            lambda q, **o: gf.attention_graph(q, q, scale=math.nan),
+            "scale must be a finite number, got nan",
+        ),
+        (
+            lambda q, **o: gf.attention_graph(q, q, sharpening=math.inf),
+            "sharpening must be a finite number, got inf",
+        ),
+        (
+            lambda q, **o: gf.attention_graph(q, q, score=gf.attention.Differential(), scale=0.5),
+            "scale and sharpening belong to the dot",
+        ),
+        (
+            lambda q, **o: gf.attention_graph(q, q, executor="edges"),
+            "executor='edges' does not fit these candidates",
+        ),
+        (
+            lambda q, **o: gf.attention.attend(q, q, q, dropout=math.nan),
+            "dropout must be a finite number",
+        ),
+        (
+            lambda q, **o: gf.attention.attend(q, q, q, executor="flash", backend="pyg"),
+            "executor='flash' builds no edges",
+        ),
+        (
+            lambda q, **o: gf.attention.merged_graph(q, q, sparsify=gf.TopK(1), clamp=math.nan),
+            "clamp must be a finite number above 0",
+        ),
+        (
+            lambda q, **o: gf.attention_graph(q, q).merge_heads(clamp=math.nan),
+            "clamp must be a finite number, got nan",
+        ),
+        (
+            lambda q, **o: gf.nn.GINAttention(12, 3, executor="flash", backend="pyg"),
+            "executor='flash' builds no edges, and backend='pyg'",
+        ),
+        (
+            lambda q, **o: gf.nn.GINAttention(12, 3, score="pairwise", sharpening=2.0),
+            "sharpening=2.0 is for scores that are dot products",
+        ),
+        (
+            lambda q, **o: gf.attention.Reweigh("relu", beta=3.0),
+            "beta=3.0 is not read by the curve 'relu'",
+        ),
+        (
+            lambda q, **o: gf.attention.Reweigh("silu", straight_through=False),
+            "straight_through=False is not read by the curve 'silu'",
+        ),
+        (
+            lambda q, **o: gf.attention.Reweigh(F.relu, trainable=True),
+            "trainable=True is not read by a curve that is a function",
+        ),
         (lambda q, **o: gf.Threshold(-0.5), "tau must be at least 0, got -0.5; give sparsify=None"),
-        (lambda q, **o: gf.nn.GINAttentionConv(4, 6, fill_value=1.0), "fill_value=1.0 is the features of self-loops"),
-        (lambda q, **o: gf.models.Target("graph", 2, "classification", "mae"), "loss='mae' is of regressions"),
-        (lambda q, **o: gf.GraphTransformer(3, target={"a": {}}, out_dim=2), "out_dim=2, .* describe one target"),
-        (lambda q, **o: gf.GraphTransformer(3, level_candidates="all"), "level_candidates='all' is for coarse levels"),
-        (lambda q, **o: gf.GraphTransformer(3, merge="learned", refine=False), "merge='learned' is never read"),
-        (lambda q, **o: gf.testing.check_causal(module(), hidden(), num_positions=0), "num_positions must be at least 1, got 0"),
-        (lambda q, **o: polymers(property="Egb", file=__file__), "property='Egb' is not read beside file"),
-        (lambda q, **o: polymers(raw="folder", file=__file__), "raw='folder' is not read beside file"),
+        (
+            lambda q, **o: gf.nn.GINAttentionConv(4, 6, fill_value=1.0),
+            "fill_value=1.0 is the features of self-loops",
+        ),
+        (
+            lambda q, **o: gf.models.Target("graph", 2, "classification", "mae"),
+            "loss='mae' is of regressions",
+        ),
+        (
+            lambda q, **o: gf.GraphTransformer(3, target={"a": {}}, out_dim=2),
+            "out_dim=2, .* describe one target",
+        ),
+        (
+            lambda q, **o: gf.GraphTransformer(3, level_candidates="all"),
+            "level_candidates='all' is for coarse levels",
+        ),
+        (
+            lambda q, **o: gf.GraphTransformer(3, merge="learned", refine=False),
+            "merge='learned' is never read",
+        ),
+        (
+            lambda q, **o: gf.testing.check_causal(module(), hidden(), num_positions=0),
+            "num_positions must be at least 1, got 0",
+        ),
+        (
+            lambda q, **o: polymers(property="Egb", file=__file__),
+            "property='Egb' is not read beside file",
+        ),
+        (
+            lambda q, **o: polymers(raw="folder", file=__file__),
+            "raw='folder' is not read beside file",
+        ),
         (lambda q, **o: polymers(text="psmiles"), "text='psmiles' is not read without file"),
-        (lambda q, **o: polymers(targets=("gap",)), "is not read without file: it is a column of one's own"),
-        (lambda q, **o: polycrystals(contrast=3.0), "contrast=3.0 is for law='two-phase', and law='lognormal' does not read it"),
+        (
+            lambda q, **o: polymers(targets=("gap",)),
+            "is not read without file: it is a column of one's own",
+        ),
+        (
+            lambda q, **o: polycrystals(contrast=3.0),
+            "contrast=3.0 is for law='two-phase', and law='lognormal' does not read it",
+        ),
         (lambda q, **o: polycrystals(fraction=0.3), "fraction=0.3 is for law='two-phase'"),
-        (lambda q, **o: polycrystals(law="two-phase", sigma=0.5), "sigma=0.5 is for law='lognormal'"),
+        (
+            lambda q, **o: polycrystals(law="two-phase", sigma=0.5),
+            "sigma=0.5 is for law='lognormal'",
+        ),
         (lambda q, **o: polycrystals(workers=-1), "workers must be at least 0, got -1"),
         (lambda q, **o: images(phases=(0, 3)), "phases=\\(0, 3\\) is for kind='phases'"),
-        (lambda q, **o: images(missing=True), "missing=True lets targets lack, and there are no targets"),
+        (
+            lambda q, **o: images(missing=True),
+            "missing=True lets targets lack, and there are no targets",
+        ),
         (lambda q, **o: images(relative="no"), "relative must be True or False, got 'no'"),
-        (lambda q, **o: grains(spacing=(1.0, 2.0, 3.0)), "spacing must be one number or 2, one an axis, got"),
+        (
+            lambda q, **o: grains(spacing=(1.0, 2.0, 3.0)),
+            "spacing must be one number or 2, one an axis, got",
+        ),
         (lambda q, **o: grains(periodic="no"), "periodic must be True or False, got 'no'"),
-        (lambda q, **o: conv()((NODES, NODES[:2]), ENDS, batch=torch.zeros(3, dtype=torch.long)), "3 nodes send to 2 others: leave it out"),
+        (
+            lambda q, **o: conv()((NODES, NODES[:2]), ENDS, batch=torch.zeros(3, dtype=torch.long)),
+            "3 nodes send to 2 others: leave it out",
+        ),
         (
             lambda q, **o: gf.GraphTransformer(4)(Data(x=NODES, edge_index=ENDS), mask="all"),
             "the data hold none \\(data.y\\): leave it out",
         ),
-        (lambda q, **o: gf.GraphTransformer(4)(Data(x=NODES, edge_index=ENDS, ptr=torch.tensor([0, 2, 3]))), "data.ptr tells of 2 graphs"),
+        (
+            lambda q, **o: gf.GraphTransformer(4)(
+                Data(x=NODES, edge_index=ENDS, ptr=torch.tensor([0, 2, 3]))
+            ),
+            "data.ptr tells of 2 graphs",
+        ),
     ],
 )
 def test_arguments_that_have_no_effect_or_no_meaning_are_refused(call, text):
@@ -450,20 +682,56 @@ def test_a_negative_threshold_can_be_meant():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["generate", "m", "a", "--greedy", "--temperature", "0.5"], "--temperature has no effect with --greedy"),
-        (["generate", "m", "a", "--greedy", "--top-k", "3"], "--top-k has no effect with --greedy"),
-        (["generate", "m", "a", "--num-beams", "2", "--top-p", "0.5"], "--top-p has no effect with --num-beams 2"),
-        (["generate", "m", "a", "--greedy", "--seed", "0"], "--seed has no effect with --greedy"),
-        (["generate", "m", "a", "--greedy", "--num-beams", "2"], "--greedy and --num-beams 2 are two ways to search"),
-        (["generate", "m", "a", "--temperature", "inf"], "--temperature must be a finite number above 0, got inf"),
-        (["train", "--output", "o", "--embedded", "--operator", "sum", "--mlp-ratio", "0.5"], "--mlp-ratio has no effect"),
-        (["train", "--output", "o", "--embedded", "--learning-rate", "inf"], "--learning-rate must be a finite number"),
         (
-            ["train-graphs", "--output", "o", "--dataset", "polycrystal", "--law", "lognormal", "--contrast", "100"],
+            ["generate", "m", "a", "--greedy", "--temperature", "0.5"],
+            "--temperature has no effect with --greedy",
+        ),
+        (["generate", "m", "a", "--greedy", "--top-k", "3"], "--top-k has no effect with --greedy"),
+        (
+            ["generate", "m", "a", "--num-beams", "2", "--top-p", "0.5"],
+            "--top-p has no effect with --num-beams 2",
+        ),
+        (["generate", "m", "a", "--greedy", "--seed", "0"], "--seed has no effect with --greedy"),
+        (
+            ["generate", "m", "a", "--greedy", "--num-beams", "2"],
+            "--greedy and --num-beams 2 are two ways to search",
+        ),
+        (
+            ["generate", "m", "a", "--temperature", "inf"],
+            "--temperature must be a finite number above 0, got inf",
+        ),
+        (
+            ["train", "--output", "o", "--embedded", "--operator", "sum", "--mlp-ratio", "0.5"],
+            "--mlp-ratio has no effect",
+        ),
+        (
+            ["train", "--output", "o", "--embedded", "--learning-rate", "inf"],
+            "--learning-rate must be a finite number",
+        ),
+        (
+            [
+                "train-graphs",
+                "--output",
+                "o",
+                "--dataset",
+                "polycrystal",
+                "--law",
+                "lognormal",
+                "--contrast",
+                "100",
+            ],
             "--contrast has no effect with --law lognormal",
         ),
         (
-            ["train-graphs", "--output", "o", "--dataset", "polycrystal", "--smiles-column", "smiles"],
+            [
+                "train-graphs",
+                "--output",
+                "o",
+                "--dataset",
+                "polycrystal",
+                "--smiles-column",
+                "smiles",
+            ],
             "--smiles-column is for polymers",
         ),
     ],
@@ -474,5 +742,10 @@ def test_options_without_effect_are_refused(arguments, text, tmp_path, monkeypat
     with pytest.raises(SystemExit) as ended:
         importlib.import_module("graphformer.cli").main(arguments)
     told = capsys.readouterr().err
-    assert ended.value.code == 2 and told.startswith("error: ") and text in told and told.count("\n") == 1
+    assert (
+        ended.value.code == 2
+        and told.startswith("error: ")
+        and text in told
+        and told.count("\n") == 1
+    )
     assert not list(tmp_path.iterdir())

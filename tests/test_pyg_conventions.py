@@ -1,7 +1,9 @@
-"""What users of PyG's MessagePassing, TransformerConv and GATConv expect of a layer on edges, adapted to ours.
+"""What users of PyG's MessagePassing, TransformerConv and GATConv expect of a layer on edges,
+adapted to ours.
 
-Three lists: expectations of a convolution, each for the three layers; a module's general contract, which PyG's TransformerConv is held to
-beside ours; and the meaning of what PyG has no like of (weights that are cut, the values of ``adj_t``).
+Three lists: expectations of a convolution, each for the three layers; a module's general contract,
+which PyG's TransformerConv is held to beside ours; and the meaning of what PyG has no like of
+(weights that are cut, the values of ``adj_t``).
 """
 
 import copy
@@ -19,7 +21,14 @@ from torch.testing import assert_close
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data, HeteroData
 from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
-from torch_geometric.nn import HeteroConv, MessagePassing, Sequential, TransformerConv, summary, to_hetero
+from torch_geometric.nn import (
+    HeteroConv,
+    MessagePassing,
+    Sequential,
+    TransformerConv,
+    summary,
+    to_hetero,
+)
 from torch_geometric.utils import (
     add_self_loops,
     remove_self_loops,
@@ -38,7 +47,9 @@ try:
 except ImportError:
     SparseTensor = None
 
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|CSC) tensor support", "ignore:.*jittable. is deprecated")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Sparse (CSR|CSC) tensor support", "ignore:.*jittable. is deprecated"
+)
 
 each_conv = pytest.mark.parametrize("kind", CONVS)
 GRAPH = a_graph(dtype=torch.float64)
@@ -114,7 +125,9 @@ def weights_of_a_sparse_matrix_stand_in_it(kind: str) -> None:
         _out, (weighted, values) = conv(X, adj, return_attention_weights=True)
         assert weighted.layout == adj.layout and values.shape == (EDGES, HEADS)
         rows, stored = to_edge_index(weighted)
-        want = torch.zeros(NODES, NODES, HEADS, dtype=alpha.dtype).index_put((INDEX[1], INDEX[0]), alpha)
+        want = torch.zeros(NODES, NODES, HEADS, dtype=alpha.dtype).index_put(
+            (INDEX[1], INDEX[0]), alpha
+        )
         assert_close(torch.zeros_like(want).index_put((rows[0], rows[1]), stored), want)
 
 
@@ -172,7 +185,9 @@ def an_edge_index_is_its_edges(kind: str) -> None:
 def a_bipartite_graph(kind: str) -> None:
     conv, few = conv64(kind, (IN, 5)), INDEX[1] < 4
     receivers = torch.randn(4, 5, dtype=torch.float64)
-    out, (_, alpha) = conv((X, receivers), INDEX[:, few], ATTR[few], return_attention_weights=True, size=(NODES, 4))
+    out, (_, alpha) = conv(
+        (X, receivers), INDEX[:, few], ATTR[few], return_attention_weights=True, size=(NODES, 4)
+    )
     assert out.shape == (4, OUT) and alpha.shape == (int(few.sum()), HEADS)
 
 
@@ -183,7 +198,12 @@ def receivers_without_features(kind: str) -> None:
     out, (_, alpha) = conv((X, None), INDEX, size=(NODES, NODES + 2), return_attention_weights=True)
     assert out.shape == (NODES + 2, OUT)
     assert_close(out, conv((X, torch.zeros(NODES + 2, 5, dtype=torch.float64)), INDEX))
-    assert_close(alpha, (1 / torch.bincount(INDEX[1], minlength=NODES)[INDEX[1]].double()).unsqueeze(-1).expand(-1, HEADS))
+    assert_close(
+        alpha,
+        (1 / torch.bincount(INDEX[1], minlength=NODES)[INDEX[1]].double())
+        .unsqueeze(-1)
+        .expand(-1, HEADS),
+    )
     assert conv((X, None), INDEX).shape == (NODES, OUT)  # as PyG: as many receivers as senders
 
 
@@ -230,7 +250,9 @@ def a_layer_that_waits_is_copied_and_saved(kind: str) -> None:
 
 @expected
 def edge_weight_multiplies_messages(kind: str) -> None:
-    """As in GCNConv: where the operator is a sum, twice the weight is twice the message; 1 changes nothing, 0 sends nothing."""
+    """As in GCNConv: where the operator is a sum, twice the weight is twice the message; 1 changes
+    nothing, 0 sends nothing.
+    """
     conv, weight = conv64(kind, self_weight=0.0), torch.rand(EDGES, dtype=torch.float64)
     ones = torch.ones(EDGES, dtype=torch.float64)
     assert_close(conv(X, INDEX, ATTR, edge_weight=ones), conv(X, INDEX, ATTR))
@@ -242,14 +264,21 @@ def edge_weight_multiplies_messages(kind: str) -> None:
     if kind == "sum":
         assert_close(conv(X, INDEX, ATTR, edge_weight=2 * weight), 2 * out)
     leaf = weight.requires_grad_()
-    assert torch.autograd.gradcheck(lambda w: conv(X, INDEX, ATTR, edge_weight=w), leaf, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda w: conv(X, INDEX, ATTR, edge_weight=w), leaf, fast_mode=True
+    )
     assert_close(conv(X, INDEX, ATTR, edge_weight=weight[:, None]), out)
 
 
 @expected
 def an_edge_of_weight_zero_is_no_neighbour(kind: str) -> None:
-    """Also where reductions look at senders without their weights: nothing of the sender arrives."""
-    conv, weight = conv64(kind, edge_dim=None, normalize="sigmoid"), torch.ones(EDGES, dtype=torch.float64)
+    """Also where reductions look at senders without their weights: nothing of the sender
+    arrives.
+    """
+    conv, weight = (
+        conv64(kind, edge_dim=None, normalize="sigmoid"),
+        torch.ones(EDGES, dtype=torch.float64),
+    )
     weight[::3] = 0
     assert_close(conv(X, INDEX, edge_weight=weight), conv(X, INDEX[:, weight > 0]))
 
@@ -288,8 +317,16 @@ def self_loops_of_sparse_and_bipartite_graphs(kind: str) -> None:
 def residual_and_bias(kind: str) -> None:
     conv = conv64(kind, (IN, IN), residual=True, bias=True)
     plain = conv64(kind, (IN, IN))
-    plain.load_state_dict({name: value for name, value in conv.state_dict().items() if name not in ("res.weight", "bias")})
-    assert_close(conv((X, X), INDEX, ATTR), plain((X, X), INDEX, ATTR) + X @ conv.res.weight.t() + conv.bias)
+    plain.load_state_dict(
+        {
+            name: value
+            for name, value in conv.state_dict().items()
+            if name not in ("res.weight", "bias")
+        }
+    )
+    assert_close(
+        conv((X, X), INDEX, ATTR), plain((X, X), INDEX, ATTR) + X @ conv.res.weight.t() + conv.bias
+    )
     fresh = CONVS[kind](IN, OUT, HEADS, bias=True)
     assert bool((fresh.bias == 0).all()) and CONVS[kind](IN, OUT, HEADS).bias is None
     assert CONVS[kind](IN, OUT, head_channels=3, bias=False).o_proj.bias is None
@@ -304,11 +341,15 @@ def messages_may_flow_the_other_way(kind: str) -> None:
     receivers = torch.randn(4, 5, dtype=torch.float64)
     want, (_, alpha) = conv((X, receivers), INDEX[:, few], ATTR[few], return_attention_weights=True)
     turned = INDEX[:, few].flip(0)
-    got, (index, weights) = back((receivers, X), turned, ATTR[few], size=(4, NODES), return_attention_weights=True)
+    got, (index, weights) = back(
+        (receivers, X), turned, ATTR[few], size=(4, NODES), return_attention_weights=True
+    )
     assert index is turned
     assert_close(got, want)
     assert_close(weights, alpha)
-    with pytest.raises(ValueError, match=r"flow='target_to_source' cannot be had with .*adj_t\.t\(\)"):
+    with pytest.raises(
+        ValueError, match=r"flow='target_to_source' cannot be had with .*adj_t\.t\(\)"
+    ):
         back((receivers, X), sparse("csr"))
 
 
@@ -344,15 +385,29 @@ def every_hook_is_called(kind: str) -> None:
         for when in ("_forward_pre", "_forward"):
             name = f"{place}{when}"
             register = getattr(conv, f"register_{name}_hook")
-            handles.append(register(lambda module, inputs, *out, name=name: called.append((name, inputs[-1]))))
+            handles.append(
+                register(lambda module, inputs, *out, name=name: called.append((name, inputs[-1])))
+            )
     assert_close(conv(X, INDEX, ATTR), want)
     names = [name for name, _ in called]
     order = ("edge_update", "propagate", "message", "aggregate")
     before = [f"{one}_forward_pre" for one in order]
     after = ("aggregate_forward", "propagate_forward")
-    assert names == [before[0], "edge_update_forward", before[1], before[2], "message_forward", before[3], *after]
+    assert names == [
+        before[0],
+        "edge_update_forward",
+        before[1],
+        before[2],
+        "message_forward",
+        before[3],
+        *after,
+    ]
     message = dict(called)["message_forward"]
-    assert message["alpha"].shape == (EDGES, HEADS) and message["value_j"].shape == (EDGES, HEADS, OUT // HEADS)
+    assert message["alpha"].shape == (EDGES, HEADS) and message["value_j"].shape == (
+        EDGES,
+        HEADS,
+        OUT // HEADS,
+    )
     for handle in handles:
         handle.remove()
     conv(X, INDEX, ATTR)
@@ -373,7 +428,11 @@ def hooks_change_what_they_return(kind: str) -> None:
     assert not torch.allclose(conv(X, INDEX, ATTR), want)
     handle.remove()
     handle = conv.register_propagate_forward_pre_hook(
-        lambda module, inputs: (inputs[0], inputs[1], {**inputs[2], "alpha": inputs[2]["alpha"] / 2})
+        lambda module, inputs: (
+            inputs[0],
+            inputs[1],
+            {**inputs[2], "alpha": inputs[2]["alpha"] / 2},
+        )
     )
     assert_close(conv(X, INDEX, ATTR), halved)
     handle.remove()
@@ -382,8 +441,13 @@ def hooks_change_what_they_return(kind: str) -> None:
 
 @expected
 def hooks_that_would_never_be_called_are_refused(kind: str) -> None:
-    for name in ("register_message_and_aggregate_forward_pre_hook", "register_message_and_aggregate_forward_hook"):
-        with pytest.raises(ValueError, match="has no message_and_aggregate, so such a hook would never be called"):
+    for name in (
+        "register_message_and_aggregate_forward_pre_hook",
+        "register_message_and_aggregate_forward_hook",
+    ):
+        with pytest.raises(
+            ValueError, match="has no message_and_aggregate, so such a hook would never be called"
+        ):
             getattr(conv64(kind), name)(lambda *inputs: None)
 
 
@@ -432,7 +496,12 @@ def any_integers_any_strides(kind: str) -> None:
     want = conv(X, INDEX, ATTR)
     strided = INDEX.t().contiguous().t()
     assert not strided.is_contiguous()
-    for index in (INDEX.int(), INDEX.to(torch.int16), strided, INDEX.repeat_interleave(2, 1)[:, ::2]):
+    for index in (
+        INDEX.int(),
+        INDEX.to(torch.int16),
+        strided,
+        INDEX.repeat_interleave(2, 1)[:, ::2],
+    ):
         assert_close(conv(X, index, ATTR), want)
     assert_close(conv(X.t().contiguous().t(), INDEX, ATTR.t().contiguous().t()), want)
 
@@ -442,14 +511,18 @@ def half_precision(kind: str) -> None:
     conv = made(kind)
     want = conv(X.float(), INDEX, ATTR.float())
     for dtype in (torch.float16, torch.bfloat16):
-        out, (_, _alpha) = copy.deepcopy(conv).to(dtype)(X.to(dtype), INDEX, ATTR.to(dtype), return_attention_weights=True)
+        out, (_, _alpha) = copy.deepcopy(conv).to(dtype)(
+            X.to(dtype), INDEX, ATTR.to(dtype), return_attention_weights=True
+        )
         assert out.dtype == dtype
         assert float((out.float() - want).abs().max() / want.abs().max()) < 0.1
 
 
 @expected
 def layers_of_a_neighbour_batch_are_trimmed(kind: str) -> None:
-    """trim_to_layer narrows features and edges from layer to layer, as NeighborLoader's batches allow."""
+    """trim_to_layer narrows features and edges from layer to layer, as NeighborLoader's batches
+    allow.
+    """
     conv, second = conv64(kind), conv64(kind, OUT)
     order = torch.argsort((INDEX[1] >= 4).long(), stable=True)  # edges into the seeds first
     index, attr = INDEX[:, order], ATTR[order]
@@ -463,10 +536,19 @@ def layers_of_a_neighbour_batch_are_trimmed(kind: str) -> None:
 @expected
 def part_of_sequential_hetero_and_summary(kind: str) -> None:
     graph = a_graph()
-    model = Sequential("x, edge_index", [(CONVS[kind](IN, 16, 4), "x, edge_index -> x"), nn.ReLU(), CONVS[kind](16, 5)])
+    model = Sequential(
+        "x, edge_index",
+        [(CONVS[kind](IN, 16, 4), "x, edge_index -> x"), nn.ReLU(), CONVS[kind](16, 5)],
+    )
     with pytest.raises(TypeError):  # Sequential's own: the last layer got no edges
         model(graph.x)
-    model = Sequential("x, edge_index", [(CONVS[kind](IN, 16, 4), "x, edge_index -> x"), (CONVS[kind](16, 5), "x, edge_index -> x")])
+    model = Sequential(
+        "x, edge_index",
+        [
+            (CONVS[kind](IN, 16, 4), "x, edge_index -> x"),
+            (CONVS[kind](16, 5), "x, edge_index -> x"),
+        ],
+    )
     assert model(graph.x, INDEX).shape == (NODES, 5)
     assert type(model[0]).__name__ in summary(model, graph.x, INDEX)
     types = [("a", "to", "b"), ("b", "back", "a")]
@@ -504,16 +586,22 @@ def test_there_are_as_many_expectations_as_said():
 
 CONTRACT: dict[str, Callable[[Callable[..., nn.Module]], None]] = {}
 MAKERS: dict[str, Callable[..., nn.Module]] = {
-    "pyg": lambda *channels, heads=1, edge_dim=None, **options: TransformerConv(*channels, heads=heads, edge_dim=edge_dim, **options),
+    "pyg": lambda *channels, heads=1, edge_dim=None, **options: TransformerConv(
+        *channels, heads=heads, edge_dim=edge_dim, **options
+    ),
     **{
-        name: lambda inputs, width, heads=1, edge_dim=None, conv=conv, **options: conv(inputs, heads * width, heads, edge_dim, **options)
+        name: lambda inputs, width, heads=1, edge_dim=None, conv=conv, **options: conv(
+            inputs, heads * width, heads, edge_dim, **options
+        )
         for name, conv in CONVS.items()
     },
 }
 XF, AF = X.float(), ATTR.float()
 
 
-def contract(check: Callable[[Callable[..., nn.Module]], None]) -> Callable[[Callable[..., nn.Module]], None]:
+def contract(
+    check: Callable[[Callable[..., nn.Module]], None],
+) -> Callable[[Callable[..., nn.Module]], None]:
     CONTRACT[check.__name__] = check
     return check
 
@@ -536,7 +624,13 @@ def its_repr_names_class_widths_and_heads(make) -> None:
 @contract
 def it_keeps_its_arguments_as_attributes(make) -> None:
     conv = usual(make)
-    assert (conv.in_channels, conv.heads, conv.edge_dim, conv.concat, conv.flow) == (IN, HEADS, 2, True, "source_to_target")
+    assert (conv.in_channels, conv.heads, conv.edge_dim, conv.concat, conv.flow) == (
+        IN,
+        HEADS,
+        2,
+        True,
+        "source_to_target",
+    )
 
 
 @contract
@@ -688,7 +782,10 @@ def widths_are_lazy(make) -> None:
 
 @contract
 def a_lazy_one_takes_weights(make) -> None:
-    ready, lazy = make((IN, IN), 5, heads=HEADS, edge_dim=2), make((-1, -1), 5, heads=HEADS, edge_dim=-1)
+    ready, lazy = (
+        make((IN, IN), 5, heads=HEADS, edge_dim=2),
+        make((-1, -1), 5, heads=HEADS, edge_dim=-1),
+    )
     lazy.load_state_dict(ready.state_dict())
     assert_close(lazy(XF, INDEX, AF), ready(XF, INDEX, AF))
 
@@ -732,7 +829,11 @@ def weight_norm_and_pruning_apply(make) -> None:
     from torch.nn.utils import parametrizations, prune
 
     conv = usual(make)
-    maps = [one for one in conv.modules() if isinstance(one, nn.Linear) or type(one).__name__ == "Linear"]
+    maps = [
+        one
+        for one in conv.modules()
+        if isinstance(one, nn.Linear) or type(one).__name__ == "Linear"
+    ]
     parametrizations.weight_norm(maps[0])
     prune.l1_unstructured(maps[1], "weight", 0.5)
     assert conv(XF, INDEX, AF).isfinite().all()
@@ -791,7 +892,9 @@ def test_contract_of_pygs_own_layer(name: str):
 
 @each_conv
 def test_jit_script_says_what_to_use(kind: str):
-    with pytest.raises(RuntimeError, match=r"cannot be compiled by torch.jit.script.*torch.export.export"):
+    with pytest.raises(
+        RuntimeError, match=r"cannot be compiled by torch.jit.script.*torch.export.export"
+    ):
         torch.jit.script(made(kind))
 
 
@@ -802,9 +905,17 @@ def test_jit_script_says_what_to_use(kind: str):
         ({"node_dim": 0}, ValueError, "node_dim=0: nodes are the last axis but one"),
         ({"decomposed_layers": 2}, ValueError, "decomposed_layers=2: scores are dot products"),
         ({"flow": "sideways"}, ValueError, "flow must be 'source_to_target' or"),
-        ({"fill_value": "median", "add_self_loops": True}, ValueError, "unknown fill_value 'median'; known: add, mean"),
+        (
+            {"fill_value": "median", "add_self_loops": True},
+            ValueError,
+            "unknown fill_value 'median'; known: add, mean",
+        ),
         ({"fill_value": None, "add_self_loops": True}, TypeError, "fill_value must be a number"),
-        ({"root_weight": False}, TypeError, "unexpected argument 'root_weight': .* self_weight=0.0"),
+        (
+            {"root_weight": False},
+            TypeError,
+            "unexpected argument 'root_weight': .* self_weight=0.0",
+        ),
         ({"beta": True}, TypeError, "unexpected argument 'beta'"),
         ({"negative_slope": 0.1}, TypeError, "without a LeakyReLU"),
         ({"sparsfy": None}, TypeError, "unexpected argument 'sparsfy'; known: sparsify"),
@@ -816,7 +927,9 @@ def test_options_of_other_layers(options: dict, error: type[Exception], text: st
 
 
 def test_options_that_mean_the_usual_are_taken():
-    conv = SumAttentionConv(IN, OUT, HEADS, aggr="add", node_dim=-2, decomposed_layers=1, flow="source_to_target")
+    conv = SumAttentionConv(
+        IN, OUT, HEADS, aggr="add", node_dim=-2, decomposed_layers=1, flow="source_to_target"
+    )
     with pytest.raises(ValueError, match="decomposed_layers=2"):
         conv.decomposed_layers = 2
 
@@ -825,16 +938,48 @@ def test_options_that_mean_the_usual_are_taken():
     ("arguments", "options", "error", "text"),
     [
         ((X, INDEX, ATTR), {"size": NODES}, TypeError, "size must be a pair"),
-        ((X, INDEX, ATTR), {"edge_weight": torch.ones(3)}, ValueError, r"edge_weight must be \[29\], .* got shape \[3\]"),
-        ((X, INDEX, ATTR), {"edge_weight": torch.ones(EDGES).long()}, TypeError, "edge_weight must be a floating point tensor"),
-        ((X, INDEX, ATTR), {"edge_weight": torch.full((EDGES,), torch.nan)}, ValueError, "edge_weight holds 29 NaN"),
-        ((X, INDEX.to("meta"), ATTR), {}, ValueError, "edge_index is on meta and the features on cpu"),
+        (
+            (X, INDEX, ATTR),
+            {"edge_weight": torch.ones(3)},
+            ValueError,
+            r"edge_weight must be \[29\], .* got shape \[3\]",
+        ),
+        (
+            (X, INDEX, ATTR),
+            {"edge_weight": torch.ones(EDGES).long()},
+            TypeError,
+            "edge_weight must be a floating point tensor",
+        ),
+        (
+            (X, INDEX, ATTR),
+            {"edge_weight": torch.full((EDGES,), torch.nan)},
+            ValueError,
+            "edge_weight holds 29 NaN",
+        ),
+        (
+            (X, INDEX.to("meta"), ATTR),
+            {},
+            ValueError,
+            "edge_index is on meta and the features on cpu",
+        ),
         (((X, X[None]), INDEX, ATTR), {}, ValueError, "x must be two tensors"),
-        ((X, EdgeIndex(INDEX, sparse_size=(NODES, 20)), ATTR), {}, ValueError, "EdgeIndex says 20 receivers"),
-        ((X, to_torch_csr_tensor(INDEX.flip(0), size=(20, NODES)), ATTR), {}, ValueError, "the matrix or EdgeIndex says 20 receivers"),
+        (
+            (X, EdgeIndex(INDEX, sparse_size=(NODES, 20)), ATTR),
+            {},
+            ValueError,
+            "EdgeIndex says 20 receivers",
+        ),
+        (
+            (X, to_torch_csr_tensor(INDEX.flip(0), size=(20, NODES)), ATTR),
+            {},
+            ValueError,
+            "the matrix or EdgeIndex says 20 receivers",
+        ),
     ],
 )
-def test_arguments_that_do_not_fit(arguments: tuple, options: dict, error: type[Exception], text: str):
+def test_arguments_that_do_not_fit(
+    arguments: tuple, options: dict, error: type[Exception], text: str
+):
     with pytest.raises(error, match=text):
         conv64("gin")(*arguments, **options)
 
@@ -850,7 +995,9 @@ def test_values_of_a_matrix_that_have_no_use(layout: str):
     with pytest.raises(ValueError, match="edge_attr was given, and the matrix stores values"):
         conv64("gin")(X, sparse(layout, ATTR), ATTR)
     conv = conv64("gin", edge_dim=None)  # torch stores ones where nothing was given
-    assert_close(conv(X, sparse("csr"), edge_weight=weight[ADJ_ORDER]), conv(X, INDEX, edge_weight=weight))
+    assert_close(
+        conv(X, sparse("csr"), edge_weight=weight[ADJ_ORDER]), conv(X, INDEX, edge_weight=weight)
+    )
 
 
 # ---------------------------------------------------------------- what PyG has no like of
@@ -869,7 +1016,9 @@ def test_edges_that_are_cut_have_weight_zero(kind: str, sparsify):
 
 @pytest.mark.parametrize("kind", ["gin", "sum"])
 def test_an_explainers_mask_beside_self_loops(kind: str):
-    """The mask is one of the given edges; loops that were added keep their messages, as PyG has it."""
+    """The mask is one of the given edges; loops that were added keep their messages, as PyG has
+    it.
+    """
     conv, mask = conv64(kind, add_self_loops=True), torch.rand(EDGES + 3, dtype=torch.float64)
     index = torch.cat((INDEX, torch.tensor([[2, 2, 5], [2, 2, 5]])), 1)
     attr = torch.cat((ATTR, torch.randn(3, 2, dtype=torch.float64)))
@@ -886,7 +1035,9 @@ def test_a_graph_from_data_with_adj_t(layout: str):
     want = gf.AttentionGraph.from_pyg(Data(edge_index=INDEX, edge_weight=weight, num_nodes=NODES))
     got = gf.AttentionGraph.from_pyg(Data(adj_t=sparse(layout, weight), num_nodes=NODES))
     assert torch.equal(got.edge_index, want.edge_index) and torch.equal(got.weight, want.weight)
-    indexed = gf.AttentionGraph.from_pyg(Data(edge_index=EdgeIndex(INDEX), edge_weight=weight[:, None], num_nodes=NODES))
+    indexed = gf.AttentionGraph.from_pyg(
+        Data(edge_index=EdgeIndex(INDEX), edge_weight=weight[:, None], num_nodes=NODES)
+    )
     assert torch.equal(indexed.weight, want.weight) and type(indexed.senders) is Tensor
 
 
@@ -902,14 +1053,24 @@ def test_data_that_are_no_graph():
         gf.AttentionGraph.from_pyg(other)
 
 
-@pytest.mark.parametrize("imports", ["torch, graphformer", "graphformer, torch", "torch, graphformer.nn"])
+@pytest.mark.parametrize(
+    "imports", ["torch, graphformer", "graphformer, torch", "torch, graphformer.nn"]
+)
 def test_a_saved_graph_is_loaded_by_a_fresh_process(imports: str, tmp_path):
     """torch.load takes graphs under weights_only, its default: they hold tensors and numbers."""
     graph = gf.AttentionGraph.from_edges(INDEX[0], INDEX[1], torch.rand(EDGES), num_nodes=NODES)
     assert graph.indptr.shape == (NODES + 1,)  # with what was derived from it
     file = tmp_path / "graph.pt"
     torch.save({"graph": graph, "plain": [1]}, file)
-    script = f"import {imports}\ngraph = torch.load({str(file)!r})['graph']\nprint(graph.num_edges, float(graph.weight.sum()))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    script = (
+        f"import {imports}\n"
+        f"graph = torch.load({str(file)!r})['graph']\n"
+        "print(graph.num_edges, float(graph.weight.sum()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     edges, total = done.stdout.split()
-    assert int(edges) == EDGES and float(total) == pytest.approx(float(graph.weight.sum()), rel=1e-6)
+    assert int(edges) == EDGES and float(total) == pytest.approx(
+        float(graph.weight.sum()), rel=1e-6
+    )

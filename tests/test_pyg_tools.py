@@ -1,11 +1,26 @@
-"""PyG's own tools on our layers: explainers, to_hetero, what they do with a mask and what they refuse."""
+"""PyG's own tools on our layers: explainers, to_hetero, what they do with a mask and what they
+refuse.
+"""
 
 import copy
 import math
 
 import pytest
 import torch
-from test_conv import EDGE_DIM, EDGES, HEADS, IN, NODES, OUT, SPARSIFIERS, a_graph, each_conv, edge_index, made, naive
+from test_conv import (
+    EDGE_DIM,
+    EDGES,
+    HEADS,
+    IN,
+    NODES,
+    OUT,
+    SPARSIFIERS,
+    a_graph,
+    each_conv,
+    edge_index,
+    made,
+    naive,
+)
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torch_geometric.data import Data
@@ -25,13 +40,23 @@ pytestmark = pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("sparsify", SPARSIFIERS)
 @pytest.mark.parametrize("backend", ["auto", "pyg"])
 def test_a_mask_multiplies_messages(kind: str, sparsify: str, backend: str):
-    conv, graph, mask = made(kind, sparsify=SPARSIFIERS[sparsify], backend=backend), a_graph(), torch.rand(EDGES)
+    conv, graph, mask = (
+        made(kind, sparsify=SPARSIFIERS[sparsify], backend=backend),
+        a_graph(),
+        torch.rand(EDGES),
+    )
     index = edge_index(graph)
     before = conv(graph.x, index, graph.edge_attr)
     set_masks(conv, mask, index, apply_sigmoid=False)
-    assert_close(conv(graph.x, index, graph.edge_attr), naive(conv, graph.x, index, graph.edge_attr, mask=mask))
+    assert_close(
+        conv(graph.x, index, graph.edge_attr),
+        naive(conv, graph.x, index, graph.edge_attr, mask=mask),
+    )
     set_masks(conv, mask.logit(), index)
-    assert_close(conv(graph.x, index, graph.edge_attr), naive(conv, graph.x, index, graph.edge_attr, mask=mask))
+    assert_close(
+        conv(graph.x, index, graph.edge_attr),
+        naive(conv, graph.x, index, graph.edge_attr, mask=mask),
+    )
     set_masks(conv, torch.ones(EDGES), index, apply_sigmoid=False)
     assert_close(conv(graph.x, index, graph.edge_attr), before)
     clear_masks(conv)
@@ -42,9 +67,16 @@ def test_a_mask_multiplies_messages(kind: str, sparsify: str, backend: str):
 
 
 def test_plain_attention_under_a_mask_is_pygs_transformer_conv():
-    theirs, ours = TransformerConv(IN, 5, HEADS, bias=False, root_weight=False), SumAttentionConv(IN, OUT, HEADS, self_weight=0.0)
+    theirs, ours = (
+        TransformerConv(IN, 5, HEADS, bias=False, root_weight=False),
+        SumAttentionConv(IN, OUT, HEADS, self_weight=0.0),
+    )
     with torch.no_grad():
-        for mine, other in ((ours.q_proj, theirs.lin_query), (ours.k_proj, theirs.lin_key), (ours.v_proj, theirs.lin_value)):
+        for mine, other in (
+            (ours.q_proj, theirs.lin_query),
+            (ours.k_proj, theirs.lin_key),
+            (ours.v_proj, theirs.lin_value),
+        ):
             other.weight.copy_(mine.weight)
     graph, mask = a_graph(), torch.randn(EDGES)
     index = edge_index(graph)
@@ -62,14 +94,18 @@ def test_the_gradient_of_a_mask(kind: str):
         set_masks(conv, mask, index)
         return conv(graph.x, index, graph.edge_attr)
 
-    assert torch.autograd.gradcheck(masked, torch.randn(EDGES, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(
+        masked, torch.randn(EDGES, dtype=torch.float64, requires_grad=True)
+    )
 
 
 # ---------------------------------------------------------------- explainers
 
 
 class Copies(nn.Module):
-    """A layer whose receiver's class is the sign of the one sender that carries a mark: what an explanation should point at."""
+    """A layer whose receiver's class is the sign of the one sender that carries a mark: what an
+    explanation should point at.
+    """
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -81,7 +117,9 @@ class Copies(nn.Module):
 
 
 def marked(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Features (a mark, two values, 1), edges, class of every receiver, and the edge that decides it: 30 receivers, 4 senders each."""
+    """Features (a mark, two values, 1), edges, class of every receiver, and the edge that decides
+    it: 30 receivers, 4 senders each.
+    """
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(150, 4, generator=generator)
     receivers = torch.arange(30).repeat_interleave(4)
@@ -117,7 +155,13 @@ CLASSIFICATION = {"mode": "multiclass_classification", "task_level": "node", "re
 def found(model: nn.Module, algorithm, seed: int = 10_001) -> float:
     """Part of the receivers for which the deciding edge has the largest mask of the four."""
     x, index, _, deciding = marked(seed)
-    explainer = Explainer(model, algorithm, explanation_type="model", edge_mask_type="object", model_config=CLASSIFICATION)
+    explainer = Explainer(
+        model,
+        algorithm,
+        explanation_type="model",
+        edge_mask_type="object",
+        model_config=CLASSIFICATION,
+    )
     mask = explainer(x, index, index=torch.arange(30)).edge_mask
     assert mask.shape == (120,)
     best = [int(torch.where(index[1] == i, mask, -1.0).argmax()) for i in range(30)]
@@ -138,7 +182,13 @@ def test_gnn_explainer_finds_the_edge_that_decides(trained):
 def test_attention_explainer_reads_the_weights(trained):
     assert found(trained, AttentionExplainer(reduce="max")) > 0.8
     x, index, _, _ = marked(10_001)
-    explainer = Explainer(trained, AttentionExplainer(), explanation_type="model", edge_mask_type="object", model_config=CLASSIFICATION)
+    explainer = Explainer(
+        trained,
+        AttentionExplainer(),
+        explanation_type="model",
+        edge_mask_type="object",
+        model_config=CLASSIFICATION,
+    )
     _, graph = trained.conv(x, index, output_graph=True)
     heads = graph.to_dense()  # [heads, receivers, senders]
     assert_close(explainer(x, index).edge_mask, heads[:, index[1], index[0]].amax(0))
@@ -151,10 +201,18 @@ def test_pg_explainer_can_be_trained(trained):
     x, index, label, _ = marked(10_001)
     target = torch.zeros(150, dtype=torch.long)
     target[:30] = label
-    explainer = Explainer(trained, algorithm, explanation_type="phenomenon", edge_mask_type="object", model_config=CLASSIFICATION)
+    explainer = Explainer(
+        trained,
+        algorithm,
+        explanation_type="phenomenon",
+        edge_mask_type="object",
+        model_config=CLASSIFICATION,
+    )
     for epoch in range(3):
         for node in range(30):
-            assert math.isfinite(algorithm.train(epoch, trained, x, index, target=target, index=node))
+            assert math.isfinite(
+                algorithm.train(epoch, trained, x, index, target=target, index=node)
+            )
     mask = explainer(x, index, target=target, index=3).edge_mask
     assert set(index[1][mask > 0].tolist()) == {3}
 
@@ -175,8 +233,12 @@ class Predictor(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor, batch: Tensor, group: Tensor) -> Tensor:
-        return self.net(Data(x=x, edge_index=edge_index, edge_attr=edge_attr, batch=batch, group_0=group)).prediction
+    def forward(
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor, batch: Tensor, group: Tensor
+    ) -> Tensor:
+        return self.net(
+            Data(x=x, edge_index=edge_index, edge_attr=edge_attr, batch=batch, group_0=group)
+        ).prediction
 
 
 @pytest.mark.parametrize(
@@ -192,8 +254,13 @@ class Predictor(nn.Module):
 def test_graph_transformer_is_explained(options: dict):
     torch.manual_seed(0)
     net = gf.GraphTransformer(IN, EDGE_DIM, 16, 2, 4, **options)
-    graph = a_graph(dtype=torch.float64)  # the effect of a mask on a whole graph's prediction is small before training
-    inputs = {"edge_attr": graph.edge_attr, "batch": torch.zeros(NODES, dtype=torch.long), "group": torch.arange(NODES) % 3}
+    # the effect of a mask on a whole graph's prediction is small before training
+    graph = a_graph(dtype=torch.float64)
+    inputs = {
+        "edge_attr": graph.edge_attr,
+        "batch": torch.zeros(NODES, dtype=torch.long),
+        "group": torch.arange(NODES) % 3,
+    }
     model, index = Predictor(net).double().eval(), edge_index(graph)
     before = model(graph.x, index, **inputs)
     set_masks(model, torch.ones(EDGES), index, apply_sigmoid=False)
@@ -202,16 +269,32 @@ def test_graph_transformer_is_explained(options: dict):
     set_masks(model, mask, index, apply_sigmoid=False)
     masked = model(graph.x, index, **inputs)
     assert (masked - before).abs().max() > 1e-5
-    set_masks(model, mask[order], index[:, order], apply_sigmoid=False)  # a mask belongs to its edge, wherever that stands
-    assert_close(model(graph.x, index[:, order], **{**inputs, "edge_attr": graph.edge_attr[order]}), masked, rtol=0, atol=1e-12)
+    # a mask belongs to its edge, wherever that stands
+    set_masks(model, mask[order], index[:, order], apply_sigmoid=False)
+    assert_close(
+        model(graph.x, index[:, order], **{**inputs, "edge_attr": graph.edge_attr[order]}),
+        masked,
+        rtol=0,
+        atol=1e-12,
+    )
     clear_masks(model)
     regression = {"mode": "regression", "task_level": "graph", "return_type": "raw"}
     algorithms = {"node_mask_type": "attributes", "edge_mask_type": "object"}
-    explained = Explainer(model, GNNExplainer(epochs=5), explanation_type="model", model_config=regression, **algorithms)(
-        graph.x, index, **inputs
-    )
+    explained = Explainer(
+        model,
+        GNNExplainer(epochs=5),
+        explanation_type="model",
+        model_config=regression,
+        **algorithms,
+    )(graph.x, index, **inputs)
     assert explained.edge_mask.shape == (EDGES,) and int((explained.edge_mask > 0).sum()) == EDGES
-    attention = Explainer(model, AttentionExplainer(), explanation_type="model", model_config=regression, edge_mask_type="object")
+    attention = Explainer(
+        model,
+        AttentionExplainer(),
+        explanation_type="model",
+        model_config=regression,
+        edge_mask_type="object",
+    )
     assert attention(graph.x, index, **inputs).edge_mask.shape == (EDGES,)
     assert torch.equal(model(graph.x, index, **inputs), before)
 
@@ -219,7 +302,11 @@ def test_graph_transformer_is_explained(options: dict):
 @pytest.mark.parametrize("candidates", ["edges", "edges+k_hop:2", "all"])
 def test_a_mask_of_graph_transformer_meets_its_edge(candidates: str):
     torch.manual_seed(0)
-    net = gf.GraphTransformer(IN, EDGE_DIM, 16, 1, 4, target="node", candidates=candidates).double().eval()
+    net = (
+        gf.GraphTransformer(IN, EDGE_DIM, 16, 1, 4, target="node", candidates=candidates)
+        .double()
+        .eval()
+    )
     graph = a_graph(dtype=torch.float64)
     index = edge_index(graph)
     data = Data(x=graph.x, edge_index=index, edge_attr=graph.edge_attr)
@@ -266,7 +353,9 @@ def test_masks_that_do_not_fit():
     conv, graph = made("gin"), a_graph()
     conv.explain = True
     with pytest.raises(
-        ValueError, match=r"GINAttentionConv.explain is True, so its edge mask must be \[29\], a number an edge; none was set"
+        ValueError,
+        match=r"GINAttentionConv.explain is True, so its edge mask must be \[29\], a number an "
+        r"edge; none was set",
     ):
         conv(graph.x, edge_index(graph), graph.edge_attr)
     set_masks(conv, torch.rand(EDGES - 1), edge_index(graph))
@@ -283,5 +372,8 @@ def test_hooks_that_change_messages(kind: str):
     assert_close(conv(graph.x, edge_index(graph), graph.edge_attr), want)
     handle.remove()
     conv.register_message_forward_hook(lambda module, inputs, out: torch.zeros(3))
-    with pytest.raises(ValueError, match=r"messages of .*Conv are \[29, 3, (5|10)\], but a message or a hook made \[3\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"messages of .*Conv are \[29, 3, (5|10)\], but a message or a hook made \[3\]",
+    ):
         conv(graph.x, edge_index(graph), graph.edge_attr)

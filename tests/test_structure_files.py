@@ -40,7 +40,10 @@ def alpha_carbons(path: Path) -> int:
                 if first != row["pdbx_PDB_model_num"] or row["type_symbol"] != "C":
                     continue
                 name, altloc = row["label_atom_id"], row["label_alt_id"].strip(".")
-                key = tuple(row[n] for n in ("auth_asym_id", "label_asym_id", "auth_seq_id", "pdbx_PDB_ins_code"))
+                key = tuple(
+                    row[n]
+                    for n in ("auth_asym_id", "label_asym_id", "auth_seq_id", "pdbx_PDB_ins_code")
+                )
             else:
                 name, altloc, key = text[12:16].strip(), text[16].strip(), (ends, text[21:27])
                 if "CA" in (text[17:20].strip(), text[76:78]):
@@ -66,7 +69,17 @@ def test_alpha_carbons_are_nodes_or_named_in_real_files(data_dir):
 
 def text_of(rows) -> str:
     """A minimal mmCIF text of PDB lines."""
-    head = ["group_PDB", "id", "label_atom_id", "label_comp_id", "label_asym_id", "label_seq_id", "Cartn_x", "Cartn_y", "Cartn_z"]
+    head = [
+        "group_PDB",
+        "id",
+        "label_atom_id",
+        "label_comp_id",
+        "label_asym_id",
+        "label_seq_id",
+        "Cartn_x",
+        "Cartn_y",
+        "Cartn_z",
+    ]
     lines = ["data_made", "loop_", *(f"_atom_site.{name}" for name in head)]
     for n, r in enumerate(rows, start=1):
         parts = (r[:6], n, r[12:16], r[17:20], r[21], r[22:26], r[30:38], r[38:46], r[46:54])
@@ -75,7 +88,10 @@ def text_of(rows) -> str:
 
 
 def moved(lines, x) -> list[str]:
-    return [f"{t[:30]}{float(t[30:38]) + x:8.3f}{t[38:]}" if t.startswith(("ATOM", "HETATM")) else t for t in lines]
+    return [
+        f"{t[:30]}{float(t[30:38]) + x:8.3f}{t[38:]}" if t.startswith(("ATOM", "HETATM")) else t
+        for t in lines
+    ]
 
 
 @pytest.mark.parametrize("blank", [False, True])
@@ -112,10 +128,13 @@ def test_numbers_that_wrap_or_are_hybrid_36_are_one_chain(make):  # noqa: F811
     number = {str(n): w for n, w in zip(range(1, 8), written, strict=True)}
     made = make([f"{t[:22]}{number[t[22:26].strip()]:>4}{t[26:]}" for t in rows])
     assert made[0].residue.tolist() == written and made[0].chains == "A" and peptide(made) == 6
-    hybrid = dict(zip(number, ["9998", "9999", "A000", "A001", "A002", "A003", "A004"], strict=True))
+    hybrid = dict(
+        zip(number, ["9998", "9999", "A000", "A001", "A002", "A003", "A004"], strict=True)
+    )
     made = make([f"{t[:22]}{hybrid[t[22:26].strip()]}{t[26:]}" for t in rows])
     assert made[0].residue.tolist() == [9998, 9999, 10000, 10001, 10002, 10003, 10004]
-    long = [f"{t[:6]}{100000 + n}{t[11:]}" for n, t in enumerate(rows)]  # serial numbers of six digits
+    # serial numbers of six digits
+    long = [f"{t[:6]}{100000 + n}{t[11:]}" for n, t in enumerate(rows)]
     assert torch.equal(make(long)[0].pos, make(rows)[0].pos)
 
 
@@ -124,12 +143,17 @@ def test_numbers_below_zero_and_unreadable_ones(make):  # noqa: F811
     made = make([f"{t[:22]}{int(t[22:26]) - 5:>4}{t[26:]}" for t in rows])
     assert made[0].residue.tolist() == list(range(-4, 6))
     made = make([f"{t[:22]}****{t[26:]}" for t in rows])
-    assert made[0].num_nodes == 10 and "10 residues without a number that can be read" in made.notes[0]
+    assert (
+        made[0].num_nodes == 10 and "10 residues without a number that can be read" in made.notes[0]
+    )
 
 
 def test_models_of_end_records_and_joined_files(make):  # noqa: F811
     frames = make([*helix(TEN), "END", *helix(TEN, turn=30)])
-    assert frames[0].num_nodes == 10 and "the first of 2 models is read; models='all'" in frames.notes[0]
+    assert (
+        frames[0].num_nodes == 10
+        and "the first of 2 models is read; models='all'" in frames.notes[0]
+    )
     joined = make([*helix(TEN), "END", *helix(TEN[:7], chain="B")])
     assert joined[0].num_nodes == 17 and joined[0].chains == "A,B"
 
@@ -138,16 +162,28 @@ def test_calcium_is_no_residue_and_a_ligand_s_alpha_carbon_is_named(make):  # no
     ion = line("HETATM", "CA", "CA", "A", 201, " ", (90, 0, 0), element="CA")
     ligand = line("HETATM", "CA", "PLY", "A", 301, " ", (60, 0, 0))
     made = make([*helix(TEN), ion, ligand])
-    assert made[0].num_nodes == 10 and left(made.skipped) == 1 and "no amino acids: PLY A301" in made.skipped[0]
-    wrong = [f"{t[:76]}CA{t[78:]}" if t[12:16] == " CA " else t for t in helix(TEN)]  # CA as the element of alpha carbons
+    assert (
+        made[0].num_nodes == 10
+        and left(made.skipped) == 1
+        and "no amino acids: PLY A301" in made.skipped[0]
+    )
+    # CA as the element of alpha carbons
+    wrong = [f"{t[:76]}CA{t[78:]}" if t[12:16] == " CA " else t for t in helix(TEN)]
     assert make(wrong)[0].num_nodes == 10
 
 
 def test_modified_residues_at_the_end_of_the_file_come_to_their_place(make):  # noqa: F811
-    rows = [t.replace("ATOM  ", "HETATM").replace("ALA", "MSE") if t[22:26].strip() == "4" else t for t in helix(TEN)]
+    rows = [
+        t.replace("ATOM  ", "HETATM").replace("ALA", "MSE") if t[22:26].strip() == "4" else t
+        for t in helix(TEN)
+    ]
     last = [t for t in rows if "MSE" in t]
     made = make([*(t for t in rows if "MSE" not in t), "TER", *last])
-    assert made[0].residue.tolist() == list(range(1, 11)) and amino(made) == "AAAM" + 6 * "A" and peptide(made) == 9
+    assert (
+        made[0].residue.tolist() == list(range(1, 11))
+        and amino(made) == "AAAM" + 6 * "A"
+        and peptide(made) == 9
+    )
 
 
 def test_two_residues_at_one_place_without_letters(make):  # noqa: F811
@@ -165,14 +201,20 @@ HISTIDINE = ("CG", "ND1", "CD2", "CE1", "NE2")
 def side_chains(name: str, atoms, record="ATOM") -> list[str]:
     rows = helix(TEN, [name[:3]] * 10, record=record)
     for n in range(1, 11):
-        rows += [line(record, a, name[:3], "A", n, " ", (3.0 * n, 40.0 + i, 0.0)) for i, a in enumerate(atoms)]
+        rows += [
+            line(record, a, name[:3], "A", n, " ", (3.0 * n, 40.0 + i, 0.0))
+            for i, a in enumerate(atoms)
+        ]
     return [f"{t[:17]}{name:<4}{t[21:]}" for t in rows]
 
 
 @pytest.mark.parametrize(
     ("name", "atoms", "letter"),
     [
-        *((name, HISTIDINE, "H") for name in ["HID", "HIE", "HIP", "HSD", "HSE", "HSP", "HISH", "HISE", "NHIE", "CHID"]),
+        *(
+            (name, HISTIDINE, "H")
+            for name in ["HID", "HIE", "HIP", "HSD", "HSE", "HSP", "HISH", "HISE", "NHIE", "CHID"]
+        ),
         *((name, ("SG",), "C") for name in ["CYX", "CYM", "CYS2", "CYSH"]),
         *((name, ("CG", "CD", "OE1", "OE2"), "E") for name in ("GLH", "GLUH")),
         *((name, ("CG", "OD1", "OD2"), "D") for name in ("ASH", "ASPH")),
@@ -186,16 +228,23 @@ def test_names_of_force_fields(make, name, atoms, letter):  # noqa: F811
     made = make(side_chains(name, atoms))
     assert amino(made) == 10 * letter
     if atoms:
-        assert made[0].exposure.isfinite().all()  # whole: nothing lacks under the names of the amino acid
+        # whole: nothing lacks under the names of the amino acid
+        assert made[0].exposure.isfinite().all()
     if len(name) == 4:  # begun one column early, in that of the location
-        assert amino(make([f"{t[:16]}{t[17:21]} {t[21:]}" for t in side_chains(name, atoms)])) == 10 * letter
+        assert (
+            amino(make([f"{t[:16]}{t[17:21]} {t[21:]}" for t in side_chains(name, atoms)]))
+            == 10 * letter
+        )
 
 
 def test_a_code_of_two_compounds_is_told_by_its_side_chain(make):  # noqa: F811
     homoserine = make(side_chains("HSE", ("CG", "C3", "O3"), record="HETATM"))
     assert amino(homoserine) == 10 * "S"
     doubt = make(side_chains("HSE", ()))
-    assert any("codes of other compounds too, read by their atoms: HSE as H" in note for note in doubt.notes)
+    assert any(
+        "codes of other compounds too, read by their atoms: HSE as H" in note
+        for note in doubt.notes
+    )
 
 
 @pytest.mark.parametrize("kept", [("CA",), ("N", "CA", "C", "O")])
@@ -203,21 +252,32 @@ def test_surfaces_of_incomplete_structures_are_unknown(make, kept):  # noqa: F81
     names = ["LEU", "GLY"] * 5
     made = make([t for t in helix(TEN, names) if t[12:16].strip() in kept], target="exposure")
     assert made[0].num_nodes == 10 and made[0].exposure.isnan().all() and made[0].y.isnan().all()
-    assert "the surface of 10 of 10 residues cannot be known" in made.notes[-1] and "PDBFixer" in made.notes[-1]
+    assert (
+        "the surface of 10 of 10 residues cannot be known" in made.notes[-1]
+        and "PDBFixer" in made.notes[-1]
+    )
     assert made[0].x.isfinite().all() and peptide(made) == 9
 
 
 def test_hydrogens_change_no_surface(make):  # noqa: F811
     rows = helix(TEN)
     hydrogens = [
-        line("ATOM", a, "ALA", "A", n, " ", (n, 3.0, 2.0), element=e) for n in range(1, 11) for a, e in (("HA", "H"), ("1HB", " "))
+        line("ATOM", a, "ALA", "A", n, " ", (n, 3.0, 2.0), element=e)
+        for n in range(1, 11)
+        for a, e in (("HA", "H"), ("1HB", " "))
     ]
     assert torch.equal(make(rows + hydrogens)[0].sasa, make(rows)[0].sasa)
 
 
 def test_coordinates_in_nanometres_are_left_out(make):  # noqa: F811
-    rows = [f"{t[:30]}" + "".join(f"{float(t[a : a + 8]) / 10:8.3f}" for a in (30, 38, 46)) + t[54:] for t in helix(TEN)]
-    with pytest.raises(ValueError, match="has no graph"), pytest.warns(UserWarning, match="in nm, multiply its coordinates by 10"):
+    rows = [
+        f"{t[:30]}" + "".join(f"{float(t[a : a + 8]) / 10:8.3f}" for a in (30, 38, 46)) + t[54:]
+        for t in helix(TEN)
+    ]
+    with (
+        pytest.raises(ValueError, match="has no graph"),
+        pytest.warns(UserWarning, match="in nm, multiply its coordinates by 10"),
+    ):
         make(rows)
 
 
@@ -239,13 +299,23 @@ def test_what_is_not_needed_may_lack(make, edit):  # noqa: F811
     assert made[0].chains == "A" and not made.skipped and not made.notes
 
 
-@pytest.mark.parametrize("text", ["     nan", "********", "9999.000", "    1,00", "        ", "   12.34 "])
+@pytest.mark.parametrize(
+    "text", ["     nan", "********", "9999.000", "    1,00", "        ", "   12.34 "]
+)
 def test_coordinates_that_cannot_be_read_are_named_by_row(make, text):  # noqa: F811
     rows = helix(TEN)
     at = next(n for n, t in enumerate(rows) if t[12:16] == " CA " and t[22:26].strip() == "5")
-    rows[at] = f"{rows[at][:30]}{text}{rows[at][38:]}" if len(text) == 8 else f"{rows[at][:30]} {rows[at][30:]}"
+    rows[at] = (
+        f"{rows[at][:30]}{text}{rows[at][38:]}"
+        if len(text) == 8
+        else f"{rows[at][:30]} {rows[at][30:]}"
+    )
     made = make(rows)
-    assert made[0].num_nodes == 9 and left(made.skipped) == 1 and "no coordinates: ALA A5" in made.skipped[0]
+    assert (
+        made[0].num_nodes == 9
+        and left(made.skipped) == 1
+        and "no coordinates: ALA A5" in made.skipped[0]
+    )
     assert any(f"without coordinates that can be read: row {at + 1}" in note for note in made.notes)
 
 
@@ -274,7 +344,9 @@ def test_packed_and_edited_files_are_read(tmp_path, name):
     assert made[0].name == name and made[0].num_nodes == 10 and not made.skipped and not made.notes
 
 
-@pytest.mark.parametrize("name", ["a.cif", "a.mmcif", "a.pdbx", "a.cif.gz", "wrong.pdb", "a.bcif", "a.bcif.gz"])
+@pytest.mark.parametrize(
+    "name", ["a.cif", "a.mmcif", "a.pdbx", "a.cif.gz", "wrong.pdb", "a.bcif", "a.bcif.gz"]
+)
 def test_mmcif_and_binary_cif_with_few_columns(tmp_path, name):
     text = text_of(helix(TEN))
     data = text.encode()
@@ -283,18 +355,29 @@ def test_mmcif_and_binary_cif_with_few_columns(tmp_path, name):
         table = module.CIFFile.read(io.StringIO(text))["made"]["atom_site"]
         columns = {key: table[key].as_array(float if "Cartn" in key else str) for key in table}
         out = io.BytesIO()
-        module.BinaryCIFFile({"made": module.BinaryCIFBlock({"atom_site": module.BinaryCIFCategory(columns)})}).write(out)
+        module.BinaryCIFFile(
+            {"made": module.BinaryCIFBlock({"atom_site": module.BinaryCIFCategory(columns)})}
+        ).write(out)
         data = out.getvalue()
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     (tmp_path / "whole.pdb").write_text("\n".join(helix(TEN)))
-    made, whole = ProteinStructures(None, tmp_path / name)[0], ProteinStructures(None, tmp_path / "whole.pdb")[0]
+    made, whole = (
+        ProteinStructures(None, tmp_path / name)[0],
+        ProteinStructures(None, tmp_path / "whole.pdb")[0],
+    )
     assert torch.equal(made.x, whole.x) and made.residue.tolist() == whole.residue.tolist()
     np.testing.assert_allclose(made.sasa, whole.sasa, rtol=1e-4)
 
 
 def test_mmcif_texts_orders_and_blocks(tmp_path):
-    """A tag, ``data_`` and ``loop_`` inside a text between semicolons, tags in capitals, quoted names, two blocks."""
-    text = text_of(helix(TEN)).replace("_atom_site.", "_ATOM_SITE.").replace(" CA ALA", " 'CA' \"ALA\"")
+    """A tag, ``data_`` and ``loop_`` inside a text between semicolons, tags in capitals, quoted
+    names, two blocks.
+    """
+    text = (
+        text_of(helix(TEN))
+        .replace("_atom_site.", "_ATOM_SITE.")
+        .replace(" CA ALA", " 'CA' \"ALA\"")
+    )
     title = "_struct.title\n;a title\n_atom_site.id\ndata_no\nloop_\n;\n"
     text = text.replace("loop_", title + "loop_ # columns", 1)
     (tmp_path / "a.cif").write_text(text + text_of(helix(TEN[:7])).replace("data_made", "data_two"))
@@ -309,7 +392,11 @@ def test_unknown_values_of_mmcif(tmp_path):
     rows[at] = " ".join([*rows[at].split()[:-1], "?"])
     (tmp_path / "a.cif").write_text("\n".join(rows))
     made = ProteinStructures(None, tmp_path)
-    assert made[0].num_nodes == 9 and left(made.skipped) == 1 and f"row {at + 1}" in "".join(made.notes)
+    assert (
+        made[0].num_nodes == 9
+        and left(made.skipped) == 1
+        and f"row {at + 1}" in "".join(made.notes)
+    )
 
 
 UNREADABLE = {
@@ -317,8 +404,14 @@ UNREADABLE = {
     "a.pdb": (b"", "it is empty"),
     "a.bcif": (b"\x83\xabdataBlocks\x01", "cannot be read"),
     "a.cif": (b"data_x\n_struct.title\n;no end\n", "the text that starts in row 3 has no end"),
-    "b.cif": (b"data_x\nloop_\n_atom_site_label\n_atom_site_fract_x\nC1 0.1\n", "there are no atoms"),
-    "c.cif": (b"data_x\nloop_\n_atom_site.id\n_atom_site.Cartn_x\n1 2\n3\n", "its last atom, row 6, has 1 of 2 values"),
+    "b.cif": (
+        b"data_x\nloop_\n_atom_site_label\n_atom_site_fract_x\nC1 0.1\n",
+        "there are no atoms",
+    ),
+    "c.cif": (
+        b"data_x\nloop_\n_atom_site.id\n_atom_site.Cartn_x\n1 2\n3\n",
+        "its last atom, row 6, has 1 of 2 values",
+    ),
 }
 
 
@@ -335,7 +428,10 @@ def test_files_of_other_kinds_are_told_and_hidden_ones_passed_over(tmp_path):
     (tmp_path / "a.pdb").write_text("\n".join(helix(TEN)))
     for name in ("._a.pdb", ".DS_Store", "README", "x.mmtf", "y.xyz"):
         (tmp_path / name).write_bytes(b"\x00\x05")
-    with pytest.warns(UserWarning, match="3 files that are no structures by their names are not read: README, x.mmtf, y.xyz"):
+    with pytest.warns(
+        UserWarning,
+        match="3 files that are no structures by their names are not read: README, x.mmtf, y.xyz",
+    ):
         made = ProteinStructures(None, tmp_path)
     assert len(made) == 1 and not made.skipped and len(made.notes) == 1
 

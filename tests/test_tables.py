@@ -1,4 +1,6 @@
-"""CSV files as people have them: every row is counted, every number is checked, and what cannot be read is told with its place."""
+"""CSV files as people have them: every row is counted, every number is checked, and what cannot be
+read is told with its place.
+"""
 
 import math
 import re
@@ -37,7 +39,10 @@ def cells(path):
 def test_a_table_is_the_same_however_it_is_written(data, tmp_path):
     (tmp_path / "a.csv").write_bytes(data)
     found = read_rows(tmp_path / "a.csv", ("smiles", "gap"))
-    assert found.header == ["name", "smiles", "gap"] and [row.number for row in found.rows] == [1, 2]
+    assert found.header == ["name", "smiles", "gap"] and [row.number for row in found.rows] == [
+        1,
+        2,
+    ]
     assert cells(tmp_path / "a.csv") == [["a", "*CC*", "1.5"], ["b", "*CO*", "2.5"]]
     assert [numbers(row, ["gap"]) for row in found.rows] == [([1.5], []), ([2.5], [])]
 
@@ -56,7 +61,10 @@ def test_one_column_and_commas_in_quotes(tmp_path):
     [
         (b"", "has no column 'gap'; it has none"),
         (b"a,b\n1,2\n", "has no column 'gap'; it has a, b."),
-        (b"*CC*,1.5\n*CO*,2\n", "it has *CC*, 1.5. Its first line looks like data: give it a header."),
+        (
+            b"*CC*,1.5\n*CO*,2\n",
+            "it has *CC*, 1.5. Its first line looks like data: give it a header.",
+        ),
         (b"# made by hand\ngap\n1\n", "CSV has no comments: remove lines that begin with #."),
         (b"gap,gap\n1,2\n", "has the column 'gap' 2 times; give each column a name of its own"),
         (
@@ -83,14 +91,20 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_no_column_hides_another(tmp_path):
     (tmp_path / "a.csv").write_text("a,,a,b,a\n1,2,3,4,5\n")
     found = read_rows(tmp_path / "a.csv", ("b",))
-    assert found.header == ["a", "column 2", "a.1", "b", "a.2"] and cells(tmp_path / "a.csv") == [["1", "2", "3", "4", "5"]]
+    assert found.header == ["a", "column 2", "a.1", "b", "a.2"] and cells(tmp_path / "a.csv") == [
+        ["1", "2", "3", "4", "5"]
+    ]
 
 
 def test_rows_of_another_length_are_told(tmp_path):
     (tmp_path / "a.csv").write_text("a,b,c\n1,2,3,4\n1,2\n1,2,3,\n")
     long, short, closed = read_rows(tmp_path / "a.csv").rows
     assert long.problem == "4 cells under 3 columns; put quotes around cells that hold commas"
-    assert short.problem is None and short.cells == {"a": "1", "b": "2", "c": None} and numbers(short, ["c", "a"])[0][1] == 1
+    assert (
+        short.problem is None
+        and short.cells == {"a": "1", "b": "2", "c": None}
+        and numbers(short, ["c", "a"])[0][1] == 1
+    )
     assert closed.problem is None and closed.cells["c"] == "3"
 
 
@@ -106,7 +120,10 @@ def test_no_cell_is_missing():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1,5", "'1,5' is no number; write a decimal point, as in 1.5, and no signs between thousands"),
+        (
+            "1,5",
+            "'1,5' is no number; write a decimal point, as in 1.5, and no signs between thousands",
+        ),
         ("1,234.5", "'1,234.5' is no number; write no signs between thousands, as in 1234.5"),
         ("1'234", "no signs between thousands, as in 1234"),
         ("12 K", "'12 K' is no number; write the number alone, with its unit in the header"),
@@ -132,7 +149,12 @@ def test_what_is_no_number_is_told_with_how_to_write_it(text, message):
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_every_number_of_float32_is_read_as_it_is(value):
-    for text in (repr(value), f" {value!r} ", f"{value:.17e}", repr(value).replace("-", "\N{MINUS SIGN}")):
+    for text in (
+        repr(value),
+        f" {value!r} ",
+        f"{value:.17e}",
+        repr(value).replace("-", "\N{MINUS SIGN}"),
+    ):
         assert number(text) == value
     assert np.isfinite(np.float32(number(repr(value))))
 

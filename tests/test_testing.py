@@ -126,18 +126,25 @@ def test_causal_rejects_a_layer_that_sees_the_next_token() -> None:
     def leak(x: Tensor) -> Tensor:
         return x + 1e-3 * torch.roll(x, -1, dims=1)
 
-    with rejects(1, r"changing token 2 of 11 changed output 1 of sequence \d \(index \(\d, 1, \d+\)\)") as caught:
+    with rejects(
+        1, r"changing token 2 of 11 changed output 1 of sequence \d \(index \(\d, 1, \d+\)\)"
+    ) as caught:
         check_causal(leak, X, positions=[2])
     assert caught.value.difference > caught.value.tolerance == pytest.approx(1e-5, rel=5)
     with rejects(1, "changing token 10 of 11"):
         check_causal(lambda x: x + x[:, -1:], X)
-    with rejects(1, "changing token 5 of 11 changed output"):  # a mean over the sequence, found at the middle token
+    # a mean over the sequence, found at the middle token
+    with rejects(1, "changing token 5 of 11 changed output"):
         check_causal(lambda x: x - x.mean(1, keepdim=True), X, positions=[5])
 
 
 def test_causal_rejects_bidirectional_attention_without_mask(attention: Attention) -> None:
     attention.mask = lambda x, keep: torch.ones(len(x), 1, x.shape[1], x.shape[1], dtype=torch.bool)
-    with rejects(1, r"difference .* > .* \(atol 1e-05 \+ rtol 1e-05 \* \|expected\| of its row\); \d+ of \d+ entries differ"):
+    with rejects(
+        1,
+        r"difference .* > .* \(atol 1e-05 \+ rtol 1e-05 \* \|expected\| of its row\); \d+ of \d+ "
+        r"entries differ",
+    ):
         check_causal(attention, X)
 
 
@@ -156,7 +163,9 @@ def test_causal_finds_a_nan_before_the_changed_token(attention: Attention) -> No
 
 
 def test_causal_says_what_is_wrong_with_its_input(attention: Attention) -> None:
-    with pytest.raises(ValueError, match=r"hidden states \[B, N, D\] or token ids \[B, N\], got shape \(3, 11\)"):
+    with pytest.raises(
+        ValueError, match=r"hidden states \[B, N, D\] or token ids \[B, N\], got shape \(3, 11\)"
+    ):
         check_causal(attention, X[..., 0])
     with pytest.raises(ValueError, match=r"positions must lie in -11..10 .* got \[11\]"):
         check_causal(attention, X, positions=[11])
@@ -166,7 +175,9 @@ def test_causal_says_what_is_wrong_with_its_input(attention: Attention) -> None:
         check_causal(lambda ids: ids.float(), torch.zeros(2, 7, dtype=torch.long))
     with pytest.raises(TypeError, match="returned dict"):
         check_causal(lambda x: {"a": x}, X)
-    with pytest.raises(ValueError, match=r"different outputs for the same input twice; call .eval\(\)"):
+    with pytest.raises(
+        ValueError, match=r"different outputs for the same input twice; call .eval\(\)"
+    ):
         check_causal(nn.Dropout(0.5), X)
 
 
@@ -176,13 +187,22 @@ def test_causal_says_what_is_wrong_with_its_input(attention: Attention) -> None:
 def test_padding_accepts_attention_and_llama(attention: Attention, llama: nn.Module) -> None:
     check_padding(attention, X)
     check_padding(attention, X, lengths=[1, 7, 5], padding=1)
-    check_padding(lambda ids, keep: llama(input_ids=ids, attention_mask=keep, position_ids=positions_of(keep)), IDS, vocab_size=17)
+    check_padding(
+        lambda ids, keep: llama(
+            input_ids=ids, attention_mask=keep, position_ids=positions_of(keep)
+        ),
+        IDS,
+        vocab_size=17,
+    )
 
 
 def test_padding_rejects_a_layer_that_ignores_the_mask(attention: Attention) -> None:
-    with rejects(2, r"left padding to 14 places changed the output of real token \d+ of \d+ in sequence \d"):
+    with rejects(
+        2, r"left padding to 14 places changed the output of real token \d+ of \d+ in sequence \d"
+    ):
         check_padding(lambda x, keep: attention(x), X)
-    check_padding(lambda x, keep: attention(x), X, sides=["right"])  # causal: what follows is not seen anyway
+    # causal: what follows is not seen anyway
+    check_padding(lambda x, keep: attention(x), X, sides=["right"])
 
 
 def test_padding_rejects_a_mask_on_the_scores_only() -> None:
@@ -200,7 +220,9 @@ def test_padding_says_what_is_wrong_with_its_input(attention: Attention) -> None
         check_padding(attention, X, sides=["up"])
 
 
-def test_batch_independence_accepts_attention_and_rejects_normalising_over_the_batch(attention: Attention) -> None:
+def test_batch_independence_accepts_attention_and_rejects_normalising_over_the_batch(
+    attention: Attention,
+) -> None:
     check_batch_independence(attention, X)
 
     def batch_norm(x: Tensor) -> Tensor:
@@ -209,7 +231,9 @@ def test_batch_independence_accepts_attention_and_rejects_normalising_over_the_b
     with rejects(2, r"running it alone changed the output of sequence 0 at index \(\d+, \d+\)"):
         check_batch_independence(batch_norm, X)
     with rejects(2, "running it alone"):
-        check_batch_independence(nn.Sequential(nn.Flatten(0, 1), nn.BatchNorm1d(HIDDEN), nn.Unflatten(0, (-1, 11))), X)
+        check_batch_independence(
+            nn.Sequential(nn.Flatten(0, 1), nn.BatchNorm1d(HIDDEN), nn.Unflatten(0, (-1, 11))), X
+        )
 
     def rolled(x: Tensor) -> Tensor:  # hidden by running alone: only a batch of more than one leaks
         return x + x.roll(1, 0) * (len(x) > 1) if len(x) > 1 and not torch.equal(x, X) else x
@@ -228,7 +252,9 @@ def test_packing_accepts_llama_and_rejects_a_model_that_ignores_positions(llama:
 
     check_packing(packed, sequences)
     check_packing(packed, sequences, alone=lambda ids: llama(input_ids=ids).logits)
-    with rejects(2, r"packing changed the output of token \d+ of 7 in sequence 1 \(packed as number 2 of 3\)"):
+    with rejects(
+        2, r"packing changed the output of token \d+ of 7 in sequence 1 \(packed as number 2 of 3\)"
+    ):
         check_packing(lambda ids, position_ids: llama(input_ids=ids).logits, sequences)
     with pytest.raises(ValueError, match="at least 2 sequences, got 1"):
         check_packing(packed, sequences[:1])
@@ -247,7 +273,11 @@ def test_prefix_rejects_a_layer_that_divides_by_the_length() -> None:
         return x.cumsum(1) / x.shape[1]
 
     check_causal(causal_but_long, X)  # which the causal law cannot see
-    with rejects(3, r"output 0 of sequence \d \(index .*\) of 11 tokens is not that of the first 1 tokens alone"):
+    with rejects(
+        3,
+        r"output 0 of sequence \d \(index .*\) of 11 tokens is not that of the first 1 tokens "
+        r"alone",
+    ):
         check_prefix(causal_but_long, X)
     with pytest.raises(ValueError, match=r"prefixes 1..11 .*, got \[0\]"):
         check_prefix(causal_but_long, X, lengths=[0])
@@ -257,7 +287,9 @@ def test_prefix_rejects_a_layer_that_divides_by_the_length() -> None:
 
 
 class ToyLM(nn.Module):
-    """Logits from the mean of all embeddings so far, plus a position embedding. ``fault`` breaks its cache."""
+    """Logits from the mean of all embeddings so far, plus a position embedding. ``fault`` breaks
+    its cache.
+    """
 
     def __init__(self, fault: str = "") -> None:
         super().__init__()
@@ -274,7 +306,9 @@ class ToyLM(nn.Module):
     ) -> types.SimpleNamespace:
         past = 0 if past_key_values is None else past_key_values.shape[1]
         if self.fault == "first" and past:  # keeps its size, loses what the first token was
-            past_key_values = torch.cat((torch.zeros_like(past_key_values[:, :1]), past_key_values[:, 1:]), 1)
+            past_key_values = torch.cat(
+                (torch.zeros_like(past_key_values[:, :1]), past_key_values[:, 1:]), 1
+            )
         if self.fault == "position 0" or position_ids is None:
             position_ids = torch.arange(input_ids.shape[1]).expand_as(input_ids)
         x = self.tokens(input_ids) + self.places(position_ids)
@@ -283,7 +317,8 @@ class ToyLM(nn.Module):
         if self.fault == "mask" and past:
             keep = torch.ones_like(keep)
         total = (seen * keep[..., None]).cumsum(1) / keep.cumsum(1).clamp(min=1)[..., None]
-        if self.fault == "chunk" and past and input_ids.shape[1] > 1:  # a chunk on a cache sees all of itself
+        # a chunk on a cache sees all of itself
+        if self.fault == "chunk" and past and input_ids.shape[1] > 1:
             total = total[:, -1:].expand_as(total)
         if self.fault == "forgets":
             seen = seen[:, -4:]
@@ -296,7 +331,13 @@ class ToyLM(nn.Module):
 
 def test_cache_accepts_llama_and_a_toy(llama: nn.Module) -> None:
     check_cache(llama, IDS)
-    check_cache(llama, IDS, attention_mask=torch.tensor([[1] * 11, [0] * 4 + [1] * 7]), prefill=[5], chunks=[2])
+    check_cache(
+        llama,
+        IDS,
+        attention_mask=torch.tensor([[1] * 11, [0] * 4 + [1] * 7]),
+        prefill=[5],
+        chunks=[2],
+    )
     check_cache(ToyLM(), IDS)
 
 
@@ -305,13 +346,22 @@ def test_cache_accepts_llama_and_a_toy(llama: nn.Module) -> None:
     [
         (
             "position 0",
-            r"logits of token 1 of 11 in sequence \d differ .* a prefill of 1, then call 1 of 1 tokens each",
+            r"logits of token 1 of 11 in sequence \d differ .* a prefill of 1, then call 1 of 1 "
+            r"tokens each",
         ),
         ("chunk", r"a prefill of 1, then call 1 of 3 tokens each \(cache of 1\)"),
         ("mask", r"\(cache of \d+, padded batch\)"),
-        ("twice", r"logits of token 2 of 11 in sequence \d differ .* a prefill of 1, then call 2 of 1 tokens each"),
+        (
+            "twice",
+            r"logits of token 2 of 11 in sequence \d differ .* a prefill of 1, then call 2 of 1 "
+            r"tokens each",
+        ),
         ("first", r"logits of token 1 of 11 in sequence"),
-        ("forgets", r"logits of token 5 of 11 in sequence \d differ .* a prefill of 1, then call 5 of 1 tokens each"),
+        (
+            "forgets",
+            r"logits of token 5 of 11 in sequence \d differ .* a prefill of 1, then call 5 of 1 "
+            r"tokens each",
+        ),
         ("shape", "1 tokens on a cache of 1 gave logits of shape"),
     ],
 )
@@ -321,7 +371,12 @@ def test_cache_rejects_a_faulty_cache(fault: str, match: str) -> None:
 
 
 def test_cache_rejects_a_model_that_drops_its_past(llama: nn.Module) -> None:
-    def no_past(input_ids: Tensor, past_key_values: object = None, position_ids: object = None, **rest: object) -> object:
+    def no_past(
+        input_ids: Tensor,
+        past_key_values: object = None,
+        position_ids: object = None,
+        **rest: object,
+    ) -> object:
         return llama(input_ids=input_ids, position_ids=position_ids, use_cache=True)
 
     with rejects(4, "logits of token 1 of 11"):
@@ -367,8 +422,10 @@ def test_agreement_accepts_two_ways_of_attention(attention: Attention) -> None:
 
     x = X.clone().requires_grad_()
     check_agreement({"sdpa": attention, "by hand": by_hand}, x, parameters=attention)
-    check_agreement({"sdpa": attention, "by hand": by_hand}, [x], parameters=attention.parameters())  # a generator
-    check_agreement({"sdpa": attention, "copy": copy.deepcopy(attention)}, {"x": X})  # parameters by name
+    # a generator
+    check_agreement({"sdpa": attention, "by hand": by_hand}, [x], parameters=attention.parameters())
+    # parameters by name
+    check_agreement({"sdpa": attention, "copy": copy.deepcopy(attention)}, {"x": X})
     check_agreement({"sdpa": attention, "by hand": by_hand}, X, gradients=False)
     assert x.grad is None and attention.qkv.weight.grad is None
 
@@ -376,9 +433,19 @@ def test_agreement_accepts_two_ways_of_attention(attention: Attention) -> None:
 def test_agreement_rejects_an_output_and_a_gradient_that_are_off(attention: Attention) -> None:
     x = X.clone().requires_grad_()
     with rejects(5, r"'fast' and 'slow' differ in the output at index \(\d, \d+, \d+\)"):
-        check_agreement({"slow": attention, "fast": lambda x: attention(x) + 1e-3}, x, parameters=attention)
-    with rejects(5, r"'fast' and 'slow' differ in the gradient of input 0 at index \(0, 0, 7\).*difference 0.001") as caught:
-        check_agreement({"slow": attention, "fast": lambda x: attention(OffInOneGradient.apply(x))}, x, parameters=attention)
+        check_agreement(
+            {"slow": attention, "fast": lambda x: attention(x) + 1e-3}, x, parameters=attention
+        )
+    with rejects(
+        5,
+        r"'fast' and 'slow' differ in the gradient of input 0 at index \(0, 0, 7\).*difference "
+        r"0.001",
+    ) as caught:
+        check_agreement(
+            {"slow": attention, "fast": lambda x: attention(OffInOneGradient.apply(x))},
+            x,
+            parameters=attention,
+        )
     assert caught.value.difference == pytest.approx(1e-3, rel=0.01)
 
     def off_at_a_parameter(x: Tensor) -> Tensor:
@@ -392,13 +459,19 @@ def test_agreement_rejects_an_output_and_a_gradient_that_are_off(attention: Atte
 def test_agreement_rejects_a_missing_gradient_and_other_shapes(attention: Attention) -> None:
     x = X.clone().requires_grad_()
     with rejects(5, "gradient of input 0: 'cut' has none, the other's reaches"):
-        check_agreement({"whole": attention, "cut": lambda x: attention(x.detach())}, x, parameters=attention)
+        check_agreement(
+            {"whole": attention, "cut": lambda x: attention(x.detach())}, x, parameters=attention
+        )
     with rejects(5, r"the output: the shape is \(3, 11, 14\), expected \(3, 11, 15\)"):
-        check_agreement({"whole": attention, "cut": lambda x: attention(x)[..., 1:]}, x, parameters=attention)
+        check_agreement(
+            {"whole": attention, "cut": lambda x: attention(x)[..., 1:]}, x, parameters=attention
+        )
     with rejects(5, r"differ in the output\[1\]"):
         check_agreement({"a": lambda x: (x, x), "b": lambda x: (x, -x)}, x)
     with rejects(5, "got nan"):
-        check_agreement({"a": torch.sqrt, "b": lambda x: torch.sqrt(-x)}, x.detach().abs(), gradients=False)
+        check_agreement(
+            {"a": torch.sqrt, "b": lambda x: torch.sqrt(-x)}, x.detach().abs(), gradients=False
+        )
     with rejects(5, "expected inf"):
         check_agreement({"a": lambda x: x / 0, "b": lambda x: x}, x.detach().abs(), gradients=False)
 
@@ -463,11 +536,15 @@ GRAPHS = [
     random_graph(5, 11, 5, seed=4),
 ]
 G = GRAPHS[0]
-CHAIN = GraphSample(hidden_states(5, batch=1, length=5)[0], torch.tensor([0, 1, 2]), torch.tensor([1, 2, 3]))
+CHAIN = GraphSample(
+    hidden_states(5, batch=1, length=5)[0], torch.tensor([0, 1, 2]), torch.tensor([1, 2, 3])
+)
 
 
 def pooled(x: Tensor, senders: Tensor, receivers: Tensor, batch: Tensor) -> Tensor:
-    """Per graph: the sum over nodes of a non-linear function of each node and its senders. ``[num_graphs, D]``"""
+    """Per graph: the sum over nodes of a non-linear function of each node and its senders.
+    ``[num_graphs, D]``
+    """
     mixed = x + torch.zeros_like(x).index_add(0, receivers, x[senders])
     return torch.zeros(int(batch.max()) + 1, x.shape[1]).index_add(0, batch, mixed.tanh())
 
@@ -492,7 +569,9 @@ def test_graph_laws_accept_gcn_gine_and_pooling() -> None:
     def edge_output(x: Tensor, s: Tensor, r: Tensor, batch: Tensor, edge_attr: Tensor) -> Tensor:
         return torch.cat((x[s] - 2 * x[r], edge_attr), -1)
 
-    check_equivariant(edge_output, g.x, g.senders, g.receivers, edge_attr=g.edge_attr, target="edge")
+    check_equivariant(
+        edge_output, g.x, g.senders, g.receivers, edge_attr=g.edge_attr, target="edge"
+    )
     check_disjoint(edge_output, edged, target="edge")
 
 
@@ -509,7 +588,10 @@ def test_equivariance_rejects_what_depends_on_the_numbering() -> None:
     def numbered(x: Tensor, s: Tensor, r: Tensor, batch: Tensor) -> Tensor:
         return x + torch.arange(len(x))[:, None] * 1e-2
 
-    with rejects(6, r"permutation 1 of 3 changed the output of node \d \(index \(\d, \d\) after renumbering\)"):
+    with rejects(
+        6,
+        r"permutation 1 of 3 changed the output of node \d \(index \(\d, \d\) after renumbering\)",
+    ):
         check_equivariant(numbered, G.x, G.senders, G.receivers)
 
     def last_edge_wins(x: Tensor, s: Tensor, r: Tensor, batch: Tensor) -> Tensor:
@@ -523,16 +605,26 @@ def test_equivariance_rejects_what_depends_on_the_numbering() -> None:
     with rejects(6, "changed the output of graph 0"):
         check_invariant(lambda x, s, r, batch: x[:1], G.x, G.senders, G.receivers)
     with rejects(6, "changed the output of edge"):
-        check_equivariant(lambda x, s, r, batch: x[s] + s[:, None], G.x, G.senders, G.receivers, target="edge")
+        check_equivariant(
+            lambda x, s, r, batch: x[s] + s[:, None], G.x, G.senders, G.receivers, target="edge"
+        )
 
 
 def test_disjoint_rejects_what_sees_other_graphs() -> None:
-    with rejects(7, r"the others in the batch changed the output of graph 0, node \d \(index .*\), batched as number 1 of 4"):
+    with rejects(
+        7,
+        r"the others in the batch changed the output of graph 0, node \d \(index .*\), batched as "
+        r"number 1 of 4",
+    ):
         check_disjoint(lambda x, s, r, batch: x - x.mean(0), GRAPHS)
     with rejects(7, "graph 0, node 6"):  # a message to the node of the next number
-        check_disjoint(lambda x, s, r, batch: x + torch.cat((x[1:], torch.zeros_like(x[:1]))), GRAPHS)
+        check_disjoint(
+            lambda x, s, r, batch: x + torch.cat((x[1:], torch.zeros_like(x[:1]))), GRAPHS
+        )
     with rejects(7, r"graph 1, graph 0 \(index"):
-        check_disjoint(lambda x, s, r, batch: pooled(x, s, r, batch).cumsum(0), GRAPHS, target="graph")
+        check_disjoint(
+            lambda x, s, r, batch: pooled(x, s, r, batch).cumsum(0), GRAPHS, target="graph"
+        )
     with rejects(7, "graph 1, node 0"):
         check_disjoint(from_pyg(gcn_offset()), GRAPHS)
 
@@ -553,12 +645,15 @@ def test_direction_rejects_reversed_edges_and_no_messages() -> None:
     def backwards(x: Tensor, s: Tensor, r: Tensor, batch: Tensor) -> Tensor:
         return conv(x, torch.stack((r, s)))
 
-    check_equivariant(backwards, CHAIN.x, CHAIN.senders, CHAIN.receivers)  # which the other graph laws cannot see
+    # which the other graph laws cannot see
+    check_equivariant(backwards, CHAIN.x, CHAIN.senders, CHAIN.receivers)
     with rejects(7, "changing node 1 changed the output of node 0, which no path from 1 reaches"):
         check_direction(backwards, CHAIN.x, CHAIN.senders, CHAIN.receivers)
     with rejects(7, r"changing node 0 changed none of its receivers \[1\]: no message goes"):
         check_direction(lambda x, s, r, batch: x, CHAIN.x, CHAIN.senders, CHAIN.receivers)
-    check_direction(lambda x, s, r, batch: x, CHAIN.x, CHAIN.senders, CHAIN.receivers, expect_change=False)
+    check_direction(
+        lambda x, s, r, batch: x, CHAIN.x, CHAIN.senders, CHAIN.receivers, expect_change=False
+    )
     with pytest.raises(ValueError, match="every node reaches every other"):
         check_direction(backwards, CHAIN.x[:2], torch.tensor([0, 1]), torch.tensor([1, 0]))
 
@@ -566,7 +661,10 @@ def test_direction_rejects_reversed_edges_and_no_messages() -> None:
 def test_graph_laws_say_what_is_wrong_with_their_input() -> None:
     with pytest.raises(ValueError, match="unknown target 'row'; known: node, edge, graph"):
         check_equivariant(pooled, G.x, G.senders, G.receivers, target="row")
-    with pytest.raises(ValueError, match=r"one row for each node, 7 rows, got shape \(1, 5\); is target='node' right"):
+    with pytest.raises(
+        ValueError,
+        match=r"one row for each node, 7 rows, got shape \(1, 5\); is target='node' right",
+    ):
         check_equivariant(pooled, G.x, G.senders, G.receivers)
     with pytest.raises(ValueError, match="at least 2 graphs"):
         check_disjoint(pooled, GRAPHS[:1])
@@ -586,7 +684,9 @@ def test_random_graphs_have_different_edges_and_no_loops() -> None:
 # ---------------------------------------------------------------------- 8 identity
 
 
-def test_identity_accepts_a_zero_adapter_and_rejects_one_that_is_off_by_little(attention: Attention) -> None:
+def test_identity_accepts_a_zero_adapter_and_rejects_one_that_is_off_by_little(
+    attention: Attention,
+) -> None:
     adapter = nn.Linear(HIDDEN, HIDDEN)
     nn.init.zeros_(adapter.weight)
     nn.init.zeros_(adapter.bias)
@@ -597,7 +697,9 @@ def test_identity_accepts_a_zero_adapter_and_rejects_one_that_is_off_by_little(a
     check_identity(adapted, attention, X)
     check_identity(adapted, attention(X), X)  # the outputs the base gave
     nn.init.constant_(adapter.bias, 1e-6)
-    with rejects(8, r"the adapter changes output at index \(\d, \d+, \d+\).* > 0 \(atol 0") as caught:
+    with rejects(
+        8, r"the adapter changes output at index \(\d, \d+, \d+\).* > 0 \(atol 0"
+    ) as caught:
         check_identity(adapted, attention, X)
     assert caught.value.difference == pytest.approx(1e-6, rel=0.5)
     check_identity(adapted, attention, X, atol=1e-5)
@@ -636,7 +738,8 @@ class Faulty(nn.Module):
 
 
 def test_gradients_accept_attention_and_llama(attention: Attention, llama: nn.Module) -> None:
-    # A bias on the keys moves every score of a row alike, so softmax gives it no gradient but rounding.
+    # A bias on the keys moves every score of a row alike, so softmax gives it no gradient but
+    # rounding.
     check_gradients(attention, X)
     check_gradients(llama, loss=lambda model: model(input_ids=IDS, labels=IDS).loss)
     assert all(p.grad is None for p in llama.parameters())
@@ -669,7 +772,10 @@ def test_gradients_leave_grad_alone_and_say_what_is_wrong() -> None:
         check_gradients(module, loss=lambda m: m(X).detach().sum())
     with pytest.raises(ValueError, match=r"give either the inputs .* or loss="):
         check_gradients(module)
-    with pytest.raises(ValueError, match="ignore names 'alpha', but no parameter's name ends so; there are: good, bad"):
+    with pytest.raises(
+        ValueError,
+        match="ignore names 'alpha', but no parameter's name ends so; there are: good, bad",
+    ):
         check_gradients(module, X, ignore=["alpha"])
     with pytest.raises(ValueError, match="no parameter of the module requires grad"):
         check_gradients(Faulty().requires_grad_(False), X)
@@ -732,7 +838,8 @@ class Cubed(nn.Module):
 
 
 def test_second_gradients_accept_attention_and_a_function_of_ones_own(attention: Attention) -> None:
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # torch's fast kernels have no second derivative
+    # torch's fast kernels have no second derivative
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         check_second_gradient(copy.deepcopy(attention).double(), X.double())
     check_second_gradient(Cubed(Cube), X.double())
     check_second_gradient(lambda x: x.sin(), X.double())
@@ -743,7 +850,11 @@ def test_second_gradients_accept_attention_and_a_function_of_ones_own(attention:
 def test_second_gradients_reject_a_part_of_the_answer(cube: type[Cube]) -> None:
     layer = Cubed(cube)
     check_gradients(layer, X.double())
-    with rejects(14, r"input 0: the derivative of the gradient along a random direction is .*, finite differences say"):
+    with rejects(
+        14,
+        r"input 0: the derivative of the gradient along a random direction is .*, finite "
+        r"differences say",
+    ):
         check_second_gradient(layer, X.double())
     with rejects(14, "finite differences say"):
         check_second_gradient(lambda x: cube.apply(x), X.double())
@@ -760,12 +871,16 @@ def test_second_gradients_let_a_refusal_through_and_leave_tensors_alone() -> Non
     layer = Cubed(Cube)
     before, x = copy.deepcopy(layer.state_dict()), X.double()
     check_second_gradient(layer, x)
-    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items()) and torch.equal(x, X.double())
+    assert all(
+        torch.equal(value, before[name]) for name, value in layer.state_dict().items()
+    ) and torch.equal(x, X.double())
     assert all(parameter.grad is None for parameter in layer.parameters())
 
 
 def test_second_gradients_say_what_is_wrong_with_their_input() -> None:
-    with pytest.raises(ValueError, match=r"input 0 is torch.float32, and finite differences need float64"):
+    with pytest.raises(
+        ValueError, match=r"input 0 is torch.float32, and finite differences need float64"
+    ):
         check_second_gradient(lambda x: x.sin(), X)
     with pytest.raises(ValueError, match="nothing to differentiate"):
         check_second_gradient(lambda x: x, IDS)
@@ -777,12 +892,18 @@ def test_second_gradients_say_what_is_wrong_with_their_input() -> None:
 
 
 class Softmax(nn.Module):
-    """Attention written by hand. ``safe`` leaves a fully masked row at 0; without it the row is NaN."""
+    """Attention written by hand. ``safe`` leaves a fully masked row at 0; without it the row is
+    NaN.
+    """
 
     def __init__(self, safe: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.safe, self.alpha, self.q = safe, nn.Parameter(torch.ones(())), nn.Linear(HIDDEN, HIDDEN)
+        self.safe, self.alpha, self.q = (
+            safe,
+            nn.Parameter(torch.ones(())),
+            nn.Linear(HIDDEN, HIDDEN),
+        )
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
         seen = keep.bool()[:, None, :] & torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
@@ -795,8 +916,14 @@ class Softmax(nn.Module):
 
 def test_finite_accepts_safe_attention(attention: Attention) -> None:
     check_finite(attention, hostile_inputs(HIDDEN))
-    check_finite(Softmax(safe=True), hostile_inputs(HIDDEN), call=lambda layer, x, keep: layer(x, keep=keep))
-    check_finite(Softmax(safe=True), hostile_inputs(HIDDEN, dtypes=[torch.float32]), extreme={"alpha": (1e-3, 0, -5, 50)})
+    check_finite(
+        Softmax(safe=True), hostile_inputs(HIDDEN), call=lambda layer, x, keep: layer(x, keep=keep)
+    )
+    check_finite(
+        Softmax(safe=True),
+        hostile_inputs(HIDDEN, dtypes=[torch.float32]),
+        extreme={"alpha": (1e-3, 0, -5, 50)},
+    )
     check_finite(attention, X)
     check_finite(attention, (X, torch.ones(3, 11)))
     assert all(p.dtype == torch.float32 and p.grad is None for p in attention.parameters())
@@ -807,8 +934,8 @@ def test_finite_rejects_a_softmax_over_a_fully_masked_row() -> None:
     masked = {name: everything[name] for name in everything if "one sequence fully masked" in name}
     with rejects(
         10,
-        r"case 'one sequence fully masked, float32': output holds 105 of 315 numbers that are not finite, "
-        r"first nan at index \(2, 0, 0\)",
+        r"case 'one sequence fully masked, float32': output holds 105 of 315 numbers that are not "
+        r"finite, first nan at index \(2, 0, 0\)",
     ):
         check_finite(Softmax(safe=False), masked)
     with rejects(10, "case 'left padding, float32'"):  # where padding sees only padding
@@ -839,14 +966,18 @@ def test_finite_rejects_an_extreme_parameter() -> None:
     check_finite(Power(), case)
     with rejects(10, "case 'plain, alpha = 500': output holds"):
         check_finite(Power(), case, extreme={"alpha": (0.5, 500)})
-    with pytest.raises(ValueError, match="extreme names 'beta', but no parameter's name ends so; there are: alpha"):
+    with pytest.raises(
+        ValueError, match="extreme names 'beta', but no parameter's name ends so; there are: alpha"
+    ):
         check_finite(Power(), case, extreme={"beta": (1,)})
     with pytest.raises(TypeError, match="case 'plain': the module returned no floating tensor"):
         check_finite(lambda x, keep: None, case)
 
 
 def test_finite_over_graphs() -> None:
-    check_finite(gcn(), hostile_graphs(5), call=lambda conv, x, s, r, batch: conv(x, torch.stack((s, r))))
+    check_finite(
+        gcn(), hostile_graphs(5), call=lambda conv, x, s, r, batch: conv(x, torch.stack((s, r)))
+    )
 
     def mean(x: Tensor, s: Tensor, r: Tensor, batch: Tensor) -> Tensor:
         total = torch.zeros_like(x).index_add(0, r, x[s])
@@ -866,7 +997,9 @@ def meeting(meet: threading.Barrier) -> None:
 
 
 class Keeps(nn.Module):
-    """Adds its input twice, the second time from where it keeps it: that of whichever thread came last."""
+    """Adds its input twice, the second time from where it keeps it: that of whichever thread came
+    last.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -895,7 +1028,9 @@ class Forgets(Keeps):
 
 
 class SquareOfTheLast(torch.autograd.Function):
-    """The square. Its backward pass takes the input from where the class keeps it: its output is right, its gradient that of another."""
+    """The square. Its backward pass takes the input from where the class keeps it: its output is
+    right, its gradient that of another.
+    """
 
     meet = threading.Barrier(2)
     kept: Tensor
@@ -917,7 +1052,10 @@ def square_of_the_last(x: Tensor) -> Tensor:
     return SquareOfTheLast.apply(x)
 
 
-THREADS = [hidden_states(HIDDEN, batch=batch, length=length, seed=length) for batch, length in ((3, 11), (1, 7))]
+THREADS = [
+    hidden_states(HIDDEN, batch=batch, length=length, seed=length)
+    for batch, length in ((3, 11), (1, 7))
+]
 
 
 def test_threads_accepts_attention_and_llama(attention: Attention, llama: nn.Module) -> None:
@@ -925,7 +1063,10 @@ def test_threads_accepts_attention_and_llama(attention: Attention, llama: nn.Mod
     check_threads(llama, [{"input_ids": IDS}, {"input_ids": IDS[:1, :5]}], calls=16)
     check_threads(attention, [(X,), (X[:2], torch.ones(2, 11))], calls=16)
     check_threads(
-        lambda ids: llama.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0), [IDS, IDS[:1]], calls=8, gradients=False
+        lambda ids: llama.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0),
+        [IDS, IDS[:1]],
+        calls=8,
+        gradients=False,
     )
     assert all(parameter.grad is None for parameter in attention.parameters())
 
@@ -933,13 +1074,19 @@ def test_threads_accepts_attention_and_llama(attention: Attention, llama: nn.Mod
 def test_threads_rejects_a_layer_that_keeps_its_input() -> None:
     same = [THREADS[0], THREADS[0] + 1]
     for inputs in (same, THREADS):
-        with rejects(13, r"call \d of 4 in 2 threads \(input [01]\) has another output at index \(\d, \d+, \d+\) than one thread"):
+        with rejects(
+            13,
+            r"call \d of 4 in 2 threads \(input [01]\) has another output at index \(\d, \d+, "
+            r"\d+\) than one thread",
+        ):
             check_threads(Keeps(), inputs, threads=2, calls=4, gradients=False)
 
 
 def test_threads_rejects_a_layer_that_loses_its_input() -> None:
     with rejects(
-        13, r"2 of 4 calls in 2 threads raised an error that one thread does not raise, first call \d \(input [01]\): TypeError"
+        13,
+        r"2 of 4 calls in 2 threads raised an error that one thread does not raise, first call \d "
+        r"\(input [01]\): TypeError",
     ) as caught:
         check_threads(Forgets(), THREADS, threads=2, calls=4, gradients=False)
     assert isinstance(caught.value.__cause__, TypeError)
@@ -947,16 +1094,23 @@ def test_threads_rejects_a_layer_that_loses_its_input() -> None:
 
 def test_threads_rejects_a_backward_pass_that_keeps_its_input() -> None:
     inputs = [THREADS[0], THREADS[0] + 1]
-    check_threads(square_of_the_last, inputs, threads=2, calls=4, gradients=False)  # its outputs are right
+    # its outputs are right
+    check_threads(square_of_the_last, inputs, threads=2, calls=4, gradients=False)
     with rejects(13, r"call \d of 4 in 2 threads \(input [01]\) has another gradient 0 at index"):
         check_threads(square_of_the_last, inputs, threads=2, calls=4)
 
 
 def test_threads_says_what_is_wrong_with_its_input(attention: Attention) -> None:
     for inputs in ([X], [X, X.clone()], []):
-        with pytest.raises(ValueError, match=r"at least two whose answers differ, got \d: a mix-up would not be seen"):
+        with pytest.raises(
+            ValueError,
+            match=r"at least two whose answers differ, got \d: a mix-up would not be seen",
+        ):
             check_threads(attention, inputs, calls=8)
-    with pytest.raises(ValueError, match="threads must be at least 2 and calls at least as many, got threads=1 and calls=500"):
+    with pytest.raises(
+        ValueError,
+        match="threads must be at least 2 and calls at least as many, got threads=1 and calls=500",
+    ):
         check_threads(attention, THREADS, threads=1)
     with pytest.raises(ValueError, match="got threads=8 and calls=7"):
         check_threads(attention, THREADS, calls=7)
@@ -973,11 +1127,18 @@ def test_a_violation_is_an_assertion_and_travels_between_processes() -> None:
     with pytest.raises(AssertionError) as caught:
         check_causal(lambda x: x + x[:, -1:], X)
     again = pickle.loads(pickle.dumps(caught.value))
-    assert (again.law, again.difference, str(again)) == (1, caught.value.difference, str(caught.value))
+    assert (again.law, again.difference, str(again)) == (
+        1,
+        caught.value.difference,
+        str(caught.value),
+    )
 
 
 def test_inputs_come_from_their_seed() -> None:
     assert torch.equal(hidden_states(5), hidden_states(5)) and hidden_states(5).shape == (3, 11, 5)
     assert not torch.equal(hidden_states(5), hidden_states(5, seed=1))
     assert token_ids(17).shape == (2, 11) and int(token_ids(17).max()) < 17
-    assert positions_of(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])).tolist() == [[0, 0, 0, 1], [0, 1, 2, 2]]
+    assert positions_of(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])).tolist() == [
+        [0, 0, 0, 1],
+        [0, 1, 2, 2],
+    ]

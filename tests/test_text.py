@@ -41,7 +41,10 @@ def test_a_byte_order_mark_is_no_character_of_the_text(tmp_path):
     [
         (b"", "is empty; give a text file"),
         (b"\xef\xbb\xbf", "is empty; give a text file"),
-        ("text".encode("utf-16"), "is UTF-16 by its byte order mark; convert it first, .*iconv -f utf-16"),
+        (
+            "text".encode("utf-16"),
+            "is UTF-16 by its byte order mark; convert it first, .*iconv -f utf-16",
+        ),
         (b"\xef\xbb\xbfgr\xfcn", r"no UTF-8 text: byte 5 is 0xfc"),
         (b"abc\0def", "binary file: byte 3 is NUL; give a UTF-8 text file"),
         ("grün".encode("latin1"), r"no UTF-8 text: byte 2 is 0xfc .*convert it first"),
@@ -58,7 +61,9 @@ def test_read_text_refuses(tmp_path, data, message):
 def test_read_text_names_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match=r"there is no file '.*nowhere\.txt'"):
         read_text(tmp_path / "nowhere.txt")
-    with pytest.raises(ValueError, match=f"{tmp_path}' is a directory; give the path of one text file"):
+    with pytest.raises(
+        ValueError, match=f"{tmp_path}' is a directory; give the path of one text file"
+    ):
         read_text(tmp_path)
 
 
@@ -93,7 +98,10 @@ def test_bpe_merges_and_is_the_same_each_time():
 
 def test_encode_refuses_what_the_tokenizer_never_saw():
     tokenizer = build_tokenizer("char", "abc")
-    with pytest.raises(ValueError, match=r"never saw 'x' \(U\+0078\), 'é' \(U\+00E9\); leave them out, or train with a byte"):
+    with pytest.raises(
+        ValueError,
+        match=r"never saw 'x' \(U\+0078\), 'é' \(U\+00E9\); leave them out, or train with a byte",
+    ):
         encode(tokenizer, "axbéxc")
     with pytest.raises(ValueError, match=r"never saw '\\ud800' \(U\+D800\)"):
         encode(build_tokenizer("byte", ""), "a\ud800")
@@ -124,7 +132,9 @@ def test_split_keeps_order():
 
 def test_training_windows_are_all_windows():
     windows = TextDataset(torch.arange(11), 3)
-    assert [item["input_ids"].tolist() for item in windows] == [list(range(s, s + 4)) for s in range(8)]
+    assert [item["input_ids"].tolist() for item in windows] == [
+        list(range(s, s + 4)) for s in range(8)
+    ]
     assert all(torch.equal(item["labels"], item["input_ids"]) for item in windows)
     assert torch.equal(windows[-1]["input_ids"], windows[7]["input_ids"])
     with pytest.raises(IndexError):
@@ -139,11 +149,15 @@ def test_evaluation_predicts_each_token_once(length):
 
 
 def test_windows_refuse():
-    with pytest.raises(ValueError, match=r"has 5 tokens, .* context_length \+ 1 = 6; .*context_length of at most 4"):
+    with pytest.raises(
+        ValueError, match=r"has 5 tokens, .* context_length \+ 1 = 6; .*context_length of at most 4"
+    ):
         TextDataset(torch.arange(5), 5)
     with pytest.raises(ValueError, match="context_length must be at least 1, got 0"):
         TextDataset(torch.arange(5), 0)
-    with pytest.raises(ValueError, match=r"stride must be between 1 and context_length \(2\), got 3"):
+    with pytest.raises(
+        ValueError, match=r"stride must be between 1 and context_length \(2\), got 3"
+    ):
         TextDataset(torch.arange(5), 2, stride=3)
     with pytest.raises(TypeError, match=r"one int64 vector, got torch.float32 \[5\]"):
         TextDataset(torch.ones(5), 2)
@@ -171,4 +185,7 @@ def test_tiny_shakespeare(data_dir):
     train, validation = split(tokens)
     assert (len(train), len(validation)) == (1_003_854, 111_540)
     assert len(TextDataset(train, 64)) == 1_003_854 - 64
-    assert sum(len(window["labels"]) - 1 for window in TextDataset(validation, 64, stride=64)) == 111_539
+    assert (
+        sum(len(window["labels"]) - 1 for window in TextDataset(validation, 64, stride=64))
+        == 111_539
+    )

@@ -1,4 +1,6 @@
-"""Threads that run one layer or model at once: every kind of module of this library, generation, replicas, recomputed layers."""
+"""Threads that run one layer or model at once: every kind of module of this library, generation,
+replicas, recomputed layers.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ FEW = {"threads": 8, "calls": 24}
 
 def adapted(base: nn.Module, **settings: Any) -> peft.PeftModel:
     """A model with an adapter, as if it had been trained."""
-    model = peft.get_peft_model(base, gf.SparseGINConfig(**{"hidden_dim": 7, "threshold": 0.1, **settings})).eval()
+    model = peft.get_peft_model(
+        base, gf.SparseGINConfig(**{"hidden_dim": 7, "threshold": 0.1, **settings})
+    ).eval()
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -44,13 +48,25 @@ def adapted(base: nn.Module, **settings: Any) -> peft.PeftModel:
 
 def language_model(**settings: Any) -> gf.GraphformerForCausalLM:
     torch.manual_seed(0)
-    sizes = {"vocab_size": VOCAB, "hidden_size": 30, "intermediate_size": 35, "num_hidden_layers": 2, "num_attention_heads": 3}
-    return gf.GraphformerForCausalLM(gf.GraphformerConfig(**sizes, initializer_range=0.1, **settings)).eval()
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": 30,
+        "intermediate_size": 35,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+    }
+    return gf.GraphformerForCausalLM(
+        gf.GraphformerConfig(**sizes, initializer_range=0.1, **settings)
+    ).eval()
 
 
 def graph(nodes: int, edges: int) -> Data:
     drawn = random_graph(nodes, edges, 7, edge_dim=3, seed=nodes)
-    return Data(x=drawn.x, edge_index=torch.stack((drawn.senders, drawn.receivers)), edge_attr=drawn.edge_attr)
+    return Data(
+        x=drawn.x,
+        edge_index=torch.stack((drawn.senders, drawn.receivers)),
+        edge_attr=drawn.edge_attr,
+    )
 
 
 # ---------------------------------------------------------------------- layers and models
@@ -68,18 +84,40 @@ def test_threads_and_pna_attention() -> None:
 
 def test_threads_and_attention_on_given_edges() -> None:
     conv = gf.nn.GINAttentionConv(7, 20, heads=4, edge_dim=3)
-    check_threads(conv, [(one.x, one.edge_index, one.edge_attr) for one in (graph(11, 29), graph(5, 7), graph(13, 37))], **FEW)
+    check_threads(
+        conv,
+        [
+            (one.x, one.edge_index, one.edge_attr)
+            for one in (graph(11, 29), graph(5, 7), graph(13, 37))
+        ],
+        **FEW,
+    )
 
 
 def test_threads_and_graph_transformer() -> None:
     torch.manual_seed(0)
     levels = {"levels": ("cluster",), "refine": "restrict", "candidates": "edges+k_hop:2"}
-    net = gf.GraphTransformer(node_dim=7, edge_dim=3, hidden_size=20, num_layers=2, num_heads=4, target="graph", out_dim=2, **levels)
-    batches = [Batch.from_data_list([graph(11, 29), graph(5, 7)]), Batch.from_data_list([graph(7, 17)]), graph(13, 37)]
+    net = gf.GraphTransformer(
+        node_dim=7,
+        edge_dim=3,
+        hidden_size=20,
+        num_layers=2,
+        num_heads=4,
+        target="graph",
+        out_dim=2,
+        **levels,
+    )
+    batches = [
+        Batch.from_data_list([graph(11, 29), graph(5, 7)]),
+        Batch.from_data_list([graph(7, 17)]),
+        graph(13, 37),
+    ]
     check_threads(net.eval(), batches, **FEW)
 
 
-@pytest.mark.parametrize("settings", [{"operator": "gin"}, {"operator": ["gin", "pna"], "threshold": 0.1}])
+@pytest.mark.parametrize(
+    "settings", [{"operator": "gin"}, {"operator": ["gin", "pna"], "threshold": 0.1}]
+)
 def test_threads_and_the_language_model(settings: dict[str, Any]) -> None:
     check_threads(language_model(**settings), IDS, **FEW)
 
@@ -87,7 +125,11 @@ def test_threads_and_the_language_model(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", ["GIN", "PNA"])
 def test_threads_and_the_papers_layers(kind: str) -> None:
     given = xgpt.read_settings(
-        {"use_GNN_from_attention": f"LlamaAttention{kind}", "attention_GIN_MLP_multiplier": 1, "use_sharpening": True}
+        {
+            "use_GNN_from_attention": f"LlamaAttention{kind}",
+            "attention_GIN_MLP_multiplier": 1,
+            "use_sharpening": True,
+        }
     )
     check_threads(xgpt.attention(given, hidden_size=35, num_heads=5).eval(), X, **FEW)
 
@@ -108,7 +150,10 @@ def test_threads_and_the_papers_layers(kind: str) -> None:
 )
 def test_threads_and_adapted_models(name: str, settings: dict[str, Any]) -> None:
     model = adapted(make(name), **settings)
-    inputs = [feed(name, token_ids(57, batch=batch, length=length, seed=length) + 4) for batch, length in ((2, 11), (1, 9), (3, 10))]
+    inputs = [
+        feed(name, token_ids(57, batch=batch, length=length, seed=length) + 4)
+        for batch, length in ((2, 11), (1, 9), (3, 10))
+    ]
     check_threads(lambda **kwargs: model(**kwargs).logits, inputs, parameters=model, **FEW)
 
 
@@ -125,7 +170,10 @@ def stories() -> Callable[[], Any]:
 @pytest.mark.parametrize("calls", [32, pytest.param(500, marks=pytest.mark.long)])
 def test_threads_and_an_adapted_trained_model(stories: Callable[[], Any], calls: int) -> None:
     model = adapted(stories())
-    texts = [torch.randint(4, model.config.vocab_size, shape) for shape in ((1, 23), (2, 17), (1, 31), (3, 11))]
+    texts = [
+        torch.randint(4, model.config.vocab_size, shape)
+        for shape in ((1, 23), (2, 17), (1, 31), (3, 11))
+    ]
     check_threads(lambda ids: model(input_ids=ids).logits, texts, parameters=model, calls=calls)
 
 
@@ -138,7 +186,12 @@ def test_threads_and_an_adapter_for_each_row() -> None:
                 parameter.normal_(std=0.3)
     model.eval()
     ids, names = IDS[0], [None, ["x", "default"], ["__base__", "x"], ["default", "__base__"]]
-    check_threads(lambda names: model(input_ids=ids, adapter_names=names).logits, [{"names": one} for one in names], gradients=False, **FEW)
+    check_threads(
+        lambda names: model(input_ids=ids, adapter_names=names).logits,
+        [{"names": one} for one in names],
+        gradients=False,
+        **FEW,
+    )
 
 
 def test_two_adapted_models_in_one_thread_and_one_inside_the_other() -> None:
@@ -151,7 +204,11 @@ def test_two_adapted_models_in_one_thread_and_one_inside_the_other() -> None:
 
     want = run(outer), run(inner)
     seen = []
-    handle = outer.get_base_model().model.layers[1].self_attn.o_proj.register_forward_hook(lambda *_: seen.append(run(inner)))
+    handle = (
+        outer.get_base_model()
+        .model.layers[1]
+        .self_attn.o_proj.register_forward_hook(lambda *_: seen.append(run(inner)))
+    )
     assert torch.equal(run(outer), want[0]) and torch.equal(seen[0], want[1])
     handle.remove()
     assert torch.equal(run(outer), want[0])
@@ -159,14 +216,20 @@ def test_two_adapted_models_in_one_thread_and_one_inside_the_other() -> None:
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_layers_recomputed_in_another_thread_than_they_ran_in(reentrant: bool) -> None:
-    """Where the backward pass runs in a thread of its own, as autograd's does for a GPU, so does activation checkpointing."""
+    """Where the backward pass runs in a thread of its own, as autograd's does for a GPU, so does
+    activation checkpointing.
+    """
     model = adapted(make("llama"), dropout=0.0).train()
     ids = IDS[0]
 
     def gradients(backward: Callable[[Tensor], Any]) -> dict[str, Tensor]:
         model.zero_grad()
         backward(model(input_ids=ids, labels=ids).loss)
-        return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+        return {
+            name: parameter.grad.clone()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
 
     def elsewhere(loss: Tensor) -> None:
         thread = threading.Thread(target=loss.backward)
@@ -201,7 +264,11 @@ def test_an_interrupted_call_leaves_nothing() -> None:
         assert torch.equal(model(input_ids=ids).logits, want)
     assert _calls.get() == ()
     names = {"_residual", "_cache", "_graphs"}
-    assert not any(names & set(vars(module)) for module in model.modules() if isinstance(module, SparseGINLayer))
+    assert not any(
+        names & set(vars(module))
+        for module in model.modules()
+        if isinstance(module, SparseGINLayer)
+    )
 
 
 def test_tasks_that_copy_their_context_share_no_call() -> None:
@@ -213,14 +280,20 @@ def test_tasks_that_copy_their_context_share_no_call() -> None:
             return model(input_ids=ids).logits
 
     async def all_at_once() -> list[Tensor]:
-        return await asyncio.gather(*(asyncio.to_thread(run, IDS[number % 4]) for number in range(24)))
+        return await asyncio.gather(
+            *(asyncio.to_thread(run, IDS[number % 4]) for number in range(24))
+        )
 
     want = [run(ids) for ids in IDS]
-    assert all(torch.equal(got, want[number % 4]) for number, got in enumerate(asyncio.run(all_at_once())))
+    assert all(
+        torch.equal(got, want[number % 4]) for number, got in enumerate(asyncio.run(all_at_once()))
+    )
 
 
 def test_a_warning_about_layers_without_edges_names_those_of_one_pass() -> None:
-    """Two threads in lockstep, layer by layer: neither's pass is taken for the end of the other's."""
+    """Two threads in lockstep, layer by layer: neither's pass is taken for the end of the
+    other's.
+    """
     base = make("llama")
     model = adapted(base, threshold={"name": "top_k", "k": 1})
     meet = threading.Barrier(2)
@@ -313,16 +386,26 @@ def test_two_threads_generate_what_one_does(kind: str, how: dict[str, Any]) -> N
     model: Any = language_model(operator="gin", threshold=0.1) if name == "ours" else make(name)
     if with_adapter:
         model = adapted(model, task_type="SEQ_2_SEQ_LM" if name == "t5" else "CAUSAL_LM")
-    common = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0, **how}
+    common = {
+        "max_new_tokens": 6,
+        "min_new_tokens": 6,
+        "do_sample": False,
+        "pad_token_id": 0,
+        **how,
+    }
     inputs = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), **common} for ids in IDS]
-    check_threads(lambda **kwargs: model.generate(**kwargs), inputs, threads=2, calls=8, gradients=False)
+    check_threads(
+        lambda **kwargs: model.generate(**kwargs), inputs, threads=2, calls=8, gradients=False
+    )
 
 
 # ---------------------------------------------------------------------- replicas
 
 
 def replica(model: nn.Module) -> nn.Module:
-    """A replica as torch.nn.parallel.replicate makes it for a second GPU: shallow copies, and tensors in the place of parameters."""
+    """A replica as torch.nn.parallel.replicate makes it for a second GPU: shallow copies, and
+    tensors in the place of parameters.
+    """
     modules = list(model.modules())
     copies = {module: module._replicate_for_data_parallel() for module in modules}
     values = {parameter: parameter * 1 for parameter in model.parameters()}
@@ -343,9 +426,14 @@ def replica(model: nn.Module) -> nn.Module:
 MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "adapted llama": (lambda: adapted(make("llama")), {"input_ids": IDS[0]}),
     "adapted bert": (lambda: adapted(make("bert"), graph="per_head"), {"input_ids": IDS[0]}),
-    "language model": (lambda: language_model(operator=["gin", "pna"], threshold=0.1, score="differential"), {"input_ids": IDS[0]}),
+    "language model": (
+        lambda: language_model(operator=["gin", "pna"], threshold=0.1, score="differential"),
+        {"input_ids": IDS[0]},
+    ),
     "graph transformer": (
-        lambda: gf.GraphTransformer(7, 3, hidden_size=20, num_layers=2, num_heads=4, target="graph", out_dim=2).eval(),
+        lambda: gf.GraphTransformer(
+            7, 3, hidden_size=20, num_layers=2, num_heads=4, target="graph", out_dim=2
+        ).eval(),
         {"data": graph(11, 29)},
     ),
     "attention on edges": (
@@ -363,7 +451,9 @@ def test_a_replica_uses_its_own_weights(name: str) -> None:
 
     def run(which: nn.Module) -> Tensor:
         out = which(**inputs)
-        return next((getattr(out, name) for name in ("logits", "prediction") if hasattr(out, name)), out)
+        return next(
+            (getattr(out, name) for name in ("logits", "prediction") if hasattr(out, name)), out
+        )
 
     want, copy = run(model), replica(model)
     assert torch.equal(run(copy), want)

@@ -1,4 +1,6 @@
-"""Training runs: exact evaluation, checkpoints that are checked, resumed runs that equal uninterrupted ones."""
+"""Training runs: exact evaluation, checkpoints that are checked, resumed runs that equal
+uninterrupted ones.
+"""
 
 import json
 import math
@@ -50,18 +52,34 @@ def make_data(kind=TextDataset, start=0):
 
 
 def run(folder, model=None, data=None, **changes):
-    settings = {"steps": 20, "batch_size": 3, "eval_steps": 10, "save_steps": 6, "save_total_limit": None, "progress": False}
-    return train_language_model(model or make_model(), *(data or make_data()), folder, **{**settings, **changes})
+    settings = {
+        "steps": 20,
+        "batch_size": 3,
+        "eval_steps": 10,
+        "save_steps": 6,
+        "save_total_limit": None,
+        "progress": False,
+    }
+    return train_language_model(
+        model or make_model(), *(data or make_data()), folder, **{**settings, **changes}
+    )
 
 
 def losses(result):
-    return [{k: v for k, v in line.items() if k in ("step", "loss", "eval_loss", "grad_norm")} for line in result.history[:-1]]
+    return [
+        {k: v for k, v in line.items() if k in ("step", "loss", "eval_loss", "grad_norm")}
+        for line in result.history[:-1]
+    ]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """An uninterrupted run, with dropout so that the random state matters."""
-    return run(tmp_path_factory.mktemp("run") / "whole", make_model(dropout=0.2), tokenizer=build_tokenizer("byte", ""))
+    return run(
+        tmp_path_factory.mktemp("run") / "whole",
+        make_model(dropout=0.2),
+        tokenizer=build_tokenizer("byte", ""),
+    )
 
 
 @pytest.fixture
@@ -82,7 +100,8 @@ def test_evaluation_is_the_mean_over_tokens():
             log_p = model(ids[None]).logits[0].double().log_softmax(-1)
             total -= sum(float(log_p[i, ids[i + 1]]) for i in range(len(ids) - 1))
             count += len(ids) - 1
-    assert len(validation[len(validation) - 1]["input_ids"]) < CONTEXT + 1  # the last window is a short one
+    # the last window is a short one
+    assert len(validation[len(validation) - 1]["input_ids"]) < CONTEXT + 1
     assert count == len(validation.tokens) - 1
     for batch_size in (1, 7, 100):
         result = evaluate(model.train(), validation, batch_size)
@@ -100,10 +119,14 @@ def test_evaluate_refuses_an_empty_batch():
 def test_the_runs_own_evaluation_is_exact(finished):
     again = evaluate(finished.model, make_data()[1], 5)
     assert finished.evaluation.num_tokens == again.num_tokens
-    assert finished.evaluation.loss_nats_per_token == pytest.approx(again.loss_nats_per_token, rel=1e-6)
+    assert finished.evaluation.loss_nats_per_token == pytest.approx(
+        again.loss_nats_per_token, rel=1e-6
+    )
     evaluated = [line for line in finished.history if "eval_loss" in line]
     assert [line["step"] for line in evaluated] == [10, 20]
-    assert all(line["eval_perplexity"] == pytest.approx(math.exp(line["eval_loss"])) for line in evaluated)
+    assert all(
+        line["eval_perplexity"] == pytest.approx(math.exp(line["eval_loss"])) for line in evaluated
+    )
 
 
 # ---- The run
@@ -121,16 +144,27 @@ def test_a_run_learns_and_saves(finished):
 
 
 def test_nano_gpt_schedule_and_decay(tmp_path):
-    run(tmp_path / "run", steps=40, warmup_steps=10, learning_rate=1e-3, eval_steps=40, save_steps=1)
+    run(
+        tmp_path / "run", steps=40, warmup_steps=10, learning_rate=1e-3, eval_steps=40, save_steps=1
+    )
     rates = [
         line["learning_rate"]
-        for line in json.loads((tmp_path / "run/checkpoint-40/trainer_state.json").read_text())["log_history"]
+        for line in json.loads((tmp_path / "run/checkpoint-40/trainer_state.json").read_text())[
+            "log_history"
+        ]
         if "learning_rate" in line
     ]
-    assert rates[0] < 3e-4 and max(rates) == pytest.approx(1e-3) and rates.index(max(rates)) in (9, 10)
+    assert (
+        rates[0] < 3e-4 and max(rates) == pytest.approx(1e-3) and rates.index(max(rates)) in (9, 10)
+    )
     assert rates[-1] == pytest.approx(1e-4, rel=0.05)
-    groups = torch.load(tmp_path / "run/checkpoint-40/optimizer.pt", weights_only=True)["param_groups"]
-    assert [(group["weight_decay"], tuple(group["betas"])) for group in groups] == [(0.1, (0.9, 0.99)), (0.0, (0.9, 0.99))]
+    groups = torch.load(tmp_path / "run/checkpoint-40/optimizer.pt", weights_only=True)[
+        "param_groups"
+    ]
+    assert [(group["weight_decay"], tuple(group["betas"])) for group in groups] == [
+        (0.1, (0.9, 0.99)),
+        (0.0, (0.9, 0.99)),
+    ]
 
 
 @pytest.mark.parametrize("operator", ["gin", "pna"])
@@ -140,16 +174,23 @@ def test_only_matrices_decay(operator):
     model = make_model(operator)
     decays = set(LanguageTrainer.get_decay_parameter_names(None, model))
     for name, parameter in model.named_parameters():
-        is_matrix = name.rsplit(".", 1)[-1] in ("weight", "weight1", "weight2") and "norm" not in name
+        is_matrix = (
+            name.rsplit(".", 1)[-1] in ("weight", "weight1", "weight2") and "norm" not in name
+        )
         assert (name in decays) == is_matrix, (name, parameter.shape)
 
 
 def test_gradient_checkpointing_changes_nothing_and_bf16_little(tmp_path):
     plain = run(tmp_path / "a", steps=4)
-    assert torch.equal(run(tmp_path / "b", steps=4, gradient_checkpointing=True).model.lm_head.weight, plain.model.lm_head.weight)
+    assert torch.equal(
+        run(tmp_path / "b", steps=4, gradient_checkpointing=True).model.lm_head.weight,
+        plain.model.lm_head.weight,
+    )
     half = run(tmp_path / "c", steps=4, bf16=True)
     assert half.evaluation.loss_nats_per_token != plain.evaluation.loss_nats_per_token
-    assert half.evaluation.loss_nats_per_token == pytest.approx(plain.evaluation.loss_nats_per_token, rel=0.01)
+    assert half.evaluation.loss_nats_per_token == pytest.approx(
+        plain.evaluation.loss_nats_per_token, rel=0.01
+    )
 
 
 def test_tensorboard_shows_the_exact_loss(tmp_path):
@@ -157,8 +198,12 @@ def test_tensorboard_shows_the_exact_loss(tmp_path):
 
     result = run(tmp_path / "run", steps=4, report_to="tensorboard")
     events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
-    assert events.Scalars("eval/loss")[-1].value == pytest.approx(result.evaluation.loss_nats_per_token)
-    assert events.Scalars("eval/perplexity")[-1].value == pytest.approx(result.evaluation.perplexity)
+    assert events.Scalars("eval/loss")[-1].value == pytest.approx(
+        result.evaluation.loss_nats_per_token
+    )
+    assert events.Scalars("eval/perplexity")[-1].value == pytest.approx(
+        result.evaluation.perplexity
+    )
 
 
 def test_tensorboard_has_each_step_of_a_resumed_run_once(tmp_path):
@@ -194,24 +239,38 @@ def test_arguments_out_of_range(tmp_path, changes, message):
 
 
 def test_too_small_a_vocabulary(tmp_path):
-    with pytest.raises(ValueError, match=r"train_dataset holds token 12\d, but the model has vocab_size=100; .*len\(tokenizer\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"train_dataset holds token 12\d, but the model has vocab_size=100; "
+        r".*len\(tokenizer\)",
+    ):
         run(tmp_path / "run", make_model(vocab_size=100))
 
 
 def test_a_diverged_run_stops(tmp_path):
     model = make_model()
     model.model.norm.weight.data.fill_(math.nan)
-    with pytest.raises(ValueError, match=r"learning_rate=0.001: .* NaN or infinite .* at step \d, .* use a smaller learning_rate"):
+    with pytest.raises(
+        ValueError,
+        match=r"learning_rate=0.001: .* NaN or infinite .* at step \d, .* use a smaller "
+        r"learning_rate",
+    ):
         run(tmp_path / "run", model)
     late = make_model()
-    late.lm_head.weight.register_hook(lambda gradient: gradient * math.nan)  # the first update spoils what later layers do not read
-    with pytest.raises(ValueError, match=r"learning_rate=0.001: .*, training has diverged; use a smaller learning_rate"):
+    # the first update spoils what later layers do not read
+    late.lm_head.weight.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(
+        ValueError,
+        match=r"learning_rate=0.001: .*, training has diverged; use a smaller learning_rate",
+    ):
         run(tmp_path / "late", late)
 
 
 def test_nothing_is_written_over(folder, tmp_path):
     before = (folder / "model.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="is not empty, and nothing in it is written over; name another folder"):
+    with pytest.raises(
+        ValueError, match="is not empty, and nothing in it is written over; name another folder"
+    ):
         run(folder)
     assert (folder / "model.safetensors").read_bytes() == before
     (tmp_path / "mine").mkdir()
@@ -290,7 +349,10 @@ def test_other_settings_are_refused(folder, changes, named):
     if "context" in changes:
         train, validation = make_data()
         context = changes.pop("context")
-        changes["data"] = (TextDataset(train.tokens, context), TextDataset(validation.tokens, context, context))
+        changes["data"] = (
+            TextDataset(train.tokens, context),
+            TextDataset(validation.tokens, context, context),
+        )
     elif "data" in changes:
         changes = {"data": make_data(*changes["data"])}
     model = make_model(*changes.pop("model", ("gin",)), dropout=0.2)
@@ -336,7 +398,13 @@ def scramble(path):
         (cut, "tokenizer.json", "tokenizer.json is cut short or damaged"),
         *(
             (Path.unlink, name, f"{name} is missing")
-            for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+            for name in (
+                "model.safetensors",
+                "optimizer.pt",
+                "scheduler.pt",
+                "rng_state.pth",
+                "trainer_state.json",
+            )
         ),
     ],
 )
@@ -346,7 +414,10 @@ def test_damage_is_found_and_passed_over(folder, damage, name, problem):
     damage(newest / name)
     problems = checkpoint_problems(newest)
     assert len(problems) == 1 and problems[0].startswith(problem), problems
-    with pytest.warns(UserWarning, match="passed over the broken checkpoint .*checkpoint-20: .*resuming from .*checkpoint-18") as seen:
+    with pytest.warns(
+        UserWarning,
+        match="passed over the broken checkpoint .*checkpoint-20: .*resuming from .*checkpoint-18",
+    ) as seen:
         assert latest_checkpoint(folder) == folder / "checkpoint-18"
     assert problems[0] in str(seen[0].message)
 
@@ -354,7 +425,10 @@ def test_damage_is_found_and_passed_over(folder, damage, name, problem):
 def test_a_checkpoint_of_another_step_and_of_fewer_processes(folder):
     (folder / "checkpoint-18").rename(folder / "checkpoint-19")
     assert checkpoint_problems(folder / "checkpoint-19") == ["trainer_state.json is of step 18"]
-    assert checkpoint_problems(folder / "checkpoint-20", 2) == ["rng_state_0.pth is missing", "rng_state_1.pth is missing"]
+    assert checkpoint_problems(folder / "checkpoint-20", 2) == [
+        "rng_state_0.pth is missing",
+        "rng_state_1.pth is missing",
+    ]
 
 
 def test_a_broken_newest_checkpoint_changes_no_result(finished, folder):
@@ -368,7 +442,11 @@ def test_a_broken_newest_checkpoint_changes_no_result(finished, folder):
 def test_no_complete_checkpoint_is_an_error(folder):
     for checkpoint in folder.glob("checkpoint-*"):
         cut(checkpoint / "model.safetensors")
-    with pytest.raises(ValueError, match=r"no checkpoint in .* is complete \(.*checkpoint-20: model.safetensors .*checkpoint-6: "):
+    with pytest.raises(
+        ValueError,
+        match=r"no checkpoint in .* is complete \(.*checkpoint-20: model.safetensors "
+        r".*checkpoint-6: ",
+    ):
         run(folder, make_model(dropout=0.2), resume=True)
     with pytest.raises(ValueError, match="Remove those folders and start again"):
         latest_checkpoint(folder)
@@ -379,12 +457,21 @@ def test_a_named_checkpoint(finished, folder):
     again = run(folder, make_model(dropout=0.2), resume=folder / "checkpoint-6")
     assert again.resumed_from == 6 and losses(again) == losses(finished)
     cut(folder / "checkpoint-12/scheduler.pt")
-    with pytest.raises(ValueError, match=r"resume: the checkpoint .*checkpoint-12' is not complete \(scheduler.pt"):
+    with pytest.raises(
+        ValueError, match=r"resume: the checkpoint .*checkpoint-12' is not complete \(scheduler.pt"
+    ):
         run(folder, make_model(dropout=0.2), resume=folder / "checkpoint-12")
-    with pytest.raises(ValueError, match=r"checkpoint-7' is not complete \(there is no such folder"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint-7' is not complete \(there is no such folder"
+    ):
         run(folder, make_model(dropout=0.2), resume=str(folder / "checkpoint-7"))
 
 
 def test_importing_graphformer_takes_no_optional_package():
-    code = "import sys, graphformer; print([m for m in ('typer', 'accelerate', 'tensorboard') if m in sys.modules])"
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
+    code = (
+        "import sys, graphformer; print([m for m in ('typer', 'accelerate', 'tensorboard') if m in "
+        "sys.modules])"
+    )
+    assert (
+        subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
+    )

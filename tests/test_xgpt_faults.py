@@ -1,7 +1,9 @@
-"""The faults of the paper's own code, numbered as in docs/from-xgpt.md: what it does, and beside it what this library does.
+"""The faults of the paper's own code, numbered as in docs/from-xgpt.md: what it does, and beside it
+what this library does.
 
-Its behaviour comes from a quirk of ``graphformer.compat.xgpt`` where there is one, else from its formula, written out here.
-Faults 1 (the adapter's edges) and 8 (coarse graining) have their tests with those parts.
+Its behaviour comes from a quirk of ``graphformer.compat.xgpt`` where there is one, else from its
+formula, written out here. Faults 1 (the adapter's edges) and 8 (coarse graining) have their tests
+with those parts.
 """
 
 import dataclasses
@@ -24,7 +26,13 @@ MODES = [mode for mode in xgpt.MODES if mode != "none"]
 
 
 def settings(kind: str = "GIN", **changes: object) -> xgpt.Settings:
-    return xgpt.read_settings({"use_GNN_from_attention": f"LlamaAttention{kind}", "attention_GIN_MLP_multiplier": 1, **changes})
+    return xgpt.read_settings(
+        {
+            "use_GNN_from_attention": f"LlamaAttention{kind}",
+            "attention_GIN_MLP_multiplier": 1,
+            **changes,
+        }
+    )
 
 
 def layer_with(mode: str, **arguments: object) -> nn.Module:
@@ -56,7 +64,9 @@ def test_fault_2_the_reference_takes_the_own_value_for_the_maximum() -> None:
         assert (layer(changed)[:, 3:] - layer(x)[:, 3:]).abs().amax() > 1e-3
     quirky = xgpt.attention(settings("PNA"), hidden_size=35, num_heads=5, quirks=("own_max",))
     seen = {}
-    quirky.operator.mlp.register_forward_hook(lambda module, inputs, out: seen.update(stacked=inputs[0]))
+    quirky.operator.mlp.register_forward_hook(
+        lambda module, inputs, out: seen.update(stacked=inputs[0])
+    )
     quirky(x)
     own = quirky.v_proj(x).view(2, 7, 5, 7).transpose(1, 2)
     assert torch.equal(seen["stacked"][..., 14:21], own)  # the third quarter, its "max"
@@ -65,9 +75,12 @@ def test_fault_2_the_reference_takes_the_own_value_for_the_maximum() -> None:
 @pytest.mark.parametrize("kind", ["PNA", "PNA_LM"])
 @pytest.mark.parametrize("mode", MODES)
 def test_fault_2_rows_without_neighbours(kind: str, mode: str) -> None:
-    nothing = torch.full((5,), -math.inf)  # the reference's maximum over no neighbour, which makes the network's answer NaN
+    # the reference's maximum over no neighbour, which makes the network's answer NaN
+    nothing = torch.full((5,), -math.inf)
     assert torch.isnan(nn.Linear(5, 3)(nothing)).any()
-    given = settings(kind, attention_GIN_MLP_GIN_threshold_mode=mode, attention_GIN_MLP_GIN_threshold_value=0.9)
+    given = settings(
+        kind, attention_GIN_MLP_GIN_threshold_mode=mode, attention_GIN_MLP_GIN_threshold_value=0.9
+    )
     layer = xgpt.attention(given, hidden_size=35, num_heads=5)
     x, keep = torch.randn(2, 7, 35, requires_grad=True), torch.ones(2, 7, dtype=torch.bool)
     keep[0, :3] = False  # fully masked rows too
@@ -123,12 +136,27 @@ def test_fault_4_padding_changes_nothing(mode: str, side: str) -> None:
 
 # ---------------------------------------------------------------------- 5: cache, grouped queries, saving, precision
 
-SPECS = {mode: xgpt.sparsifier_spec(settings(attention_GIN_MLP_GIN_threshold_mode=mode)) for mode in MODES}
-SIZES = {"vocab_size": 11, "hidden_size": 24, "intermediate_size": 35, "num_hidden_layers": 2, "num_attention_heads": 6}
+SPECS = {
+    mode: xgpt.sparsifier_spec(settings(attention_GIN_MLP_GIN_threshold_mode=mode))
+    for mode in MODES
+}
+SIZES = {
+    "vocab_size": 11,
+    "hidden_size": 24,
+    "intermediate_size": 35,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+}
 
 
 def model(mode: str, **changes: object) -> gf.GraphformerForCausalLM:
-    settings = {**SIZES, "num_key_value_heads": 2, "threshold": SPECS[mode], "value_projection": True, **changes}
+    settings = {
+        **SIZES,
+        "num_key_value_heads": 2,
+        "threshold": SPECS[mode],
+        "value_projection": True,
+        **changes,
+    }
     return gf.GraphformerForCausalLM(gf.GraphformerConfig(**settings)).eval()
 
 
@@ -136,7 +164,9 @@ def model(mode: str, **changes: object) -> gf.GraphformerForCausalLM:
 def test_fault_5_every_mode_generates_with_a_cache_and_grouped_queries(mode: str) -> None:
     network, prompt = model(mode), torch.randint(0, 11, (2, 5))
     wanted = network.generate(prompt, max_new_tokens=6, do_sample=False, use_cache=False)
-    assert torch.equal(network.generate(prompt, max_new_tokens=6, do_sample=False, use_cache=True), wanted)
+    assert torch.equal(
+        network.generate(prompt, max_new_tokens=6, do_sample=False, use_cache=True), wanted
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -172,7 +202,11 @@ def future_leak(layer: nn.Module) -> float:
 
 
 def test_fault_6_group_norm_over_the_map_sees_the_future() -> None:
-    given = settings(use_differential_attention=True, use_differential_attention_group_norm=True, use_sharpening=True)
+    given = settings(
+        use_differential_attention=True,
+        use_differential_attention_group_norm=True,
+        use_sharpening=True,
+    )
     leaks = []
     for quirks in (("map_norm",), ()):
         layer = xgpt.attention(given, hidden_size=35, num_heads=5, quirks=quirks).eval()
@@ -189,7 +223,8 @@ def test_fault_6_top_k_of_the_length_is_another_answer_for_a_prefix() -> None:
             return (layer(x)[:, :6] - layer(x[:, :6])).abs().amax().item()
 
     assert prefix_error() < 1e-5
-    whole, part = TopK(max(1, int(11 * 0.4))), TopK(max(1, int(6 * 0.4)))  # the reference's number, for the text and for its prefix
+    # the reference's number, for the text and for its prefix
+    whole, part = TopK(max(1, int(11 * 0.4))), TopK(max(1, int(6 * 0.4)))
     layer.sparsify = Reweigh("binary", 0.0, keep=whole)
     with torch.no_grad():
         long = layer(x)[:, :6]
@@ -217,8 +252,12 @@ def query_gradient(sparsify: gf.attention.Sparsifier) -> Tensor:
     return torch.zeros(()) if grad is None else grad
 
 
-@pytest.mark.parametrize("keep", [None, TopK(3), TopFraction(0.4)], ids=["binary", "top_k", "scaled_top_k"])
-def test_fault_7_binary_weights_teach_the_queries_nothing(keep: gf.attention.Sparsifier | None) -> None:
+@pytest.mark.parametrize(
+    "keep", [None, TopK(3), TopFraction(0.4)], ids=["binary", "top_k", "scaled_top_k"]
+)
+def test_fault_7_binary_weights_teach_the_queries_nothing(
+    keep: gf.attention.Sparsifier | None,
+) -> None:
     tau = 0.1 if keep is None else 0.0
     assert not query_gradient(Reweigh("binary", tau, keep=keep, straight_through=False)).any()
     assert query_gradient(Reweigh("binary", tau, keep=keep)).any()

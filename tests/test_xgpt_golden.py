@@ -1,4 +1,6 @@
-"""What the paper's own code computed on fixed inputs, on every executor and backend that can run it."""
+"""What the paper's own code computed on fixed inputs, on every executor and backend that can run
+it.
+"""
 
 import dataclasses
 import itertools
@@ -46,42 +48,67 @@ CASES = (
     "f2_gin_diff_groupnorm",
     "g_gin_scoring",
 )
-FLASH = ("a_gin_softmax_sharp1.3_mult0.5", "a_pad_gin_right_padded", "b_gin_oproj_mult2", "f_gin_diff")
+FLASH = (
+    "a_gin_softmax_sharp1.3_mult0.5",
+    "a_pad_gin_right_padded",
+    "b_gin_oproj_mult2",
+    "f_gin_diff",
+)
 BACKENDS = ("torch", "pyg", "dgl", "torch_sparse")
 WAYS = [("auto", "auto"), *itertools.product(("dense", "stream"), BACKENDS)]
 
 
 @pytest.fixture
-def golden(float64: None, golden_dir: Path, recorded: Callable, request: pytest.FixtureRequest) -> tuple[xgpt.Settings, dict[str, Tensor]]:
+def golden(
+    float64: None, golden_dir: Path, recorded: Callable, request: pytest.FixtureRequest
+) -> tuple[xgpt.Settings, dict[str, Tensor]]:
     """A case's settings and tensors."""
     case = request.param
     manifest = json.loads((golden_dir / "manifest.json").read_text())["cases"][case]
-    given = {name: value for name, value in manifest["settings"].items() if name not in ("cls", "layer_idx", "layers", "vocab")}
+    given = {
+        name: value
+        for name, value in manifest["settings"].items()
+        if name not in ("cls", "layer_idx", "layers", "vocab")
+    }
     kind = manifest["settings"].get("cls", "LlamaAttentionGIN")
     settings = xgpt.read_settings({**GIN, "use_GNN_from_attention": kind, **given})
     return settings, recorded(case)
 
 
 def weights(stored: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in stored.items()
+        if name.startswith(prefix)
+    }
 
 
-def run(layer: torch.nn.Module, stored: dict[str, Tensor], x: Tensor, **arguments: object) -> Tensor:
+def run(
+    layer: torch.nn.Module, stored: dict[str, Tensor], x: Tensor, **arguments: object
+) -> Tensor:
     mask = stored.get("in.mask_keep")
-    turned = {} if layer.pairwise is not None else {"position_embeddings": (stored["in.cos"], stored["in.sin"])}
+    turned = (
+        {}
+        if layer.pairwise is not None
+        else {"position_embeddings": (stored["in.cos"], stored["in.sin"])}
+    )
     return layer(x, None if mask is None else mask.bool(), **turned, **arguments)
 
 
 @pytest.mark.parametrize("golden", CASES, indirect=True, ids=[case.split("_")[0] for case in CASES])
 @pytest.mark.parametrize(("executor", "backend"), WAYS, ids=["-".join(way) for way in WAYS])
 @pytest.mark.usefixtures("small_blocks")
-def test_attention_layers(golden: tuple, executor: str, backend: str, request: pytest.FixtureRequest) -> None:
+def test_attention_layers(
+    golden: tuple, executor: str, backend: str, request: pytest.FixtureRequest
+) -> None:
     if backend in ("dgl", "torch_sparse"):
         pytest.importorskip(backend)
     settings, stored = golden
     case = request.node.callspec.params["golden"]
     sizes = {"hidden_size": 32, "num_heads": 4, "layer_idx": 1, "quirks": QUIRKS.get(case, ())}
-    layer = xgpt.load_attention(settings, weights(stored, "w."), executor=executor, backend=backend, **sizes).eval()
+    layer = xgpt.load_attention(
+        settings, weights(stored, "w."), executor=executor, backend=backend, **sizes
+    ).eval()
     x = stored["in.x"].requires_grad_()
     out = run(layer, stored, x)
     assert_close(out, stored["out.y"], atol=1e-5, rtol=1e-5)
@@ -92,19 +119,34 @@ def test_attention_layers(golden: tuple, executor: str, backend: str, request: p
     (out * stored["in.r"]).sum().backward()
     assert_close(x.grad, stored["grad.in.x"], atol=1e-5, rtol=1e-5)
     wanted = attention_state(settings, weights(stored, "grad.w."), layer_idx=1)
-    if "sharpening" in wanted:  # the loader divided by the temperature; a gradient goes the other way
-        wanted["sharpening"] = wanted["sharpening"] * settings.attention_GIN_MLP_GIN_softmax_temperature**2
+    # the loader divided by the temperature; a gradient goes the other way
+    if "sharpening" in wanted:
+        wanted["sharpening"] = (
+            wanted["sharpening"] * settings.attention_GIN_MLP_GIN_softmax_temperature**2
+        )
     assert wanted.keys() == dict(layer.named_parameters()).keys() or case.startswith(("e", "d"))
     for name, value in wanted.items():
-        name = name if name in dict(layer.named_parameters()) else name.replace("operator.", "operator.operator.")
-        assert_close(layer.get_parameter(name).grad, value, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        name = (
+            name
+            if name in dict(layer.named_parameters())
+            else name.replace("operator.", "operator.operator.")
+        )
+        assert_close(
+            layer.get_parameter(name).grad,
+            value,
+            atol=1e-5,
+            rtol=1e-5,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
 
 
 @pytest.mark.parametrize("golden", [case for case in CASES if case[0] in "abfg"], indirect=True)
 def test_the_graph_is_the_adjacency(golden: tuple, request: pytest.FixtureRequest) -> None:
     settings, stored = golden
     quirks = QUIRKS.get(request.node.callspec.params["golden"], ())
-    layer = xgpt.load_attention(settings, weights(stored, "w."), hidden_size=32, num_heads=4, layer_idx=1, quirks=quirks).eval()
+    layer = xgpt.load_attention(
+        settings, weights(stored, "w."), hidden_size=32, num_heads=4, layer_idx=1, quirks=quirks
+    ).eval()
     _, graph = run(layer, stored, stored["in.x"], output_graph=True)
     assert_close(graph.to_dense(), stored["out.adj_used"], atol=1e-6, rtol=1e-5)
     assert (graph.senders % 12 <= graph.receivers % 12).all()
@@ -120,8 +162,17 @@ def modes(float64: None, recorded: Callable) -> dict[str, Tensor]:
 
 def sparsifier(mode: str, kind: str, **changes: object) -> gf.attention.Sparsifier | None:
     """As golden case c used it: tau 0.2, beta 7, step 0.5, a fraction of 0.4."""
-    base = {"use_GNN_from_attention": f"LlamaAttention{kind}", "attention_GIN_MLP_GIN_threshold_mode": mode}
-    settings = xgpt.read_settings({**base, "attention_GIN_MLP_GIN_sharp_softplus_beta": 7.0, "attention_GIN_MLP_GIN_binary_scale": 0.5})
+    base = {
+        "use_GNN_from_attention": f"LlamaAttention{kind}",
+        "attention_GIN_MLP_GIN_threshold_mode": mode,
+    }
+    settings = xgpt.read_settings(
+        {
+            **base,
+            "attention_GIN_MLP_GIN_sharp_softplus_beta": 7.0,
+            "attention_GIN_MLP_GIN_binary_scale": 0.5,
+        }
+    )
     spec = xgpt.sparsifier_spec(settings)
     return None if spec is None else from_spec({**spec, **changes}, num_heads=4)
 
@@ -129,17 +180,28 @@ def sparsifier(mode: str, kind: str, **changes: object) -> gf.attention.Sparsifi
 def reweighed(attention: Tensor, by: gf.attention.Sparsifier | None) -> gf.AttentionGraph:
     keep = torch.ones(12, 12, dtype=torch.bool).tril().expand(attention.shape)
     graph = gf.AttentionGraph.from_dense(attention, keep=keep)
-    return graph if by is None else by.refine(graph.select(by.edges(graph.weight.detach(), graph.receivers, 2 * 4 * 12)))
+    return (
+        graph
+        if by is None
+        else by.refine(graph.select(by.edges(graph.weight.detach(), graph.receivers, 2 * 4 * 12)))
+    )
 
 
 @pytest.mark.parametrize("mode", [mode for mode in xgpt.MODES if "top" not in mode])
 def test_threshold_modes(modes: dict[str, Tensor], mode: str) -> None:
     for kind, name in (("GIN", "gin"), ("PNA", "pna"), ("PNA_LM", "pna_lm")):
         if f"out.{name}.{mode}" in modes:
-            assert_close(reweighed(modes["in.adj"], sparsifier(mode, kind)).to_dense(), modes[f"out.{name}.{mode}"], atol=1e-6, rtol=1e-5)
+            assert_close(
+                reweighed(modes["in.adj"], sparsifier(mode, kind)).to_dense(),
+                modes[f"out.{name}.{mode}"],
+                atol=1e-6,
+                rtol=1e-5,
+            )
 
 
-@pytest.mark.parametrize("mode", [mode for mode in xgpt.MODES if "top" not in mode and mode not in ("none", "binary")])
+@pytest.mark.parametrize(
+    "mode", [mode for mode in xgpt.MODES if "top" not in mode and mode not in ("none", "binary")]
+)
 def test_gradients_of_threshold_modes(modes: dict[str, Tensor], mode: str) -> None:
     """Without the straight-through steps, which the reference does not have."""
     plain = sparsifier(mode, "GIN", trainable=True)
@@ -147,10 +209,16 @@ def test_gradients_of_threshold_modes(modes: dict[str, Tensor], mode: str) -> No
     by = sparsifier(mode, "GIN", trainable=True, **steps)
     attention = modes["in.adj"].requires_grad_()
     total = (reweighed(attention, by).to_dense() * modes["in.r"]).sum()
-    found = torch.autograd.grad(total, [attention, by.tau], allow_unused=True) if total.requires_grad else (None, None)
+    found = (
+        torch.autograd.grad(total, [attention, by.tau], allow_unused=True)
+        if total.requires_grad
+        else (None, None)
+    )
     for got, name in zip(found, ("adj", "threshold"), strict=True):
         want = modes[f"grad.gin.{mode}.{name}"]
-        assert_close(torch.zeros_like(want) if got is None else got.view_as(want), want, atol=1e-5, rtol=1e-5)
+        assert_close(
+            torch.zeros_like(want) if got is None else got.view_as(want), want, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_top_k_of_a_fixed_number(modes: dict[str, Tensor]) -> None:
@@ -160,9 +228,16 @@ def test_top_k_of_a_fixed_number(modes: dict[str, Tensor]) -> None:
 
 
 def test_scaled_top_k(modes: dict[str, Tensor]) -> None:
-    assert torch.equal(reweighed(modes["in.adj"], xgpt.ScaledTopK(0.4)).to_dense(), modes["out.gin.scaled_topk_causal_4d_thr0"])
-    # With a threshold the reference fills up with edges below it, as chance has it; those above it are the same.
-    ours, theirs = reweighed(modes["in.adj"], xgpt.ScaledTopK(0.4, 0.2)).to_dense(), modes["out.gin.scaled_topk_causal_4d"]
+    assert torch.equal(
+        reweighed(modes["in.adj"], xgpt.ScaledTopK(0.4)).to_dense(),
+        modes["out.gin.scaled_topk_causal_4d_thr0"],
+    )
+    # With a threshold the reference fills up with edges below it, as chance has it; those above it
+    # are the same.
+    ours, theirs = (
+        reweighed(modes["in.adj"], xgpt.ScaledTopK(0.4, 0.2)).to_dense(),
+        modes["out.gin.scaled_topk_causal_4d"],
+    )
     above = modes["in.adj"] >= 0.2
     assert torch.equal(ours[above], theirs[above]) and torch.equal(ours.sum(-1), theirs.sum(-1))
 
@@ -193,10 +268,13 @@ def test_a_model_gives_its_logits_and_loss(golden: tuple, executor: str, backend
     for layer in model.model.layers:
         layer.self_attn.executor, layer.self_attn.backend = executor, backend
     with torch.no_grad():
-        out = model(input_ids=stored["in.ids"], attention_mask=stored["in.pad"], labels=stored["in.labels"])
+        out = model(
+            input_ids=stored["in.ids"], attention_mask=stored["in.pad"], labels=stored["in.labels"]
+        )
     real = stored["in.pad"].bool()
     assert_close(out.logits[real], stored["out.logits"][real], atol=1e-5, rtol=1e-5)
-    assert_close(out.loss.double(), stored["out.loss"], atol=1e-5, rtol=1e-5)  # transformers takes the loss in float32
+    # transformers takes the loss in float32
+    assert_close(out.loss.double(), stored["out.loss"], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.float32
@@ -205,8 +283,13 @@ def test_a_model_generates_with_a_cache_and_is_saved(golden: tuple, tmp_path: Pa
     settings, stored = golden
     model = xgpt.load_model(settings, LLAMA, weights(stored, "w."))
     prompt = stored["in.ids"][:, :5]
-    cached = model.generate(prompt, max_new_tokens=7, do_sample=False, use_cache=True, pad_token_id=0)
-    assert torch.equal(cached, model.generate(prompt, max_new_tokens=7, do_sample=False, use_cache=False, pad_token_id=0))
+    cached = model.generate(
+        prompt, max_new_tokens=7, do_sample=False, use_cache=True, pad_token_id=0
+    )
+    assert torch.equal(
+        cached,
+        model.generate(prompt, max_new_tokens=7, do_sample=False, use_cache=False, pad_token_id=0),
+    )
     assert cached.shape == (2, 12)
     model.save_pretrained(tmp_path)
     again = gf.GraphformerForCausalLM.from_pretrained(tmp_path).eval()
@@ -226,8 +309,13 @@ def test_a_folder_of_the_reference(golden: tuple, tmp_path: Path, kind: str) -> 
         from safetensors.torch import save_file
 
         # One of the two names of each shared tensor is missing, as safetensors leaves it.
-        save_file({n: v.contiguous() for n, v in state.items() if "normlayer" not in n}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "gnn_config": dataclasses.asdict(settings)}))
+        save_file(
+            {n: v.contiguous() for n, v in state.items() if "normlayer" not in n},
+            tmp_path / "model.safetensors",
+        )
+    (tmp_path / "config.json").write_text(
+        json.dumps({**LLAMA, "gnn_config": dataclasses.asdict(settings)})
+    )
     model = xgpt.load_folder(tmp_path)
     with torch.no_grad():
         logits = model(stored["in.ids"], attention_mask=stored["in.pad"]).logits
@@ -239,7 +327,9 @@ def test_a_folder_of_the_reference(golden: tuple, tmp_path: Path, kind: str) -> 
 def test_one_decoder_layer(golden: tuple) -> None:
     settings, stored = golden
     whole = xgpt.load_model(settings, LLAMA, weights(stored, "w."))
-    layer = xgpt.load_decoder_layer(settings, LLAMA, weights(stored, "w.model.layers.1."), layer_idx=1)
+    layer = xgpt.load_decoder_layer(
+        settings, LLAMA, weights(stored, "w.model.layers.1."), layer_idx=1
+    )
     for name, value in layer.state_dict().items():
         assert torch.equal(value, whole.model.layers[1].state_dict()[name]), name
 
@@ -252,33 +342,60 @@ def test_a_temperature_without_sharpening_goes_into_the_queries(golden: tuple) -
     settings, stored = golden
     sizes = {"hidden_size": 32, "num_heads": 4, "layer_idx": 1}
     cold = dataclasses.replace(settings, use_sharpening=False)
-    state = {name: value for name, value in weights(stored, "w.").items() if not name.startswith("sharpening")}
+    state = {
+        name: value
+        for name, value in weights(stored, "w.").items()
+        if not name.startswith("sharpening")
+    }
     sharp = xgpt.load_attention(
-        dataclasses.replace(settings, initial_sharpening_value=1.0), {**state, "sharpening_parameters.0": torch.tensor(1.0)}, **sizes
+        dataclasses.replace(settings, initial_sharpening_value=1.0),
+        {**state, "sharpening_parameters.0": torch.tensor(1.0)},
+        **sizes,
     )
     plain = xgpt.load_attention(cold, state, **sizes)
     assert plain.sharpening is None
-    assert_close(run(plain.eval(), stored, stored["in.x"]), run(sharp.eval(), stored, stored["in.x"]))
+    assert_close(
+        run(plain.eval(), stored, stored["in.x"]), run(sharp.eval(), stored, stored["in.x"])
+    )
     torch.manual_seed(5)
-    hot = xgpt.attention(dataclasses.replace(cold, attention_GIN_MLP_GIN_softmax_temperature=1.0), **sizes)
+    hot = xgpt.attention(
+        dataclasses.replace(cold, attention_GIN_MLP_GIN_softmax_temperature=1.0), **sizes
+    )
     torch.manual_seed(5)
     assert_close(xgpt.attention(cold, **sizes).q_proj.weight, hot.q_proj.weight / 0.8)
 
 
 @pytest.mark.parametrize("mode", ["none", "top_k", "scaled_topk_causal_4d"])
 def test_a_trained_threshold_that_no_mode_uses(mode: str) -> None:
-    given = xgpt.read_settings({**GIN, "attention_GIN_MLP_GIN_threshold_mode": mode, "attention_GIN_MLP_GIN_learnable_threshold": True})
+    given = xgpt.read_settings(
+        {
+            **GIN,
+            "attention_GIN_MLP_GIN_threshold_mode": mode,
+            "attention_GIN_MLP_GIN_learnable_threshold": True,
+        }
+    )
     assert "sparsify.tau" not in attention_state(given, {"threshold.0": torch.tensor(0.3)})
 
 
 def test_what_cannot_be_read() -> None:
     base = xgpt.read_settings(GIN)
     for changes, fields, text in (
-        ({"gnn_mode": "single", "gnn_type": "causal_gin"}, {}, "gnn_mode='single' is a Sparse-GIN adapter on the model"),
-        ({"MLP_type": "no_MLP"}, {}, "MLP_type='no_MLP' cannot be read"),
-        ({"use_GNN_from_attention": "CG_Attention"}, {}, r"'CG_Attention' \(coarse graining\) cannot be read"),
         (
-            {"use_GNN_from_attention": "LlamaAttentionPNA_LM", "attention_GIN_MLP_GIN_learnable_threshold": True},
+            {"gnn_mode": "single", "gnn_type": "causal_gin"},
+            {},
+            "gnn_mode='single' is a Sparse-GIN adapter on the model",
+        ),
+        ({"MLP_type": "no_MLP"}, {}, "MLP_type='no_MLP' cannot be read"),
+        (
+            {"use_GNN_from_attention": "CG_Attention"},
+            {},
+            r"'CG_Attention' \(coarse graining\) cannot be read",
+        ),
+        (
+            {
+                "use_GNN_from_attention": "LlamaAttentionPNA_LM",
+                "attention_GIN_MLP_GIN_learnable_threshold": True,
+            },
             {},
             "read the layers one by one",
         ),
@@ -290,9 +407,13 @@ def test_what_cannot_be_read() -> None:
         xgpt.config(base, LLAMA, quirks=("first_token",))
     with pytest.raises(ValueError, match=r"unknown quirks \['max'\]; known: 'own_max'"):
         xgpt.attention(base, hidden_size=32, num_heads=4, quirks=("max",))
-    with pytest.raises(ValueError, match=r"'q_proj.bias' cannot be read: biases of projections are not supported"):
+    with pytest.raises(
+        ValueError, match=r"'q_proj.bias' cannot be read: biases of projections are not supported"
+    ):
         attention_state(base, {"q_proj.bias": torch.zeros(32)})
-    with pytest.raises(ValueError, match=r"'w_proj' cannot be read: no attention layer of the reference has it"):
+    with pytest.raises(
+        ValueError, match=r"'w_proj' cannot be read: no attention layer of the reference has it"
+    ):
         attention_state(base, {"w_proj": torch.zeros(32)})
 
 
@@ -300,7 +421,9 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no config\.json"):
         xgpt.load_folder(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="has no gnn_config, so it is not a model of the reference"):
+    with pytest.raises(
+        ValueError, match="has no gnn_config, so it is not a model of the reference"
+    ):
         xgpt.load_folder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "gnn_config": GIN}))
     with pytest.raises(ValueError, match="holds neither"):

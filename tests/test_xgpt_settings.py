@@ -1,4 +1,6 @@
-"""xgpt's settings: what is read, what is refused and why, and that its page says where each of them went."""
+"""xgpt's settings: what is read, what is refused and why, and that its page says where each of them
+went.
+"""
 
 import dataclasses
 import json
@@ -37,7 +39,9 @@ def test_there_are_99_settings():
 
 def page() -> dict[str, str]:
     """The page's sections of the second level, by title."""
-    _, *parts = re.split(r"^## (.+)$", (ROOT / "docs" / "from-xgpt.md").read_text(), flags=re.MULTILINE)
+    _, *parts = re.split(
+        r"^## (.+)$", (ROOT / "docs" / "from-xgpt.md").read_text(), flags=re.MULTILINE
+    )
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
@@ -76,7 +80,10 @@ def test_recorded_cases_are_readable(golden_dir):
         if "cls" in case["settings"] and "Attention" in case["settings"]["cls"]:
             given["use_GNN_from_attention"] = case["settings"]["cls"]
         settings = read_settings({**ADAPTER, **given} if case["settings"].get("base") else given)
-        assert all(getattr(settings, name) == (tuple(value) if isinstance(value, list) else value) for name, value in given.items())
+        assert all(
+            getattr(settings, name) == (tuple(value) if isinstance(value, list) else value)
+            for name, value in given.items()
+        )
         read += len(given)
     assert read > 40
 
@@ -90,11 +97,22 @@ def test_sources(tmp_path):
     file.write_text(json.dumps(README))
     whole = tmp_path / "whole"
     whole.mkdir()
-    (whole / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 11, "gnn_config": README}))
+    (whole / "config.json").write_text(
+        json.dumps({"model_type": "llama", "vocab_size": 11, "gnn_config": README})
+    )
     llama = SimpleNamespace(vocab_size=11, gnn_config=SimpleNamespace(**README, _name_or_path=""))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for source in (README, SimpleNamespace(**README), file, str(file), whole, whole / "config.json", llama, expected):
+        for source in (
+            README,
+            SimpleNamespace(**README),
+            file,
+            str(file),
+            whole,
+            whole / "config.json",
+            llama,
+            expected,
+        ):
             assert read_settings(source) == expected
 
 
@@ -104,14 +122,26 @@ def test_missing_names_take_defaults():
 
 
 def test_whole_numbers_and_lists():
-    settings = Settings(attention_GIN_MLP_multiplier=1, threshold=0, lambda_GNN_initial=0, num_latents_list=[7, 5])
-    assert (settings.attention_GIN_MLP_multiplier, settings.lambda_GNN_initial, settings.num_latents_list) == (1.0, 0.0, (7, 5))
+    settings = Settings(
+        attention_GIN_MLP_multiplier=1, threshold=0, lambda_GNN_initial=0, num_latents_list=[7, 5]
+    )
+    assert (
+        settings.attention_GIN_MLP_multiplier,
+        settings.lambda_GNN_initial,
+        settings.num_latents_list,
+    ) == (1.0, 0.0, (7, 5))
     assert isinstance(settings.threshold, float)
     assert hash(settings) == hash(dataclasses.replace(settings))
 
 
 def test_what_transformers_adds_is_passed_over():
-    added = {"model_type": "llama", "transformers_version": "4.46.3", "torch_dtype": "float32", "_name_or_path": "x", "id2label": {}}
+    added = {
+        "model_type": "llama",
+        "transformers_version": "4.46.3",
+        "torch_dtype": "float32",
+        "_name_or_path": "x",
+        "id2label": {},
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_settings({**added, **README}) == Settings(**README)
@@ -133,7 +163,13 @@ def test_the_configuration_class_of_transformers_adds_nothing_else():
 
 
 def test_one_warning_names_all_that_change_nothing():
-    given = {"combined_norm": False, "top_k": 3, "degree": torch.ones(3), "soft_masking_k": 10, **README}
+    given = {
+        "combined_norm": False,
+        "top_k": 3,
+        "degree": torch.ones(3),
+        "soft_masking_k": 10,
+        **README,
+    }
     with pytest.warns(UserWarning) as caught:
         settings = read_settings(given)
     assert settings == Settings(**README)
@@ -148,10 +184,17 @@ def test_no_warning_for_defaults_and_for_labels():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_settings(defaults) == Settings()
-        assert read_settings({"model_type": "llama", "tokenizer": object(), "plot_for_debugging": True}) == Settings()
+        assert (
+            read_settings(
+                {"model_type": "llama", "tokenizer": object(), "plot_for_debugging": True}
+            )
+            == Settings()
+        )
 
 
-@pytest.mark.parametrize("name", sorted({*UNUSED, *WITHOUT_EFFECT} - {"model_type", "tokenizer", "plot_for_debugging"}))
+@pytest.mark.parametrize(
+    "name", sorted({*UNUSED, *WITHOUT_EFFECT} - {"model_type", "tokenizer", "plot_for_debugging"})
+)
 def test_each_setting_without_effect_is_reported(name: str):
     with pytest.warns(UserWarning, match=f"{name}='something else'"):
         read_settings({name: "something else"})
@@ -161,7 +204,9 @@ def test_each_setting_without_effect_is_reported(name: str):
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match=r"'hidden_dims' \(the closest known one is 'hidden_dim'\)") as error:
+    with pytest.raises(
+        ValueError, match=r"'hidden_dims' \(the closest known one is 'hidden_dim'\)"
+    ) as error:
         read_settings({"hidden_dims": 5, "use_sharpenning": True, "hidden_dim": 5})
     assert "'use_sharpenning' (the closest known one is 'use_sharpening')" in str(error.value)
     with pytest.raises(TypeError, match="hidden_dims"):
@@ -185,7 +230,11 @@ def test_unknown_names():
     ],
 )
 def test_wrong_types(name: str, value: object, wanted: str):
-    with pytest.raises(TypeError, match=f"{name} must be {wanted}, got {re.escape(repr(value))} of type {type(value).__name__}"):
+    with pytest.raises(
+        TypeError,
+        match=f"{name} must be {wanted}, got {re.escape(repr(value))} of type "
+        f"{type(value).__name__}",
+    ):
         read_settings({name: value})
 
 
@@ -202,31 +251,75 @@ MODE = "attention_GIN_MLP_GIN_threshold_mode"
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"use_GNN_from_attention": "LlamaAttentionGCN"}, "unknown use_GNN_from_attention 'LlamaAttentionGCN'.*write 'none'"),
+        (
+            {"use_GNN_from_attention": "LlamaAttentionGCN"},
+            "unknown use_GNN_from_attention 'LlamaAttentionGCN'.*write 'none'",
+        ),
         ({"gnn_mode": "double"}, "unknown gnn_mode 'double'; known: none, single, per_head"),
-        ({"gnn_logic": "before"}, "unknown gnn_logic 'before'; known: before_MLP, after_MLP, parallel_GNN_MLP"),
-        ({"MLP_type": "LlamaMLP_HalfwayGIN"}, "unknown MLP_type 'LlamaMLP_HalfwayGIN'.*write 'standard_MLP'"),
+        (
+            {"gnn_logic": "before"},
+            "unknown gnn_logic 'before'; known: before_MLP, after_MLP, parallel_GNN_MLP",
+        ),
+        (
+            {"MLP_type": "LlamaMLP_HalfwayGIN"},
+            "unknown MLP_type 'LlamaMLP_HalfwayGIN'.*write 'standard_MLP'",
+        ),
         ({"threshold": -0.1}, "threshold must not be negative, got -0.1"),
         ({**GIN, MODE: "silu_binary"}, f"unknown {MODE} 'silu_binary'; known: none, silu"),
-        ({**GIN, MODE: "top_k", FRACTION: 0}, f"{FRACTION} must lie in .0, 1. for threshold mode 'top_k', got 0.0"),
-        ({**GIN, MODE: "scaled_topk_causal_4d", FRACTION: 1.1}, f"{FRACTION} must lie in .0, 1..*got 1.1"),
-        ({**GIN, "use_sharpening": True, "sharpening_value_init": "ones"}, "unknown sharpening_value_init 'ones'; known: value, random"),
-        ({"gnn_mode": "single"}, "unknown gnn_type 'causal_gnn'.*set gnn_type='causal_gin', or gnn_mode='none'"),
-        ({**ADAPTER, "gnn_type": "causal_pna"}, "unknown gnn_type 'causal_pna'"),
-        ({**ADAPTER, "activation": "silu"}, "unknown activation 'silu'; known: relu, tanh, gelu, prelu"),
-        ({**ADAPTER, "adj_construction_method": "max"}, "unknown adj_construction_method 'max'; known: sum, mean"),
-        ({**ADAPTER, "adj_construction_method": "threshold_any", "threshold_any_tau": 0}, "threshold_any_tau divides"),
         (
-            {**ADAPTER, "adj_construction_method": "learnable_aggregate", "learnable_aggregate_activation": "relu"},
+            {**GIN, MODE: "top_k", FRACTION: 0},
+            f"{FRACTION} must lie in .0, 1. for threshold mode 'top_k', got 0.0",
+        ),
+        (
+            {**GIN, MODE: "scaled_topk_causal_4d", FRACTION: 1.1},
+            f"{FRACTION} must lie in .0, 1..*got 1.1",
+        ),
+        (
+            {**GIN, "use_sharpening": True, "sharpening_value_init": "ones"},
+            "unknown sharpening_value_init 'ones'; known: value, random",
+        ),
+        (
+            {"gnn_mode": "single"},
+            "unknown gnn_type 'causal_gnn'.*set gnn_type='causal_gin', or gnn_mode='none'",
+        ),
+        ({**ADAPTER, "gnn_type": "causal_pna"}, "unknown gnn_type 'causal_pna'"),
+        (
+            {**ADAPTER, "activation": "silu"},
+            "unknown activation 'silu'; known: relu, tanh, gelu, prelu",
+        ),
+        (
+            {**ADAPTER, "adj_construction_method": "max"},
+            "unknown adj_construction_method 'max'; known: sum, mean",
+        ),
+        (
+            {**ADAPTER, "adj_construction_method": "threshold_any", "threshold_any_tau": 0},
+            "threshold_any_tau divides",
+        ),
+        (
+            {
+                **ADAPTER,
+                "adj_construction_method": "learnable_aggregate",
+                "learnable_aggregate_activation": "relu",
+            },
             "unknown learnable_aggregate_activation 'relu'; known: softmax, sigmoid",
         ),
         (
             {**ADAPTER, "gnn_mode": "per_head", "adj_construction_method": "learnable_aggregate"},
-            "'learnable_aggregate' merges the heads, but gnn_mode='per_head'.*set gnn_mode='single'",
+            "'learnable_aggregate' merges the heads, but gnn_mode='per_head'.*set "
+            "gnn_mode='single'",
         ),
-        ({**ADAPTER, "use_distance_scaling": True, "distance_scaling_method": "log"}, "unknown distance_scaling_method 'log'.*'linear'"),
-        ({**ADAPTER, "use_GNN_from_attention": "CG_Attention"}, "CG_Attention has no attention map"),
-        ({"attention_GIN_MLP_GIN_mode": "GINLayer_Var_A"}, "'GINLayer_Var_A' names a class that was never published"),
+        (
+            {**ADAPTER, "use_distance_scaling": True, "distance_scaling_method": "log"},
+            "unknown distance_scaling_method 'log'.*'linear'",
+        ),
+        (
+            {**ADAPTER, "use_GNN_from_attention": "CG_Attention"},
+            "CG_Attention has no attention map",
+        ),
+        (
+            {"attention_GIN_MLP_GIN_mode": "GINLayer_Var_A"},
+            "'GINLayer_Var_A' names a class that was never published",
+        ),
     ],
 )
 def test_what_xgpt_cannot_run(given: dict[str, object], told: str):
@@ -237,10 +330,16 @@ def test_what_xgpt_cannot_run(given: dict[str, object], told: str):
 @pytest.mark.parametrize(
     "given",
     [
-        {"gnn_type": "causal_pna", "activation": "silu", "adj_construction_method": "max"},  # no adapter
+        # no adapter
+        {"gnn_type": "causal_pna", "activation": "silu", "adj_construction_method": "max"},
         {MODE: "silu_binary", "sharpening_value_init": "ones"},  # no graph attention
         {**GIN, FRACTION: 7, "sharpening_value_init": "ones"},  # no top-k, no sharpening
-        {**ADAPTER, "learnable_aggregate_activation": "relu", "distance_scaling_method": "log", "threshold_any_tau": 0},
+        {
+            **ADAPTER,
+            "learnable_aggregate_activation": "relu",
+            "distance_scaling_method": "log",
+            "threshold_any_tau": 0,
+        },
         {**ADAPTER, "activation": "PReLU"},
         {"use_GNN_from_attention": "CG_Attention_Interpolate"},
     ],
@@ -256,7 +355,9 @@ def test_sources_that_are_none(tmp_path):
         read_settings({"gnn_config": None})
     with pytest.raises(TypeError, match="got <class"):
         read_settings(Settings.__class__)
-    with pytest.raises(ValueError, match=r"source: there is no file .*missing\.json'; give a config\.json"):
+    with pytest.raises(
+        ValueError, match=r"source: there is no file .*missing\.json'; give a config\.json"
+    ):
         read_settings(tmp_path / "missing.json")
     (tmp_path / "list.json").write_text("[1, 2]")
     with pytest.raises(TypeError, match=r"list\.json must hold names and values, but holds a list"):

@@ -1,1 +1,3 @@
-"""Graph models on data sets of molecules, proteins and materials, beside peers that are trained in the same run."""
+"""Graph models on data sets of molecules, proteins and materials, beside peers that are trained in
+the same run.
+"""

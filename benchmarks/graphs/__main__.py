@@ -6,10 +6,12 @@
     python -m benchmarks.graphs all --show                   the tables of the stored results
     python -m benchmarks.graphs all --plot                   and their plots, docs/graphs-*.png
 
-Every network has the same width, number of layers, inputs, encodings, readout, head, loss, optimizer, learning rate and number of epochs.
-No rate and no size is tuned for one of them alone; what a study has under ``ours`` (coarse levels, the normalizer of the weights) is ours
-alone, and was kept where validation error fell with it, as was GIN without own features and without a norm in its MLPs.
-Runs are repeated over folds or seeds; the weights with the lowest validation loss are tested.
+Every network has the same width, number of layers, inputs, encodings, readout, head, loss,
+optimizer, learning rate and number of epochs. No rate and no size is tuned for one of them alone;
+what a study has under ``ours`` (coarse levels, the normalizer of the weights) is ours alone, and
+was kept where validation error fell with it, as was GIN without own features and without a norm in
+its MLPs. Runs are repeated over folds or seeds; the weights with the lowest validation loss are
+tested.
 """
 
 from __future__ import annotations
@@ -29,15 +31,25 @@ DOCS = report.RESULTS.parents[1] / "docs"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=[*STUDIES, "brec", "all"])
     parser.add_argument("--models", nargs="+", help="only these")
     parser.add_argument("--repeats", type=int, help="folds or seeds, from the first one")
     parser.add_argument("--first", type=int, default=0, help="the first fold or seed")
-    parser.add_argument("--quick", action="store_true", help="a small part for one epoch; writes no result file")
-    parser.add_argument("--show", action="store_true", help="print the stored results and train nothing")
-    parser.add_argument("--plot", action="store_true", help="draw the stored results and train nothing")
-    parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder of the result files")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small part for one epoch; writes no result file"
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="print the stored results and train nothing"
+    )
+    parser.add_argument(
+        "--plot", action="store_true", help="draw the stored results and train nothing"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=report.RESULTS, help="folder of the result files"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
@@ -61,11 +73,15 @@ def main() -> None:
             if options.first < 0 or (one.folds and repeats[-1] >= one.folds):
                 there = f"folds 0 to {one.folds - 1}" if one.folds else "seeds from 0"
                 parser.error(f"--first {options.first} with {count} repeats: {name} has {there}")
-            content = study.run(one, models, repeats, options.quick, None if options.quick else options.results)
+            content = study.run(
+                one, models, repeats, options.quick, None if options.quick else options.results
+            )
         print(f"{one.title}\n\n{study.table(one, content)}\n")
 
 
-def known(parser: argparse.ArgumentParser, asked: list[str] | None, contenders: list[str], name: str) -> list[str]:
+def known(
+    parser: argparse.ArgumentParser, asked: list[str] | None, contenders: list[str], name: str
+) -> list[str]:
     """The models to run; ends the program where one is not known."""
     if unknown := set(asked or ()) - set(contenders):
         parser.error(f"--models {' '.join(sorted(unknown))}: {name} knows {', '.join(contenders)}")
@@ -73,9 +89,16 @@ def known(parser: argparse.ArgumentParser, asked: list[str] | None, contenders: 
 
 
 def run_brec(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """BREC has a protocol and contenders of its own; ``python -m benchmarks.graphs.brec`` has more options."""
+    """BREC has a protocol and contenders of its own; ``python -m benchmarks.graphs.brec`` has more
+    options.
+    """
     if not (options.show or options.plot):
-        brec.run(options.quick, 0, known(parser, options.models, list(brec.CONTENDERS), "brec"), options.results)
+        brec.run(
+            options.quick,
+            0,
+            known(parser, options.models, list(brec.CONTENDERS), "brec"),
+            options.results,
+        )
         return
     path = options.results / "graphs-brec.json"
     if path.is_file():

@@ -6,9 +6,11 @@
     python -m benchmarks.graphs.brec --show          the table of the stored results
     python -m benchmarks.graphs.brec --plot          and their plot, docs/graphs-brec.png
 
-The protocol is that of :mod:`benchmarks.graphs.rpc`. All networks: width 32, 2 layers, 4 heads, readout by mean, maximum and sum; Adam at
-0.003, parts of 4 pairs of copies, at most 2 epochs over the copies, one where its mean loss is below 0.01. One setting for all pairs, and
-nothing is chosen for a pair. Pairs are told apart by what is put into the nodes as much as by the network, so both are varied.
+The protocol is that of :mod:`benchmarks.graphs.rpc`. All networks: width 32, 2 layers, 4 heads,
+readout by mean, maximum and sum; Adam at 0.003, parts of 4 pairs of copies, at most 2 epochs over
+the copies, one where its mean loss is below 0.01. One setting for all pairs, and nothing is chosen
+for a pair. Pairs are told apart by what is put into the nodes as much as by the network, so both
+are varied.
 """
 
 from __future__ import annotations
@@ -30,7 +32,14 @@ from benchmarks.graphs import rpc
 from benchmarks.graphs.peers import Peer
 from graphformer.datasets import BREC
 
-SHARED: dict[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "target": "graph", "out_dim": rpc.WIDTH, "edge_hidden": 8}
+SHARED: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_layers": 2,
+    "num_heads": 4,
+    "target": "graph",
+    "out_dim": rpc.WIDTH,
+    "edge_hidden": 8,
+}
 TRAINING: dict[str, Any] = {"epochs": 2, "rate": 3e-3, "enough": 0.01}
 DEGREE = ("degree",)
 WALK = ("degree", "random_walk:16")
@@ -68,16 +77,34 @@ NAMES = {
     "four_vertex": "4-vertex condition",
     "distance_regular": "distance regular",
 }
-PUBLISHED = {"Graphormer": 79, "NGNN": 166, "GNN-AK": 222, "PPGN": 233, "3-WL": 270, "KP-GNN": 275, "I2-GNN": 281}
-"""Pairs told apart, of arXiv 2304.07702, each with its own settings and the pseudo-inverse. Quoted from memory, not checked against it."""
+PUBLISHED = {
+    "Graphormer": 79,
+    "NGNN": 166,
+    "GNN-AK": 222,
+    "PPGN": 233,
+    "3-WL": 270,
+    "KP-GNN": 275,
+    "I2-GNN": 281,
+}
+"""Pairs told apart, of arXiv 2304.07702, each with its own settings and the pseudo-inverse. Quoted
+from memory, not checked against it.
+"""
 
 
 def pairs_of(quick: bool) -> list[int]:
-    return list(range(400)) if not quick else [pair for part in BREC.categories.values() for pair in part[:1]]
+    return (
+        list(range(400))
+        if not quick
+        else [pair for part in BREC.categories.values() for pair in part[:1]]
+    )
 
 
-def run(quick: bool, seed: int, models: Sequence[str] = (), folder: Path | None = report.RESULTS) -> dict[str, Any]:
-    """All pairs, each with every network; prints the table and, unless it is quick, keeps the results."""
+def run(
+    quick: bool, seed: int, models: Sequence[str] = (), folder: Path | None = report.RESULTS
+) -> dict[str, Any]:
+    """All pairs, each with every network; prints the table and, unless it is quick, keeps the
+    results.
+    """
     models = list(models) or list(CONTENDERS)
     dataset = BREC(None, raw=report.data_dir() / BREC.data_folder, log=False)
     told = sorted({spec for name in models for spec in CONTENDERS[name].encodings})
@@ -93,13 +120,26 @@ def run(quick: bool, seed: int, models: Sequence[str] = (), folder: Path | None 
             found[name][pair] = rpc.compare(make, what, seed * 1000 + pair, **TRAINING)
             seconds[name] += time.process_time() - start
         if not quick and pair % 10 == 9:
-            told_apart = ", ".join(f"{name} {sum(rpc.verdict(one)[0] for one in found[name].values())}" for name in models)
-            print(f"{pair + 1} pairs: {told_apart}; {preparing + sum(seconds.values()):.0f} s", flush=True)
+            told_apart = ", ".join(
+                f"{name} {sum(rpc.verdict(one)[0] for one in found[name].values())}"
+                for name in models
+            )
+            print(
+                f"{pair + 1} pairs: {told_apart}; {preparing + sum(seconds.values()):.0f} s",
+                flush=True,
+            )
     content = {
         **report.environment(),
         "seed": seed,
         "pairs": len(pairs_of(quick)),
-        "settings": {**SHARED, **TRAINING, "copies": rpc.COPIES, "threshold": rpc.THRESHOLD, "epsilon": rpc.EPSILON, "floor": rpc.FLOOR},
+        "settings": {
+            **SHARED,
+            **TRAINING,
+            "copies": rpc.COPIES,
+            "threshold": rpc.THRESHOLD,
+            "epsilon": rpc.EPSILON,
+            "floor": rpc.FLOOR,
+        },
         "seconds_encodings": round(preparing, 1),
         "published": PUBLISHED,
         "rows": [summary(name, found[name], round(seconds[name], 1)) for name in models],
@@ -119,14 +159,20 @@ def summary(name: str, found: dict[int, dict[str, float]], seconds: float) -> di
         "title": CONTENDERS[name].title,
         "encodings": list(CONTENDERS[name].encodings),
         "total": len(apart),
-        "categories": {category: len(apart & set(part)) for category, part in BREC.categories.items()},
+        "categories": {
+            category: len(apart & set(part)) for category, part in BREC.categories.items()
+        },
         "unreliable": sum(not rpc.verdict(one)[1] for one in found.values()),
         "total_pinv": len(pinv),
-        "categories_pinv": {category: len(pinv & set(part)) for category, part in BREC.categories.items()},
+        "categories_pinv": {
+            category: len(pinv & set(part)) for category, part in BREC.categories.items()
+        },
         "unreliable_pinv": sum(not rpc.verdict(one, "_pinv")[1] for one in found.values()),
         "largest_equal": max(one["equal"] for one in found.values()),
         "smallest_apart": min((found[pair]["apart"] for pair in apart), default=None),
-        "largest_not_apart": max((one["apart"] for pair, one in found.items() if pair not in apart), default=None),
+        "largest_not_apart": max(
+            (one["apart"] for pair, one in found.items() if pair not in apart), default=None
+        ),
         "not_apart": sorted(set(found) - apart),
         "parameters": sum(p.numel() for p in CONTENDERS[name].make().parameters()),
         "cpu_seconds": seconds,
@@ -134,13 +180,28 @@ def summary(name: str, found: dict[int, dict[str, float]], seconds: float) -> di
 
 
 def table(content: dict[str, Any]) -> str:
-    header = [f"of {content['pairs']} pairs", *NAMES.values(), "all", "unreliable", "all, pseudo-inverse", "CPU seconds"]
+    header = [
+        f"of {content['pairs']} pairs",
+        *NAMES.values(),
+        "all",
+        "unreliable",
+        "all, pseudo-inverse",
+        "CPU seconds",
+    ]
     rows = []
     for row in content["rows"]:
         counts = [str(row["categories"][category]) for category in NAMES]
-        ends = [str(row["total"]), str(row["unreliable"]), str(row["total_pinv"]), f"{row['cpu_seconds']:.0f}"]
+        ends = [
+            str(row["total"]),
+            str(row["unreliable"]),
+            str(row["total_pinv"]),
+            f"{row['cpu_seconds']:.0f}",
+        ]
         rows.append([row["title"], *counts, *ends])
-    note = f"Encodings of all copies: {content['seconds_encodings']:.0f} CPU seconds, shared by the networks."
+    note = (
+        f"Encodings of all copies: {content['seconds_encodings']:.0f} CPU seconds, shared by the "
+        "networks."
+    )
     return report.table(header, rows) + "\n\n" + note
 
 
@@ -163,20 +224,34 @@ def plot(content: dict[str, Any], path: Path) -> None:
         place = max(value, place + 11)  # names of neighbouring lines stand beside each other
         ax.axvline(value, color="#444444", linewidth=0.7, linestyle=":")
         ax.text(place, -0.62, f"{name} {value}", rotation=60, fontsize=7, ha="left", va="bottom")
-    ax.set(xlim=(0, 400), xlabel="pairs of BREC told apart, of 400 (dotted: published)", ylim=(len(titles) - 0.5, -0.6))
+    ax.set(
+        xlim=(0, 400),
+        xlabel="pairs of BREC told apart, of 400 (dotted: published)",
+        ylim=(len(titles) - 0.5, -0.6),
+    )
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(path, dpi=130)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="one pair a category; writes no result file")
-    parser.add_argument("--show", action="store_true", help="print the stored results and train nothing")
-    parser.add_argument("--plot", action="store_true", help="draw the stored results and train nothing")
-    parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder of the result file")
+    parser.add_argument(
+        "--quick", action="store_true", help="one pair a category; writes no result file"
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="print the stored results and train nothing"
+    )
+    parser.add_argument(
+        "--plot", action="store_true", help="draw the stored results and train nothing"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=report.RESULTS, help="folder of the result file"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not (options.show or options.plot):

@@ -1,4 +1,6 @@
-"""The other bodies: what PyG's users would take. Features, encodings, readout, head, loss and training are those of our model."""
+"""The other bodies: what PyG's users would take. Features, encodings, readout, head, loss and
+training are those of our model.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +22,47 @@ class GINEBlock(nn.Module):
 
     def __init__(self, hidden_size: int, edge_hidden: int, dropout: float) -> None:
         super().__init__()
-        self.conv, self.norm, self.dropout = gine(hidden_size, edge_hidden), nn.BatchNorm1d(hidden_size), dropout
+        self.conv, self.norm, self.dropout = (
+            gine(hidden_size, edge_hidden),
+            nn.BatchNorm1d(hidden_size),
+            dropout,
+        )
 
     def forward(self, h: Tensor, edge_index: Tensor, batch: Tensor, edge_attr: Tensor) -> Tensor:
-        new = self.norm(self.conv(h, edge_index, edge_attr)) if len(h) > 1 else self.conv(h, edge_index, edge_attr)
+        new = (
+            self.norm(self.conv(h, edge_index, edge_attr))
+            if len(h) > 1
+            else self.conv(h, edge_index, edge_attr)
+        )
         return h + F.dropout(new.relu(), self.dropout, self.training)
 
 
 class GPSBlock(nn.Module):
-    """PyG's GPSConv as it comes: GINE on the edges beside attention between all nodes of a graph (arXiv 2205.12454)."""
+    """PyG's GPSConv as it comes: GINE on the edges beside attention between all nodes of a graph
+    (arXiv 2205.12454).
+    """
 
     def __init__(self, hidden_size: int, num_heads: int, edge_hidden: int, dropout: float) -> None:
         super().__init__()
-        self.conv = GPSConv(hidden_size, gine(hidden_size, edge_hidden), heads=num_heads, dropout=dropout)
+        self.conv = GPSConv(
+            hidden_size, gine(hidden_size, edge_hidden), heads=num_heads, dropout=dropout
+        )
 
     def forward(self, h: Tensor, edge_index: Tensor, batch: Tensor, edge_attr: Tensor) -> Tensor:
         return self.conv(h, edge_index, batch, edge_attr=edge_attr)
 
 
 def gine(hidden_size: int, edge_hidden: int) -> GINEConv:
-    mlp = nn.Sequential(nn.Linear(hidden_size, 2 * hidden_size), nn.ReLU(), nn.Linear(2 * hidden_size, hidden_size))
+    mlp = nn.Sequential(
+        nn.Linear(hidden_size, 2 * hidden_size), nn.ReLU(), nn.Linear(2 * hidden_size, hidden_size)
+    )
     return GINEConv(mlp, train_eps=True, edge_dim=edge_hidden)
 
 
 class Peer(GraphNetwork):
-    """A stack of blocks of PyG between the two ends of our model. ``body``: ``"gine"`` or ``"gps"``; the others as in GraphTransformer."""
+    """A stack of blocks of PyG between the two ends of our model. ``body``: ``"gine"`` or
+    ``"gps"``; the others as in GraphTransformer.
+    """
 
     def __init__(
         self,
@@ -64,13 +82,25 @@ class Peer(GraphNetwork):
         readout: Sequence[str] = ("mean", "max", "sum"),
         dropout: float = 0.0,
     ) -> None:
-        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        settings = {
+            name: value for name, value in locals().items() if name not in ("self", "__class__")
+        }
         require_known("body", body, ("gine", "gps"))
-        ends: dict[str, Any] = {"loss": loss, "encodings": encodings, "edge_hidden": edge_hidden, "readout": readout, "dropout": dropout}
-        super().__init__(node_dim, edge_dim, hidden_size, target, out_dim, task, global_dim=0, **ends)
+        ends: dict[str, Any] = {
+            "loss": loss,
+            "encodings": encodings,
+            "edge_hidden": edge_hidden,
+            "readout": readout,
+            "dropout": dropout,
+        }
+        super().__init__(
+            node_dim, edge_dim, hidden_size, target, out_dim, task, global_dim=0, **ends
+        )
         self.settings = settings
         self.layers = nn.ModuleList(
-            GINEBlock(hidden_size, edge_hidden, dropout) if body == "gine" else GPSBlock(hidden_size, num_heads, edge_hidden, dropout)
+            GINEBlock(hidden_size, edge_hidden, dropout)
+            if body == "gine"
+            else GPSBlock(hidden_size, num_heads, edge_hidden, dropout)
             for _ in range(num_layers)
         )
 
@@ -83,27 +113,51 @@ class Peer(GraphNetwork):
 
 
 class CNN(GraphNetwork):
-    """A convolutional network on ``data.image`` ``[graphs, channels, side, side]``, for data sets whose graphs were images.
+    """A convolutional network on ``data.image`` ``[graphs, channels, side, side]``, for data sets
+    whose graphs were images.
 
-    Three stages of two 3 x 3 convolutions with batch norm, each followed by a maximum over 2 x 2, and a hidden layer of 128 on the
-    flattened rest.
+    Three stages of two 3 x 3 convolutions with batch norm, each followed by a maximum over 2 x 2,
+    and a hidden layer of 128 on the flattened rest.
     """
 
-    def __init__(self, channels: int, side: int, width: int = 32, out_dim: int = 1, *, loss: str = "mse", dropout: float = 0.0) -> None:
-        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        ends: dict[str, Any] = {"encodings": (), "edge_hidden": 1, "global_dim": 0, "readout": ("mean",), "dropout": dropout}
+    def __init__(
+        self,
+        channels: int,
+        side: int,
+        width: int = 32,
+        out_dim: int = 1,
+        *,
+        loss: str = "mse",
+        dropout: float = 0.0,
+    ) -> None:
+        settings = {
+            name: value for name, value in locals().items() if name not in ("self", "__class__")
+        }
+        ends: dict[str, Any] = {
+            "encodings": (),
+            "edge_hidden": 1,
+            "global_dim": 0,
+            "readout": ("mean",),
+            "dropout": dropout,
+        }
         super().__init__(0, None, 128, "graph", out_dim, "regression", loss=loss, **ends)
         self.settings = {"node_dim": 0, "edge_dim": None, "target": "graph", **settings}
         stages: list[nn.Module] = []
         wide = channels
         for factor in (1, 2, 4):
             for _ in range(2):
-                stages += [nn.Conv2d(wide, factor * width, 3, padding=1), nn.BatchNorm2d(factor * width), nn.ReLU()]
+                stages += [
+                    nn.Conv2d(wide, factor * width, 3, padding=1),
+                    nn.BatchNorm2d(factor * width),
+                    nn.ReLU(),
+                ]
                 wide = factor * width
             stages.append(nn.MaxPool2d(2))
         self.body = nn.Sequential(*stages, nn.Flatten())
         self.readout = None  # the flattened image is read, place by place
-        self.heads = nn.ModuleDict({"y": TargetHead(wide * (side // 8) ** 2, 128, self.targets["y"], dropout)})
+        self.heads = nn.ModuleDict(
+            {"y": TargetHead(wide * (side // 8) ** 2, 128, self.targets["y"], dropout)}
+        )
 
     def _predict(self, levels: Any, data: Any) -> dict[str, Tensor]:
         return {"y": self.heads["y"](self.body(data.image))}

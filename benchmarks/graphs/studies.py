@@ -14,7 +14,13 @@ from torch_geometric.data import Data
 import graphformer as gf
 from benchmarks.graphs.peers import CNN
 from benchmarks.graphs.study import Metrics, Parts, Study, per_target
-from graphformer.datasets import CopolymerGraphs, MechanicalMNIST, PolycrystalDataset, PolymerGraphs, ProteinSecondaryStructure
+from graphformer.datasets import (
+    CopolymerGraphs,
+    MechanicalMNIST,
+    PolycrystalDataset,
+    PolymerGraphs,
+    ProteinSecondaryStructure,
+)
 from graphformer.nn import AddStructure
 from graphformer.training import GraphModel
 from graphformer.training.graph_metrics import regression_metrics
@@ -33,14 +39,24 @@ def cut(parts: tuple[Any, Any, Any], quick: bool, test: str = "test") -> Parts:
     return Parts(train, valid, {test: tested})
 
 
-def own_and_norm(settings: dict[str, Any], apart: bool = False) -> dict[str, partial[gf.GraphTransformer]]:
-    """GIN as GINAttentionConv comes: a node's own features, which a residual block adds as well, and a norm in the MLPs.
+def own_and_norm(
+    settings: dict[str, Any], apart: bool = False
+) -> dict[str, partial[gf.GraphTransformer]]:
+    """GIN as GINAttentionConv comes: a node's own features, which a residual block adds as well,
+    and a norm in the MLPs.
 
     ``apart``: also with one of them alone.
     """
-    kinds = {"gin-own-norm": (1.0, True)} | ({"gin-own": (1.0, False), "gin-norm": (0.0, True)} if apart else {})
+    kinds = {"gin-own-norm": (1.0, True)} | (
+        {"gin-own": (1.0, False), "gin-norm": (0.0, True)} if apart else {}
+    )
     return {
-        name: partial(gf.GraphTransformer, operator="gin", operator_options={"gin": {"self_weight": own, "mlp_norm": norm}}, **settings)
+        name: partial(
+            gf.GraphTransformer,
+            operator="gin",
+            operator_options={"gin": {"self_weight": own, "mlp_norm": norm}},
+            **settings,
+        )
         for name, (own, norm) in kinds.items()
     }
 
@@ -54,13 +70,21 @@ def polymer_dft(name: str, what: str, published: str, epochs: int) -> Study:
 
     def parts(repeat: int, quick: bool) -> Parts:
         stored = AddStructure(encodings)  # once, and not in every step
-        rest, test = PolymerGraphs(CACHE / "polymer-dft", name, pre_transform=stored).folds(5, seed=0)[repeat]
+        rest, test = PolymerGraphs(CACHE / "polymer-dft", name, pre_transform=stored).folds(
+            5, seed=0
+        )[repeat]
         train, valid = rest.split((0.9, 0.1), seed=repeat)
         return cut((train, valid, test), quick)
 
     one = PolymerGraphs
     network: dict[str, Any] = {
-        **{"node_dim": len(one.node_names), "edge_dim": len(one.edge_names), "hidden_size": 64, "num_layers": 4, "num_heads": 4},
+        **{
+            "node_dim": len(one.node_names),
+            "edge_dim": len(one.edge_names),
+            "hidden_size": 64,
+            "num_layers": 4,
+            "num_heads": 4,
+        },
         **{"encodings": encodings, "dropout": 0.1},
     }
     sums = {"normalize": "sigmoid"}  # which know how many neighbours there are, as GINE's do
@@ -91,23 +115,34 @@ def vipea() -> Study:
 
     one = CopolymerGraphs
     network: dict[str, Any] = {
-        **{"node_dim": len(one.node_names), "edge_dim": len(one.edge_names), "hidden_size": 64, "num_layers": 4, "num_heads": 4},
+        **{
+            "node_dim": len(one.node_names),
+            "edge_dim": len(one.edge_names),
+            "hidden_size": 64,
+            "num_layers": 4,
+            "num_heads": 4,
+        },
         **{"out_dim": 2, "readout": ("mean", "max")},
     }
     levels = {"levels": ("group_0",)}  # atoms, monomers
     return Study(
         name="vipea",
-        title="vipea: electron affinity and ionization potential of copolymers, published random folds (eV)",
+        title="vipea: electron affinity and ionization potential of copolymers, published random "
+        "folds (eV)",
         parts=parts,
         network=network,
         ours=levels,
         training={"epochs": 12, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 3},
         columns=("EA rmse", "IP rmse"),
         measure=per_target(("EA", "IP"), "rmse"),
-        more={"sum-flat": partial(gf.GraphTransformer, operator="sum", **network), **own_and_norm(network | levels)},
+        more={
+            "sum-flat": partial(gf.GraphTransformer, operator="sum", **network),
+            **own_and_norm(network | levels),
+        },
         repeats=2,
         folds=10,
-        published="wD-MPNN 0.035 / 0.027, D-MPNN on monomers alone 0.173 / 0.165 (Aldeghi & Coley 2022, ten folds)",
+        published="wD-MPNN 0.035 / 0.027, D-MPNN on monomers alone 0.173 / 0.165 (Aldeghi & Coley "
+        "2022, ten folds)",
     )
 
 
@@ -117,26 +152,40 @@ def vipea() -> Study:
 def flip(name: str, layers: int, epochs: int) -> Study:
     window = 8
     network: dict[str, Any] = {
-        **{"node_dim": [21], "edge_dim": [2 * window], "hidden_size": 64, "num_layers": layers, "num_heads": 4},
+        **{
+            "node_dim": [21],
+            "edge_dim": [2 * window],
+            "hidden_size": 64,
+            "num_layers": layers,
+            "num_heads": 4,
+        },
         **{"target": "node", "out_dim": 3, "task": "classification", "encodings": ()},
     }
 
     def parts(repeat: int, quick: bool) -> Parts:
-        return cut(ProteinSecondaryStructure(CACHE / "flip", window=window).standard_split(), quick, "NEW364")
+        return cut(
+            ProteinSecondaryStructure(CACHE / "flip", window=window).standard_split(),
+            quick,
+            "NEW364",
+        )
 
     return Study(
         name=name,
-        title=f"FLIP secondary structure from one sequence: Q3 on NEW364, {layers} layers, {epochs} epochs",
+        title=f"FLIP secondary structure from one sequence: Q3 on NEW364, {layers} layers, "
+        f"{epochs} epochs",
         parts=parts,
         network=network,
         training={"epochs": epochs, "max_nodes": 2048, "learning_rate": 2e-3, "eval_epochs": 1},
         columns=("accuracy",),
         more={
-            "sum-clusters": partial(gf.GraphTransformer, operator="sum", levels=("cluster:3",), **network),
+            "sum-clusters": partial(
+                gf.GraphTransformer, operator="sum", levels=("cluster:3",), **network
+            ),
             **own_and_norm(network),
         },
         repeats=2,
-        published="65 to 72 % from single sequences without pre-training; about 85 % with alignments (NetSurfP-2.0)",
+        published="65 to 72 % from single sequences without pre-training; about 85 % with "
+        "alignments (NetSurfP-2.0)",
     )
 
 
@@ -147,19 +196,36 @@ def mechanical_mnist() -> Study:
     def parts(repeat: int, quick: bool) -> Parts:
         data = MechanicalMNIST(CACHE / "mechanical-mnist", steps=(12,))
         images = torch.from_numpy(data.maps()[0]).float() / 255
-        with_image = [Data(**{**data[i].to_dict(), "image": images[i][None, None]}) for i in range(QUICK * 3 if quick else len(data))]
+        with_image = [
+            Data(**{**data[i].to_dict(), "image": images[i][None, None]})
+            for i in range(QUICK * 3 if quick else len(data))
+        ]
         if quick:
-            return Parts(with_image[:QUICK], with_image[QUICK : 2 * QUICK], {"test": with_image[2 * QUICK :]})
-        train, valid, test = ([with_image[i] for i in part.indices()] for part in data.standard_split())
+            return Parts(
+                with_image[:QUICK], with_image[QUICK : 2 * QUICK], {"test": with_image[2 * QUICK :]}
+            )
+        train, valid, test = (
+            [with_image[i] for i in part.indices()] for part in data.standard_split()
+        )
         return Parts(train, valid, {"test": test})
 
     def measure(model: GraphModel, test: Any) -> Metrics:
         y = torch.cat([graph.y for graph in test])
         found = model.predict(test)
-        return {"relative error %": 100 * float(((found - y).abs() / y).mean()), "r2": regression_metrics(found, y)["r2"]}
+        return {
+            "relative error %": 100 * float(((found - y).abs() / y).mean()),
+            "r2": regression_metrics(found, y)["r2"],
+        }
 
     network: dict[str, Any] = {
-        **{"node_dim": 8, "edge_dim": 2, "hidden_size": 64, "num_layers": 4, "num_heads": 4, "readout": ("mean", "max")},
+        **{
+            "node_dim": 8,
+            "edge_dim": 2,
+            "hidden_size": 64,
+            "num_layers": 4,
+            "num_heads": 4,
+            "readout": ("mean", "max"),
+        },
     }
     levels = {"levels": ("group_0", "group_1")}
     return Study(
@@ -178,14 +244,24 @@ def mechanical_mnist() -> Study:
 
 
 def polycrystals(name: str, title: str, levels: tuple[str, ...] = (), **law: Any) -> Study:
-    """Trained on 10 to 30 grains; tested on new polycrystals of the same kind, and on twice as many grains."""
+    """Trained on 10 to 30 grains; tested on new polycrystals of the same kind, and on twice as many
+    grains.
+    """
 
     def parts(repeat: int, quick: bool) -> Parts:
         made = {}
-        for part, (count, grains, resolution) in enumerate((SIZES["few"], SIZES["test"], SIZES["test"], SIZES["many"])):
+        for part, (count, grains, resolution) in enumerate(
+            (SIZES["few"], SIZES["test"], SIZES["test"], SIZES["many"])
+        ):
             seed = 10 * repeat + part
             made[part] = PolycrystalDataset(
-                CACHE / name, 16 if quick else count, grains, resolution=resolution, seed=seed, log=False, **law
+                CACHE / name,
+                16 if quick else count,
+                grains,
+                resolution=resolution,
+                seed=seed,
+                log=False,
+                **law,
             )
         return Parts(made[0], made[1], {"10 to 30 grains": made[2], "40 to 60 grains": made[3]})
 
@@ -193,7 +269,14 @@ def polycrystals(name: str, title: str, levels: tuple[str, ...] = (), **law: Any
         return {"r2": model.evaluate(test)["r2"]}
 
     network: dict[str, Any] = {
-        **{"node_dim": 6, "edge_dim": 2, "hidden_size": 64, "num_layers": 6, "num_heads": 4, "readout": ("mean",)},
+        **{
+            "node_dim": 6,
+            "edge_dim": 2,
+            "hidden_size": 64,
+            "num_layers": 6,
+            "num_heads": 4,
+            "readout": ("mean",),
+        },
     }
     coarse = {"levels": levels} if levels else {}
     return Study(
@@ -202,7 +285,13 @@ def polycrystals(name: str, title: str, levels: tuple[str, ...] = (), **law: Any
         parts=parts,
         network=network,
         ours=coarse,
-        training={"epochs": 15, "max_nodes": 1024, "learning_rate": 2e-3, "target_scaling": "log", "eval_epochs": 3},
+        training={
+            "epochs": 15,
+            "max_nodes": 1024,
+            "learning_rate": 2e-3,
+            "target_scaling": "log",
+            "eval_epochs": 3,
+        },
         columns=("r2",),
         measure=measure,
         repeats=2,
@@ -216,22 +305,34 @@ SIZES = {"few": (4000, (10, 30), 64), "test": (400, (10, 30), 64), "many": (400,
 
 
 def geometric_mean(data: Any) -> Metrics:
-    """``exp(sum v log k / sum v)``: exact in 2-D where phases are interchangeable, otherwise the usual rule of thumb."""
+    """``exp(sum v log k / sum v)``: exact in 2-D where phases are interchangeable, otherwise the
+    usual rule of thumb.
+    """
     size, log_k = data.node_names.index("size"), data.node_names.index("log_conductivity")
-    found = torch.stack([torch.exp((g.x[:, size] * g.x[:, log_k]).sum() / g.x[:, size].sum()) for g in data])[:, None]
+    found = torch.stack(
+        [torch.exp((g.x[:, size] * g.x[:, log_k]).sum() / g.x[:, size].sum()) for g in data]
+    )[:, None]
     return {"r2": regression_metrics(found, torch.cat([g.y for g in data]))["r2"]}
 
 
 STUDIES: dict[str, Callable[[], Study]] = {
     "vipea": vipea,
-    "polymer-dft-egc": lambda: polymer_dft("Egc", "band gap of a chain", "TransPolymer 0.44 / 0.92, pre-trained on millions", 40),
-    "polymer-dft-egb": lambda: polymer_dft("Egb", "band gap in bulk", "TransPolymer 0.52 / 0.93, pre-trained on millions", 80),
-    "polymer-dft-ei": lambda: polymer_dft("Ei", "ionization energy", "TransPolymer 0.39 / 0.84, pre-trained on millions", 80),
+    "polymer-dft-egc": lambda: polymer_dft(
+        "Egc", "band gap of a chain", "TransPolymer 0.44 / 0.92, pre-trained on millions", 40
+    ),
+    "polymer-dft-egb": lambda: polymer_dft(
+        "Egb", "band gap in bulk", "TransPolymer 0.52 / 0.93, pre-trained on millions", 80
+    ),
+    "polymer-dft-ei": lambda: polymer_dft(
+        "Ei", "ionization energy", "TransPolymer 0.39 / 0.84, pre-trained on millions", 80
+    ),
     "flip": lambda: flip("flip", 2, 3),
     "flip-long": lambda: flip("flip-long", 3, 5),
     "mechanical-mnist": mechanical_mnist,
     "polycrystals": lambda: polycrystals(
-        "polycrystals", "Polycrystals: effective conductivity, lognormal grains (sigma 1)", law="lognormal"
+        "polycrystals",
+        "Polycrystals: effective conductivity, lognormal grains (sigma 1)",
+        law="lognormal",
     ),
     "polycrystals-contrast": lambda: polycrystals(
         "polycrystals-contrast",

@@ -1,4 +1,6 @@
-"""One data set, several networks, several repeats: train each on the same parts in the same way, measure, keep what is done."""
+"""One data set, several networks, several repeats: train each on the same parts in the same way,
+measure, keep what is done.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,8 @@ class Study:
         repeats: folds or seeds.
         folds: how many of them there are; None: seeds, as many as one likes.
         published: what others report, in words.
-        more: contenders beside the four: name to the network's class with all its settings, which are stored with its runs.
+        more: contenders beside the four: name to the network's class with all its settings, which
+            are stored with its runs.
         baseline: metrics of a rule without training, if there is one.
     """
 
@@ -103,13 +106,20 @@ def per_target(names: tuple[str, ...], kind: str) -> Callable[[GraphModel, Any],
     def measure(model: GraphModel, test: Any) -> Metrics:
         y = torch.cat([test[i].y for i in range(len(test))])
         found = model.predict(test)
-        return {f"{name} {kind}": regression_metrics(found[:, [i]], y[:, [i]])[kind] for i, name in enumerate(names)}
+        return {
+            f"{name} {kind}": regression_metrics(found[:, [i]], y[:, [i]])[kind]
+            for i, name in enumerate(names)
+        }
 
     return measure
 
 
-def run(study: Study, models: list[str], repeats: list[int], quick: bool, folder: Path | None) -> dict[str, Any]:
-    """Train and test; the file is written after every run, and a run that it holds with the same settings is not repeated."""
+def run(
+    study: Study, models: list[str], repeats: list[int], quick: bool, folder: Path | None
+) -> dict[str, Any]:
+    """Train and test; the file is written after every run, and a run that it holds with the same
+    settings is not repeated.
+    """
     training = {**study.training, **({"epochs": 1} if quick else {})}
     path = None if folder is None else folder / f"graphs-{study.name}.json"
     content: dict[str, Any] = {"study": study.name, "environments": [], "baseline": {}, "runs": []}
@@ -119,13 +129,25 @@ def run(study: Study, models: list[str], repeats: list[int], quick: bool, folder
     for repeat in repeats:
         parts = study.parts(repeat, quick)
         if study.baseline is not None:
-            content["baseline"][str(repeat)] = {name: study.baseline(test) for name, test in parts.tests.items()}
+            content["baseline"][str(repeat)] = {
+                name: study.baseline(test) for name, test in parts.tests.items()
+            }
         for name in models:
-            settings = json.loads(json.dumps({"network": study.settings(name), "training": training}))
-            old = next((one for one in content["runs"] if (one["model"], one["repeat"]) == (name, repeat)), None)
+            settings = json.loads(
+                json.dumps({"network": study.settings(name), "training": training})
+            )
+            old = next(
+                (one for one in content["runs"] if (one["model"], one["repeat"]) == (name, repeat)),
+                None,
+            )
             if old is not None and old["settings"] == settings:
                 continue
-            new = {"model": name, "repeat": repeat, "settings": settings, **train(study, name, repeat, parts, training)}
+            new = {
+                "model": name,
+                "repeat": repeat,
+                "settings": settings,
+                **train(study, name, repeat, parts, training),
+            }
             content["runs"] = [one for one in content["runs"] if one is not old] + [new]
             if here not in content["environments"]:
                 content["environments"].append(here)
@@ -135,7 +157,9 @@ def run(study: Study, models: list[str], repeats: list[int], quick: bool, folder
     return content
 
 
-def train(study: Study, name: str, repeat: int, parts: Parts, training: dict[str, Any]) -> dict[str, Any]:
+def train(
+    study: Study, name: str, repeat: int, parts: Parts, training: dict[str, Any]
+) -> dict[str, Any]:
     """One network on one repeat."""
     transformers.set_seed(repeat)
     net = study.build(name)
@@ -149,7 +173,9 @@ def train(study: Study, name: str, repeat: int, parts: Parts, training: dict[str
         "seconds": round(time.process_time() - start, 1),
         "epochs": result.epochs,
         "validation": result.metrics,
-        "curve": [[line["step"], line["eval_loss"]] for line in result.history if "eval_loss" in line],
+        "curve": [
+            [line["step"], line["eval_loss"]] for line in result.history if "eval_loss" in line
+        ],
         "tests": {test: study.measure(result.model, data) for test, data in parts.tests.items()},
     }
 
@@ -159,14 +185,24 @@ def train(study: Study, name: str, repeat: int, parts: Parts, training: dict[str
 
 def values(content: dict[str, Any], model: str, test: str, column: str) -> list[float]:
     """A metric over repeats, in their order."""
-    runs = sorted((one for one in content["runs"] if one["model"] == model), key=lambda one: one["repeat"])
+    runs = sorted(
+        (one for one in content["runs"] if one["model"] == model), key=lambda one: one["repeat"]
+    )
     return [one["tests"][test][column] for one in runs]
 
 
 def table(study: Study, content: dict[str, Any]) -> str:
-    """Mean and standard deviation over repeats, and the paired difference of GIN to plain attention."""
+    """Mean and standard deviation over repeats, and the paired difference of GIN to plain
+    attention.
+    """
     tests = list(content["runs"][0]["tests"])
-    header = ["", "parameters", "CPU s a run", "repeats", *(f"{test}: {column}" for test in tests for column in study.columns)]
+    header = [
+        "",
+        "parameters",
+        "CPU s a run",
+        "repeats",
+        *(f"{test}: {column}" for test in tests for column in study.columns),
+    ]
     rows = []
     if content["baseline"]:
         ruled = [
@@ -186,12 +222,17 @@ def table(study: Study, content: dict[str, Any]) -> str:
                 spread = f" ± {statistics.stdev(found):.4f}" if len(found) > 1 else ""
                 cells.append(f"{statistics.fmean(found):.4f}{spread}")
         seconds = statistics.fmean(one["seconds"] for one in runs)
-        rows.append([NAMES[model], f"{runs[0]['parameters']:,}", f"{seconds:.0f}", str(len(runs)), *cells])
+        rows.append(
+            [NAMES[model], f"{runs[0]['parameters']:,}", f"{seconds:.0f}", str(len(runs)), *cells]
+        )
     text = report.table(header, rows) + "\n\nmean ± standard deviation over repeats"
     plain, gin = (values(content, name, tests[0], study.columns[0]) for name in ("sum", "gin"))
     if len(plain) == len(gin) > 1:
         mean, half = report.interval([b - a for a, b in zip(plain, gin, strict=True)])
-        text += f"; GIN minus plain attention, paired ({tests[0]}, {study.columns[0]}): {mean:+.4f} ± {half:.4f} (95 %)"
+        text += (
+            f"; GIN minus plain attention, paired ({tests[0]}, {study.columns[0]}): {mean:+.4f} ± "
+            f"{half:.4f} (95 %)"
+        )
     return text + (f"\npublished: {study.published}" if study.published else "")
 
 
@@ -207,17 +248,33 @@ def plot(study: Study, content: dict[str, Any], path: Path) -> None:
 
     tests = list(content["runs"][0]["tests"])
     shown = [(test, column) for test in tests for column in study.columns]
-    figure = Figure(figsize=(max(4.2 * len(shown), 7.5), 0.9 + 0.28 * len(study.contenders)), layout="constrained")
+    figure = Figure(
+        figsize=(max(4.2 * len(shown), 7.5), 0.9 + 0.28 * len(study.contenders)),
+        layout="constrained",
+    )
     FigureCanvasAgg(figure)
-    models = [name for name in study.contenders if any(one["model"] == name for one in content["runs"])][::-1]
-    for axes, (test, column) in zip(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
+    models = [
+        name for name in study.contenders if any(one["model"] == name for one in content["runs"])
+    ][::-1]
+    for axes, (test, column) in zip(
+        figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True
+    ):
         for row, model in enumerate(models):
             found = values(content, model, test, column)
             colour = "#d1691b" if NAMES[model].startswith("ours") else "#777777"
             axes.plot(found, [row] * len(found), "o", color=colour, alpha=0.6, markersize=5)
-            axes.plot([statistics.fmean(found)] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2)
-        axes.set(yticks=range(len(models)), yticklabels=[NAMES[name] for name in models], ylim=(-0.6, len(models) - 0.4))
-        axes.set_xlabel(f"{test}: {column} ({'higher' if higher_is_better(column) else 'lower'} is better)", fontsize=9)
+            axes.plot(
+                [statistics.fmean(found)] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2
+            )
+        axes.set(
+            yticks=range(len(models)),
+            yticklabels=[NAMES[name] for name in models],
+            ylim=(-0.6, len(models) - 0.4),
+        )
+        axes.set_xlabel(
+            f"{test}: {column} ({'higher' if higher_is_better(column) else 'lower'} is better)",
+            fontsize=9,
+        )
         axes.locator_params(axis="x", nbins=4)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(True, axis="x", color="#dddddd", linewidth=0.6)

@@ -1,4 +1,6 @@
-"""Six public graphs with their published splits, and the part of a graph that a training step needs."""
+"""Six public graphs with their published splits, and the part of a graph that a training step
+needs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from torch import Tensor
 from torch_geometric.utils import stochastic_blockmodel_graph, to_undirected
 
 Hop = tuple[Tensor, Tensor | None]
-"""Edges of one layer, numbered in the nodes that it reads, and which of these nodes the next layer reads (None: all)."""
+"""Edges of one layer, numbered in the nodes that it reads, and which of these nodes the next layer
+reads (None: all).
+"""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,14 @@ def heterophilous(folder: Path, name: str, split: int) -> Graph:
     """One of the ten splits of a heterophilous graph (arXiv 2302.11640)."""
     with np.load(folder / "heterophilous" / f"{name}.npz") as file:
         edge_index = to_undirected(torch.from_numpy(file["edges"]).long().t().contiguous())
-        parts = (torch.from_numpy(file[f"{part}_masks"][split]).nonzero().squeeze(1) for part in ("train", "val", "test"))
-        x, y = torch.from_numpy(file["node_features"]).float(), torch.from_numpy(file["node_labels"]).long()
+        parts = (
+            torch.from_numpy(file[f"{part}_masks"][split]).nonzero().squeeze(1)
+            for part in ("train", "val", "test")
+        )
+        x, y = (
+            torch.from_numpy(file["node_features"]).float(),
+            torch.from_numpy(file["node_labels"]).long(),
+        )
         if x.count_nonzero() < x.numel() / 10:
             x = x.to_sparse_csr()
         return Graph(x, y, edge_index, *parts)
@@ -64,17 +74,23 @@ def made(split: int) -> Graph:
     with torch.random.fork_rng():
         torch.manual_seed(split)
         y = torch.arange(2).repeat_interleave(30)
-        edge_index = stochastic_blockmodel_graph([30, 30], torch.full((2, 2), 0.02) + 0.2 * torch.eye(2), directed=False)
-        return Graph(torch.rand(60, 11) + F.one_hot(y, 11), y, edge_index, *torch.randperm(60).split(20))
+        edge_index = stochastic_blockmodel_graph(
+            [30, 30], torch.full((2, 2), 0.02) + 0.2 * torch.eye(2), directed=False
+        )
+        return Graph(
+            torch.rand(60, 11) + F.one_hot(y, 11), y, edge_index, *torch.randperm(60).split(20)
+        )
 
 
 class Neighbourhood:
-    """What two layers need to know of a graph to answer for a few nodes: the edges into them, and into the senders of those.
+    """What two layers need to know of a graph to answer for a few nodes: the edges into them, and
+    into the senders of those.
 
     Args:
         edge_index: ``[2, E]``.
         num_nodes: N.
-        limit: at most so many edges into a node, drawn anew every time; None: all, and the answer is that of the whole graph.
+        limit: at most so many edges into a node, drawn anew every time; None: all, and the answer
+            is that of the whole graph.
     """
 
     def __init__(self, edge_index: Tensor, num_nodes: int, limit: int | None) -> None:
@@ -92,21 +108,28 @@ class Neighbourhood:
             place = torch.arange(len(row)) - (degree.cumsum(0) - degree)[row]
         else:
             every = torch.arange(self.limit).expand(len(nodes), -1)
-            drawn = (torch.rand(every.shape) * degree.unsqueeze(1)).long()  # an edge drawn twice is one edge
+            # an edge drawn twice is one edge
+            drawn = (torch.rand(every.shape) * degree.unsqueeze(1)).long()
             many = degree.unsqueeze(1) > self.limit
             row, column = (many | (every < degree.unsqueeze(1))).nonzero(as_tuple=True)
             place = torch.where(many, drawn, every)[row, column]
         number = torch.unique(self.first[nodes][row] + place)
-        return self.senders[number], torch.searchsorted(self.first + self.degree, number, right=True)
+        return self.senders[number], torch.searchsorted(
+            self.first + self.degree, number, right=True
+        )
 
     def hops(self, seeds: Tensor, layers: int) -> tuple[Tensor, list[Hop]]:
-        """The nodes whose features the first layer reads, and the edges of each layer, the first one first."""
+        """The nodes whose features the first layer reads, and the edges of each layer, the first
+        one first.
+        """
         nodes, found = seeds, []
         for _ in range(layers):
             senders, receivers = self.edges(nodes)
             read = torch.unique(torch.cat((nodes, senders)))
             self.number[read] = torch.arange(len(read))
-            found.append((torch.stack((self.number[senders], self.number[receivers])), self.number[nodes]))
+            found.append(
+                (torch.stack((self.number[senders], self.number[receivers])), self.number[nodes])
+            )
             nodes = read
         return nodes, found[::-1]
 
@@ -122,4 +145,6 @@ def drop(x: Tensor, p: float, training: bool) -> Tensor:
     """Dropout; of a sparse x on the values, for the others are 0 before and after."""
     if x.layout == torch.strided or not training:
         return F.dropout(x, p, training) if x.layout == torch.strided else x
-    return torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), F.dropout(x.values(), p), x.shape)
+    return torch.sparse_csr_tensor(
+        x.crow_indices(), x.col_indices(), F.dropout(x.values(), p), x.shape
+    )

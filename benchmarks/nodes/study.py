@@ -18,18 +18,32 @@ from torch_geometric.nn import GATConv, TransformerConv
 
 import graphformer as gf
 from benchmarks import report
-from benchmarks.nodes.data import Graph, Hop, Neighbourhood, drop, heterophilous, made, planetoid, rows
+from benchmarks.nodes.data import (
+    Graph,
+    Hop,
+    Neighbourhood,
+    drop,
+    heterophilous,
+    made,
+    planetoid,
+    rows,
+)
 from graphformer.training.graph_metrics import classification_metrics
 
 PEERS: dict[str, type[nn.Module]] = {"GATConv": GATConv, "TransformerConv": TransformerConv}
-OURS: dict[str, type[nn.Module]] = {"SumAttentionConv": gf.nn.SumAttentionConv, "GINAttentionConv": gf.nn.GINAttentionConv}
+OURS: dict[str, type[nn.Module]] = {
+    "SumAttentionConv": gf.nn.SumAttentionConv,
+    "GINAttentionConv": gf.nn.GINAttentionConv,
+}
 LAYERS = PEERS | OURS
 LOOPS = {"self_weight": 0.0, "add_self_loops": True}
 GIVEN: dict[str, dict[str, Any]] = {
     "SumAttentionConv": LOOPS,
     "GINAttentionConv": {**LOOPS, "mlp_ratio": 1.0, "mlp_norm": False, "mlp_residual": True},
 }
-"""What our layers are given in the place of GATConv (docs/decisions/conv-settings.md): its self-loops, and for GIN an MLP as a branch."""
+"""What our layers are given in the place of GATConv (docs/decisions/conv-settings.md): its
+self-loops, and for GIN an MLP as a branch.
+"""
 Make = Callable[[int, int, int], nn.Module]
 """A layer from widths of input and output (all heads together) and the number of heads."""
 
@@ -41,9 +55,11 @@ class Setting:
     Attributes:
         script: ``"stock"`` or ``"residual"``, see :class:`Stock`, :class:`Residual`.
         metric: ``"accuracy"`` or ``"auroc"``, higher is better.
-        steps: updates of the weights; ``every`` so many the validation nodes are looked at, and the best weights are tested.
+        steps: updates of the weights; ``every`` so many the validation nodes are looked at, and the
+            best weights are tested.
         batch: training nodes a step; None: all of them.
-        neighbours: of each node a training step sees at most so many; None: all. Validation and test see all.
+        neighbours: of each node a training step sees at most so many; None: all. Validation and
+            test see all.
     """
 
     script: str
@@ -61,7 +77,9 @@ class Setting:
 
 
 STOCK = Setting("stock", "accuracy", 64, 8, 0.6, 0.6, 0.005, 5e-4, steps=200, every=5)
-RESIDUAL = Setting("residual", "auroc", 32, 4, 0.2, 0.0, 0.003, 0.0, steps=120, every=40, batch=256, neighbours=8)
+RESIDUAL = Setting(
+    "residual", "auroc", 32, 4, 0.2, 0.0, 0.003, 0.0, steps=120, every=40, batch=256, neighbours=8
+)
 SETTINGS = {
     "cora": STOCK,
     "citeseer": STOCK,
@@ -74,12 +92,17 @@ QUICK = {"width": 8, "heads": 2, "steps": 3, "every": 2, "batch": None}
 
 
 class Stock(nn.Module):
-    """PyG's two-layer script: dropout, layer, ELU, dropout, layer. The second layer makes the logits with one head."""
+    """PyG's two-layer script: dropout, layer, ELU, dropout, layer. The second layer makes the
+    logits with one head.
+    """
 
     def __init__(self, make: Make, features: int, classes: int, setting: Setting) -> None:
         super().__init__()
         self.dropout = setting.dropout
-        self.conv1, self.conv2 = make(features, setting.width, setting.heads), make(setting.width, classes, 1)
+        self.conv1, self.conv2 = (
+            make(features, setting.width, setting.heads),
+            make(setting.width, classes, 1),
+        )
 
     def forward(self, x: Tensor, hops: list[Hop]) -> Tensor:
         (first, read), (second, asked) = hops
@@ -88,20 +111,26 @@ class Stock(nn.Module):
 
 
 class Residual(nn.Module):
-    """Residual blocks, as published with the heterophilous graphs: linear, twice ``h + dropout(gelu(layer(norm(h))))``, norm, linear."""
+    """Residual blocks, as published with the heterophilous graphs: linear, twice
+    ``h + dropout(gelu(layer(norm(h))))``, norm, linear.
+    """
 
     def __init__(self, make: Make, features: int, classes: int, setting: Setting) -> None:
         super().__init__()
         self.dropout = setting.dropout
         self.first = nn.Linear(features, setting.width)
         self.norms = nn.ModuleList(nn.LayerNorm(setting.width) for _ in range(3))
-        self.convs = nn.ModuleList(make(setting.width, setting.width, setting.heads) for _ in range(2))
+        self.convs = nn.ModuleList(
+            make(setting.width, setting.width, setting.heads) for _ in range(2)
+        )
         self.last = nn.Linear(setting.width, classes)
 
     def forward(self, x: Tensor, hops: list[Hop]) -> Tensor:
         h = F.gelu(self.first(drop(x, self.dropout, self.training)))
         for norm, conv, (edge_index, read) in zip(self.norms, self.convs, hops, strict=False):
-            h = keep(h + F.dropout(F.gelu(conv(norm(h), edge_index)), self.dropout, self.training), read)
+            h = keep(
+                h + F.dropout(F.gelu(conv(norm(h), edge_index)), self.dropout, self.training), read
+            )
         return self.last(self.norms[-1](h))
 
 
@@ -116,15 +145,23 @@ def maker(name: str, dropout: float) -> Make:
     """PyG's layers take the width of one head, ours that of all heads."""
     layer = LAYERS[name]
     if name in PEERS:
-        return lambda inputs, outputs, heads: layer(inputs, outputs // heads, heads=heads, dropout=dropout)
-    return lambda inputs, outputs, heads: layer(inputs, outputs, heads=heads, dropout=dropout, **GIVEN[name])
+        return lambda inputs, outputs, heads: layer(
+            inputs, outputs // heads, heads=heads, dropout=dropout
+        )
+    return lambda inputs, outputs, heads: layer(
+        inputs, outputs, heads=heads, dropout=dropout, **GIVEN[name]
+    )
 
 
 def load(name: str, seed: int, quick: bool) -> Graph:
     if quick:
         return made(seed)
     folder = report.data_dir()
-    return planetoid(folder, name) if name in ("cora", "citeseer") else heterophilous(folder, name, seed % 10)
+    return (
+        planetoid(folder, name)
+        if name in ("cora", "citeseer")
+        else heterophilous(folder, name, seed % 10)
+    )
 
 
 def train(graph: Graph, make: Make, setting: Setting, seed: int) -> dict[str, Any]:
@@ -132,7 +169,9 @@ def train(graph: Graph, make: Make, setting: Setting, seed: int) -> dict[str, An
     torch.manual_seed(seed)
     start = time.process_time()
     net = SCRIPTS[setting.script](make, graph.x.shape[1], graph.classes, setting)
-    optimizer = torch.optim.Adam(net.parameters(), lr=setting.learning_rate, weight_decay=setting.weight_decay)
+    optimizer = torch.optim.Adam(
+        net.parameters(), lr=setting.learning_rate, weight_decay=setting.weight_decay
+    )
     around = Neighbourhood(graph.edge_index, len(graph.y), setting.neighbours)
     part = None
     best: dict[str, Any] = {"valid": -1.0}
@@ -157,9 +196,18 @@ def train(graph: Graph, make: Make, setting: Setting, seed: int) -> dict[str, An
                 found = net(graph.x, [(graph.edge_index, None)] * 2)
             valid = score(found, graph.y, graph.valid, setting.metric)
             if valid > best["valid"]:
-                best = {"valid": valid, "step": step, "test": score(found, graph.y, graph.test, setting.metric)}
+                best = {
+                    "valid": valid,
+                    "step": step,
+                    "test": score(found, graph.y, graph.test, setting.metric),
+                }
     count = sum(one.numel() for one in net.parameters())
-    return {**best, "loss": loss.item(), "parameters": count, "seconds": round(time.process_time() - start, 1)}
+    return {
+        **best,
+        "loss": loss.item(),
+        "parameters": count,
+        "seconds": round(time.process_time() - start, 1),
+    }
 
 
 def score(logits: Tensor, y: Tensor, nodes: Tensor, metric: str) -> float:
@@ -170,15 +218,23 @@ def score(logits: Tensor, y: Tensor, nodes: Tensor, metric: str) -> float:
 
 
 def described(name: str, setting: Setting) -> dict[str, Any]:
-    """All that a run depends on beside its seed and versions; the layer's defaults too, so that a changed one means a new run."""
+    """All that a run depends on beside its seed and versions; the layer's defaults too, so that a
+    changed one means a new run.
+    """
     signature = inspect.signature(LAYERS[name].__init__).parameters.values()
-    given = {one.name: one.default for one in signature if one.default is not inspect.Parameter.empty}
+    given = {
+        one.name: one.default for one in signature if one.default is not inspect.Parameter.empty
+    }
     given |= GIVEN.get(name, {})
     return json.loads(json.dumps({**asdict(setting), "layer": given}))
 
 
-def run(names: list[str], layers: list[str], seeds: range, quick: bool, folder: Path | None) -> dict[str, Any]:
-    """Train and test. The file is written after every run; a run that it holds with the same settings is not repeated."""
+def run(
+    names: list[str], layers: list[str], seeds: range, quick: bool, folder: Path | None
+) -> dict[str, Any]:
+    """Train and test. The file is written after every run; a run that it holds with the same
+    settings is not repeated.
+    """
     content: dict[str, Any] = {"environments": [], "runs": []}
     if folder is not None and (folder / "nodes.json").is_file():
         content = json.loads((folder / "nodes.json").read_text())
@@ -188,25 +244,40 @@ def run(names: list[str], layers: list[str], seeds: range, quick: bool, folder: 
         for seed in seeds:
             graph = load(name, seed, quick)
             for layer in layers:
-                key, settings = {"data": name, "layer": layer, "seed": seed}, described(layer, setting)
+                key, settings = (
+                    {"data": name, "layer": layer, "seed": seed},
+                    described(layer, setting),
+                )
                 old = next((one for one in content["runs"] if key.items() <= one.items()), None)
                 if old is not None and old["settings"] == settings:
                     continue
                 if here not in content["environments"]:
                     content["environments"].append(here)
-                new = {**key, "environment": content["environments"].index(here), "settings": settings}
+                new = {
+                    **key,
+                    "environment": content["environments"].index(here),
+                    "settings": settings,
+                }
                 new |= train(graph, maker(layer, setting.attention_dropout), setting, seed)
                 content["runs"] = [one for one in content["runs"] if one is not old] + [new]
-                print(name, layer, seed, f"test {new['test']:.4f}, {new['seconds']:.0f} s", flush=True)
+                print(
+                    name, layer, seed, f"test {new['test']:.4f}, {new['seconds']:.0f} s", flush=True
+                )
                 if folder is not None:
                     report.save("nodes", content, folder)
     return content
 
 
 def tested(content: dict[str, Any], data: str) -> dict[str, list[float]]:
-    """What the test nodes say of each layer, in percent, over the seeds that all layers have been run with."""
+    """What the test nodes say of each layer, in percent, over the seeds that all layers have been
+    run with.
+    """
     found = {
-        layer: {run["seed"]: 100 * run["test"] for run in content["runs"] if (run["data"], run["layer"]) == (data, layer)}
+        layer: {
+            run["seed"]: 100 * run["test"]
+            for run in content["runs"]
+            if (run["data"], run["layer"]) == (data, layer)
+        }
         for layer in LAYERS
     }
     shared = sorted(set.intersection(*(set(one) for one in found.values())))
@@ -214,7 +285,9 @@ def tested(content: dict[str, Any], data: str) -> dict[str, list[float]]:
 
 
 def table(content: dict[str, Any]) -> str:
-    """Means and standard deviations in percent, and how far each of our layers is from the better of PyG's."""
+    """Means and standard deviations in percent, and how far each of our layers is from the better
+    of PyG's.
+    """
     rows = []
     for data, setting in SETTINGS.items():
         found = tested(content, data)
@@ -225,6 +298,9 @@ def table(content: dict[str, Any]) -> str:
         cells = []
         for layer, one in found.items():
             spread = f" ± {statistics.stdev(one):.2f}" if len(one) > 1 else ""
-            cells.append(f"{means[layer]:.2f}{spread}" + (f" ({means[layer] - better:+.2f})" if layer in OURS else ""))
+            cells.append(
+                f"{means[layer]:.2f}{spread}"
+                + (f" ({means[layer] - better:+.2f})" if layer in OURS else "")
+            )
         rows.append([data, setting.metric, str(len(found["GATConv"])), *cells])
     return report.table(["", "metric, %", "repeats", *LAYERS], rows)

@@ -1,7 +1,9 @@
-"""Sparse-GIN as an adapter for pre-trained transformers: ``peft.get_peft_model(model, graphformer.SparseGINConfig(...))``.
+"""Sparse-GIN as an adapter for pre-trained transformers: ``peft.get_peft_model(model,
+graphformer.SparseGINConfig(...))``.
 
-Importing this package makes ``SPARSEGIN`` known to PEFT, so that ``PeftModel.from_pretrained`` and the ``AutoPeftModel`` classes read
-saved adapters. ``import graphformer`` alone is enough where PEFT is used, before or after it.
+Importing this package makes ``SPARSEGIN`` known to PEFT, so that ``PeftModel.from_pretrained`` and
+the ``AutoPeftModel`` classes read saved adapters. ``import graphformer`` alone is enough where PEFT
+is used, before or after it.
 """
 
 from graphformer.adapters import registration

@@ -1,7 +1,8 @@
 """What one call of an adapted model leaves from hook to hook.
 
-Nothing of it is kept on a module: several threads may run one model, and autograd runs a checkpointed layer again in a thread of its
-own. It is kept in context variables, whose values are replaced and never changed, so that a copied context shares nothing either.
+Nothing of it is kept on a module: several threads may run one model, and autograd runs a
+checkpointed layer again in a thread of its own. It is kept in context variables, whose values are
+replaced and never changed, so that a copied context shares nothing either.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Call:
         owner: the adapter's layer.
         residual: what the layer adds to the output that is changed.
         cache: where the keys of past tokens are kept.
-        running: the adapters that take part, each with the rows of the batch it is for (int64), or None for all rows.
+        running: the adapters that take part, each with the rows of the batch it is for (int64), or
+            None for all rows.
         graphs: the graph of each of them, in their order; None until the attention was read.
     """
 
@@ -67,7 +69,9 @@ def end(owner: object) -> Call | None:
 
 @dataclass(frozen=True)
 class Rows:
-    """``adapter_names``: an adapter for each row of the batch. ``repeats``: whether a row may have become several, as in beam search."""
+    """``adapter_names``: an adapter for each row of the batch. ``repeats``: whether a row may have
+    become several, as in beam search.
+    """
 
     names: tuple[str, ...]
     repeats: bool = False
@@ -81,10 +85,12 @@ class Rows:
         times, left = divmod(batch, max(len(self.names), 1))
         if left or times == 0 or (times > 1 and not self.repeats):
             raise ValueError(
-                f"adapter_names must have one name for each row of the batch, but it has {len(self.names)} ({', '.join(self.names)}) and "
-                f"the batch has {batch} rows; {BASE!r} is the name for rows without an adapter"
+                "adapter_names must have one name for each row of the batch, but it has "
+                f"{len(self.names)} ({', '.join(self.names)}) and the batch has {batch} rows; "
+                f"{BASE!r} is the name for rows without an adapter"
             )
-        return [name for name in self.names for _ in range(times)]  # transformers repeats each row in its place
+        # transformers repeats each row in its place
+        return [name for name in self.names for _ in range(times)]
 
 
 _rows: ContextVar[Rows | None] = ContextVar("graphformer_adapter_rows", default=None)
@@ -106,7 +112,9 @@ def by_row(names: Sequence[str]) -> Iterator[None]:
 
 
 def repeating(generate: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that generates: beams and returned sequences repeat the rows of the batch, and their adapters with them."""
+    """A function that generates: beams and returned sequences repeat the rows of the batch, and
+    their adapters with them.
+    """
 
     @functools.wraps(generate)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -122,14 +130,20 @@ def repeating(generate: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def hand_names_on(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """A hook for PEFT's wrappers of ``modules_to_save``: each row through the copy of its adapter."""
+def hand_names_on(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """A hook for PEFT's wrappers of ``modules_to_save``: each row through the copy of its
+    adapter.
+    """
     asked = _rows.get()
     if asked is None:
         return None
     if not args:
         raise ValueError(
-            f"adapter_names needs to know the rows of what {type(module.original_module).__name__}, a module of modules_to_save, is called "
-            "with, and this model calls it with keywords alone: run one adapter at a time with set_adapter"
+            "adapter_names needs to know the rows of what "
+            f"{type(module.original_module).__name__}, a module of modules_to_save, is called "
+            "with, and this model calls it with keywords alone: run one adapter at a time with "
+            "set_adapter"
         )
     return args, {**kwargs, "adapter_names": asked.of(len(args[0]))}

@@ -1,8 +1,9 @@
 """Reading the attention graph of a frozen model in the place where it computes its attention.
 
-transformers looks the attention function up by the name in the model's config. Two names are registered here, one for each function that
-the model may have had; the function of that name calls that very function with the very mask that it would have got, and then shows
-queries and keys to whoever listens at that module.
+transformers looks the attention function up by the name in the model's config. Two names are
+registered here, one for each function that the model may have had; the function of that name calls
+that very function with the very mask that it would have got, and then shows queries and keys to
+whoever listens at that module.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from graphformer.graph import AttentionGraph
 # Neither "flash" nor "/" in a name: transformers would take it for a kernel's.
 NAMES = {"sdpa": "graphformer_sdpa", "eager": "graphformer_eager"}
 LISTENERS = "_graphformer_listeners"
-"""The attribute of an attention module that holds who wants to see its queries and keys, a tuple."""
+"""The attribute of an attention module that holds who wants to see its queries and keys, a
+tuple.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,14 @@ class Attention:
     """One call of a model's attention function.
 
     Attributes:
-        query: ``[B, H, Nq, d]``, after rotary positions. key: ``[B, Hkv, Nk, d]``, after the cache was updated.
-        value: ``[B, Hkv, Nk, dv]``. output: ``[B, Nq, H, dv]``, what the model's own function made of them.
+        query: ``[B, H, Nq, d]``, after rotary positions. key: ``[B, Hkv, Nk, d]``, after the cache
+            was updated.
+        value: ``[B, Hkv, Nk, dv]``. output: ``[B, Nq, H, dv]``, what the model's own function made
+            of them.
         allowed: bool ``[B, 1, Nq, Nk]``, or None.
         causal: whether, without ``allowed``, keys after the query are forbidden.
-        scale, softcap, sinks, bias: as in :func:`graphformer.attention.merged_graph`; ``bias`` is what the model adds to its scores.
+        scale, softcap, sinks, bias: as in :func:`graphformer.attention.merged_graph`; ``bias`` is
+            what the model adds to its scores.
     """
 
     query: Tensor
@@ -65,7 +71,9 @@ class Attention:
         return replace(self, **own, allowed=allowed, bias=bias)
 
     def graph(self, sparsify: Sparsifier, *, merged: bool, clamp: float | None) -> AttentionGraph:
-        """The graph of its weights, with lanes ``(B,)`` if merged and ``(B, H)`` otherwise. It has no gradient."""
+        """The graph of its weights, with lanes ``(B,)`` if merged and ``(B, H)`` otherwise. It has
+        no gradient.
+        """
         graph, _ = merged_graph(
             self.query,
             self.key,
@@ -108,26 +116,47 @@ def ignore(module: nn.Module, listener: Listener) -> None:
 
 
 def own_function(module: nn.Module, previous: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """The attention function that ``module`` would have called under the implementation ``previous``."""
+    """The attention function that ``module`` would have called under the implementation
+    ``previous``.
+    """
     for cls in type(module).__mro__:
         home: Any = sys.modules.get(cls.__module__)
         if previous == "eager" and hasattr(home, "eager_attention_forward"):
-            return home.eager_attention_forward  # each model has its own: soft caps and sinks are in there
+            # each model has its own: soft caps and sinks are in there
+            return home.eager_attention_forward
         if previous != "eager" and hasattr(home, "ALL_ATTENTION_FUNCTIONS"):
-            return home.ALL_ATTENTION_FUNCTIONS[previous]  # a model may have changed its copy of the table
+            # a model may have changed its copy of the table
+            return home.ALL_ATTENTION_FUNCTIONS[previous]
     if previous == "eager":
-        raise NotImplementedError(f"{type(module).__name__} has no eager_attention_forward in its module: its attention cannot be read")
+        raise NotImplementedError(
+            f"{type(module).__name__} has no eager_attention_forward in its module: its attention "
+            "cannot be read"
+        )
     return ALL_ATTENTION_FUNCTIONS[previous]
 
 
 def _function(previous: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
     def attention(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         out = own_function(module, previous)(module, query, key, value, attention_mask, **kwargs)
         listeners = module.__dict__.get(LISTENERS)
         if listeners:
-            seen = _seen(module, query.detach(), key.detach(), value.detach(), out[0].detach(), attention_mask, previous, kwargs)
+            seen = _seen(
+                module,
+                query.detach(),
+                key.detach(),
+                value.detach(),
+                out[0].detach(),
+                attention_mask,
+                previous,
+                kwargs,
+            )
             for listener in listeners:
                 listener.hear(seen)
         return out
@@ -136,12 +165,20 @@ def _function(previous: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
 
 
 def _seen(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, output: Tensor, mask: Tensor | None, previous: str, kwargs: dict[str, Any]
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    mask: Tensor | None,
+    previous: str,
+    kwargs: dict[str, Any],
 ) -> Attention:
     bias = kwargs.get("position_bias")
     length, causal = query.shape[2], False
     if mask is None and previous == "sdpa":
-        # What transformers' sdpa function makes of a missing mask, the unfilled end of a fixed-size cache included.
+        # What transformers' sdpa function makes of a missing mask, the unfilled end of a fixed-size
+        # cache included.
         said = kwargs.get("is_causal")
         causal = length > 1 and bool(getattr(module, "is_causal", True) if said is None else said)
         if causal and key.shape[2] > length:
@@ -155,12 +192,16 @@ def _seen(
         if mask.dtype != torch.bool:
             allowed = mask > torch.finfo(mask.dtype).min / 2
             added = mask.detach().masked_fill(~allowed, 0)
-            if bool(added.any()):  # relative positions, as BEiT adds them, or a mask of the caller's own
+            # relative positions, as BEiT adds them, or a mask of the caller's own
+            if bool(added.any()):
                 bias = added if bias is None else bias + added
         allowed = allowed.expand(query.shape[0], -1, length, -1)
     if bias is not None:
         bias = bias.expand(-1, -1, length, key.shape[2])
-    said = {name: kwargs.get(key) for name, key in (("scale", "scaling"), ("softcap", "softcap"), ("sinks", "s_aux"))}
+    said = {
+        name: kwargs.get(key)
+        for name, key in (("scale", "scaling"), ("softcap", "softcap"), ("sinks", "s_aux"))
+    }
     return Attention(query, key, value, output, allowed, causal, **said, bias=bias)
 
 
@@ -189,18 +230,22 @@ def switch_on(model: nn.Module) -> None:
     for config in configs:
         if config._attn_implementation not in (*NAMES, *NAMES.values(), None):
             raise NotImplementedError(
-                f"the attention graph can be read beside sdpa and eager attention, and this model runs {config._attn_implementation!r}: "
-                "load it with attn_implementation='sdpa'"
+                "the attention graph can be read beside sdpa and eager attention, and this model "
+                f"runs {config._attn_implementation!r}: load it with attn_implementation='sdpa'"
             )
     for config in configs:
-        config._attn_implementation_internal = NAMES.get(config._attn_implementation, config._attn_implementation)
+        config._attn_implementation_internal = NAMES.get(
+            config._attn_implementation, config._attn_implementation
+        )
 
 
 def switch_off(model: nn.Module) -> None:
     """Give the model back the implementation it had."""
     before = {name: previous for previous, name in NAMES.items()}
     for config in _configs(model):
-        config._attn_implementation_internal = before.get(config._attn_implementation, config._attn_implementation)
+        config._attn_implementation_internal = before.get(
+            config._attn_implementation, config._attn_implementation
+        )
 
 
 def is_on(module: nn.Module) -> bool:

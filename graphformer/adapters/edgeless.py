@@ -38,10 +38,13 @@ class Edgeless:
 
     def note(self, place: Place, graph: AttentionGraph) -> None:
         """A layer's graph."""
-        if self.warned or graph.num_receivers != graph.num_senders:  # in decoding one token may well have no edge
+        # in decoding one token may well have no edge
+        if self.warned or graph.num_receivers != graph.num_senders:
             return
         others = tuple(one for one in _passes.get() if one.owner is not self)
-        order, empty = next(((one.order, one.empty) for one in _passes.get() if one.owner is self), (-1, ()))
+        order, empty = next(
+            ((one.order, one.empty) for one in _passes.get() if one.owner is self), (-1, ())
+        )
         if place.order < order:  # a new pass, and the one before ended early
             self._warn(empty)
             empty = ()
@@ -59,7 +62,7 @@ class Edgeless:
             self.warned = self.warned or first
         if first:
             warnings.warn(
-                f"no attention weight passes the threshold in {', '.join(empty)}: there Sparse-GIN has no edges and adds only its bias. "
-                "Lower threshold in SparseGINConfig",
+                f"no attention weight passes the threshold in {', '.join(empty)}: there Sparse-GIN "
+                "has no edges and adds only its bias. Lower threshold in SparseGINConfig",
                 stacklevel=3,
             )

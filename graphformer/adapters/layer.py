@@ -1,7 +1,9 @@
-"""The adapter in one layer of a model: a part of the module whose output it changes, called by a hook.
+"""The adapter in one layer of a model: a part of the module whose output it changes, called by a
+hook.
 
-Other than most of PEFT's it is not put around that module: the names of the base model's parameters stay what they were, so that a LoRA
-inside of an adapted attention is saved and loaded under the same names as without it.
+Other than most of PEFT's it is not put around that module: the names of the base model's parameters
+stay what they were, so that a LoRA inside of an adapted attention is saved and loaded under the
+same names as without it.
 """
 
 from __future__ import annotations
@@ -39,15 +41,20 @@ class Settings:
     sparsifier: Sparsifier
     key: str
     number: int = field(default_factory=lambda: next(_numbers))
-    """Names the adapter in caches: one that was deleted and made again under its name is another."""
+    """Names the adapter in caches: one that was deleted and made again under its name is
+    another.
+    """
 
     def graph(self, attention: Attention) -> AttentionGraph:
-        graph = attention.graph(self.sparsifier, merged=self.config.graph == "merged", clamp=self.config.clamp)
+        graph = attention.graph(
+            self.sparsifier, merged=self.config.graph == "merged", clamp=self.config.clamp
+        )
         return self_loops(graph) if self.config.direction == "self" else graph
 
 
 class SparseGINLayer(nn.Module, BaseTunerLayer):
-    r"""``y -> y + scale * SparseGIN(h, graph)``, ``h`` being the stream that ``y`` belongs to (see :mod:`graphformer.adapters.anatomy`).
+    r"""``y -> y + scale * SparseGIN(h, graph)``, ``h`` being the stream that ``y`` belongs to (see
+    :mod:`graphformer.adapters.anatomy`).
 
     Args:
         place: where it stands.
@@ -75,12 +82,15 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         place.module.add_module(NAME, self)
         capture.listen(place.caller, self)
         self.handles = [
-            place.layer.register_forward_hook(self._end, always_call=True),  # a run may also end in an error
+            # a run may also end in an error
+            place.layer.register_forward_hook(self._end, always_call=True),
             place.caller.register_forward_pre_hook(self._see_cache, with_kwargs=True),
             place.module.register_forward_hook(self._change),
         ]
         if place.residual is not None:
-            self.handles.append(place.residual.register_forward_pre_hook(self._see_residual, with_kwargs=True))
+            self.handles.append(
+                place.residual.register_forward_pre_hook(self._see_residual, with_kwargs=True)
+            )
 
     def detach(self) -> None:
         """The opposite of :meth:`attach`."""
@@ -116,11 +126,16 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
             scale = _start_as_identity(gnn, scale, config)
         gnn.train(self.training)
         device, dtype = self._device_and_dtype()
-        if not next(gnn.parameters()).is_meta:  # where weights are loaded into later, PEFT places them
+        # where weights are loaded into later, PEFT places them
+        if not next(gnn.parameters()).is_meta:
             gnn = gnn.to(device, dtype)
         self.sparsegin_gnn[adapter_name] = gnn
-        self.sparsegin_scale[adapter_name] = nn.Parameter(torch.full((1,), scale, dtype=dtype, device=device))
-        self.settings[adapter_name] = Settings(config, config.sparsifier(place.num_heads), config.graph_key())
+        self.sparsegin_scale[adapter_name] = nn.Parameter(
+            torch.full((1,), scale, dtype=dtype, device=device)
+        )
+        self.settings[adapter_name] = Settings(
+            config, config.sparsifier(place.num_heads), config.graph_key()
+        )
         if not config.train_scale:
             self.frozen_peft_weight_names[adapter_name] = ("sparsegin_scale",)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
@@ -134,26 +149,35 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return False
 
-    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, torch.dtype]:
+    def _get_base_layer_device_and_dtype(
+        self, base_layer: nn.Module
+    ) -> tuple[torch.device, torch.dtype]:
         return self._device_and_dtype()
 
     def _device_and_dtype(self) -> tuple[torch.device, torch.dtype]:
-        """The base layer's, but never less than float32: half precision or a quantized base is too coarse to train in."""
+        """The base layer's, but never less than float32: half precision or a quantized base is too
+        coarse to train in.
+        """
         parameter = next(self.place.caller.parameters())
         return parameter.device, torch.promote_types(parameter.dtype, torch.float32)
 
     # ------------------------------------------------------------------ running
 
-    # All of these but the last run inside the layer's forward, so that a recomputed layer (activation checkpointing) runs them again.
-    # `self` is the layer that was attached, also where torch has made replicas of the model: those share its hooks.
+    # All of these but the last run inside the layer's forward, so that a recomputed layer
+    # (activation checkpointing) runs them again. `self` is the layer that was attached, also where
+    # torch has made replicas of the model: those share its hooks.
 
     def _runs(self) -> bool:
         """Whether an adapter of this layer may take part."""
         if self.disable_adapters:
             return False
-        return calls.rows() is not None or any(name in self.settings for name in self.active_adapters)
+        return calls.rows() is not None or any(
+            name in self.settings for name in self.active_adapters
+        )
 
-    def _see_residual(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _see_residual(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         if self._runs():
             calls.of(self).residual = stream_in(args, kwargs)
 
@@ -168,7 +192,8 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
             return
         call, graphs = calls.of(self), []
         call.running = self._running(attention)
-        made: dict[str, AttentionGraph] = {}  # adapters with all rows share the graphs that are the same
+        # adapters with all rows share the graphs that are the same
+        made: dict[str, AttentionGraph] = {}
         for name, rows in call.running:
             settings = self.settings[name]
             graph = made.get(settings.key) if rows is None else None
@@ -186,9 +211,17 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         if asked is None:
             return tuple((name, None) for name in self.active_adapters if name in self.settings)
         names = asked.of(attention.query.shape[0])
-        numbers = {name: [row for row, other in enumerate(names) if other == name] for name in dict.fromkeys(names) if name != BASE}
+        numbers = {
+            name: [row for row, other in enumerate(names) if other == name]
+            for name in dict.fromkeys(names)
+            if name != BASE
+        }
         device = attention.query.device
-        return tuple((name, torch.tensor(rows, device=device)) for name, rows in numbers.items() if name in self.settings)
+        return tuple(
+            (name, torch.tensor(rows, device=device))
+            for name, rows in numbers.items()
+            if name in self.settings
+        )
 
     def _change(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self._runs():
@@ -201,27 +234,36 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
     def forward(self, output: Any, call: Call | None) -> Any:
         """The output of the module that this is a part of, with the adapters' messages added."""
         y = stream_out(output)
-        if call is None or call.graphs is None or y is None or (call.residual is None and self.place.residual is not None):
+        if (
+            call is None
+            or call.graphs is None
+            or y is None
+            or (call.residual is None and self.place.residual is not None)
+        ):
             raise RuntimeError(self._nothing_heard())
         h = y if call.residual is None else call.residual.reshape(y.shape) + y
         for (name, rows), graph in zip(call.running, call.graphs, strict=True):
             message = self.sparsegin_scale[name] * self._message(name, h, graph, call.cache, rows)
             message = message.to(y.dtype)
             if rows is not None:
-                tokens = y.reshape(-1, graph.num_receivers, y.shape[-1])  # some layers fold sequences into one axis
+                # some layers fold sequences into one axis
+                tokens = y.reshape(-1, graph.num_receivers, y.shape[-1])
                 message = torch.zeros_like(tokens).index_copy(0, rows, message)
             y = y + message.reshape(y.shape)
         return (y, *output[1:]) if isinstance(output, tuple) else y
 
-    def _message(self, name: str, h: Tensor, graph: AttentionGraph, cache: Any, rows: Tensor | None) -> Tensor:
+    def _message(
+        self, name: str, h: Tensor, graph: AttentionGraph, cache: Any, rows: Tensor | None
+    ) -> Tensor:
         """What the adapter says to the tokens of its rows, ``[rows, N, hidden]``."""
         gnn, number = self.sparsegin_gnn[name], self.settings[name].number
         length = graph.num_receivers
         batch = graph.batch_shape[0] if rows is None else len(h)
         if h.ndim == 3 and h.shape[:2] != (batch, length):
             raise RuntimeError(
-                f"the attention of {self.place.attention} was over {graph.batch_shape[0]} sequences of {length} tokens, and "
-                f"the layer's stream is {list(h.shape)}: a Sparse-GIN adapter needs the same tokens in both"
+                f"the attention of {self.place.attention} was over {graph.batch_shape[0]} "
+                f"sequences of {length} tokens, and the layer's stream is {list(h.shape)}: a "
+                "Sparse-GIN adapter needs the same tokens in both"
             )
         # Of the adapter's precision, float32 beside a model in half precision.
         h = h.to(self.sparsegin_scale[name].dtype).reshape(-1, length, h.shape[-1])
@@ -239,15 +281,19 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         if not capture.is_on(self.place.caller):
             now = getattr(self.place.caller.config, "_attn_implementation", None)
             return (
-                f"the model's attention implementation was set to {now!r} after a Sparse-GIN adapter was put in, so that its graph "
-                "cannot be read: set it before get_peft_model, or on the base model that unload() returns"
+                f"the model's attention implementation was set to {now!r} after a Sparse-GIN "
+                "adapter was put in, so that its graph cannot be read: set it before "
+                "get_peft_model, or on the base model that unload() returns"
             )
-        return f"{self.place.attention} ran without its attention graph being read: call the whole model, not a part of a layer"
+        return (
+            f"{self.place.attention} ran without its attention graph being read: call the whole "
+            "model, not a part of a layer"
+        )
 
 
 NO_MERGE = (
-    "a Sparse-GIN adapter cannot be merged into the weights of its model: what it adds depends on the attention graph of the input. "
-    "Keep it beside the model, or take it off with unload()"
+    "a Sparse-GIN adapter cannot be merged into the weights of its model: what it adds depends on "
+    "the attention graph of the input. Keep it beside the model, or take it off with unload()"
 )
 
 
@@ -255,12 +301,16 @@ NO_MERGE = (
 def _start_as_identity(gnn: SparseGIN, scale: float, config: SparseGINConfig) -> float:
     """Make the network's output 0 in a way that trains; returns the scale to start with.
 
-    Of a product of two only one factor may be 0: else neither gets a gradient. So a scale of 0 leaves the network as it is.
+    Of a product of two only one factor may be 0: else neither gets a gradient. So a scale of 0
+    leaves the network as it is.
     """
     if scale == 0:
         if config.train_scale:
             return scale
-        raise ValueError("a layer's scale is 0 and train_scale is False, so that layer could never learn: set scale_start above 0")
+        raise ValueError(
+            "a layer's scale is 0 and train_scale is False, so that layer could never learn: set "
+            "scale_start above 0"
+        )
     if gnn.norm is not None:
         nn.init.zeros_(gnn.norm.weight)
     elif gnn.mix is not None or not isinstance(gnn.output_projection, nn.Identity):
@@ -270,6 +320,7 @@ def _start_as_identity(gnn: SparseGIN, scale: float, config: SparseGINConfig) ->
         return 0.0
     else:
         raise ValueError(
-            "init_identity needs a factor that can start at 0: output_norm, a projection (hidden_dim below the model's) or train_scale"
+            "init_identity needs a factor that can start at 0: output_norm, a projection "
+            "(hidden_dim below the model's) or train_scale"
         )
     return scale

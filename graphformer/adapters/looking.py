@@ -23,8 +23,13 @@ def adapted_layers(model: nn.Module) -> dict[str, SparseGINLayer]:
     """
     found = [module for module in model.modules() if isinstance(module, SparseGINLayer)]
     if not found:
-        raise ValueError(f"{type(model).__name__} has no Sparse-GIN adapter: add one with peft.get_peft_model(model, SparseGINConfig(...))")
-    return {layer.place.attention: layer for layer in sorted(found, key=lambda layer: layer.place.order)}
+        raise ValueError(
+            f"{type(model).__name__} has no Sparse-GIN adapter: add one with "
+            "peft.get_peft_model(model, SparseGINConfig(...))"
+        )
+    return {
+        layer.place.attention: layer for layer in sorted(found, key=lambda layer: layer.place.order)
+    }
 
 
 def scales(model: nn.Module, adapter_name: str = "default") -> dict[str, float]:
@@ -34,7 +39,9 @@ def scales(model: nn.Module, adapter_name: str = "default") -> dict[str, float]:
         known = sorted({name for layer in layers.values() for name in layer.sparsegin_scale})
         raise ValueError(f"the model has no adapter {adapter_name!r}; it has {', '.join(known)}")
     return {
-        name: float(layer.sparsegin_scale[adapter_name].detach()) for name, layer in layers.items() if adapter_name in layer.sparsegin_scale
+        name: float(layer.sparsegin_scale[adapter_name].detach())
+        for name, layer in layers.items()
+        if adapter_name in layer.sparsegin_scale
     }
 
 
@@ -54,8 +61,11 @@ class _Counter:
 
 
 @torch.no_grad()
-def edges_per_token(model: nn.Module, adapter_name: str = "default", **inputs: Any) -> dict[str, float]:
-    """Edges into a token (padding included), the mean of each layer's graphs on one batch; of all heads where each has a graph of its own.
+def edges_per_token(
+    model: nn.Module, adapter_name: str = "default", **inputs: Any
+) -> dict[str, float]:
+    """Edges into a token (padding included), the mean of each layer's graphs on one batch; of all
+    heads where each has a graph of its own.
 
     Args:
         model: a model with a Sparse-GIN adapter.
@@ -77,11 +87,12 @@ def edges_per_token(model: nn.Module, adapter_name: str = "default", **inputs: A
 
 
 class LambdaRecorder(TrainerCallback):
-    """Keeps lambda of every layer while a Trainer runs (the paper's figures 10 and 11; see :func:`graphformer.inspect.plot_lambda`).
+    """Keeps lambda of every layer while a Trainer runs (the paper's figures 10 and 11; see
+    :func:`graphformer.inspect.plot_lambda`).
 
     Attributes:
-        history: ``{"layers": names, "steps": [0, ...], "values": one list a step, one number a layer}``; plain values, ready for JSON.
-            Empty where the model has no Sparse-GIN adapter.
+        history: ``{"layers": names, "steps": [0, ...], "values": one list a step, one number a
+            layer}``; plain values, ready for JSON. Empty where the model has no Sparse-GIN adapter.
     """
 
     def __init__(self, every: int = 10, adapter_name: str = "default") -> None:
@@ -100,12 +111,18 @@ class LambdaRecorder(TrainerCallback):
         self.history["steps"].append(step)
         self.history["values"].append([round(value, 6) for value in found.values()])
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         self._record(model, state.global_step)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         if state.global_step % self.every == 0:
             self._record(model, state.global_step)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         self._record(model, state.global_step)

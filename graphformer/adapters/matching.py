@@ -13,13 +13,19 @@ from graphformer.adapters.config import SparseGINConfig
 
 
 def count_trainable(model: PreTrainedModel, config: peft.PeftConfig) -> int:
-    """Trainable parameters of ``peft.get_peft_model(model, config)``; the adapter is taken off again, and the model is as it was."""
+    """Trainable parameters of ``peft.get_peft_model(model, config)``; the adapter is taken off
+    again, and the model is as it was.
+    """
     if getattr(model, "peft_config", None) is not None:
-        raise ValueError(f"model has an adapter already ({', '.join(model.peft_config)}): give the base model")
+        raise ValueError(
+            f"model has an adapter already ({', '.join(model.peft_config)}): give the base model"
+        )
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     wrapped = peft.get_peft_model(model, copy.deepcopy(config))
     try:
-        return sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
+        return sum(
+            parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad
+        )
     finally:
         wrapped.unload()
         for name, parameter in model.named_parameters():
@@ -27,7 +33,11 @@ def count_trainable(model: PreTrainedModel, config: peft.PeftConfig) -> int:
 
 
 def match_parameters(
-    model: PreTrainedModel, like: peft.PeftConfig, config: SparseGINConfig | None = None, *, tolerance: float = 0.02
+    model: PreTrainedModel,
+    like: peft.PeftConfig,
+    config: SparseGINConfig | None = None,
+    *,
+    tolerance: float = 0.02,
 ) -> SparseGINConfig:
     """A Sparse-GIN adapter with as many trainable parameters as another adapter has on this model.
 
@@ -40,16 +50,19 @@ def match_parameters(
         tolerance: largest relative difference.
 
     Raises:
-        ValueError: no whole ``hidden_dim`` comes that close (the text says how close, and what to change).
+        ValueError: no whole ``hidden_dim`` comes that close (the text says how close, and what to
+            change).
     """
     wanted = count_trainable(model, like)
     config = SparseGINConfig(task_type=like.task_type) if config is None else config
 
     def size(hidden_dim: int) -> int:
-        return count_trainable(model, dataclasses.replace(copy.deepcopy(config), hidden_dim=hidden_dim))
+        return count_trainable(
+            model, dataclasses.replace(copy.deepcopy(config), hidden_dim=hidden_dim)
+        )
 
-    # A polynomial of second degree in the width, but for rounding in mlp_ratio, and for the width of the stream itself: there the
-    # projections fall away, so it is left out.
+    # A polynomial of second degree in the width, but for rounding in mlp_ratio, and for the width
+    # of the stream itself: there the projections fall away, so it is left out.
     hidden = model.config.get_text_config().hidden_size
     samples = [width for width in (8, 16, 24, 32) if width != hidden][:3]
     square, linear, constant = np.polyfit(samples, [size(width) for width in samples], 2)
@@ -59,7 +72,8 @@ def match_parameters(
     best = min(nearby, key=lambda width: abs(size(width) - wanted))
     if abs(size(best) - wanted) > tolerance * wanted:
         raise ValueError(
-            f"no hidden_dim gives {wanted:,} parameters within {tolerance:.0%}: the nearest, {best}, gives {size(best):,}; "
-            "change the other adapter's size, depth or mlp_ratio, or give a larger tolerance"
+            f"no hidden_dim gives {wanted:,} parameters within {tolerance:.0%}: the nearest, "
+            f"{best}, gives {size(best):,}; change the other adapter's size, depth or mlp_ratio, "
+            "or give a larger tolerance"
         )
     return dataclasses.replace(copy.deepcopy(config), hidden_dim=best)

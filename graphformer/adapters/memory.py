@@ -1,7 +1,8 @@
 """What an adapter remembers of past tokens while a model decodes, kept in the model's own cache.
 
-In decoding a new token receives messages from tokens that are gone, so their features must be kept like their keys. They are kept in the
-cache's layers, which thereby reorder, crop, repeat and forget them together with the keys.
+In decoding a new token receives messages from tokens that are gone, so their features must be kept
+like their keys. They are kept in the cache's layers, which thereby reorder, crop, repeat and forget
+them together with the keys.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
+from transformers.cache_utils import (
+    Cache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    EncoderDecoderCache,
+)
 
 
 @dataclass
@@ -39,7 +45,8 @@ class Memory:
 class _Remembers:
     """Mixed into a cache layer; ``memories`` holds one :class:`Memory` an adapter."""
 
-    _layer_type: str | None = None  # so that transformers does not take it for the layer of some model
+    # so that transformers does not take it for the layer of some model
+    _layer_type: str | None = None
     memories: dict[int, Memory]
     keys: Tensor | None
 
@@ -84,13 +91,19 @@ class _Remembers:
         return part[..., max(part.shape[-2] - kept, 0) :, :]
 
     def store(self, adapter: int, parts: list[Tensor], rows: Tensor | None, batch: int) -> None:
-        """The features of all tokens that the last call saw, cut to what the keys are cut to; ``rows`` (int64): those of ``batch`` rows."""
+        """The features of all tokens that the last call saw, cut to what the keys are cut to;
+        ``rows`` (int64): those of ``batch`` rows.
+        """
         seen = self.get_seq_length()  # type: ignore[attr-defined]
         parts = [self._as_long_as_keys(part) for part in parts]
         known = None
         if rows is not None:
-            parts = [part.new_zeros(batch, *part.shape[1:]).index_copy(0, rows, part) for part in parts]
-            known = torch.zeros(batch, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
+            parts = [
+                part.new_zeros(batch, *part.shape[1:]).index_copy(0, rows, part) for part in parts
+            ]
+            known = torch.zeros(batch, dtype=torch.bool, device=rows.device).index_fill(
+                0, rows, True
+            )
         self.memories[adapter] = Memory(parts, seen, known)
 
 
@@ -102,7 +115,10 @@ class RememberingSlidingWindowLayer(_Remembers, DynamicSlidingWindowLayer):
     """A cache layer that holds the last tokens of a window."""
 
 
-_KINDS: dict[type, type[_Remembers]] = {DynamicLayer: RememberingLayer, DynamicSlidingWindowLayer: RememberingSlidingWindowLayer}
+_KINDS: dict[type, type[_Remembers]] = {
+    DynamicLayer: RememberingLayer,
+    DynamicSlidingWindowLayer: RememberingSlidingWindowLayer,
+}
 
 
 def find_cache(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
@@ -119,25 +135,31 @@ def remembering(cache: Cache, index: int) -> _Remembers:
     """Layer ``index`` of a cache, from now on with room for memories.
 
     Raises:
-        NotImplementedError: a kind of cache whose layers do not hold the keys of the last tokens as they are.
+        NotImplementedError: a kind of cache whose layers do not hold the keys of the last tokens as
+            they are.
     """
     layer = cache.layers[index]
     if isinstance(layer, _Remembers):
         return layer
     if type(layer) not in _KINDS:
         raise NotImplementedError(
-            f"a Sparse-GIN adapter keeps its tokens in a DynamicCache, and this cache has layers of type {type(layer).__name__}: "
-            "generate with cache_implementation='dynamic', or with use_cache=False"
+            "a Sparse-GIN adapter keeps its tokens in a DynamicCache, and this cache has layers of "
+            f"type {type(layer).__name__}: generate with cache_implementation='dynamic', or with "
+            "use_cache=False"
         )
     again = object.__new__(_KINDS[type(layer)])
-    again.__dict__ = layer.__dict__  # the same state, so that whoever holds the layer sees the same keys
+    # the same state, so that whoever holds the layer sees the same keys
+    again.__dict__ = layer.__dict__
     again.memories = {}
     cache.layers[index] = again  # type: ignore[call-overload]
     return again
 
 
-def recall(layer: _Remembers, adapter: int, name: str, new: Tensor, past: int, rows: Tensor | None = None) -> list[Tensor]:
-    """What the adapter sent for the ``past`` tokens before the new ones ``[B, Nq, hidden]``; nothing at the start.
+def recall(
+    layer: _Remembers, adapter: int, name: str, new: Tensor, past: int, rows: Tensor | None = None
+) -> list[Tensor]:
+    """What the adapter sent for the ``past`` tokens before the new ones ``[B, Nq, hidden]``;
+    nothing at the start.
 
     Args:
         rows: int64 ``[B]``, the rows of the whole batch that the new tokens are of; None for all.
@@ -149,16 +171,23 @@ def recall(layer: _Remembers, adapter: int, name: str, new: Tensor, past: int, r
     if gone_by == 0:
         return []
     memory = layer.memories.get(adapter)
-    if memory is None or memory.seen != gone_by or any(part.shape[-2] < past for part in memory.parts):
+    if (
+        memory is None
+        or memory.seen != gone_by
+        or any(part.shape[-2] < past for part in memory.parts)
+    ):
         knows = "none of them" if memory is None else f"{memory.seen}"
         raise RuntimeError(
-            f"the cache holds {gone_by} tokens and adapter {name!r} saw {knows}: the active adapter was changed, or disabled, "
-            "after the cache was filled. Start with a new cache"
+            f"the cache holds {gone_by} tokens and adapter {name!r} saw {knows}: the active "
+            "adapter was changed, or disabled, after the cache was filled. Start with a new cache"
         )
-    if memory.rows is not None and not bool((memory.rows if rows is None else memory.rows[rows]).all()):
+    if memory.rows is not None and not bool(
+        (memory.rows if rows is None else memory.rows[rows]).all()
+    ):
         raise RuntimeError(
-            f"adapter {name!r} did not see the cached tokens of some rows that it is now for: adapter_names was changed after the cache "
-            "was filled. Start with a new cache"
+            f"adapter {name!r} did not see the cached tokens of some rows that it is now for: "
+            "adapter_names was changed after the cache was filled. Start with a new cache"
         )
     parts = memory.parts if rows is None else [part[rows.to(part.device)] for part in memory.parts]
-    return [part[..., part.shape[-2] - past :, :].to(new.device) for part in parts]  # from an offloaded cache
+    # from an offloaded cache
+    return [part[..., part.shape[-2] - past :, :].to(new.device) for part in parts]

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 NAME = "SPARSEGIN"
 
-# This module is the first of the package to be imported, so here is where a missing PEFT is reported.
+# This module is the first of the package to be imported, so here is where a missing PEFT is
+# reported.
 require("peft", extra="adapters", why="an adapter for a pre-trained model")
 
 
@@ -22,7 +23,8 @@ def peft_type() -> PeftType:
     if NAME not in PeftType.__members__:
         member = str.__new__(PeftType, NAME)
         member._name_ = member._value_ = NAME
-        type.__setattr__(PeftType, NAME, member)  # past the enum's own, which keeps its members from being changed
+        # past the enum's own, which keeps its members from being changed
+        type.__setattr__(PeftType, NAME, member)
         PeftType._member_names_.append(NAME)
         PeftType._member_map_[NAME] = member
         PeftType._value2member_map_[NAME] = member

@@ -1,4 +1,6 @@
-"""The slots of attention and the executors that run them: candidates, score, normalize, sparsify -> AttentionGraph."""
+"""The slots of attention and the executors that run them: candidates, score, normalize, sparsify ->
+AttentionGraph.
+"""
 
 from graphformer.attention.attend import attend
 from graphformer.attention.build import attention_graph

@@ -1,4 +1,6 @@
-"""attend: what an attention layer calls. Reductions over each receiver's senders, by whichever executor fits."""
+"""attend: what an attention layer calls. Reductions over each receiver's senders, by whichever
+executor fits.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,19 @@ from graphformer.errors import number
 from graphformer.graph import AttentionGraph
 
 
-def plan(problem: Problem, reductions: tuple[str, ...], *, executor: str, backend: str, output_graph: bool) -> Plan:
+def plan(
+    problem: Problem,
+    reductions: tuple[str, ...],
+    *,
+    executor: str,
+    backend: str,
+    output_graph: bool,
+) -> Plan:
     """The rule behind ``"auto"``, in one place.
 
-    Flash, where nothing needs an edge: softmax weights, nothing cut, sums (or means) only, no backend named and no graph asked
-    for. Otherwise edges are built (see :func:`graphformer.attention.build.choose`) and the backend, torch by default, aggregates them.
+    Flash, where nothing needs an edge: softmax weights, nothing cut, sums (or means) only, no
+    backend named and no graph asked for. Otherwise edges are built (see
+    :func:`graphformer.attention.build.choose`) and the backend, torch by default, aggregates them.
     """
     obstacle = flash.obstacle(problem, reductions)
     if obstacle is None and backend != "auto":
@@ -31,15 +41,25 @@ def plan(problem: Problem, reductions: tuple[str, ...], *, executor: str, backen
     if obstacle is None and output_graph:
         obstacle = "the graph itself was asked for"
     if executor == "flash" and obstacle is not None:
-        raise ValueError(f"executor='flash' builds no edges and cannot be used here: {obstacle}; executor='auto' chooses one that can")
+        raise ValueError(
+            f"executor='flash' builds no edges and cannot be used here: {obstacle}; "
+            "executor='auto' chooses one that can"
+        )
     if executor in ("auto", "flash") and obstacle is None:
         return Plan("flash", "auto", "the operator needs only weighted sums, so no edges are built")
     if exporting():  # a choice by the number of scores would be a bound on the length
         if backend not in ("auto", "torch"):
-            raise ValueError(f"backend={backend!r} cannot be exported: make the layer with backend='auto' or 'torch'")
+            raise ValueError(
+                f"backend={backend!r} cannot be exported: make the layer with backend='auto' or "
+                "'torch'"
+            )
         return Plan("dense", "torch", "an exported program needs known shapes")
     chosen = choose(problem) if executor == "auto" else executor
-    return Plan(chosen, "torch" if backend == "auto" else backend, obstacle or f"executor={executor!r} was named")
+    return Plan(
+        chosen,
+        "torch" if backend == "auto" else backend,
+        obstacle or f"executor={executor!r} was named",
+    )
 
 
 def attend(
@@ -66,21 +86,25 @@ def attend(
     Args:
         q, k: queries ``[B, H, Nq, d]`` and keys ``[B, Hkv, Nk, d]``.
         x: sender features ``[B, H, Nk, D]``, or ``[B, Hkv, Nk, D]`` shared by a group of heads.
-        reductions: names of :func:`graphformer.aggregate`, or ``"degree"``, the number of edges into each receiver, ``[B, H, Nq, 1]``;
-            ``"degree@0.2"`` counts those of weight above 0.2.
-        dropout: probability with which a weight is set to 0 (the others are divided by ``1 - dropout``). Give 0 outside training.
+        reductions: names of :func:`graphformer.aggregate`, or ``"degree"``, the number of edges
+            into each receiver, ``[B, H, Nq, 1]``; ``"degree@0.2"`` counts those of weight above
+            0.2.
+        dropout: probability with which a weight is set to 0 (the others are divided by
+            ``1 - dropout``). Give 0 outside training.
         output_graph: return the graph too. Its weights are those before dropout.
 
     The other arguments are those of :func:`graphformer.attention_graph`.
 
-    ``torch.compile`` takes this into its graph, the edges as one operator (:mod:`graphformer.attention.compiled`), whose backward pass
-    builds them again. The graph breaks with ``output_graph=True`` (how many edges there are is in the data), and where a score other than
-    the dot product or a trainable sparsifier needs edges.
+    ``torch.compile`` takes this into its graph, the edges as one operator
+    (:mod:`graphformer.attention.compiled`), whose backward pass builds them again. The graph breaks
+    with ``output_graph=True`` (how many edges there are is in the data), and where a score other
+    than the dot product or a trainable sparsifier needs edges.
 
     Returns:
         The reductions ``[B, H, Nq, D]`` by name, in x's precision, and the graph or ``None``.
     """
-    if not torch.compiler.is_compiling():  # there a number of the layer may be a symbol, and the layer has checked it
+    # there a number of the layer may be a symbol, and the layer has checked it
+    if not torch.compiler.is_compiling():
         number("dropout", dropout, least=0.0, most=1.0)
     problem = pose(
         q,
@@ -92,18 +116,28 @@ def attend(
         normalize=normalize,
         sparsify=sparsify,
     )
-    chosen = plan(problem, reductions, executor=executor, backend=backend, output_graph=output_graph)
+    chosen = plan(
+        problem, reductions, executor=executor, backend=backend, output_graph=output_graph
+    )
     if not torch.compiler.is_compiling():
         witness(chosen)
     heads, x_heads = problem.sizes[1], x.shape[1]
-    if x.ndim != 4 or x.shape[0] != q.shape[0] or x.shape[2] != k.shape[2] or x_heads == 0 or heads % x_heads:
+    if (
+        x.ndim != 4
+        or x.shape[0] != q.shape[0]
+        or x.shape[2] != k.shape[2]
+        or x_heads == 0
+        or heads % x_heads
+    ):
         raise ValueError(
-            f"x must be [batch, heads, keys, D] with {q.shape[0]} sequences, {k.shape[2]} keys and {heads} heads or a divisor of them, "
-            f"got shape {tuple(x.shape)}"
+            f"x must be [batch, heads, keys, D] with {q.shape[0]} sequences, {k.shape[2]} keys and "
+            f"{heads} heads or a divisor of them, got shape {tuple(x.shape)}"
         )
     if x_heads != heads:
         x = x.repeat_interleave(heads // x_heads, dim=1)
-    finite.require_finite(x, "the features x hold", "look for a diverged training step or uninitialised memory")
+    finite.require_finite(
+        x, "the features x hold", "look for a diverged training step or uninitialised memory"
+    )
     if chosen.executor == "flash":
         problem.require_finite()
         out = flash.weighted_sum(problem, q, k, x, dropout)
@@ -129,14 +163,20 @@ def exporting() -> bool:
 def over_edges(
     problem: Problem, x: Tensor, reductions: tuple[str, ...], chosen: Plan, dropout: float
 ) -> tuple[dict[str, Tensor], AttentionGraph]:
-    """The reductions of ``x`` ``[B, H, Nk, D]`` by the chosen backend, on the graph that the chosen executor builds."""
+    """The reductions of ``x`` ``[B, H, Nk, D]`` by the chosen backend, on the graph that the chosen
+    executor builds.
+    """
     graph = build(problem, chosen.executor)
     weighted = graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
     degrees = [name for name in reductions if is_degree(name)]
     names = tuple(name for name in reductions if name not in degrees)
     reduced = backends.base.aggregate(weighted, x, names, backends.get(chosen.backend))
     for name in degrees:
-        counted = graph.select(graph.weight.detach() > float(name.partition("@")[2])) if "@" in name else graph
+        counted = (
+            graph.select(graph.weight.detach() > float(name.partition("@")[2]))
+            if "@" in name
+            else graph
+        )
         reduced[name] = counted.in_degree().view(*problem.q.shape[:3], 1).to(x.dtype)
     return reduced, graph
 

@@ -1,7 +1,8 @@
-"""Blocks of whole rows: how the stream executor walks over the score matrix without ever holding it.
+"""Blocks of whole rows: how the stream executor walks over the score matrix without ever holding
+it.
 
-A block is either several lanes with all their rows, or some rows of a single lane. So edges that are read off block by block come in
-the order of their receivers, and nothing is sorted.
+A block is either several lanes with all their rows, or some rows of a single lane. So edges that
+are read off block by block come in the order of their receivers, and nothing is sorted.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from graphformer.attention.candidates import Pairs
 from graphformer.attention.problem import Problem
 
 BLOCK_ELEMENTS = 2**18
-"""Scores held at a time (1 MiB in float32). Measured on lengths 1024 to 4096: 2^17 to 2^19 differ by a tenth, others are slower."""
+"""Scores held at a time (1 MiB in float32). Measured on lengths 1024 to 4096: 2^17 to 2^19 differ
+by a tenth, others are slower.
+"""
 
 
 def block_elements(num_senders: int) -> int:
-    """Scores in a block of rows so long: 64 rows and more, because matrix products of fewer rows are slow."""
+    """Scores in a block of rows so long: 64 rows and more, because matrix products of fewer rows
+    are slow.
+    """
     return BLOCK_ELEMENTS * max(1, num_senders // 4096)
 
 
@@ -40,10 +45,12 @@ class Block:
 
 
 def walk(problem: Problem, together: int = 1, cost: int = 1) -> Iterator[Block]:
-    """All blocks, in the order of their receivers; ``together`` lanes are never parted (1, or all the heads of a sequence).
+    """All blocks, in the order of their receivers; ``together`` lanes are never parted (1, or all
+    the heads of a sequence).
 
-    Rows of several lanes that are not parted may exceed the limit together: each lane's rows are within it. ``cost`` is how many numbers a
-    pair needs, all lanes together; more than there are lanes make the blocks smaller.
+    Rows of several lanes that are not parted may exceed the limit together: each lane's rows are
+    within it. ``cost`` is how many numbers a pair needs, all lanes together; more than there are
+    lanes make the blocks smaller.
     """
     batch, heads, num_receivers, num_senders = problem.sizes
     lanes, limit = batch * heads, block_elements(num_senders) * together // max(together, cost)
@@ -64,7 +71,9 @@ def walk(problem: Problem, together: int = 1, cost: int = 1) -> Iterator[Block]:
 
 
 def _fitting(problem: Problem, start: int, limit: int) -> tuple[range, range]:
-    """As many rows from ``start`` on as fit the limit with what they reach; at least one. Causal rows reach further and further."""
+    """As many rows from ``start`` on as fit the limit with what they reach; at least one. Causal
+    rows reach further and further.
+    """
     _, _, num_receivers, num_senders = problem.sizes
     rows = range(start, start + 1)
     columns = problem.rule.reach(rows, num_receivers, num_senders)
@@ -82,7 +91,9 @@ def _fitting(problem: Problem, start: int, limit: int) -> tuple[range, range]:
 
 
 class Room:
-    """Memory for one block, used again and again: fresh pages for every block would cost more than the sums on them."""
+    """Memory for one block, used again and again: fresh pages for every block would cost more than
+    the sums on them.
+    """
 
     def __init__(self, problem: Problem) -> None:
         size = max(block_elements(problem.sizes[3]), problem.sizes[3])
@@ -96,7 +107,8 @@ class Mask:
     """Where a block is forbidden.
 
     Attributes:
-        parts: stretches of its columns and bool tensors that broadcast to ``[lanes, rows, stretch]``.
+        parts: stretches of its columns and bool tensors that broadcast to
+            ``[lanes, rows, stretch]``.
         rows_without_sender: a row may be forbidden as a whole.
     """
 
@@ -105,7 +117,10 @@ class Mask:
 
     def of_lane(self, index: int) -> Mask:
         """The mask of one of the block's lanes, counted from its first."""
-        own = [(part, mask[index : index + 1] if mask.ndim == 3 and len(mask) > 1 else mask) for part, mask in self.parts]
+        own = [
+            (part, mask[index : index + 1] if mask.ndim == 3 and len(mask) > 1 else mask)
+            for part, mask in self.parts
+        ]
         return Mask(own, self.rows_without_sender)
 
 
@@ -128,7 +143,9 @@ def lane_queries(q: Tensor, block: Block) -> Tensor:
 
 
 def lane_keys(k: Tensor, block: Block, heads: int) -> Tensor:
-    """``[lanes, columns, d]`` of a contiguous tensor ``[B, Hkv, Nk, d]``: each key head serves its group of lanes."""
+    """``[lanes, columns, d]`` of a contiguous tensor ``[B, Hkv, Nk, d]``: each key head serves its
+    group of lanes.
+    """
     flat, kv_heads = k.flatten(0, 1), k.shape[1]
     columns = slice(block.columns.start, block.columns.stop)
     if kv_heads == heads:
@@ -149,10 +166,12 @@ def softmax_weights(
     sinks: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """``[lanes, rows, columns]``: softmax over each row, exactly 0 where the rule forbids; written into ``room``.
+    """``[lanes, rows, columns]``: softmax over each row, exactly 0 where the rule forbids; written
+    into ``room``.
 
-    ``softcap`` bounds the scores by ``softcap * tanh(score / softcap)``; ``bias`` ``[1 or B, 1 or H, Nq, Nk]`` is added to them after that;
-    ``sinks`` ``[H]`` is one more logit in each row of a head.
+    ``softcap`` bounds the scores by ``softcap * tanh(score / softcap)``; ``bias``
+    ``[1 or B, 1 or H, Nq, Nk]`` is added to them after that; ``sinks`` ``[H]`` is one more logit in
+    each row of a head.
     """
     heads = problem.sizes[1]
     shape = (len(block.lanes), len(block.rows), len(block.columns))
@@ -180,7 +199,9 @@ def softmax_weights(
 
 
 def add_bias(scores: Tensor, bias: Tensor, block: Block, heads: int) -> None:
-    """Add a block's part of ``bias [1 or B, 1 or H, Nq, Nk]`` to its scores ``[lanes, rows, columns]``; the bias is never repeated."""
+    """Add a block's part of ``bias [1 or B, 1 or H, Nq, Nk]`` to its scores
+    ``[lanes, rows, columns]``; the bias is never repeated.
+    """
     part = bias[:, :, block.rows.start : block.rows.stop, block.columns.start : block.columns.stop]
     first, last = block.lanes.start, block.lanes.stop
     if first % heads == 0 and last % heads == 0:
@@ -193,26 +214,39 @@ def add_bias(scores: Tensor, bias: Tensor, block: Block, heads: int) -> None:
 
 
 def masked_parts(problem: Problem, block: Block) -> Iterator[tuple[slice, Tensor]]:
-    """The stretches of a block's columns where the rule has to be asked, and its answer, broadcastable to ``[lanes, rows, stretch]``."""
+    """The stretches of a block's columns where the rule has to be asked, and its answer,
+    broadcastable to ``[lanes, rows, stretch]``.
+    """
     _, _, num_receivers, num_senders = problem.sizes
     first, last = block.columns.start, block.columns.stop
     free = problem.rule.free(block.rows, num_receivers, num_senders)
     left, right = (first, min(free.start, last)), (max(free.stop, first), last)
     for start, stop in (left, right) if free else ((first, last),):
         if start < stop:
-            yield slice(start - first, stop - first), problem.rule.allow(pairs(problem, block, range(start, stop)))
+            yield (
+                slice(start - first, stop - first),
+                problem.rule.allow(pairs(problem, block, range(start, stop))),
+            )
 
 
 def allowed(problem: Problem, block: Block) -> Tensor:
     """Bool ``[lanes, rows, columns]``: the rule's answer for all pairs of a block."""
-    answer = torch.ones(len(block.lanes), len(block.rows), len(block.columns), dtype=torch.bool, device=problem.q.device)
+    answer = torch.ones(
+        len(block.lanes),
+        len(block.rows),
+        len(block.columns),
+        dtype=torch.bool,
+        device=problem.q.device,
+    )
     for part, mask in masked_parts(problem, block):
         answer[..., part] &= mask
     return answer
 
 
 def pairs(problem: Problem, block: Block, columns: range) -> Pairs:
-    """The pairs of a block's rows with some columns, shaped to broadcast to ``[lanes, rows, columns]``."""
+    """The pairs of a block's rows with some columns, shaped to broadcast to
+    ``[lanes, rows, columns]``.
+    """
     _, heads, num_receivers, num_senders = problem.sizes
     device = problem.q.device
     lane = torch.arange(block.lanes.start, block.lanes.stop, device=device).view(-1, 1, 1)
@@ -227,10 +261,13 @@ def pairs(problem: Problem, block: Block, columns: range) -> Pairs:
 
 
 def hits(keep: Tensor) -> Tensor:
-    """Flat indices of the true entries. Where few are true, eight at a time: a quarter of the time of ``nonzero`` and less."""
+    """Flat indices of the true entries. Where few are true, eight at a time: a quarter of the time
+    of ``nonzero`` and less.
+    """
     flat = keep.reshape(-1)
     eights = flat.numel() // 8
-    # What a sparsifier of a user's own returns may be a part of another tensor, which cannot be read eight at a time.
+    # What a sparsifier of a user's own returns may be a part of another tensor, which cannot be
+    # read eight at a time.
     if keep.is_cuda or eights == 0 or not flat.is_contiguous() or flat.storage_offset() % 8:
         return flat.nonzero().squeeze(1)
     groups = flat[: eights * 8].view(torch.int64).nonzero().squeeze(1)

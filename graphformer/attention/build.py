@@ -37,27 +37,35 @@ def attention_graph(
         w_{i\cdot} = \mathrm{normalize}(s_{i\cdot}), \qquad
         E = \{(j \to i) : \mathrm{sparsify}(w_{i\cdot})_j\}
 
-    An edge runs from sender ``j`` (key) to receiver ``i`` (query). A weight keeps its normalized value when other edges are
-    dropped. ``weight`` is differentiable in q, k and the sharpening. Half precision is scored in float32, and the weights are float32.
+    An edge runs from sender ``j`` (key) to receiver ``i`` (query). A weight keeps its normalized
+    value when other edges are dropped. ``weight`` is differentiable in q, k and the sharpening.
+    Half precision is scored in float32, and the weights are float32.
 
     Args:
         q: queries ``[B, H, Nq, d]``.
         k: keys ``[B, Hkv, Nk, d]``; ``H`` is a multiple of ``Hkv`` (grouped queries).
-        candidates: which pairs may be scored: ``None`` or ``"all"``, ``"causal"``, a :class:`~graphformer.attention.candidates.Rule`
-            such as ``Causal() & Window(64)``, explicit :class:`~graphformer.attention.candidates.Edges`, or an :class:`AttentionGraph`
+        candidates: which pairs may be scored: ``None`` or ``"all"``, ``"causal"``, a
+            :class:`~graphformer.attention.candidates.Rule` such as ``Causal() & Window(64)``,
+            explicit :class:`~graphformer.attention.candidates.Edges`, or an :class:`AttentionGraph`
             whose edges are taken.
-        attention_mask: true or 1 where a pair may be attended to, ``[B, Nk]`` (padding) or ``[B, 1, Nq, Nk]``.
-        is_causal: senders at or before the receiver. With ``Nq < Nk`` (a cache) the last query sees the last key.
+        attention_mask: true or 1 where a pair may be attended to, ``[B, Nk]`` (padding) or
+            ``[B, 1, Nq, Nk]``.
+        is_causal: senders at or before the receiver. With ``Nq < Nk`` (a cache) the last query sees
+            the last key.
         scale: factor of the dot product, ``1 / sqrt(d)`` unless given.
-        sharpening: the factor alpha, a number or a tensor that broadcasts to ``[B, H, Nq, 1]``; applied before the mask.
-        score: another :class:`~graphformer.attention.scores.Score` than the scaled dot product; it brings its own scale and sharpening.
+        sharpening: the factor alpha, a number or a tensor that broadcasts to ``[B, H, Nq, 1]``;
+            applied before the mask.
+        score: another :class:`~graphformer.attention.scores.Score` than the scaled dot product; it
+            brings its own scale and sharpening.
         normalize: ``"softmax"``, ``"sigmoid"``, ``"relu"``, ``"identity"``, or a normalizer.
         sparsify: ``None`` keeps every candidate; ``gf.Threshold(tau)``, ``gf.TopK(k)``.
-        executor: ``"dense"`` (whole matrix), ``"stream"`` (blocks of rows, no N x N matrix), ``"edges"`` (explicit candidates), or
-            ``"auto"``: edges where candidates are explicit, dense where one block holds everything, else stream. Never changes the answer.
+        executor: ``"dense"`` (whole matrix), ``"stream"`` (blocks of rows, no N x N matrix),
+            ``"edges"`` (explicit candidates), or ``"auto"``: edges where candidates are explicit,
+            dense where one block holds everything, else stream. Never changes the answer.
 
     Raises:
-        ValueError: shapes, mask or candidates do not fit, an unknown name, or scores that are NaN or infinite.
+        ValueError: shapes, mask or candidates do not fit, an unknown name, or scores that are NaN
+            or infinite.
         TypeError: an argument of the wrong kind.
 
     Source: arXiv 2501.02393, section 2.1.
@@ -75,18 +83,22 @@ def attention_graph(
     return build(problem, executor)
 
 
-@torch.compiler.disable  # how many edges there are is in the data, so torch.compile does not look inside
+# how many edges there are is in the data, so torch.compile does not look inside
+@torch.compiler.disable
 def build(problem: Problem, executor: str = "auto") -> AttentionGraph:
     """Run the chosen executor on a checked problem."""
     name = choose(problem) if executor == "auto" else executor
     if name == "flash":
-        raise ValueError("executor='flash' builds no edges, so it cannot return a graph; use 'stream', 'dense', 'edges' or 'auto'")
+        raise ValueError(
+            "executor='flash' builds no edges, so it cannot return a graph; use 'stream', 'dense', "
+            "'edges' or 'auto'"
+        )
     if name not in EXECUTORS:
         raise ValueError(f"unknown executor {name!r}; known: auto, flash, {', '.join(EXECUTORS)}")
     if (name == "edges") != (problem.edges is not None):
         raise ValueError(
-            f"executor={name!r} does not fit these candidates: 'edges' is for explicit candidate edges (Edges or an AttentionGraph), "
-            "'dense' and 'stream' are for rules"
+            f"executor={name!r} does not fit these candidates: 'edges' is for explicit candidate "
+            "edges (Edges or an AttentionGraph), 'dense' and 'stream' are for rules"
         )
     problem.require_finite(cuts=True)
     # Scores decide which edges exist: autocast would take the decision in half precision.
@@ -100,4 +112,8 @@ def choose(problem: Problem) -> str:
     if problem.edges is not None:
         return "edges"
     batch, heads, num_receivers, num_senders = problem.sizes
-    return "dense" if batch * heads * num_receivers * num_senders <= blocks.BLOCK_ELEMENTS else "stream"
+    return (
+        "dense"
+        if batch * heads * num_receivers * num_senders <= blocks.BLOCK_ELEMENTS
+        else "stream"
+    )

@@ -1,4 +1,6 @@
-"""The dense executor: the whole score matrix through the slots. The readable oracle that every other executor must equal."""
+"""The dense executor: the whole score matrix through the slots. The readable oracle that every
+other executor must equal.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,23 @@ def build(problem: Problem) -> AttentionGraph:
     """All rows at once."""
     batch, heads, num_receivers, num_senders = problem.sizes
     allowed = problem.allowed()
-    weights = problem.score.weights(problem.q, problem.k, allowed, problem.normalize)  # [B, H, Nq, Nk]
+    # [B, H, Nq, Nk]
+    weights = problem.score.weights(problem.q, problem.k, allowed, problem.normalize)
     allowed = allowed.expand(weights.shape)
     keep = allowed if problem.sparsify is None else problem.sparsify.rows(weights.detach(), allowed)
     if finite.batched(keep):
         raise ValueError(UNKNOWN_NUMBER)
     lane, row, sender = keep.flatten(0, 1).nonzero(as_tuple=True)
     senders, receivers = lane * num_senders + sender, lane * num_receivers + row
-    return AttentionGraph(senders, receivers, weights[keep], batch * heads, num_senders, num_receivers, (batch, heads))
+    return AttentionGraph(
+        senders, receivers, weights[keep], batch * heads, num_senders, num_receivers, (batch, heads)
+    )
 
 
 def reduce(weights: Tensor, keep: Tensor, x: Tensor, reduction: str) -> Tensor:
-    """The naive twin of :func:`graphformer.aggregate` on matrices: ``[..., Nq, Nk]`` and ``[..., Nk, D]`` to ``[..., Nq, D]``."""
+    """The naive twin of :func:`graphformer.aggregate` on matrices: ``[..., Nq, Nk]`` and
+    ``[..., Nk, D]`` to ``[..., Nq, D]``.
+    """
     weights = weights.masked_fill(~keep, 0.0)
     sizes = torch.where(weights < 0, -weights, weights)
     total = sizes.sum(-1, keepdim=True)
@@ -41,7 +48,9 @@ def reduce(weights: Tensor, keep: Tensor, x: Tensor, reduction: str) -> Tensor:
         var = (sizes.unsqueeze(-1) * deviation).sum(-2) / total
         return var if reduction == "var" else var.sqrt()
     if reduction in ("max_norm", "min_norm"):
-        norm = x.norm(dim=-1).unsqueeze(-2).expand(weights.shape) * (1.0 if reduction == "max_norm" else -1.0)
+        norm = x.norm(dim=-1).unsqueeze(-2).expand(weights.shape) * (
+            1.0 if reduction == "max_norm" else -1.0
+        )
         norm = norm.masked_fill(~keep, -torch.inf)
         attained = ((norm == norm.amax(-1, keepdim=True)) & keep).to(x.dtype)
         return attained / attained.sum(-1, keepdim=True).clamp(min=1) @ x

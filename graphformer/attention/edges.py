@@ -27,7 +27,9 @@ def build(problem: Problem) -> AttentionGraph:
     graph = weigh(problem, graph.select(problem.rule.allow(pairs).expand(lane.shape)))
     if problem.sparsify is None:
         return graph
-    keep = problem.sparsify.edges(graph.weight.detach(), graph.receivers, graph.num_lanes * num_receivers)
+    keep = problem.sparsify.edges(
+        graph.weight.detach(), graph.receivers, graph.num_lanes * num_receivers
+    )
     if finite.batched(keep):
         raise ValueError(UNKNOWN_NUMBER)
     return graph.select(keep)
@@ -35,4 +37,6 @@ def build(problem: Problem) -> AttentionGraph:
 
 def weigh(problem: Problem, graph: AttentionGraph) -> AttentionGraph:
     """The same edges, weighed by score and normalizer over each receiver's edges."""
-    return graph.with_weight(problem.score.edge_weights(problem.q, problem.k, graph, problem.normalize))
+    return graph.with_weight(
+        problem.score.edge_weights(problem.q, problem.k, graph, problem.normalize)
+    )

@@ -2,8 +2,8 @@
 
 How many edges there are is in the data, and an exported program has no operator of ours that could
 hide it. So what is cut becomes weight 0 in a matrix whose shape is known: the formulas of
-:mod:`graphformer.attention.dense`, with ``N x N`` memory, whichever executor builds the edges of the
-eager layer: executors never change the answer.
+:mod:`graphformer.attention.dense`, with ``N x N`` memory, whichever executor builds the edges of
+the eager layer: executors never change the answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from graphformer.attention.problem import Problem
 from graphformer.attention.sparsifiers import elementwise
 
 
-def over_pairs(problem: Problem, x: Tensor, reductions: tuple[str, ...], dropout: float) -> dict[str, Tensor]:
+def over_pairs(
+    problem: Problem, x: Tensor, reductions: tuple[str, ...], dropout: float
+) -> dict[str, Tensor]:
     """The reductions of ``x`` ``[B, H, Nk, D]``, each ``[B, H, Nq, D]``; degrees ``[B, H, Nq, 1]``.
 
     Raises:
@@ -24,8 +26,8 @@ def over_pairs(problem: Problem, x: Tensor, reductions: tuple[str, ...], dropout
     """
     if problem.edges is not None:
         raise ValueError(
-            "a layer with explicit candidate edges cannot be exported: export it with a rule, such as "
-            "Window(64), or the layer on edges (GINAttentionConv), which takes edges as an input"
+            "a layer with explicit candidate edges cannot be exported: export it with a rule, such "
+            "as Window(64), or the layer on edges (GINAttentionConv), which takes edges as an input"
         )
     if not elementwise(problem.sparsify):
         raise ValueError(

@@ -1,6 +1,8 @@
-"""The flash executor: ``A x`` is ``scaled_dot_product_attention`` with the node features as values. No edges are built.
+"""The flash executor: ``A x`` is ``scaled_dot_product_attention`` with the node features as values.
+No edges are built.
 
-Exact for whatever is linear in the messages. The sharpening goes into the queries, so its gradient is kept.
+Exact for whatever is linear in the messages. The sharpening goes into the queries, so its gradient
+is kept.
 """
 
 from __future__ import annotations
@@ -29,24 +31,31 @@ def obstacle(problem: Problem, reductions: tuple[str, ...]) -> str | None:
         return f"normalize={problem.normalize} is not softmax"
     if not isinstance(problem.score, ScaledDotProduct | Differential):
         return f"score={type(problem.score).__name__} is not a dot product"
-    linear = ("sum", "mean") if isinstance(problem.score, ScaledDotProduct) else ("sum",)  # the weights of a difference do not sum to 1
+    # the weights of a difference do not sum to 1
+    linear = ("sum", "mean") if isinstance(problem.score, ScaledDotProduct) else ("sum",)
     others = [name for name in reductions if name not in linear]
     return f"the operator needs the reductions {', '.join(others)}" if others else None
 
 
 def weighted_sum(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: float) -> Tensor:
-    """``sum_j w_ij x_j`` for ``x`` ``[B, H, Nk, D]``; softmax weights sum to 1, so it is the mean as well."""
+    """``sum_j w_ij x_j`` for ``x`` ``[B, H, Nk, D]``; softmax weights sum to 1, so it is the mean
+    as well.
+    """
     score, half = problem.score, precision(x)
     if isinstance(score, Differential):
-        halves = zip(problem.q.to(x.dtype).chunk(2, -1), problem.k.to(x.dtype).chunk(2, -1), strict=True)
+        halves = zip(
+            problem.q.to(x.dtype).chunk(2, -1), problem.k.to(x.dtype).chunk(2, -1), strict=True
+        )
         first, second = (sdpa(problem, *pair, x, dropout, 1.0) for pair in halves)
         return first - (per_head("amount", score.amount, q.shape) * second).to(second.dtype)
     assert isinstance(score, ScaledDotProduct)
     if half not in (torch.float16, torch.bfloat16):
-        return sdpa(problem, problem.q.to(x.dtype), problem.k.to(x.dtype), x, dropout, 1.0)  # both factors are in the problem's q
+        # both factors are in the problem's q
+        return sdpa(problem, problem.q.to(x.dtype), problem.k.to(x.dtype), x, dropout, 1.0)
     if isinstance(score.sharpening, Tensor) or score.sharpening != 1.0:
         if half == torch.float16:
-            # Sharpened queries may lie beyond float16's largest number, 65504. The problem's own are float32.
+            # Sharpened queries may lie beyond float16's largest number, 65504. The problem's own
+            # are float32.
             with torch.autocast(x.device.type, enabled=False):
                 return sdpa(problem, problem.q, problem.k, x.float(), dropout, 1.0).to(x.dtype)
         q = q * per_head("sharpening", score.sharpening, q.shape, rows=True)
@@ -55,7 +64,9 @@ def weighted_sum(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: flo
 
 
 def precision(x: Tensor) -> torch.dtype:
-    """What ``scaled_dot_product_attention`` computes in: autocast's precision where it is on, else x's own."""
+    """What ``scaled_dot_product_attention`` computes in: autocast's precision where it is on, else
+    x's own.
+    """
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
@@ -67,20 +78,29 @@ def sdpa(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: float, scal
         k = k.repeat_interleave(heads // k.shape[1], dim=1)
     mask, causal = None, False
     if isinstance(problem.rule, Causal):
-        # torch aligns its causal mask at the first key. A single query sees every key; other rectangles need the mask itself.
-        if num_receivers == num_senders:  # not causal = (...): under torch.compile that would be a symbol, which torch refuses
+        # torch aligns its causal mask at the first key. A single query sees every key; other
+        # rectangles need the mask itself.
+        # not causal = (...): under torch.compile that would be a symbol, which torch refuses
+        if num_receivers == num_senders:
             causal = True
         elif num_receivers != 1:
             mask = problem.allowed()
     elif not isinstance(problem.rule, All):
         mask = problem.allowed()
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(q, k, x, attn_mask=mask, is_causal=causal, dropout_p=dropout, scale=scale)
+        return F.scaled_dot_product_attention(
+            q, k, x, attn_mask=mask, is_causal=causal, dropout_p=dropout, scale=scale
+        )
     if finite.transformed():  # what torch.func asks for, a kernel has only in part
         if dropout:
-            raise ValueError("executor='flash' has no dropout inside torch.func's transforms: call .eval(), or choose executor='dense'")
+            raise ValueError(
+                "executor='flash' has no dropout inside torch.func's transforms: call .eval(), or "
+                "choose executor='dense'"
+            )
         return twice.Passage(problem, scale).weights(q, k) @ x
     passage = twice.Passage(problem, scale, dropout > 0)
     q, k, x = twice.Entry.apply(passage, q, k, x)
-    out = F.scaled_dot_product_attention(q, k, x, attn_mask=mask, is_causal=causal, dropout_p=dropout, scale=scale)
+    out = F.scaled_dot_product_attention(
+        q, k, x, attn_mask=mask, is_causal=causal, dropout_p=dropout, scale=scale
+    )
     return twice.Exit.apply(passage, out)

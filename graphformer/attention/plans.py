@@ -1,4 +1,6 @@
-"""Which executor and backend run, and why: the plan of a call, and a way to watch the plans go by."""
+"""Which executor and backend run, and why: the plan of a call, and a way to watch the plans go
+by.
+"""
 
 from __future__ import annotations
 

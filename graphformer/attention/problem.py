@@ -18,9 +18,10 @@ from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
 
 UNKNOWN_NUMBER = (
-    "torch.func.vmap cannot run over queries and keys here: which edges there are is in the data, so samples have unequal numbers of them. "
-    "Give the samples as the batch of one call, or loop over them: torch.stack([f(x) for x in samples]). vmap runs"
-    " with executor='dense' where nothing is cut (sparsify=None), and with executor='flash' where the operator needs only sums"
+    "torch.func.vmap cannot run over queries and keys here: which edges there are is in the data, "
+    "so samples have unequal numbers of them. Give the samples as the batch of one call, or loop "
+    "over them: torch.stack([f(x) for x in samples]). vmap runs with executor='dense' where "
+    "nothing is cut (sparsify=None), and with executor='flash' where the operator needs only sums"
 )
 
 
@@ -29,7 +30,8 @@ class Problem:
     """The four slots filled in and checked against each other.
 
     Attributes:
-        q: prepared queries ``[B, H, Nq, d]``; of a dot product, with scale and sharpening folded in.
+        q: prepared queries ``[B, H, Nq, d]``; of a dot product, with scale and sharpening folded
+            in.
         k: prepared keys ``[B, Hkv, Nk, d]``.
         rule: which pairs may be scored.
         edges: explicit candidate edges, where given; the rule holds on top of them.
@@ -54,27 +56,33 @@ class Problem:
         return self.rule.allow(Pairs.every(*self.sizes, self.q.device))
 
     def require_finite(self, *, cuts: bool = False) -> None:
-        """Scores that are NaN or infinite, or may become so, are refused where numbers can be read: see :mod:`graphformer.finite`.
+        """Scores that are NaN or infinite, or may become so, are refused where numbers can be read:
+        see :mod:`graphformer.finite`.
 
         Args:
-            cuts: edges are built, so that their number is waited for anyway, and a NaN could be lost.
+            cuts: edges are built, so that their number is waited for anyway, and a NaN could be
+                lost.
         """
         if not (self.q.numel() and self.k.numel() and finite.readable(self.q, self.k, cuts=cuts)):
             return
-        # NaN comes through aminmax, in a tenth of the time of isfinite. One number each, so that an accelerator is waited for once.
-        reaches = torch.stack([torch.stack(value.detach().aminmax()).abs().amax() for value in (self.q, self.k)]).tolist()
+        # NaN comes through aminmax, in a tenth of the time of isfinite. One number each, so that an
+        # accelerator is waited for once.
+        reaches = torch.stack(
+            [torch.stack(value.detach().aminmax()).abs().amax() for value in (self.q, self.k)]
+        ).tolist()
         names = ("q (times scale and sharpening)", "k")
         for name, value, reach in zip(names, (self.q, self.k), reaches, strict=True):
             if not math.isfinite(reach):
                 count = int((~torch.isfinite(value.detach())).sum())
                 raise finite.NotFinite(
-                    f"the scores are not finite: {name} holds {count} NaN or infinite values among {value.numel()}; "
-                    "look for a diverged training step, an overflow in half precision or uninitialised memory"
+                    f"the scores are not finite: {name} holds {count} NaN or infinite values among "
+                    f"{value.numel()}; look for a diverged training step, an overflow in half "
+                    "precision or uninitialised memory"
                 )
         if self.q.shape[-1] * reaches[0] * reaches[1] > torch.finfo(self.q.dtype).max:
             raise finite.NotFinite(
-                f"the scores can overflow {self.q.dtype}: q (times scale and sharpening) reaches {reaches[0]:.3g} and k {reaches[1]:.3g}; "
-                "look for a diverged training step"
+                f"the scores can overflow {self.q.dtype}: q (times scale and sharpening) reaches "
+                f"{reaches[0]:.3g} and k {reaches[1]:.3g}; look for a diverged training step"
             )
 
 
@@ -92,25 +100,34 @@ def pose(
     """Check every argument against the others and fold the score's factors into q."""
     for name, value in (("q", q), ("k", k)):
         if value.ndim != 4:
-            raise ValueError(f"{name} must be [batch, heads, length, head_dim], got shape {tuple(value.shape)}")
+            raise ValueError(
+                f"{name} must be [batch, heads, length, head_dim], got shape {tuple(value.shape)}"
+            )
         if not value.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {value.dtype}")
     batch, _, num_receivers, dim = q.shape
     if k.shape[0] != batch or k.shape[3] != dim:
-        raise ValueError(f"q and k must share batch and head_dim, got q {tuple(q.shape)} and k {tuple(k.shape)}")
+        raise ValueError(
+            f"q and k must share batch and head_dim, got q {tuple(q.shape)} and k {tuple(k.shape)}"
+        )
     if dim == 0:
         raise ValueError("q and k have head_dim 0: there is nothing to score")
     if q.dtype != k.dtype or q.device != k.device:
-        raise ValueError(f"q and k must have one dtype and device, got {q.dtype} on {q.device} and {k.dtype} on {k.device}")
+        raise ValueError(
+            f"q and k must have one dtype and device, got {q.dtype} on {q.device} and {k.dtype} on "
+            f"{k.device}"
+        )
     heads = score.heads(q)
     if k.shape[1] == 0 or heads % k.shape[1]:
-        raise ValueError(f"the {heads} query heads must be a multiple of the key heads, got {k.shape[1]}")
+        raise ValueError(
+            f"the {heads} query heads must be a multiple of the key heads, got {k.shape[1]}"
+        )
     if isinstance(candidates, AttentionGraph):
         fits = (candidates.num_receivers, candidates.num_senders) == (num_receivers, k.shape[2])
         if not fits or (len(candidates.batch_shape) == 1 and candidates.batch_shape != (batch,)):
             raise ValueError(
-                f"candidates from a graph must have {k.shape[2]} senders, {num_receivers} receivers, and one lane or {batch} "
-                f"(one a sequence), got {candidates}"
+                f"candidates from a graph must have {k.shape[2]} senders, {num_receivers} "
+                f"receivers, and one lane or {batch} (one a sequence), got {candidates}"
             )
     resolved = candidate_rules.resolve(candidates)
     edges, rule = (resolved, All()) if isinstance(resolved, Edges) else (None, resolved)
@@ -121,4 +138,12 @@ def pose(
         rule = keep if isinstance(rule, All) else rule & keep
     rule.check(batch, heads, num_receivers, k.shape[2])
     prepared_q, prepared_k = score.prepare(q, k)
-    return Problem(prepared_q, prepared_k, rule, edges, score, normalizers.resolve(normalize), sparsifiers.check(sparsify))
+    return Problem(
+        prepared_q,
+        prepared_k,
+        rule,
+        edges,
+        score,
+        normalizers.resolve(normalize),
+        sparsifiers.check(sparsify),
+    )

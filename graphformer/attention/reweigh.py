@@ -1,7 +1,8 @@
 r"""Slot 4, continued: what becomes of the weights of the kept edges.
 
-A curve turns a weight into another, for instance :math:`w \mapsto \max(w - \tau, 0)`. It is applied to edges, so a pair that is not allowed
-(padding, the future) stays without weight, whatever the curve makes of 0.
+A curve turns a weight into another, for instance :math:`w \mapsto \max(w - \tau, 0)`. It is applied
+to edges, so a pair that is not allowed (padding, the future) stays without weight, whatever the
+curve makes of 0.
 """
 
 from __future__ import annotations
@@ -48,22 +49,31 @@ CURVES: dict[str, Curve] = {
     "relu": Curve(lambda z, w, beta, scale, one: z.relu(), cuts=True),
     "silu": Curve(lambda z, w, beta, scale, one: F.silu(z)),
     "softplus": Curve(lambda z, w, beta, scale, one: F.softplus(z)),
-    "sharp_softplus": Curve(lambda z, w, beta, scale, one: F.softplus(beta * z) / beta, reads=("beta",)),
+    "sharp_softplus": Curve(
+        lambda z, w, beta, scale, one: F.softplus(beta * z) / beta, reads=("beta",)
+    ),
     "sigmoid": Curve(lambda z, w, beta, scale, one: (beta * z).sigmoid(), reads=("beta",)),
     "flow": Curve(lambda z, w, beta, scale, one: (5 * w).sigmoid() * (50 * z).sigmoid()),
     "binary": Curve(lambda z, w, beta, scale, one: one(z), cuts=True, reads=_STEP),
     "silu_plus_binary": Curve(
-        lambda z, w, beta, scale, one: F.silu(z) + scale * torch.where(z > 0, one(z), torch.zeros_like(z)),
+        lambda z, w, beta, scale, one: (
+            F.silu(z) + scale * torch.where(z > 0, one(z), torch.zeros_like(z))
+        ),
         reads=("scale", *_STEP),
     ),
-    "silu_below_one_above": Curve(lambda z, w, beta, scale, one: torch.where(z > 0, one(z), F.silu(z)), reads=_STEP),
+    "silu_below_one_above": Curve(
+        lambda z, w, beta, scale, one: torch.where(z > 0, one(z), F.silu(z)), reads=_STEP
+    ),
     "relu_below_one_above": Curve(lambda z, w, beta, scale, one: one(z), cuts=True, reads=_STEP),
-    "softplus_below_one_above": Curve(lambda z, w, beta, scale, one: torch.where(z > 0, one(z), F.softplus(z)), reads=_STEP),
+    "softplus_below_one_above": Curve(
+        lambda z, w, beta, scale, one: torch.where(z > 0, one(z), F.softplus(z)), reads=_STEP
+    ),
 }
 
 
 class Reweigh(nn.Module, Sparsifier):
-    r"""Kept edges get the weight :math:`f(w_{ij})`, with a threshold :math:`\tau` that may be trained.
+    r"""Kept edges get the weight :math:`f(w_{ij})`, with a threshold :math:`\tau` that may be
+    trained.
 
     ======================== ================================================ ==================
     curve                    :math:`f(w)`                                     edges
@@ -81,23 +91,28 @@ class Reweigh(nn.Module, Sparsifier):
     softplus_below_one_above 1 above tau, softplus below                      all candidates
     ======================== ================================================ ==================
 
-    Where a curve is 1 the gradient is that of ``w - tau``: straight-through (arXiv 1308.3432). With ``straight_through=False`` it is 0
-    there, so queries and keys learn nothing from such edges. The smooth curves leave every candidate an edge and cost what a complete graph
-    costs; ``keep`` makes them sparse.
+    Where a curve is 1 the gradient is that of ``w - tau``: straight-through (arXiv 1308.3432). With
+    ``straight_through=False`` it is 0 there, so queries and keys learn nothing from such edges. The
+    smooth curves leave every candidate an edge and cost what a complete graph costs; ``keep`` makes
+    them sparse.
 
     Args:
         curve: one of the names above, or a function of the weights ``[E]`` that uses no ``tau``.
         tau: the threshold, 0.2 unless given.
         beta: sharpness of ``sharp_softplus`` and ``sigmoid``, 10 unless given.
         scale: height of the step in ``silu_plus_binary``, 1 unless given.
-        keep: a sparsifier that the edges must pass as well, judging the weights before the curve: ``Reweigh("binary", 0.0, keep=TopK(3))``.
-        above: of the sigmoid, keep the edges whose new weight exceeds it: those of :math:`w > \tau + \mathrm{logit}(above) / \beta`, cut
-            before any edge is made. ``Reweigh("sigmoid", 0.1, beta=10.0, above=0.6)`` on merged heads is the published Sparse-GIN's graph.
+        keep: a sparsifier that the edges must pass as well, judging the weights before the curve:
+            ``Reweigh("binary", 0.0, keep=TopK(3))``.
+        above: of the sigmoid, keep the edges whose new weight exceeds it: those of
+            :math:`w > \tau + \mathrm{logit}(above) / \beta`, cut before any edge is made.
+            ``Reweigh("sigmoid", 0.1, beta=10.0, above=0.6)`` on merged heads is the published
+            Sparse-GIN's graph.
         trainable: make tau a parameter.
         straight_through: give the steps a gradient.
 
     Raises:
-        ValueError: an unknown curve, a number that is not finite, or an argument that the curve does not read.
+        ValueError: an unknown curve, a number that is not finite, or an argument that the curve
+            does not read.
 
     Source: arXiv 2501.02393, section 2.1 and its code's threshold modes.
     """
@@ -124,19 +139,34 @@ class Reweigh(nn.Module, Sparsifier):
         given |= {"straight_through": None if straight_through else False}
         for name, value in given.items():
             if value is not None and name not in reads:
-                which = f"the curve {curve!r}" if isinstance(curve, str) else "a curve that is a function of the weights"
+                which = (
+                    f"the curve {curve!r}"
+                    if isinstance(curve, str)
+                    else "a curve that is a function of the weights"
+                )
                 raise ValueError(f"{name}={value} is not read by {which}; leave it out")
-        tau, beta, scale = 0.2 if tau is None else tau, 10.0 if beta is None else beta, 1.0 if scale is None else scale
+        tau, beta, scale = (
+            0.2 if tau is None else tau,
+            10.0 if beta is None else beta,
+            1.0 if scale is None else scale,
+        )
         for name, value in (("tau", tau), ("beta", beta), ("scale", scale)):
             number(name, value)
         if beta == 0:
             raise ValueError("beta must not be 0: it divides")
         if above is not None and (curve != "sigmoid" or not 0 < above < 1 or beta <= 0):
             raise ValueError(
-                f"above is for the rising sigmoid, and lies in (0, 1); got above={above}, curve={curve!r}, beta={beta}. "
-                "Elsewhere cut the weights before the curve: keep=gf.Threshold(...)"
+                f"above is for the rising sigmoid, and lies in (0, 1); got above={above}, "
+                f"curve={curve!r}, beta={beta}. Elsewhere cut the weights before the curve: "
+                "keep=gf.Threshold(...)"
             )
-        self.curve, self.initial_tau, self.beta, self.scale, self.keep = curve, float(tau), float(beta), float(scale), keep
+        self.curve, self.initial_tau, self.beta, self.scale, self.keep = (
+            curve,
+            float(tau),
+            float(beta),
+            float(scale),
+            keep,
+        )
         self.straight_through, self.above = straight_through, above
         self.tau = nn.Parameter(torch.tensor(self.initial_tau)) if trainable else self.initial_tau
 
@@ -173,26 +203,35 @@ class Reweigh(nn.Module, Sparsifier):
         graph = graph if self.keep is None else self.keep.refine(graph)
         if not isinstance(self.curve, str):
             return graph.with_weight(self.curve(graph.weight))
-        excess, one = graph.weight - self.tau, straight_through if self.straight_through else torch.ones_like
-        return graph.with_weight(CURVES[self.curve].apply(excess, graph.weight, self.beta, self.scale, one))
+        excess, one = (
+            graph.weight - self.tau,
+            straight_through if self.straight_through else torch.ones_like,
+        )
+        return graph.with_weight(
+            CURVES[self.curve].apply(excess, graph.weight, self.beta, self.scale, one)
+        )
 
     def extra_repr(self) -> str:
         trained = ", trainable" if isinstance(self.tau, nn.Parameter) else ""
         above = "" if self.above is None else f", above={self.above:g}"
-        return f"{self.curve}, tau={float(torch.as_tensor(self.tau).detach()):g}{trained}{above}" + (
-            f", keep={self.keep}" if self.keep is not None else ""
+        return (
+            f"{self.curve}, tau={float(torch.as_tensor(self.tau).detach()):g}{trained}{above}"
+            + (f", keep={self.keep}" if self.keep is not None else "")
         )
 
 
 class NormalizeWeights(nn.Module, Sparsifier):
-    r"""Weights with mean 0 and variance 1, then scaled and shifted head by head: group normalization of an attention map.
+    r"""Weights with mean 0 and variance 1, then scaled and shifted head by head: group
+    normalization of an attention map.
 
     .. math:: w_{ij} \mapsto \gamma_h (w_{ij} - \mu) / \sqrt{\sigma^2 + 10^{-5}} + \beta_h
 
-    with mean and variance over the edges into a receiver (``over="receiver"``). Every candidate is an edge.
+    with mean and variance over the edges into a receiver (``over="receiver"``). Every candidate is
+    an edge.
 
-    ``over="map"`` takes them over all ``num_receivers * num_senders`` pairs of a lane, forbidden ones counting as 0, as the paper's code
-    does. Then later tokens and padding change what earlier tokens get: it is there to compare with that code, not to train with.
+    ``over="map"`` takes them over all ``num_receivers * num_senders`` pairs of a lane, forbidden
+    ones counting as 0, as the paper's code does. Then later tokens and padding change what earlier
+    tokens get: it is there to compare with that code, not to train with.
 
     Args:
         num_heads: heads, each with its own scale and shift.
@@ -202,12 +241,21 @@ class NormalizeWeights(nn.Module, Sparsifier):
 
     reweighs = True
 
-    def __init__(self, num_heads: int, over: Literal["receiver", "map"] = "receiver", *, then: Sparsifier | None = None) -> None:
+    def __init__(
+        self,
+        num_heads: int,
+        over: Literal["receiver", "map"] = "receiver",
+        *,
+        then: Sparsifier | None = None,
+    ) -> None:
         super().__init__()
         require_known("over", over, ("receiver", "map"))
         whole("num_heads", num_heads)
         self.over, self.then = over, then
-        self.weight, self.bias = nn.Parameter(torch.ones(num_heads)), nn.Parameter(torch.zeros(num_heads))
+        self.weight, self.bias = (
+            nn.Parameter(torch.ones(num_heads)),
+            nn.Parameter(torch.zeros(num_heads)),
+        )
 
     def reset_parameters(self) -> None:
         nn.init.ones_(self.weight)
@@ -226,7 +274,9 @@ class NormalizeWeights(nn.Module, Sparsifier):
             missing = torch.zeros_like(size)
         else:
             group, num_groups = graph.sender_lane, graph.num_lanes
-            size = graph.weight.new_full((num_groups,), max(graph.num_receivers * graph.num_senders, 1))
+            size = graph.weight.new_full(
+                (num_groups,), max(graph.num_receivers * graph.num_senders, 1)
+            )
             missing = size - torch.bincount(group, minlength=num_groups)
 
         def total(values: Tensor) -> Tensor:
@@ -240,7 +290,9 @@ class NormalizeWeights(nn.Module, Sparsifier):
         graph = graph.with_weight(weight)
         if self.then is None:
             return graph
-        kept = self.then.edges(weight.detach(), graph.receivers, graph.num_lanes * graph.num_receivers)
+        kept = self.then.edges(
+            weight.detach(), graph.receivers, graph.num_lanes * graph.num_receivers
+        )
         return self.then.refine(graph.select(kept))
 
     def extra_repr(self) -> str:

@@ -1,7 +1,8 @@
 """Slot 4, sparsify: which weights stay as edges, one receiver's row at a time.
 
-A kept weight keeps its value; with ``renormalize=True`` the kept weights of a row are divided by their sum. Sparsifiers combine
-with ``&`` (an edge stays if both keep it). None of them looks at the total length, so a prefix keeps the edges of the full sequence.
+A kept weight keeps its value; with ``renormalize=True`` the kept weights of a row are divided by
+their sum. Sparsifiers combine with ``&`` (an edge stays if both keep it). None of them looks at the
+total length, so a prefix keeps the edges of the full sequence.
 """
 
 from __future__ import annotations
@@ -29,11 +30,15 @@ class Sparsifier:
 
     @property
     def bound(self) -> float | None:
-        """A number such that exactly the allowed pairs of greater weight are kept; ``None`` where the rule is another one."""
+        """A number such that exactly the allowed pairs of greater weight are kept; ``None`` where
+        the rule is another one.
+        """
         return None
 
     def rows(self, weights: Tensor, allowed: Tensor) -> Tensor:
-        """Weights ``[..., R, N]`` and a mask that broadcasts to them, to bool ``[..., R, N]``: the kept pairs."""
+        """Weights ``[..., R, N]`` and a mask that broadcasts to them, to bool ``[..., R, N]``: the
+        kept pairs.
+        """
         raise NotImplementedError
 
     def edges(self, weights: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
@@ -41,7 +46,9 @@ class Sparsifier:
         raise NotImplementedError
 
     def refine(self, graph: AttentionGraph) -> AttentionGraph:
-        """What becomes of the kept edges: their weights divided by each receiver's sum, if ``renormalize`` says so."""
+        """What becomes of the kept edges: their weights divided by each receiver's sum, if
+        ``renormalize`` says so.
+        """
         return graph.renormalize() if self.renormalize else graph
 
     def __and__(self, other: Sparsifier) -> Sparsifier:
@@ -50,7 +57,9 @@ class Sparsifier:
 
 @dataclass(frozen=True)
 class Both(Sparsifier):
-    """Edges that both sparsifiers keep; both judge the same weights, and then the first refines them, then the second."""
+    """Edges that both sparsifiers keep; both judge the same weights, and then the first refines
+    them, then the second.
+    """
 
     first: Sparsifier
     second: Sparsifier
@@ -72,7 +81,9 @@ class Both(Sparsifier):
         return self.first.rows(weights, allowed) & self.second.rows(weights, allowed)
 
     def edges(self, weights: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
-        return self.first.edges(weights, receivers, num_receivers) & self.second.edges(weights, receivers, num_receivers)
+        return self.first.edges(weights, receivers, num_receivers) & self.second.edges(
+            weights, receivers, num_receivers
+        )
 
     def refine(self, graph: AttentionGraph) -> AttentionGraph:
         return self.second.refine(self.first.refine(graph))
@@ -82,8 +93,8 @@ class Both(Sparsifier):
 class Threshold(Sparsifier):
     """Keep ``w_ij > tau``. With softmax weights a row keeps fewer than ``1 / tau`` edges.
 
-    Weights of softmax, sigmoid and relu are never negative, so a tau below 0 cuts nothing: it is for weights that may be (identity,
-    differential), and has to be meant, with ``signed=True``.
+    Weights of softmax, sigmoid and relu are never negative, so a tau below 0 cuts nothing: it is
+    for weights that may be (identity, differential), and has to be meant, with ``signed=True``.
     """
 
     tau: float
@@ -91,7 +102,10 @@ class Threshold(Sparsifier):
     signed: bool = False
 
     def __post_init__(self) -> None:
-        hint = "; give sparsify=None to keep every candidate, or signed=True for weights that may be negative (identity, differential)"
+        hint = (
+            "; give sparsify=None to keep every candidate, or signed=True for weights that may be "
+            "negative (identity, differential)"
+        )
         number("tau", self.tau, least=-math.inf if self.signed else 0.0, hint=hint)
 
     @property
@@ -107,17 +121,26 @@ class Threshold(Sparsifier):
 
 @dataclass(frozen=True)
 class TopK(Sparsifier):
-    """Keep the ``k`` largest weights of each row (all of them where a row has fewer candidates); of equal ones the earlier sender."""
+    """Keep the ``k`` largest weights of each row (all of them where a row has fewer candidates); of
+    equal ones the earlier sender.
+    """
 
     k: int
     renormalize: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.k, numbers.Integral) or isinstance(self.k, bool) or self.k < 1:
-            raise ValueError(f"k must be a positive integer (edges per row, independent of the length), got {self.k!r}")
+            raise ValueError(
+                "k must be a positive integer (edges per row, independent of the length), got "
+                f"{self.k!r}"
+            )
 
     def rows(self, weights: Tensor, allowed: Tensor) -> Tensor:
-        ranked = weights.masked_fill(~allowed, -math.inf).sort(dim=-1, descending=True, stable=True).indices[..., : self.k]
+        ranked = (
+            weights.masked_fill(~allowed, -math.inf)
+            .sort(dim=-1, descending=True, stable=True)
+            .indices[..., : self.k]
+        )
         keep = torch.zeros_like(weights, dtype=torch.bool).scatter_(-1, ranked, True)
         return keep & allowed
 
@@ -127,9 +150,11 @@ class TopK(Sparsifier):
 
 @dataclass(frozen=True)
 class TopFraction(Sparsifier):
-    """Keep the largest ``ceil(fraction * n_i)`` of a row's ``n_i`` candidates, at least one; of equal weights the earlier sender.
+    """Keep the largest ``ceil(fraction * n_i)`` of a row's ``n_i`` candidates, at least one; of
+    equal weights the earlier sender.
 
-    The number grows with the row's own candidates and never with the total length: a causal row keeps what it keeps in a prefix.
+    The number grows with the row's own candidates and never with the total length: a causal row
+    keeps what it keeps in a prefix.
     """
 
     fraction: float
@@ -140,11 +165,14 @@ class TopFraction(Sparsifier):
             raise ValueError(f"fraction must lie in (0, 1], got {self.fraction}")
 
     def _number(self, candidates: Tensor) -> Tensor:
-        # In float64 and a little less, so that 0.3 * 10 is 3 and not the 4 that rounding up its rounding error gives.
+        # In float64 and a little less, so that 0.3 * 10 is 3 and not the 4 that rounding up its
+        # rounding error gives.
         return (candidates.double() * self.fraction - 1e-9).ceil().clamp(min=1)
 
     def rows(self, weights: Tensor, allowed: Tensor) -> Tensor:
-        order = weights.masked_fill(~allowed, -math.inf).argsort(dim=-1, descending=True, stable=True)
+        order = weights.masked_fill(~allowed, -math.inf).argsort(
+            dim=-1, descending=True, stable=True
+        )
         number = self._number(allowed.expand(weights.shape).sum(-1, keepdim=True))
         within = torch.arange(weights.shape[-1], device=weights.device) < number
         return torch.zeros_like(weights, dtype=torch.bool).scatter_(-1, order, within) & allowed
@@ -155,17 +183,22 @@ class TopFraction(Sparsifier):
 
 
 def ranks(weights: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
-    """Each edge's place among its receiver's by falling weight, from 0; of equal weights the earlier edge first."""
+    """Each edge's place among its receiver's by falling weight, from 0; of equal weights the
+    earlier edge first.
+    """
     by_weight = weights.argsort(descending=True, stable=True)
     order = by_weight[receivers[by_weight].argsort(stable=True)]
     degree = degrees(receivers, num_receivers)
     start = torch.cumsum(degree, 0) - degree
-    return torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=weights.device) - start[receivers[order]])
+    return torch.empty_like(order).scatter_(
+        0, order, torch.arange(order.shape[0], device=weights.device) - start[receivers[order]]
+    )
 
 
 def elementwise(value: Sparsifier | None) -> bool:
-    """Whether a kept weight keeps its value, or is divided by its receiver's sum as ``renormalize`` says: then weights that are dropped can
-    stay in their places as zeros."""
+    """Whether a kept weight keeps its value, or is divided by its receiver's sum as ``renormalize``
+    says: then weights that are dropped can stay in their places as zeros.
+    """
     if isinstance(value, Both):
         return elementwise(value.first) and elementwise(value.second)
     return value is None or (type(value).refine is Sparsifier.refine and not value.reweighs)
@@ -179,7 +212,8 @@ def trainable(value: Sparsifier | None) -> bool:
 
 
 def from_spec(spec: Mapping[str, Any], num_heads: int) -> Sparsifier:
-    """A sparsifier from plain values, as a config file holds it: its name and its arguments, sparsifiers among them again as plain values.
+    """A sparsifier from plain values, as a config file holds it: its name and its arguments,
+    sparsifiers among them again as plain values.
 
     >>> from_spec({"name": "reweigh", "curve": "binary", "tau": 0.0, "keep": {"name": "top_k", "k": 3}}, num_heads=4)
 
@@ -194,10 +228,15 @@ def from_spec(spec: Mapping[str, Any], num_heads: int) -> Sparsifier:
         "reweigh": Reweigh,
         "normalize_weights": partial(NormalizeWeights, num_heads),
     }
-    arguments = {name: from_spec(value, num_heads) if isinstance(value, Mapping) else value for name, value in spec.items()}
+    arguments = {
+        name: from_spec(value, num_heads) if isinstance(value, Mapping) else value
+        for name, value in spec.items()
+    }
     name = arguments.pop("name", None)
     if not isinstance(name, str):
-        raise ValueError(f"a sparsifier's dictionary needs a name, one of {', '.join(makers)}; got {dict(spec)}")
+        raise ValueError(
+            f"a sparsifier's dictionary needs a name, one of {', '.join(makers)}; got {dict(spec)}"
+        )
     require_known("sparsifier", name, makers)
     try:
         return makers[name](**arguments)
@@ -208,7 +247,13 @@ def from_spec(spec: Mapping[str, Any], num_heads: int) -> Sparsifier:
 def check(value: Sparsifier | None) -> Sparsifier | None:
     """The value itself, or TypeError with the remedy."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise TypeError(f"sparsify must be a sparsifier, got the number {value}; write sparsify=gf.Threshold({value})")
+        raise TypeError(
+            f"sparsify must be a sparsifier, got the number {value}; write "
+            f"sparsify=gf.Threshold({value})"
+        )
     if value is not None and not isinstance(value, Sparsifier):
-        raise TypeError(f"sparsify must be None, gf.Threshold, gf.TopK or another Sparsifier, got {type(value).__name__}")
+        raise TypeError(
+            "sparsify must be None, gf.Threshold, gf.TopK or another Sparsifier, got "
+            f"{type(value).__name__}"
+        )
     return value

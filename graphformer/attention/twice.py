@@ -1,7 +1,9 @@
-r"""A second derivative for ``scaled_dot_product_attention``, whose fast kernels have only a first one.
+r"""A second derivative for ``scaled_dot_product_attention``, whose fast kernels have only a first
+one.
 
-The kernel runs, forward and backward, as it is. Only where the backward pass is itself recorded (``create_graph=True``) the gradient is
-written out beside it, in formulas that can be differentiated again, with :math:`g` the gradient of the output:
+The kernel runs, forward and backward, as it is. Only where the backward pass is itself recorded
+(``create_graph=True``) the gradient is written out beside it, in formulas that can be
+differentiated again, with :math:`g` the gradient of the output:
 
 .. math::
     \bar x = P^\top g, \qquad \bar S = P \circ (g x^\top - \mathrm{rowsum}(P \circ g x^\top)), \qquad
@@ -44,7 +46,9 @@ class Entry(Function):
     """q, k and x on their way into the kernel."""
 
     @staticmethod
-    def forward(ctx: Any, passage: Passage, q: Tensor, k: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, passage: Passage, q: Tensor, k: Tensor, x: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.passage = passage
         ctx.save_for_backward(q, k, x)
         return q.view_as(q), k.view_as(k), x.view_as(x)
@@ -89,6 +93,7 @@ class Once(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         raise RuntimeError(
-            "executor='flash' has no second derivative with dropout: call .eval(), set attention_dropout=0.0, or choose "
-            "executor='dense' or 'stream', which draw the weights they drop where autograd sees it"
+            "executor='flash' has no second derivative with dropout: call .eval(), set "
+            "attention_dropout=0.0, or choose executor='dense' or 'stream', which draw the weights "
+            "they drop where autograd sees it"
         )

@@ -1,4 +1,6 @@
-"""Who runs the aggregation: torch, PyG, DGL or torch-sparse. The choice never changes the answer."""
+"""Who runs the aggregation: torch, PyG, DGL or torch-sparse. The choice never changes the
+answer.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ from graphformer.graph import AttentionGraph
 
 __all__ = ["REDUCTIONS", "Backend", "aggregate", "available", "get"]
 
-_CLASSES = {"torch": "TorchBackend", "pyg": "PyGBackend", "dgl": "DGLBackend", "torch_sparse": "TorchSparseBackend"}
+_CLASSES = {
+    "torch": "TorchBackend",
+    "pyg": "PyGBackend",
+    "dgl": "DGLBackend",
+    "torch_sparse": "TorchSparseBackend",
+}
 
 
 NAMES = tuple(_CLASSES)
@@ -37,13 +44,18 @@ def get(name: str = "auto") -> Backend:
     if name == "auto":
         name = "torch"
     if name not in _CLASSES:
-        raise ValueError(f"unknown backend {name!r}; known: auto, {', '.join(_CLASSES)}; installed here: {', '.join(available())}")
+        raise ValueError(
+            f"unknown backend {name!r}; known: auto, {', '.join(_CLASSES)}; installed here: "
+            f"{', '.join(available())}"
+        )
     try:
         return _load(name)
     except MissingExtra:
         raise
     except (ImportError, OSError) as error:
-        raise RuntimeError(f"backend {name!r} is installed but cannot be imported: {error}") from error
+        raise RuntimeError(
+            f"backend {name!r} is installed but cannot be imported: {error}"
+        ) from error
 
 
 def available() -> tuple[str, ...]:
@@ -58,7 +70,9 @@ def available() -> tuple[str, ...]:
     return tuple(names)
 
 
-def aggregate(graph: AttentionGraph, x: Tensor, reduce: str = "sum", *, backend: str = "auto") -> Tensor:
+def aggregate(
+    graph: AttentionGraph, x: Tensor, reduce: str = "sum", *, backend: str = "auto"
+) -> Tensor:
     r"""Messages along the edges, reduced at each receiver.
 
     ======== =====================================================================================
@@ -71,11 +85,12 @@ def aggregate(graph: AttentionGraph, x: Tensor, reduce: str = "sum", *, backend:
     min_norm the same with the smallest norm
     ======== =====================================================================================
 
-    An edge of negative weight sends ``-x_j`` with the weight's size: mean and var are then those of a weighted sample, and lie within the
-    range of its messages also where the weights cancel (a difference of two maps, scores as they are). Divided by their own sum they would
-    have no bound.
+    An edge of negative weight sends ``-x_j`` with the weight's size: mean and var are then those of
+    a weighted sample, and lie within the range of its messages also where the weights cancel (a
+    difference of two maps, scores as they are). Divided by their own sum they would have no bound.
 
-    A receiver without edges, or whose weights are all 0, gets 0. Use ``graph.unweighted()`` for the unweighted reductions.
+    A receiver without edges, or whose weights are all 0, gets 0. Use ``graph.unweighted()`` for the
+    unweighted reductions.
 
     Args:
         graph: the edges and their weights.
@@ -84,7 +99,8 @@ def aggregate(graph: AttentionGraph, x: Tensor, reduce: str = "sum", *, backend:
         backend: ``"torch"``, ``"pyg"``, ``"dgl"``, ``"torch_sparse"`` or ``"auto"`` (torch).
 
     Returns:
-        Receiver features in the layout of x. Half precision is accumulated in float32 and returned in x's precision.
+        Receiver features in the layout of x. Half precision is accumulated in float32 and returned
+        in x's precision.
 
     Raises:
         ValueError: an unknown name, or a shape or device that does not fit.

@@ -11,7 +11,9 @@ from graphformer.graph import AttentionGraph
 
 
 class WeightedSum(MessagePassing):
-    """``sum_e w_e x_j``: the aggregation of GINConv with the edge weights that GINConv itself does not take."""
+    """``sum_e w_e x_j``: the aggregation of GINConv with the edge weights that GINConv itself does
+    not take.
+    """
 
     def __init__(self) -> None:
         super().__init__(aggr="sum", flow="source_to_target")
@@ -30,7 +32,13 @@ class WeightedDeviation(MessagePassing):
         super().__init__(aggr="sum", flow="source_to_target")
 
     def forward(self, graph: AttentionGraph, x: Tensor, center: Tensor) -> Tensor:
-        return self.propagate(graph.edge_index, x=(x, center), weight=magnitude(graph.weight), signs=sign(graph.weight), size=sizes(graph))
+        return self.propagate(
+            graph.edge_index,
+            x=(x, center),
+            weight=magnitude(graph.weight),
+            signs=sign(graph.weight),
+            size=sizes(graph),
+        )
 
     def message(self, x_j: Tensor, x_i: Tensor, weight: Tensor, signs: Tensor) -> Tensor:
         return weight.unsqueeze(-1) * (signs * x_j - x_i) ** 2

@@ -1,4 +1,5 @@
-r"""Sums along edges that can be differentiated any number of times, and that ``torch.func`` can transform.
+r"""Sums along edges that can be differentiated any number of times, and that ``torch.func`` can
+transform.
 
 Three maps are enough, because the gradient of each is made of the others:
 
@@ -10,8 +11,8 @@ map                     formula                                 gradients, from 
 :class:`EdgeDots`       :math:`\langle a_{i(e)}, b_{j(e)} \rangle` to a ``WeightedSum(b, g)``, to b ``SumToSenders(a, g)``
 ======================= ======================================= ================================================
 
-None of them makes an ``[E, D]`` tensor. Under ``torch.func.vmap`` samples stand beside each other as more channels where they share the
-weights, and as copies of the graph where they do not.
+None of them makes an ``[E, D]`` tensor. Under ``torch.func.vmap`` samples stand beside each other
+as more channels where they share the weights, and as copies of the graph where they do not.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ class Ends:
 
     Attributes:
         graph: the edges; its weights are not looked at.
-        rows: int64 ``[E]``: the row that an edge's sender has among the senders' features. ``graph.senders``, but for keys, where a group
-            of ``group`` lanes that follow each other shares the rows of one.
+        rows: int64 ``[E]``: the row that an edge's sender has among the senders' features.
+            ``graph.senders``, but for keys, where a group of ``group`` lanes that follow each other
+            shares the rows of one.
         group: lanes that share rows.
     """
 
@@ -56,7 +58,9 @@ class Ends:
 
     def repeated(self, size: int) -> Ends:
         """So many copies of the graph beside each other, one a sample."""
-        return self.graph.derived(f"repeated {size} {self.group}", lambda: Ends.of(repeat(self.graph, size), self.group))
+        return self.graph.derived(
+            f"repeated {size} {self.group}", lambda: Ends.of(repeat(self.graph, size), self.group)
+        )
 
 
 def repeat(graph: AttentionGraph, size: int) -> AttentionGraph:
@@ -75,7 +79,9 @@ def repeat(graph: AttentionGraph, size: int) -> AttentionGraph:
         (size, *graph.batch_shape),
     )
     order, starts = graph.by_sender
-    every.derived("by_sender", lambda: ((order + number * edges).flatten(), _starts(starts, number * edges)))
+    every.derived(
+        "by_sender", lambda: ((order + number * edges).flatten(), _starts(starts, number * edges))
+    )
     every.derived("indptr", lambda: _starts(graph.indptr, number * edges))
     return every
 
@@ -88,7 +94,9 @@ def bag(index: Tensor, rows: Tensor, indptr: Tensor, weight: Tensor | None = Non
     """Sum ``weight_e * rows[index_e]`` over each slice of ``indptr``; an empty slice gives 0."""
     if rows.shape[0] == 0 or rows.shape[1] == 0:
         return rows.new_zeros(indptr.shape[0] - 1, rows.shape[1])
-    return F.embedding_bag(index, rows, indptr, mode="sum", per_sample_weights=weight, include_last_offset=True)
+    return F.embedding_bag(
+        index, rows, indptr, mode="sum", per_sample_weights=weight, include_last_offset=True
+    )
 
 
 class WeightedSum(Function):
@@ -106,12 +114,18 @@ class WeightedSum(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        dx = SumToSenders.apply(grad.contiguous(), weight, ctx.ends) if ctx.needs_input_grad[0] else None
+        dx = (
+            SumToSenders.apply(grad.contiguous(), weight, ctx.ends)
+            if ctx.needs_input_grad[0]
+            else None
+        )
         dw = EdgeDots.apply(grad, x, ctx.ends) if ctx.needs_input_grad[1] else None
         return dx, dw, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, weight: Tensor, ends: Ends) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], x: Tensor, weight: Tensor, ends: Ends
+    ) -> tuple[Tensor, int]:
         return sum_of_samples(WeightedSum, info.batch_size, in_dims, x, weight, ends)
 
 
@@ -137,17 +151,25 @@ class SumToSenders(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         y, weight = ctx.saved_tensors
-        dy = WeightedSum.apply(grad.contiguous(), weight, ctx.ends) if ctx.needs_input_grad[0] else None
+        dy = (
+            WeightedSum.apply(grad.contiguous(), weight, ctx.ends)
+            if ctx.needs_input_grad[0]
+            else None
+        )
         dw = EdgeDots.apply(y, grad, ctx.ends) if ctx.needs_input_grad[1] else None
         return dy, dw, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], y: Tensor, weight: Tensor, ends: Ends) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], y: Tensor, weight: Tensor, ends: Ends
+    ) -> tuple[Tensor, int]:
         return sum_of_samples(SumToSenders, info.batch_size, in_dims, y, weight, ends)
 
 
 class EdgeDots(Function):
-    """``<a_i, b_j>`` for every edge, ``[E]``: the gradient of a bag to its weights, which torch computes without ``[E, D]`` tensors."""
+    """``<a_i, b_j>`` for every edge, ``[E]``: the gradient of a bag to its weights, which torch
+    computes without ``[E, D]`` tensors.
+    """
 
     @staticmethod
     def forward(at_receivers: Tensor, at_senders: Tensor, ends: Ends) -> Tensor:
@@ -156,7 +178,13 @@ class EdgeDots(Function):
             return at_senders.new_zeros(graph.num_edges)
         starts = graph.indptr[:-1].contiguous()
         return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            at_receivers.contiguous(), at_senders.contiguous(), ends.rows, starts, graph.receivers, 0, -1
+            at_receivers.contiguous(),
+            at_senders.contiguous(),
+            ends.rows,
+            starts,
+            graph.receivers,
+            0,
+            -1,
         )
 
     @staticmethod
@@ -172,14 +200,20 @@ class EdgeDots(Function):
         return da, db, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], a: Tensor, b: Tensor, ends: Ends) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], a: Tensor, b: Tensor, ends: Ends
+    ) -> tuple[Tensor, int]:
         size = info.batch_size
-        dots = EdgeDots.apply(join(a, in_dims[0], size), join(b, in_dims[1], size), ends.repeated(size))
+        dots = EdgeDots.apply(
+            join(a, in_dims[0], size), join(b, in_dims[1], size), ends.repeated(size)
+        )
         return dots.unflatten(0, (size, -1)), 0
 
 
 class EdgeSum(Function):
-    """``out_i = sum_e values_e`` over the edges into each receiver, or out of each sender, for values ``[E, D]``."""
+    """``out_i = sum_e values_e`` over the edges into each receiver, or out of each sender, for
+    values ``[E, D]``.
+    """
 
     @staticmethod
     def forward(values: Tensor, graph: AttentionGraph, at_senders: bool) -> Tensor:
@@ -198,7 +232,9 @@ class EdgeSum(Function):
         return grad.index_select(0, ctx.index), None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], values: Tensor, graph: AttentionGraph, at_senders: bool) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], values: Tensor, graph: AttentionGraph, at_senders: bool
+    ) -> tuple[Tensor, int]:
         size = info.batch_size
         return part(EdgeSum.apply(widen(values, in_dims[0], size), graph, at_senders), size), 1
 
@@ -216,11 +252,15 @@ def sum_to_senders(graph: AttentionGraph, values: Tensor) -> Tensor:
 # ---------------------------------------------------------------------- many samples behind one, for torch.func.vmap
 
 
-def sum_of_samples(kind: Any, size: int, in_dims: tuple[Any, ...], rows: Tensor, weight: Tensor, ends: Ends) -> tuple[Tensor, int]:
+def sum_of_samples(
+    kind: Any, size: int, in_dims: tuple[Any, ...], rows: Tensor, weight: Tensor, ends: Ends
+) -> tuple[Tensor, int]:
     """A weighted sum of every sample."""
     if in_dims[1] is None:
         return part(kind.apply(widen(rows, in_dims[0], size), weight, ends), size), 1
-    every = kind.apply(join(rows, in_dims[0], size), join(weight, in_dims[1], size), ends.repeated(size))
+    every = kind.apply(
+        join(rows, in_dims[0], size), join(weight, in_dims[1], size), ends.repeated(size)
+    )
     return every.unflatten(0, (size, -1)), 0
 
 

@@ -1,6 +1,7 @@
 """Aggregation by torch-sparse's ``SparseTensor``, where it is installed.
 
-The gradients are the torch backend's: those of torch-sparse's own kernels have no derivative, and say 0 where they are asked for one.
+The gradients are the torch backend's: those of torch-sparse's own kernels have no derivative, and
+say 0 where they are asked for one.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class TorchSparseBackend:
     def check(self, graph: AttentionGraph, x: Tensor) -> None:
         if x.is_cuda and not torch.ops.torch_sparse.cuda_version() > 0:
             raise RuntimeError(
-                f"backend='torch_sparse' got tensors on {x.device}, but the installed torch-sparse is a CPU build; "
-                "build it with CUDA, or choose backend='torch'"
+                f"backend='torch_sparse' got tensors on {x.device}, but the installed torch-sparse "
+                "is a CPU build; build it with CUDA, or choose backend='torch'"
             )
 
     def weighted_sum(self, graph: AttentionGraph, x: Tensor) -> Tensor:

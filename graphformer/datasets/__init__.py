@@ -1,4 +1,6 @@
-"""Data sets. Each module is imported when one of its names is first used, because the domain libraries are optional."""
+"""Data sets. Each module is imported when one of its names is first used, because the domain
+libraries are optional.
+"""
 
 from __future__ import annotations
 

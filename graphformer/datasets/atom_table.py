@@ -1,9 +1,9 @@
 """Atoms of PDB, mmCIF and BinaryCIF files as columns, row by row.
 
-A part that is not needed here (serial number, B factor, charge) is not looked at, and what cannot be
-read in a part that is needed is unknown in that row alone. Hence no reader of a library stands here
-for text: biotite's ends a whole file at one blank occupancy, passes over TER, and takes a line of a
-text between semicolons for the start of a table.
+A part that is not needed here (serial number, B factor, charge) is not looked at, and what cannot
+be read in a part that is needed is unknown in that row alone. Hence no reader of a library stands
+here for text: biotite's ends a whole file at one blank occupancy, passes over TER, and takes a line
+of a text between semicolons for the start of a table.
 """
 
 from __future__ import annotations
@@ -114,13 +114,17 @@ def _pdb_models(lines: list[str]) -> tuple[list[list[tuple[int, int, str]]], lis
         else:
             models.append(rows)
     if not models:
-        told = f"; row {strays[0]} looks like one and does not start in its column" if strays else ""
+        told = (
+            f"; row {strays[0]} looks like one and does not start in its column" if strays else ""
+        )
         raise UnreadableStructure(f"cannot be read (there are no atoms{told})")
     return models, strays
 
 
 def _same_atoms(one: list[tuple[int, int, str]], other: list[tuple[int, int, str]]) -> bool:
-    return len(one) == len(other) and all(a[2][12:27] == b[2][12:27] for a, b in zip(one, other, strict=True))
+    return len(one) == len(other) and all(
+        a[2][12:27] == b[2][12:27] for a, b in zip(one, other, strict=True)
+    )
 
 
 def _pdb_atom(row: int, end: int, line: str, charges: bool) -> Atom:
@@ -195,7 +199,9 @@ def _tokens(lines: list[str]) -> Iterator[tuple[int, str, bool]]:
                     break
                 text.append(line)
             else:
-                raise UnreadableStructure(f"cannot be read (the text that starts in row {row} has no end)")
+                raise UnreadableStructure(
+                    f"cannot be read (the text that starts in row {row} has no end)"
+                )
             yield row, "\n".join(text), True
             line = line[1:]
         if "'" not in line and '"' not in line and "#" not in line:
@@ -223,8 +229,12 @@ def _cif_tables(lines: list[str]) -> list[Table]:
         if tags and tags[0].startswith("_atom_site."):
             if len(values) % len(tags):
                 last = f"{len(values) % len(tags)} of {len(tags)} values"
-                raise UnreadableStructure(f"cannot be read (its last atom, row {rows[-1]}, has {last})")
-            table: Table = {tag.split(".", 1)[1]: values[at :: len(tags)] for at, tag in enumerate(tags)}
+                raise UnreadableStructure(
+                    f"cannot be read (its last atom, row {rows[-1]}, has {last})"
+                )
+            table: Table = {
+                tag.split(".", 1)[1]: values[at :: len(tags)] for at, tag in enumerate(tags)
+            }
             tables.append({**table, _ROWS: list(map(str, rows[:: len(tags)]))})
         tags, values, rows = [], [], []
 
@@ -262,7 +272,8 @@ def _known(word: str, quoted: bool) -> str | None:
 def _binary_tables(data: bytes) -> list[Table]:
     """The same of BinaryCIF, with biotite."""
     module = require("biotite.structure.io.pdbx", extra="protein", why="reading structures")
-    # Broken files make a parser fail in its own ways (an index, a key): each says that the file is broken.
+    # Broken files make a parser fail in its own ways (an index, a key): each says that the file is
+    # broken.
     try:
         tables: list[Table] = []
         for block in module.BinaryCIFFile.read(io.BytesIO(data)).values():
@@ -271,8 +282,14 @@ def _binary_tables(data: bytes) -> list[Table]:
             table: Table = {}
             for name, column in block["atom_site"].items():
                 values = column.data.array.tolist()
-                gone = [False] * len(values) if column.mask is None else (column.mask.array != 0).tolist()
-                table[name.lower()] = [None if lost else str(v) for v, lost in zip(values, gone, strict=True)]
+                gone = (
+                    [False] * len(values)
+                    if column.mask is None
+                    else (column.mask.array != 0).tolist()
+                )
+                table[name.lower()] = [
+                    None if lost else str(v) for v, lost in zip(values, gone, strict=True)
+                ]
             if len({len(values) for values in table.values()}) > 1:
                 raise ValueError("columns of the atoms differ in length")
             count = len(next(iter(table.values()), []))
@@ -294,9 +311,17 @@ def _cif_models(table: Table) -> list[list[Atom]]:
         given = [table[name] for name in names if name in table] or [empty]
         return [next((v for v in row if v is not None), "") for row in zip(*given, strict=True)]
 
-    for needed in (("cartn_x",), ("cartn_y",), ("cartn_z",), ("auth_atom_id", "label_atom_id"), ("auth_comp_id", "label_comp_id")):
+    for needed in (
+        ("cartn_x",),
+        ("cartn_y",),
+        ("cartn_z",),
+        ("auth_atom_id", "label_atom_id"),
+        ("auth_comp_id", "label_comp_id"),
+    ):
         if not any(name in table for name in needed):
-            raise UnreadableStructure(f"cannot be read (its atoms have no column {' or '.join(needed)})")
+            raise UnreadableStructure(
+                f"cannot be read (its atoms have no column {' or '.join(needed)})"
+            )
     models: dict[str, list[Atom]] = {}
     columns = (
         column("pdbx_pdb_model_num"),
@@ -315,7 +340,23 @@ def _cif_models(table: Table) -> list[list[Atom]]:
         column("cartn_z"),
         column(_ROWS),
     )
-    for model, chain, segment, label, code, residue, name, altloc, element, group, occupancy, x, y, z, row in zip(*columns, strict=True):
+    for (
+        model,
+        chain,
+        segment,
+        label,
+        code,
+        residue,
+        name,
+        altloc,
+        element,
+        group,
+        occupancy,
+        x,
+        y,
+        z,
+        row,
+    ) in zip(*columns, strict=True):
         parted = re.fullmatch(r"([-+]?\d+)([A-Za-z]?)", label)
         atom = Atom(
             chain=chain,

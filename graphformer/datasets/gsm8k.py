@@ -28,8 +28,9 @@ _MARK = re.compile(r"<<[^<>]*>>")
 class GSM8K(Dataset):
     """7,473 (train) or 1,319 (test) problems of two to eight steps of arithmetic.
 
-    Item ``i`` is ``{"question": str, "answer": str}``. An answer holds the steps, a line each, and ends with ``#### 72``, the number asked
-    for. Its calculations carry marks for a calculator, ``48/2 = <<48/2=24>>24``; ``strip_marks`` leaves ``48/2 = 24``.
+    Item ``i`` is ``{"question": str, "answer": str}``. An answer holds the steps, a line each, and
+    ends with ``#### 72``, the number asked for. Its calculations carry marks for a calculator,
+    ``48/2 = <<48/2=24>>24``; ``strip_marks`` leaves ``48/2 = 24``.
 
     >>> problems = GSM8K("data", "train")
     >>> problems.text(0), problems.answer(0)
@@ -40,20 +41,23 @@ class GSM8K(Dataset):
         root: a folder; ``root/raw`` takes the download. None downloads nothing.
         split: ``"train"`` or ``"test"``; only its file is needed.
         strip_marks: leave out the calculator's marks.
-        raw: a folder that holds ``train.jsonl`` and ``test.jsonl``. Otherwise they are sought in ``root/raw``, then in the folder
-            ``gsm8k`` of the folder that the environment variable GRAPHFORMER_DATA names, and then downloaded.
+        raw: a folder that holds ``train.jsonl`` and ``test.jsonl``. Otherwise they are sought in
+            ``root/raw``, then in the folder ``gsm8k`` of the folder that the environment variable
+            GRAPHFORMER_DATA names, and then downloaded.
         log: show the download's progress (on a terminal).
 
     Raises:
-        ValueError: an unknown split, or a raw file that is damaged or missing with no root to download it to.
+        ValueError: an unknown split, or a raw file that is damaged or missing with no root to
+            download it to.
         DownloadError: the raw file is nowhere and cannot be downloaded.
 
-    Source: Cobbe et al., Training Verifiers to Solve Math Word Problems, arXiv:2110.14168; data MIT. The published set has no validation
-    part: take one from the training problems.
+    Source: Cobbe et al., Training Verifiers to Solve Math Word Problems, arXiv:2110.14168; data
+    MIT. The published set has no validation part: take one from the training problems.
     """
 
     raw_files: ClassVar[dict[str, RawFile]] = {
-        name: RawFile(f"{name}.jsonl", sha, f"{_ADDRESS}{name}.jsonl") for name, sha in _SPLITS.items()
+        name: RawFile(f"{name}.jsonl", sha, f"{_ADDRESS}{name}.jsonl")
+        for name, sha in _SPLITS.items()
     }
     data_folder: ClassVar[str] = "gsm8k"
 
@@ -68,7 +72,13 @@ class GSM8K(Dataset):
     ):
         require_known("split", split, self.raw_files)
         self.split, self.strip_marks = split, strip_marks
-        path = find(self.raw_files[split], raw, None if root is None else Path(root) / "raw", self.data_folder, log=log)
+        path = find(
+            self.raw_files[split],
+            raw,
+            None if root is None else Path(root) / "raw",
+            self.data_folder,
+            log=log,
+        )
         records = [json.loads(line) for line in path.read_bytes().splitlines()]
         if strip_marks:
             records = [{**record, "answer": _MARK.sub("", record["answer"])} for record in records]
@@ -81,7 +91,9 @@ class GSM8K(Dataset):
         return dict(self._records[index])
 
     def text(self, index: int) -> str:
-        """A problem as one text to train on: ``"Question: ...\\nAnswer: ...\\n\\n"``. Cut after ``"Answer:"`` it is a prompt."""
+        """A problem as one text to train on: ``"Question: ...\\nAnswer: ...\\n\\n"``. Cut after
+        ``"Answer:"`` it is a prompt.
+        """
         record = self._records[index]
         return f"Question: {record['question']}\nAnswer: {record['answer']}\n\n"
 
@@ -101,22 +113,33 @@ class GSM8K(Dataset):
         """Windows over the problems, one after another.
 
         Args:
-            tokenizer: of :func:`~graphformer.datasets.build_tokenizer`, or any of transformers. Each problem is tokenized by itself.
-            context_length, stride: see :class:`~graphformer.datasets.TextDataset`: stride 1 trains, ``context_length`` evaluates.
+            tokenizer: of :func:`~graphformer.datasets.build_tokenizer`, or any of transformers.
+                Each problem is tokenized by itself.
+            context_length, stride: see :class:`~graphformer.datasets.TextDataset`: stride 1 trains,
+                ``context_length`` evaluates.
             indices: the problems, in this order (a validation part, say); None takes all.
-            eos: put the tokenizer's end token after each problem, from which a model learns to stop.
+            eos: put the tokenizer's end token after each problem, from which a model learns to
+                stop.
 
         Raises:
-            ValueError: characters that the tokenizer has no token for, ``eos`` where it has no end token, no problem, or a bad length.
+            ValueError: characters that the tokenizer has no token for, ``eos`` where it has no end
+                token, no problem, or a bad length.
         """
         if eos and tokenizer.eos_token_id is None:
-            raise ValueError("eos=True needs a tokenizer with an end token, and this one has none; leave eos out.")
+            raise ValueError(
+                "eos=True needs a tokenizer with an end token, and this one has none; leave eos "
+                "out."
+            )
         texts = [self.text(i) for i in (range(len(self)) if indices is None else indices)]
         if not texts:
             raise ValueError("indices is empty; give at least one problem.")
         refuse_unknown(tokenizer, "".join(texts))
         end = [tokenizer.eos_token_id] if eos else []
-        ids = [i for one in tokenizer(texts, add_special_tokens=False)["input_ids"] for i in (*one, *end)]
+        ids = [
+            i
+            for one in tokenizer(texts, add_special_tokens=False)["input_ids"]
+            for i in (*one, *end)
+        ]
         return TextDataset(torch.tensor(ids, dtype=torch.int64), context_length, stride)
 
     def __repr__(self) -> str:

@@ -1,4 +1,6 @@
-"""Tables that go with label images: properties of the grains, a row a label, and targets, a row a file."""
+"""Tables that go with label images: properties of the grains, a row a label, and targets, a row a
+file.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,20 @@ class Table(NamedTuple):
 
 
 def read_table(path: str | Path, key: str, *, missing: bool = False) -> Table:
-    """A table of numbers from CSV (with a header, see :func:`~graphformer.datasets.tables.read_rows`) or npz (an array a column).
+    """A table of numbers from CSV (with a header, see
+    :func:`~graphformer.datasets.tables.read_rows`) or npz (an array a column).
 
     Args:
         path: the file.
         key: the column that names the rows.
-        missing: let NaN, empty cells and those of :data:`~graphformer.datasets.tables.MISSING` be NaN.
+        missing: let NaN, empty cells and those of :data:`~graphformer.datasets.tables.MISSING` be
+            NaN.
 
     Raises:
-        ValueError: no such file, no such column, a column without a name or with the name of another, a cell that is no number, NaN or
-            infinite, a row of another length, or two rows of one key; the error names the file, the row (counted from 1 below the
-            header) and the column.
+        ValueError: no such file, no such column, a column without a name or with the name of
+            another, a cell that is no number, NaN or infinite, a row of another length, or two rows
+            of one key; the error names the file, the row (counted from 1 below the header) and the
+            column.
     """
     path = Path(path)
     header, rows = _of_npz(path, key) if path.suffix.lower() == ".npz" else _of_csv(path, key)
@@ -45,18 +50,25 @@ def read_table(path: str | Path, key: str, *, missing: bool = False) -> Table:
             raise ValueError(f"{path}, {place}: the cell {key!r} is empty; name the {key}.")
         if name in found:
             raise ValueError(f"{path}, {place}: {key} {name} is there twice; leave one row.")
-        found[name] = [_number(c, f"{path}, {place} ({key} {name}), column {header[i]!r}", missing) for i, c in enumerate(cells) if i != at]
+        found[name] = [
+            _number(c, f"{path}, {place} ({key} {name}), column {header[i]!r}", missing)
+            for i, c in enumerate(cells)
+            if i != at
+        ]
     return Table(tuple(name for name in header if name != key), found)
 
 
 def encode(table: Table, angles: Mapping[str, float], name: str) -> Table:
-    """The table with each angle ``v`` of period ``p`` as two columns, ``cos(2 pi v / p)`` and ``sin(2 pi v / p)``.
+    """The table with each angle ``v`` of period ``p`` as two columns, ``cos(2 pi v / p)`` and
+    ``sin(2 pi v / p)``.
 
     Raises:
         ValueError: an angle that is no column.
     """
     if strange := [angle for angle in angles if angle not in table.columns]:
-        raise ValueError(f"angles: {name} has no column {strange[0]!r}; it has {', '.join(table.columns)}.")
+        raise ValueError(
+            f"angles: {name} has no column {strange[0]!r}; it has {', '.join(table.columns)}."
+        )
     columns: list[str] = []
     for column in table.columns:
         columns += [f"cos_{column}", f"sin_{column}"] if column in angles else [column]
@@ -70,11 +82,15 @@ def encode(table: Table, angles: Mapping[str, float], name: str) -> Table:
     return Table(tuple(columns), rows)
 
 
-def rows_of(table: Table, labels: Sequence[int], name: str, ignored: Sequence[int] = ()) -> np.ndarray:
-    """``[N, P]``: the rows of these labels, in their order. Rows of other labels than these and ``ignored`` are told in a warning.
+def rows_of(
+    table: Table, labels: Sequence[int], name: str, ignored: Sequence[int] = ()
+) -> np.ndarray:
+    """``[N, P]``: the rows of these labels, in their order. Rows of other labels than these and
+    ``ignored`` are told in a warning.
 
     Raises:
-        ValueError: labels without a row, or a key that is no label or names one that has a row already.
+        ValueError: labels without a row, or a key that is no label or names one that has a row
+            already.
     """
     rows: dict[int, list[float]] = {}
     for key, values in table.rows.items():
@@ -83,20 +99,33 @@ def rows_of(table: Table, labels: Sequence[int], name: str, ignored: Sequence[in
             raise ValueError(f"{name}: label {label} is there twice; leave one row.")
         rows[label] = values
     if lacking := [label for label in labels if label not in rows]:
-        raise ValueError(f"{name} has no row for {len(lacking)} of {len(labels)} grains (labels {some(lacking)}).")
+        raise ValueError(
+            f"{name} has no row for {len(lacking)} of {len(labels)} grains (labels "
+            f"{some(lacking)})."
+        )
     if strange := sorted(set(rows) - set(labels) - set(ignored)):
-        warnings.warn(f"{name}: {len(strange)} rows are not read, their labels are not in the image ({some(strange)})", stacklevel=2)
-    return np.array([rows[label] for label in labels], dtype=float).reshape(len(labels), len(table.columns))
+        warnings.warn(
+            f"{name}: {len(strange)} rows are not read, their labels are not in the image "
+            f"({some(strange)})",
+            stacklevel=2,
+        )
+    return np.array([rows[label] for label in labels], dtype=float).reshape(
+        len(labels), len(table.columns)
+    )
 
 
-def targets_of(targets: Any, files: Sequence[Path], missing: bool) -> tuple[tuple[str, ...], list[list[float]] | None]:
-    """The names of the targets and their values for each file: those of the row with the file's name, its stem, or its path.
+def targets_of(
+    targets: Any, files: Sequence[Path], missing: bool
+) -> tuple[tuple[str, ...], list[list[float]] | None]:
+    """The names of the targets and their values for each file: those of the row with the file's
+    name, its stem, or its path.
 
-    A row that belongs to no file, and with ``missing`` a file that has no row, is told in a warning, with the name that is most alike.
+    A row that belongs to no file, and with ``missing`` a file that has no row, is told in a
+    warning, with the name that is most alike.
 
     Raises:
-        ValueError: a file without a row (unless ``missing``), with two, or none that has one; a row that names two files; and as for
-            :func:`read_table`.
+        ValueError: a file without a row (unless ``missing``), with two, or none that has one; a row
+            that names two files; and as for :func:`read_table`.
     """
     if targets is None:
         return (), None
@@ -110,18 +139,32 @@ def targets_of(targets: Any, files: Sequence[Path], missing: bool) -> tuple[tupl
     lacking = [path for path in files if path not in owners]
     strange = [key for key in table.rows if key not in owners.values()]
     if len(lacking) == len(files):
-        raise ValueError(f"{origin} has no row for any of the {len(files)} files{_alike(lacking, strange)}.")
+        raise ValueError(
+            f"{origin} has no row for any of the {len(files)} files{_alike(lacking, strange)}."
+        )
     if lacking and not missing:
-        told = f"{len(lacking)} of {len(files)} files: {some([path.name for path in lacking])}" if len(lacking) > 1 else lacking[0].name
+        told = (
+            f"{len(lacking)} of {len(files)} files: {some([path.name for path in lacking])}"
+            if len(lacking) > 1
+            else lacking[0].name
+        )
         remedy = "add one, or use missing=True for models that skip NaN"
         raise ValueError(f"{origin} has no row for {told}{_alike(lacking, strange)}; {remedy}.")
     if lacking:
-        told = f"{len(lacking)} of {len(files)} files, which have no label: {some([path.name for path in lacking])}"
+        told = (
+            f"{len(lacking)} of {len(files)} files, which have no label: "
+            f"{some([path.name for path in lacking])}"
+        )
         warnings.warn(f"{origin} has no row for {told}{_alike(lacking, strange)}", stacklevel=3)
     if strange:
-        told = f"{origin}: {len(strange)} of {len(table.rows)} rows belong to no file: {some(strange)}"
+        told = (
+            f"{origin}: {len(strange)} of {len(table.rows)} rows belong to no file: {some(strange)}"
+        )
         warnings.warn(told + ("" if lacking else _alike(files, strange)), stacklevel=3)
-    return table.columns, [table.rows[owners[path]] if path in owners else [math.nan] * len(table.columns) for path in files]
+    return table.columns, [
+        table.rows[owners[path]] if path in owners else [math.nan] * len(table.columns)
+        for path in files
+    ]
 
 
 def _owners(keys: Sequence[str], files: Sequence[Path], origin: str) -> dict[Path, str]:
@@ -135,11 +178,18 @@ def _owners(keys: Sequence[str], files: Sequence[Path], origin: str) -> dict[Pat
         folded.setdefault(path.name.lower(), []).append(path)
     owners: dict[Path, str] = {}
     for key in keys:
-        meant = called.get(key) or folded.get(key.lower(), [])  # A.PNG for A.png: file systems differ in that
+        # A.PNG for A.png: file systems differ in that
+        meant = called.get(key) or folded.get(key.lower(), [])
         if len(meant) > 1:
-            raise ValueError(f"{origin}: {key!r} names {some(meant)}; write the path or the suffix that tells them apart.")
+            raise ValueError(
+                f"{origin}: {key!r} names {some(meant)}; write the path or the suffix that tells "
+                "them apart."
+            )
         if meant and meant[0] in owners:
-            raise ValueError(f"{origin}: {owners[meant[0]]!r} and {key!r} are both of {meant[0].name}; leave one.")
+            raise ValueError(
+                f"{origin}: {owners[meant[0]]!r} and {key!r} are both of {meant[0].name}; leave "
+                "one."
+            )
         if meant:
             owners[meant[0]] = key
     return owners
@@ -155,27 +205,48 @@ def _alike(files: Sequence[Path], keys: Sequence[str]) -> str:
 
 
 def _of_mapping(targets: Mapping[str, Any], missing: bool) -> Table:
-    rows = {str(name): np.atleast_1d(np.asarray(value, dtype=float)).tolist() for name, value in targets.items()}
+    rows = {
+        str(name): np.atleast_1d(np.asarray(value, dtype=float)).tolist()
+        for name, value in targets.items()
+    }
     lengths = {len(row) for row in rows.values()}
     if len(lengths) != 1:
-        raise ValueError(f"targets must have as many values for each file, got {sorted(lengths)} of them.")
+        raise ValueError(
+            f"targets must have as many values for each file, got {sorted(lengths)} of them."
+        )
     for name, row in rows.items():
         if np.isinf(row).any():
-            raise ValueError(f"targets: {name!r} has {row}, which is infinite; leave the file out, or correct it.")
+            raise ValueError(
+                f"targets: {name!r} has {row}, which is infinite; leave the file out, or correct "
+                "it."
+            )
         if not missing and np.isnan(row).any():
-            raise ValueError(f"targets: {name!r} has {row}; leave the file out, or use missing=True for models that skip NaN.")
+            raise ValueError(
+                f"targets: {name!r} has {row}; leave the file out, or use missing=True for models "
+                "that skip NaN."
+            )
     return Table(tuple(f"target_{i}" for i in range(lengths.pop())), rows)
 
 
 def _of_csv(path: Path, key: str) -> tuple[list[str], list[tuple[str, list[Any]]]]:
     header, rows = read_rows(path, (key,))
-    if strange := [name for name in header if name.startswith("column ") or ("." in name and name.rpartition(".")[0] in header)]:
-        raise ValueError(f"{path}: {strange[0]!r} has no name of its own; every column is read: name it, or take it out.")
+    if strange := [
+        name
+        for name in header
+        if name.startswith("column ") or ("." in name and name.rpartition(".")[0] in header)
+    ]:
+        raise ValueError(
+            f"{path}: {strange[0]!r} has no name of its own; every column is read: name it, or "
+            "take it out."
+        )
     cells = []
     for row in rows:
         if row.problem or None in row.cells.values():
             count = sum(cell is not None for cell in row.cells.values())
-            raise ValueError(f"{path}, {row.place}: {row.problem or f'{count} cells under {len(header)} columns'}.")
+            raise ValueError(
+                f"{path}, {row.place}: "
+                f"{row.problem or f'{count} cells under {len(header)} columns'}."
+            )
         cells.append((row.place, list(row.cells.values())))
     return header, cells
 
@@ -187,16 +258,28 @@ def _of_npz(path: Path, key: str) -> tuple[list[str], list[tuple[str, list[Any]]
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in arrays}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); put back a whole file.") from error
+        raise ValueError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); put back a whole file."
+        ) from error
     if key not in columns:
         raise ValueError(f"{path} has no column {key!r}; it has {', '.join(columns) or 'none'}.")
     for name, array in columns.items():
         if array.ndim != 1 or len(array) != columns[key].size:
-            raise ValueError(f"{path}: the column {name!r} has the shape {array.shape} and {key!r} has {columns[key].shape}; give vectors.")
+            raise ValueError(
+                f"{path}: the column {name!r} has the shape {array.shape} and {key!r} has "
+                f"{columns[key].shape}; give vectors."
+            )
         if array.dtype.kind not in "iufbUS":
-            raise ValueError(f"{path}: the column {name!r} holds {array.dtype}, and numbers are needed.")
-    lists = [array.astype(str).tolist() if array.dtype.kind == "S" else array.tolist() for array in columns.values()]
-    return list(columns), [(f"row {i}", list(row)) for i, row in enumerate(zip(*lists, strict=True), start=1)]
+            raise ValueError(
+                f"{path}: the column {name!r} holds {array.dtype}, and numbers are needed."
+            )
+    lists = [
+        array.astype(str).tolist() if array.dtype.kind == "S" else array.tolist()
+        for array in columns.values()
+    ]
+    return list(columns), [
+        (f"row {i}", list(row)) for i, row in enumerate(zip(*lists, strict=True), start=1)
+    ]
 
 
 def _label(key: str, name: str) -> int:
@@ -215,5 +298,8 @@ def _number(cell: object, place: str, missing: bool) -> float:
     except ValueError as error:
         raise ValueError(f"{place}: {error}.") from None
     if math.isnan(value) and not missing:
-        raise ValueError(f"{place}: {str(cell).strip() or 'an empty cell'} is no value; remove the row or fill it in.")
+        raise ValueError(
+            f"{place}: {str(cell).strip() or 'an empty cell'} is no value; remove the row or fill "
+            "it in."
+        )
     return value

@@ -1,4 +1,6 @@
-"""The graph of residues: contacts, backbone, secondary structure, and what is known of each residue."""
+"""The graph of residues: contacts, backbone, secondary structure, and what is known of each
+residue.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,43 @@ from graphformer.datasets.residues import Residues
 from graphformer.errors import require
 
 _ANGLES = ("phi", "psi", "omega")
-NODE_NAMES = (*(f"amino_{letter}" for letter in AMINO_ACIDS), *(f"{part}_{angle}" for angle in _ANGLES for part in ("sin", "cos")))
+NODE_NAMES = (
+    *(f"amino_{letter}" for letter in AMINO_ACIDS),
+    *(f"{part}_{angle}" for angle in _ANGLES for part in ("sin", "cos")),
+)
 EDGE_NAMES = ("distance", "contact", "before", "after", "peptide", "same_chain")
-EXTRA = {"secondary": tuple(f"state_{letter}" for letter in STATES), "exposure": ("exposure",), "sasa": ("sasa",)}
+EXTRA = {
+    "secondary": tuple(f"state_{letter}" for letter in STATES),
+    "exposure": ("exposure",),
+    "sasa": ("sasa",),
+}
 
 _SURFACE = dict(
     zip(
         AMINO_ACIDS,
-        [129, 167, 193, 223, 240, 104, 224, 197, 236, 201, 224, 195, 159, 225, 274, 155, 172, 174, 285, 263, np.nan],
+        [
+            129,
+            167,
+            193,
+            223,
+            240,
+            104,
+            224,
+            197,
+            236,
+            201,
+            224,
+            195,
+            159,
+            225,
+            274,
+            155,
+            172,
+            174,
+            285,
+            263,
+            np.nan,
+        ],
         strict=True,
     )
 )  # Å^2
@@ -66,11 +97,18 @@ def _angles(backbone: np.ndarray, bonded: np.ndarray) -> np.ndarray:
 
 
 def _states(ca: np.ndarray, bonded: np.ndarray) -> np.ndarray:
-    """Classes by P-SEA, places in ``STATES``. The CA atoms get numbers of their own, which leap where the chain is broken."""
+    """Classes by P-SEA, places in ``STATES``. The CA atoms get numbers of their own, which leap
+    where the chain is broken.
+    """
     structure = require("biotite.structure", extra="protein", why="reading structures")
     atoms = structure.AtomArray(len(ca))
     atoms.coord = ca
-    atoms.atom_name[:], atoms.res_name[:], atoms.element[:], atoms.chain_id[:] = "CA", "ALA", "C", "A"
+    atoms.atom_name[:], atoms.res_name[:], atoms.element[:], atoms.chain_id[:] = (
+        "CA",
+        "ALA",
+        "C",
+        "A",
+    )
     atoms.res_id = 1 + np.concatenate([[0], np.cumsum(np.where(bonded, 1, 2))])
     letters = structure.annotate_sse(atoms)
     return np.select([letters == "a", letters == "b"], [0, 1], 2)
@@ -85,15 +123,25 @@ def graph_of_residues(residues: Residues, cutoff: float, features: Sequence[str]
     measured = {"secondary": state, "exposure": residues.sasa / largest, "sasa": residues.sasa}
     turns = np.nan_to_num(np.stack([np.sin(angles), np.cos(angles)], -1)).reshape(count, -1)
     columns = [np.eye(len(AMINO_ACIDS))[residues.amino], turns]
-    columns += [np.eye(len(STATES))[state] if name == "secondary" else np.nan_to_num(measured[name])[:, None] for name in features]
+    columns += [
+        np.eye(len(STATES))[state]
+        if name == "secondary"
+        else np.nan_to_num(measured[name])[:, None]
+        for name in features
+    ]
 
     near = cKDTree(ca).query_pairs(cutoff, output_type="ndarray").reshape(-1, 2)
     inside = np.nonzero(residues.chain[:-1] == residues.chain[1:])[0]
-    pairs = np.unique(np.concatenate([near, np.stack([inside, inside + 1], 1)]), axis=0).astype(np.int64)
+    pairs = np.unique(np.concatenate([near, np.stack([inside, inside + 1], 1)]), axis=0).astype(
+        np.int64
+    )
     edges = np.concatenate([pairs, pairs[:, ::-1]]).T  # senders, receivers
     edges = edges[:, np.lexsort(edges)]
     senders, receivers = edges
-    distance, same = np.linalg.norm(ca[senders] - ca[receivers], axis=-1), residues.chain[senders] == residues.chain[receivers]
+    distance, same = (
+        np.linalg.norm(ca[senders] - ca[receivers], axis=-1),
+        residues.chain[senders] == residues.chain[receivers],
+    )
     before, after = same & (receivers - senders == 1), same & (senders - receivers == 1)
     peptide = (before | after) & np.append(bonded, False)[np.minimum(senders, receivers)]
     edge_attr = np.stack([distance, distance <= cutoff, before, after, peptide, same], 1)

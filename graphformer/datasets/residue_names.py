@@ -1,4 +1,5 @@
-"""What a residue is by its name and its atoms: amino acid, the atoms it should have, their elements.
+"""What a residue is by its name and its atoms: amino acid, the atoms it should have, their
+elements.
 
 Names are those of the Chemical Component Dictionary (CCD) and those of the force fields of
 simulations (Amber, CHARMM, GROMACS, GROMOS, OPLS, Rosetta), which give protonation states names.
@@ -33,7 +34,12 @@ _PARENTS = (
 )
 _FORCE_FIELD = {name: parent for parent, names in _STATES.items() for name in names.split()}
 # Amber's residues at the ends of a chain: NALA, CHIE.
-_ENDS = {f"{end}{name}": parent for end in "NC" for name, parent in [*((p, p) for p in _PARENTS), *_FORCE_FIELD.items()] if len(name) == 3}
+_ENDS = {
+    f"{end}{name}": parent
+    for end in "NC"
+    for name, parent in [*((p, p) for p in _PARENTS), *_FORCE_FIELD.items()]
+    if len(name) == 3
+}
 NAMES = {**_ENDS, **_FORCE_FIELD}  # CPRO and the like are there twice, for one amino acid
 _ALIASES = {
     **{"OT1": "O", "OC1": "O", "O1": "O", "OT": "O"},
@@ -98,7 +104,10 @@ def standard_name(name: str, altloc: str, atoms: Iterable[str], hetero: bool) ->
         return parent or name
     side = {_OWN_ALIASES.get(parent, {}).get(atom, atom) for atom in atoms}
     side -= {"N", "CA", "C", "O", "OXT"}
-    ours, theirs = len(side & dictionary_atoms(parent).keys()), len(side & dictionary_atoms(name).keys())
+    ours, theirs = (
+        len(side & dictionary_atoms(parent).keys()),
+        len(side & dictionary_atoms(name).keys()),
+    )
     if ours != theirs:
         return parent if ours > theirs else name
     return name if hetero else parent
@@ -156,7 +165,9 @@ def _radius(element: str) -> float | None:
 
 @functools.cache
 def radius_of(residue: str, atom: str, element: str, default: float) -> float:
-    """Radius in Å. ProtOr's take hydrogens, which most files lack, into account; else the element's."""
+    """Radius in Å. ProtOr's take hydrogens, which most files lack, into account; else the
+    element's.
+    """
     try:
         radius = _info().vdw_radius_protor(residue, atom)
     except KeyError:  # a residue or an atom of it that no one knows

@@ -1,4 +1,6 @@
-"""Residues of a structure file: atoms put together, each in one location, and parted into chains."""
+"""Residues of a structure file: atoms put together, each in one location, and parted into
+chains.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,11 @@ def _one_location(group: list[Atom]) -> Site:
     names = {atom.name for atom in group if atom.residue == first.residue}
     name = residue_names.standard_name(first.residue, first.altloc, names, first.hetero)
     residue = first.residue
-    if name != residue and not name.startswith(residue) and first.altloc + residue in residue_names.NAMES:
+    if (
+        name != residue
+        and not name.startswith(residue)
+        and first.altloc + residue in residue_names.NAMES
+    ):
         residue = first.altloc + residue
     alpha = placed.get("CA")
     ion = residue in residue_names.CALCIUM
@@ -239,7 +245,8 @@ def _thread(members: list[Site]) -> tuple[list[Site], list[Site]]:
         return members, []
     gone = set(map(id, loose))
     kept, ligands = [site for site in members if id(site) not in gone], []
-    # Two residues that a ligand parts in the file may be bonded; and some tools put all HETATM last.
+    # Two residues that a ligand parts in the file may be bonded; and some tools put all HETATM
+    # last.
     for site in loose:
         after = next((at + 1 for at, one in enumerate(kept) if _joined(one, site)), None)
         at = after or next((at for at, one in enumerate(kept) if _joined(site, one)), None)
@@ -258,8 +265,9 @@ def _joined(one: Site, other: Site) -> bool:
 def _part(members: list[Site]) -> list[list[Site]]:
     """Chains of one name.
 
-    Residues that are bonded are of one chain. Elsewhere a chain ends at TER, at another segment, and
-    at the atoms of a last residue; and where numbers fall and come again that were there before.
+    Residues that are bonded are of one chain. Elsewhere a chain ends at TER, at another segment,
+    and at the atoms of a last residue; and where numbers fall and come again that were there
+    before.
     """
     runs: list[tuple[bool, list[Site]]] = []
     for at, site in enumerate(members):

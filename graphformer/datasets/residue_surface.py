@@ -10,10 +10,10 @@ from graphformer.datasets.residue_sites import Site, Sorted
 from graphformer.errors import require
 
 _RADIUS = 1.8  # Å, of atoms of which not even the element is known
-# A missing side chain opens the surface of residues whose CA atoms are up to 10 Å away. Measured on no
-# more than 17 structures of at most 700 residues, the side chains of 2 % and of 10 % of the residues
-# removed at random: where at most one in ten lacks atoms, the surfaces of the others are 0.4 to 1.3 Å^2
-# too large in the mean (95 % of them up to 3 to 9 Å^2).
+# A missing side chain opens the surface of residues whose CA atoms are up to 10 Å away. Measured on
+# no more than 17 structures of at most 700 residues, the side chains of 2 % and of 10 % of the
+# residues removed at random: where at most one in ten lacks atoms, the surfaces of the others are
+# 0.4 to 1.3 Å^2 too large in the mean (95 % of them up to 3 to 9 Å^2).
 _REACH = 10.0  # Å
 _SHARE = 0.1
 
@@ -29,8 +29,8 @@ def missing_atoms(site: Site) -> frozenset[str] | None:
 def surfaces(found: Sorted) -> tuple[np.ndarray, int, int]:
     """The surface of each node in Å^2, NaN where it cannot be known.
 
-    By Shrake and Rupley, of all residues of protein together, those without a CA atom and the caps of
-    the ends too, without ligands and water, and without hydrogens.
+    By Shrake and Rupley, of all residues of protein together, those without a CA atom and the caps
+    of the ends too, without ligands and water, and without hydrogens.
 
     Returns:
         the surfaces ``[N]``; how many nodes lack atoms of their own; and how many others are not
@@ -66,7 +66,11 @@ def _beside(found: Sorted, gaps: list[frozenset[str] | None]) -> np.ndarray:
     """Whether more than one in ten of the residues around each node lacks atoms, ``[N]``."""
     if not found.nodes:
         return np.zeros(0, dtype=bool)
-    others = [np.array([a.place for a in site.atoms.values()]).mean(0) for site in found.lacking if site.atoms]
+    others = [
+        np.array([a.place for a in site.atoms.values()]).mean(0)
+        for site in found.lacking
+        if site.atoms
+    ]
     middle = np.array([site.atoms["CA"].place for site in found.nodes] + others).reshape(-1, 3)
     short = np.array([bool(gap) for gap in gaps] + [True] * len(others))
     around = cKDTree(middle).query_ball_point(middle[: len(found.nodes)], _REACH)

@@ -1,4 +1,6 @@
-"""Residues of a structure file as arrays of one row a residue, and all that is left out or in doubt."""
+"""Residues of a structure file as arrays of one row a residue, and all that is left out or in
+doubt.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ class ReadModel(NamedTuple):
 
 
 def read_residues(path: Path, kind: str, *, every: bool) -> Iterator[ReadModel]:
-    """Models of a file: the first, or every one. A CIF file's further blocks with atoms count as well.
+    """Models of a file: the first, or every one. A CIF file's further blocks with atoms count as
+    well.
 
     Each CA atom of a model, in one location, is a residue or counted in ``skipped``.
 
@@ -75,8 +78,9 @@ def _read(number: int, model: Model) -> ReadModel:
     notes = [*found.notes, *_doubts(model, found)]
     if short + beside:
         notes.append(
-            f"the surface of {short + beside} of {len(nodes)} residues cannot be known and is NaN: {short} lack side chain or backbone "
-            f"atoms (or are of no known kind) and {beside} are beside such; rebuild missing atoms (PDBFixer, say) to have it"
+            f"the surface of {short + beside} of {len(nodes)} residues cannot be known and is NaN: "
+            f"{short} lack side chain or backbone atoms (or are of no known kind) and {beside} are "
+            "beside such; rebuild missing atoms (PDBFixer, say) to have it"
         )
     backbone = np.full((len(nodes), 3, 3), np.nan, dtype=np.float32)
     for at, site in enumerate(nodes):
@@ -84,7 +88,9 @@ def _read(number: int, model: Model) -> ReadModel:
             if (spot := site.place(atom)) is not None:
                 backbone[at, place] = spot
     residues = Residues(
-        amino=np.array([AMINO_ACIDS.index(residue_names.letter_of(s.name)) for s in nodes], np.int64),
+        amino=np.array(
+            [AMINO_ACIDS.index(residue_names.letter_of(s.name)) for s in nodes], np.int64
+        ),
         backbone=backbone,
         chain=np.array(found.chain, dtype=np.int64),
         number=np.array([site.number for site in nodes], dtype=np.int64),
@@ -93,11 +99,17 @@ def _read(number: int, model: Model) -> ReadModel:
         chains=tuple(found.chains),
     )
     skipped = [
-        f"{_count(len(sites), 'residue')} left out, because {why}: {_some(s.label for s in sites)}" for why, sites in found.left.items()
+        f"{_count(len(sites), 'residue')} left out, because {why}: {_some(s.label for s in sites)}"
+        for why, sites in found.left.items()
     ]
     with_ca = set(found.chains)
     bare = dict.fromkeys(s.chain or s.segment for s in found.lacking)
-    return ReadModel(number, residues, skipped + [f"chain {name} has no CA atoms" for name in bare if name not in with_ca], notes)
+    return ReadModel(
+        number,
+        residues,
+        skipped + [f"chain {name} has no CA atoms" for name in bare if name not in with_ca],
+        notes,
+    )
 
 
 def _doubts(model: Model, found: Sorted) -> Iterator[str]:
@@ -105,7 +117,10 @@ def _doubts(model: Model, found: Sorted) -> Iterator[str]:
     chains = set(found.chains)
     lacking = [site for site in found.lacking if (site.chain or site.segment) in chains]
     if lacking:
-        yield f"{_count(len(lacking), 'residue')} without a CA atom, no node: {_some(s.label for s in lacking)}"
+        yield (
+            f"{_count(len(lacking), 'residue')} without a CA atom, no node: "
+            f"{_some(s.label for s in lacking)}"
+        )
     gone = [atom.row for atom in model.atoms if atom.place is None]
     if gone:
         yield f"{_count(len(gone), 'atom')} without coordinates that can be read: row {_some(gone)}"
@@ -117,23 +132,37 @@ def _doubts(model: Model, found: Sorted) -> Iterator[str]:
         yield f"{_count(len(unnumbered), 'residue')} without a number that can be read"
     unknown = Counter(s.residue for s in found.nodes if residue_names.letter_of(s.name) == "X")
     if unknown:
-        names = ", ".join(f"{name or 'without a name'} ({times})" for name, times in unknown.most_common(8))
+        names = ", ".join(
+            f"{name or 'without a name'} ({times})" for name, times in unknown.most_common(8)
+        )
         more = f" and {len(unknown) - 8} more names" if len(unknown) > 8 else ""
-        yield f"{_count(sum(unknown.values()), 'residue')} of no amino acid that has a letter, X: {names}{more}"
+        yield (
+            f"{_count(sum(unknown.values()), 'residue')} of no amino acid that has a letter, X: "
+            f"{names}{more}"
+        )
     doubled = [site for site in found.nodes if _in_doubt(site)]
     if doubled:
-        names = ", ".join(sorted({f"{s.residue} as {residue_names.letter_of(s.name)}" for s in doubled}))
-        yield f"names of force fields that are codes of other compounds too, read by their atoms: {names}"
+        names = ", ".join(
+            sorted({f"{s.residue} as {residue_names.letter_of(s.name)}" for s in doubled})
+        )
+        yield (
+            "names of force fields that are codes of other compounds too, read by their atoms: "
+            f"{names}"
+        )
 
 
 def _in_doubt(site: Site) -> bool:
-    """Whether a name has two meanings that differ in their letter, and no side chain tells which."""
+    """Whether a name has two meanings that differ in their letter, and no side chain tells
+    which.
+    """
     twin = residue_names.NAMES.get(site.residue)
     if twin is None or not residue_names.is_amino_acid(site.residue):
         return False
     side = site.atoms.keys() - {"N", "CA", "C", "O", "OXT", "CB"}
     letters = {residue_names.letter_of(name) for name in (twin, site.residue)}
-    return len(letters) > 1 and not any(residue_names.element_of(site.name, a, "") not in ("H", "") for a in side)
+    return len(letters) > 1 and not any(
+        residue_names.element_of(site.name, a, "") not in ("H", "") for a in side
+    )
 
 
 def _count(number: int, what: str) -> str:

@@ -27,28 +27,49 @@ BASIC_NODE_NAMES = (
     "end",
     "fraction",
 )
-NODE_NAMES = (*BASIC_NODE_NAMES, "other_number", "chirality_r", "chirality_s", "isotope", "radicals", "log_length")
-"""Columns of ``x``. ``degree`` counts bonds to other atoms than implied hydrogens, with those to the next unit; ``end``: 1 for atoms
-that are bonded to another unit; ``fraction``: of the atom's monomer in the polymer, 1 in a homopolymer; ``other_number``: a hundredth
-of the atomic number of an element without a column of its own; ``chirality_r``, ``chirality_s``: the CIP label of a centre whose
-configuration is written; ``isotope``: mass number above that of the commonest isotope, where one is written; ``radicals``: unpaired
-electrons; ``log_length``: ``log10`` of the degree of polymerisation, 0 where none is written, the same for all atoms."""
+NODE_NAMES = (
+    *BASIC_NODE_NAMES,
+    "other_number",
+    "chirality_r",
+    "chirality_s",
+    "isotope",
+    "radicals",
+    "log_length",
+)
+"""Columns of ``x``. ``degree`` counts bonds to other atoms than implied hydrogens, with those to
+the next unit; ``end``: 1 for atoms that are bonded to another unit; ``fraction``: of the atom's
+monomer in the polymer, 1 in a homopolymer; ``other_number``: a hundredth of the atomic number of an
+element without a column of its own; ``chirality_r``, ``chirality_s``: the CIP label of a centre
+whose configuration is written; ``isotope``: mass number above that of the commonest isotope, where
+one is written; ``radicals``: unpaired electrons; ``log_length``: ``log10`` of the degree of
+polymerisation, 0 where none is written, the same for all atoms.
+"""
 
-BASIC_EDGE_NAMES = (*(f"bond_{name.lower()}" for name in _BONDS), "conjugated", "ring", "periodic", "weight")
+BASIC_EDGE_NAMES = (
+    *(f"bond_{name.lower()}" for name in _BONDS),
+    "conjugated",
+    "ring",
+    "periodic",
+    "weight",
+)
 EDGE_NAMES = (*BASIC_EDGE_NAMES, "stereo_e", "stereo_z")
-"""Columns of ``edge_attr``. A bond of another kind, such as a dative one, has none of the first four. ``periodic``: 1 for bonds to
-another unit; ``weight``: how often a bond is there, 1 within a unit; ``stereo_e``, ``stereo_z``: the CIP label of a double bond whose
-configuration is written."""
+"""Columns of ``edge_attr``. A bond of another kind, such as a dative one, has none of the first
+four. ``periodic``: 1 for bonds to another unit; ``weight``: how often a bond is there, 1 within a
+unit; ``stereo_e``, ``stereo_z``: the CIP label of a double bond whose configuration is written.
+"""
 
 
 class Atoms(NamedTuple):
-    """What the molecules of one text give: features of atoms and bonds, and what can be bonded to other units."""
+    """What the molecules of one text give: features of atoms and bonds, and what can be bonded to
+    other units.
+    """
 
     x: np.ndarray  # [N, len(NODE_NAMES)], with 0 for fraction and log_length
     edges: np.ndarray  # [2, E]
     edge_attr: np.ndarray  # [E, len(EDGE_NAMES)]
     monomer: np.ndarray  # [N]
-    ends: dict[int, tuple[int, str, bool]]  # number of the end: its atom, the bond's type, whether the atom has a bond to conjugate with
+    # number of the end: its atom, the bond's type, whether the atom has a bond to conjugate with
+    ends: dict[int, tuple[int, str, bool]]
 
 
 def node_names(features: str) -> tuple[str, ...]:
@@ -70,7 +91,9 @@ def edge_names(features: str) -> tuple[str, ...]:
 def beyond_basic(x: np.ndarray, edge_attr: np.ndarray) -> list[str]:
     """What of a graph the basic columns do not tell, in words."""
     told = {
-        "stereo (R/S, E/Z)": x[:, [NODE_NAMES.index("chirality_r"), NODE_NAMES.index("chirality_s")]].any()
+        "stereo (R/S, E/Z)": x[
+            :, [NODE_NAMES.index("chirality_r"), NODE_NAMES.index("chirality_s")]
+        ].any()
         or edge_attr[:, len(BASIC_EDGE_NAMES) :].any(),
         "isotopes": x[:, NODE_NAMES.index("isotope")].any(),
         "radicals": x[:, NODE_NAMES.index("radicals")].any(),
@@ -84,7 +107,11 @@ def atom_row(atom: Any, end: bool) -> list[float]:
     cip = atom.GetProp("_CIPCode").upper() if atom.HasProp("_CIPCode") else ""
     other = atom.GetSymbol() not in _ELEMENTS
     table = require("rdkit.Chem", extra="polymer", why="a graph of a SMILES").GetPeriodicTable()
-    isotope = atom.GetIsotope() - table.GetMostCommonIsotope(atom.GetAtomicNum()) if atom.GetIsotope() else 0
+    isotope = (
+        atom.GetIsotope() - table.GetMostCommonIsotope(atom.GetAtomicNum())
+        if atom.GetIsotope()
+        else 0
+    )
     return [
         *_one_hot(atom.GetSymbol(), _ELEMENTS, other=True),
         *_one_hot(min(atom.GetDegree(), _MOST), range(_MOST + 1)),
@@ -107,12 +134,25 @@ def atom_row(atom: Any, end: bool) -> list[float]:
 def bond_row(bond: Any, periodic: bool = False) -> list[float]:
     """The features of a bond that is there once."""
     cip = bond.GetProp("_CIPCode").upper() if bond.HasProp("_CIPCode") else ""
-    return [*link_row(str(bond.GetBondType()), bond.GetIsConjugated(), bond.IsInRing(), periodic, 1.0)[:-2], *_one_hot(cip, "EZ")]
+    return [
+        *link_row(str(bond.GetBondType()), bond.GetIsConjugated(), bond.IsInRing(), periodic, 1.0)[
+            :-2
+        ],
+        *_one_hot(cip, "EZ"),
+    ]
 
 
 def link_row(kind: str, conjugated: bool, ring: bool, periodic: bool, weight: float) -> list[float]:
     """The features of a bond that is in no molecule of rdkit."""
-    return [*_one_hot(kind, _BONDS), float(conjugated), float(ring), float(periodic), weight, 0.0, 0.0]
+    return [
+        *_one_hot(kind, _BONDS),
+        float(conjugated),
+        float(ring),
+        float(periodic),
+        weight,
+        0.0,
+        0.0,
+    ]
 
 
 def rows(values: Sequence[Sequence[float]], names: Sequence[str]) -> np.ndarray:
@@ -126,13 +166,14 @@ def pairs(values: Sequence[tuple[int, ...]]) -> np.ndarray:
 def has_stereo(molecule: Any) -> bool:
     """Whether the configuration of a centre or of a double bond is written."""
     chem = require("rdkit.Chem", extra="polymer", why="a graph of a SMILES")
-    return any(atom.GetChiralTag() != chem.ChiralType.CHI_UNSPECIFIED for atom in molecule.GetAtoms()) or any(
-        bond.GetStereo() > chem.BondStereo.STEREOANY for bond in molecule.GetBonds()
-    )
+    return any(
+        atom.GetChiralTag() != chem.ChiralType.CHI_UNSPECIFIED for atom in molecule.GetAtoms()
+    ) or any(bond.GetStereo() > chem.BondStereo.STEREOANY for bond in molecule.GetBonds())
 
 
 def label_stereo(molecule: Any, heavy: Sequence[int], quoted: str) -> None:
-    """Give the atoms and bonds of ``molecule`` their CIP labels, with the dummy atoms ``heavy`` as the highest, in this order.
+    """Give the atoms and bonds of ``molecule`` their CIP labels, with the dummy atoms ``heavy`` as
+    the highest, in this order.
 
     Raises:
         ValueError: rdkit gives up the search.
@@ -146,8 +187,14 @@ def label_stereo(molecule: Any, heavy: Sequence[int], quoted: str) -> None:
     try:
         cip.AssignCIPLabels(ranked, maxRecursiveIterations=_CIP_STEPS)
     except RuntimeError as error:
-        raise ValueError(f"{quoted}: its R, S, E and Z cannot be told ({error}); write it without stereo") from None
-    for own, other in zip((*molecule.GetAtoms(), *molecule.GetBonds()), (*ranked.GetAtoms(), *ranked.GetBonds()), strict=True):
+        raise ValueError(
+            f"{quoted}: its R, S, E and Z cannot be told ({error}); write it without stereo"
+        ) from None
+    for own, other in zip(
+        (*molecule.GetAtoms(), *molecule.GetBonds()),
+        (*ranked.GetAtoms(), *ranked.GetBonds()),
+        strict=True,
+    ):
         own.ClearProp("_CIPCode")
         if other.HasProp("_CIPCode"):
             own.SetProp("_CIPCode", other.GetProp("_CIPCode"))

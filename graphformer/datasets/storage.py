@@ -1,7 +1,9 @@
-"""The file of a cache: one line of magic, one line of JSON (key and checksum), and the graphs as ``torch.save`` writes them.
+"""The file of a cache: one line of magic, one line of JSON (key and checksum), and the graphs as
+``torch.save`` writes them.
 
-A reader serves a file only where the key inside is the one asked for and the checksum is right. A writer replaces the file in one
-step, so that it is there whole or not at all, whoever else writes it and wherever a run is killed.
+A reader serves a file only where the key inside is the one asked for and the checksum is right. A
+writer replaces the file in one step, so that it is there whole or not at all, whoever else writes
+it and wherever a run is killed.
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ import torch
 from torch import Tensor
 
 _MAGIC = b"graphformer graphs 1\n"
-_PARTS: dict[str, type | tuple[type, ...]] = {"data": dict, "slices": (dict, type(None)), "shared": dict, "skipped": list}
+_PARTS: dict[str, type | tuple[type, ...]] = {
+    "data": dict,
+    "slices": (dict, type(None)),
+    "shared": dict,
+    "skipped": list,
+}
 
 
 class Unusable(Exception):
@@ -29,7 +36,8 @@ def write(path: Path, key: str, kept: dict[str, Any]) -> None:
     """Write what is kept under a key.
 
     Raises:
-        TypeError: an attribute that is no tensor, number, text, or list or dict of these; the error names it.
+        TypeError: an attribute that is no tensor, number, text, or list or dict of these; the error
+            names it.
     """
     for part in ("data", "shared"):
         for name, value in kept[part].items():
@@ -55,8 +63,9 @@ def read(path: Path, key: str) -> dict[str, Any]:
     """What was kept under a key.
 
     Raises:
-        Unusable: another key, a damaged file, none of ours, or a content that is not what :func:`write` keeps. Nothing but tensors,
-            numbers and texts is loaded, so that no file runs code.
+        Unusable: another key, a damaged file, none of ours, or a content that is not what
+            :func:`write` keeps. Nothing but tensors, numbers and texts is loaded, so that no file
+            runs code.
     """
     try:
         with open(path, "rb") as file:
@@ -65,7 +74,11 @@ def read(path: Path, key: str) -> dict[str, Any]:
             header, payload = json.loads(file.readline()), file.read()
         if header["key"] != key:
             theirs, ours = json.loads(header["key"]), json.loads(key)
-            names = sorted(name for name in {**theirs, **ours} if json.dumps(theirs.get(name)) != json.dumps(ours.get(name)))
+            names = sorted(
+                name
+                for name in {**theirs, **ours}
+                if json.dumps(theirs.get(name)) != json.dumps(ours.get(name))
+            )
             raise Unusable(f"was made with other settings ({', '.join(names)})")
         if hashlib.sha256(payload).hexdigest() != header["sha256"]:
             raise Unusable("is damaged (its checksum is wrong)")
@@ -94,8 +107,8 @@ def require_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(
-            f"root: {str(folder)!r} cannot be written to ({error.strerror}); give a folder of your own, or root=None to keep "
-            f"the graphs in memory."
+            f"root: {str(folder)!r} cannot be written to ({error.strerror}); give a folder of your "
+            "own, or root=None to keep the graphs in memory."
         ) from None
 
 
@@ -107,6 +120,6 @@ def _require_plain(name: str, value: Any) -> None:
             _require_plain(name, item)
     elif not (value is None or isinstance(value, Tensor | str | int | float)):
         raise TypeError(
-            f"the attribute {name!r} holds a {type(value).__qualname__}, which the cache does not keep; use tensors, numbers, text, "
-            f"and lists and dicts of these, or root=None."
+            f"the attribute {name!r} holds a {type(value).__qualname__}, which the cache does not "
+            "keep; use tensors, numbers, text, and lists and dicts of these, or root=None."
         )

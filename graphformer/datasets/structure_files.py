@@ -57,18 +57,26 @@ def find_structures(
     listed = [Path(part) for part in ([source] if isinstance(source, str | Path) else source)]
     for path in listed:
         if not path.exists():
-            raise ValueError(f"folder: there are no files {KNOWN_SUFFIXES} in {str(path)!r}, which is no folder.")
+            raise ValueError(
+                f"folder: there are no files {KNOWN_SUFFIXES} in {str(path)!r}, which is no folder."
+            )
         if not path.is_dir() and structure_kind(path) is None:
-            raise ValueError(f"folder: {str(path)!r} is no structure by its name; known: {KNOWN_SUFFIXES}.")
+            raise ValueError(
+                f"folder: {str(path)!r} is no structure by its name; known: {KNOWN_SUFFIXES}."
+            )
     inside = {path: _inside(path) for path in listed if path.is_dir()}
     if len(listed) == 1 and listed[0] in inside:
         found = {path.relative_to(listed[0]).as_posix(): path for path in inside[listed[0]][0]}
     else:
-        paths = [file for path in listed for file in (inside[path][0] if path in inside else [path])]
+        paths = [
+            file for path in listed for file in (inside[path][0] if path in inside else [path])
+        ]
         paths = list(dict.fromkeys(paths))  # a file that is named twice is read once
         unique = len({path.name for path in paths}) == len(paths)
         found = {path.name if unique else path.as_posix(): path for path in paths}
-    others = [file.relative_to(folder).as_posix() for folder, parts in inside.items() for file in parts[1]]
+    others = [
+        file.relative_to(folder).as_posix() for folder, parts in inside.items() for file in parts[1]
+    ]
     if not found:
         places = ", ".join(map(repr, map(str, listed))) or "an empty list"
         raise ValueError(f"folder: there are no files {KNOWN_SUFFIXES} in {places}.")
@@ -81,7 +89,9 @@ def is_hidden(path: Path) -> bool:
 
 
 def _inside(folder: Path) -> tuple[list[Path], list[Path]]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not is_hidden(p.relative_to(folder)))
+    files = sorted(
+        p for p in folder.rglob("*") if p.is_file() and not is_hidden(p.relative_to(folder))
+    )
     kinds = [structure_kind(path) for path in files]
     pairs = list(zip(files, kinds, strict=True))
     return [f for f, kind in pairs if kind], [f for f, kind in pairs if not kind]
@@ -98,7 +108,9 @@ def content(path: Path) -> bytes:
         if data.startswith(b"\x1f\x8b"):
             data = gzip.decompress(data)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UnreadableStructure(f"cannot be read (its gzip stream is damaged: {error})") from error
+        raise UnreadableStructure(
+            f"cannot be read (its gzip stream is damaged: {error})"
+        ) from error
     except OSError as error:
         raise UnreadableStructure(f"cannot be read ({error.strerror or error})") from error
     if not data.strip():
@@ -117,7 +129,9 @@ def text_of(data: bytes) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """Lines with the ends of Unix, Windows and old Macs; ``str.splitlines`` takes Latin-1's \\x85 too."""
+    """Lines with the ends of Unix, Windows and old Macs; ``str.splitlines`` takes Latin-1's \\x85
+    too.
+    """
     return _LINE_END.split(text)
 
 

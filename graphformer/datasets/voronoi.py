@@ -1,4 +1,6 @@
-"""A periodic Voronoi polycrystal from a seed: where its grains are, what they are made of, and its effective property."""
+"""A periodic Voronoi polycrystal from a seed: where its grains are, what they are made of, and its
+effective property.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,24 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import cKDTree
 
-from graphformer.datasets.homogenize import effective_conductivity, effective_stiffness, plane_strain
+from graphformer.datasets.homogenize import (
+    effective_conductivity,
+    effective_stiffness,
+    plane_strain,
+)
 
 
 def voronoi_cells(seeds: np.ndarray, resolution: int) -> np.ndarray:
-    """The periodic Voronoi cells of points in the unit square or cube: each voxel takes the number of the nearest seed.
+    """The periodic Voronoi cells of points in the unit square or cube: each voxel takes the number
+    of the nearest seed.
 
     Args:
         seeds: ``[N, d]``, in [0, 1).
         resolution: voxels along each axis.
 
     Returns:
-        int64 ``[resolution] * d``. A seed so close to another that no voxel's centre is nearest to it has no voxel.
+        int64 ``[resolution] * d``. A seed so close to another that no voxel's centre is nearest to
+        it has no voxel.
     """
     seeds = np.asarray(seeds, dtype=float)
     dim = seeds.shape[1]
@@ -47,8 +55,9 @@ class Recipe(NamedTuple):
 class Polycrystal(NamedTuple):
     """One polycrystal on voxels.
 
-    ``labels`` is ``[resolution] * d``, grains from 0. ``properties`` is ``[N, P]`` with the columns of :func:`property_names`.
-    ``effective`` is the effective tensor: ``[d, d]`` (conductivity) or ``[3, 3]`` (stiffness, Voigt's order).
+    ``labels`` is ``[resolution] * d``, grains from 0. ``properties`` is ``[N, P]`` with the columns
+    of :func:`property_names`. ``effective`` is the effective tensor: ``[d, d]`` (conductivity) or
+    ``[3, 3]`` (stiffness, Voigt's order).
     """
 
     labels: np.ndarray
@@ -66,17 +75,22 @@ def property_names(recipe: Recipe) -> tuple[str, ...]:
 def target_names(recipe: Recipe) -> tuple[str, ...]:
     """The columns of ``y``."""
     if recipe.property == "stiffness":
-        return ("bulk", "shear") if recipe.target == "mean" else ("C00", "C11", "C22", "C01", "C02", "C12")
+        return (
+            ("bulk", "shear")
+            if recipe.target == "mean"
+            else ("C00", "C11", "C22", "C01", "C02", "C12")
+        )
     if recipe.target == "mean":
         return ("conductivity",)
     return ("k00", "k11", "k01") if recipe.dim == 2 else ("k00", "k11", "k22", "k01", "k02", "k12")
 
 
 def make_polycrystal(recipe: Recipe, index: int) -> Polycrystal:
-    """The polycrystal of this index: the same in every data set with this recipe, however many graphs it has.
+    """The polycrystal of this index: the same in every data set with this recipe, however many
+    graphs it has.
 
-    Where the grains are and what they are made of have random streams of their own, so that recipes that differ in the material,
-    the resolution or the target share their grains.
+    Where the grains are and what they are made of have random streams of their own, so that recipes
+    that differ in the material, the resolution or the target share their grains.
     """
     place, material = (np.random.default_rng([recipe.seed, index, stream]) for stream in (0, 1))
     number = int(place.integers(recipe.num_grains[0], recipe.num_grains[1] + 1))
@@ -103,7 +117,9 @@ def make_polycrystal(recipe: Recipe, index: int) -> Polycrystal:
         tensors = value[:, None, None] * (root * along + (np.eye(2) - along) / root)
         effective = effective_conductivity(tensors[labels])
     present, labels = np.unique(labels, return_inverse=True)  # seeds without a voxel are no grains
-    return Polycrystal(labels.reshape([recipe.resolution] * recipe.dim), np.stack(columns, 1)[present], effective)
+    return Polycrystal(
+        labels.reshape([recipe.resolution] * recipe.dim), np.stack(columns, 1)[present], effective
+    )
 
 
 def target_of(effective: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -114,4 +130,6 @@ def target_of(effective: np.ndarray, recipe: Recipe) -> np.ndarray:
     if recipe.property == "conductivity":
         return np.array([np.trace(c) / len(c)])
     # The isotropic part of the plane stiffness: it does not change when the axes are turned.
-    return np.array([(c[0, 0] + c[1, 1] + 2 * c[0, 1]) / 4, (c[0, 0] + c[1, 1] - 2 * c[0, 1] + 4 * c[2, 2]) / 8])
+    return np.array(
+        [(c[0, 0] + c[1, 1] + 2 * c[0, 1]) / 4, (c[0, 0] + c[1, 1] - 2 * c[0, 1] + 4 * c[2, 2]) / 8]
+    )

@@ -1,4 +1,6 @@
-"""explain: which executor and backend every attention layer of a model takes for given inputs, and why."""
+"""explain: which executor and backend every attention layer of a model takes for given inputs, and
+why.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,16 @@ class Explanations(tuple[Explanation, ...]):
 
 @torch.no_grad()
 def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanations:
-    """Call ``module(*args, **kwargs)`` once and tell how each of its attention layers was computed, and why.
+    """Call ``module(*args, **kwargs)`` once and tell how each of its attention layers was computed,
+    and why.
 
     >>> print(gf.explain(model, input_ids))
     model.layers.0.self_attn: executor flash, backend auto: the operator needs only weighted sums, so no edges are built
     >>> print(gf.explain(graph_transformer, batch))  # one line for each layer and level
     layers.0.blocks.0.conv: executor edges, backend torch: only the given edges are scored
 
-    The module is left as it was. Training mode matters as little as the weights: only shapes, slots and arguments decide.
+    The module is left as it was. Training mode matters as little as the weights: only shapes, slots
+    and arguments decide.
 
     Raises:
         ValueError: no attention layer of this library was called.
@@ -52,13 +56,19 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanations:
     with witnessed() as plans:
 
         def called(layer: nn.Module, *_: Any) -> None:
-            if threading.get_ident() != here:  # a call of another thread, which made none of these plans
+            # a call of another thread, which made none of these plans
+            if threading.get_ident() != here:
                 return
             for one in plans:
-                if one.layer is None:  # attend does not know who called it; the layers on given edges tell themselves
+                # attend does not know who called it; the layers on given edges tell themselves
+                if one.layer is None:
                     one.layer = layer
 
-        hooks = [layer.register_forward_hook(called) for layer in names if isinstance(layer, GraphAttention)]
+        hooks = [
+            layer.register_forward_hook(called)
+            for layer in names
+            if isinstance(layer, GraphAttention)
+        ]
         try:
             module(*args, **kwargs)
         finally:
@@ -66,5 +76,8 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanations:
                 hook.remove()
     found = [Explanation(names[one.layer], one.plan) for one in plans if one.layer in names]
     if not found:
-        raise ValueError(f"{type(module).__name__} called no attention layer of graphformer: there is nothing to explain")
+        raise ValueError(
+            f"{type(module).__name__} called no attention layer of graphformer: there is nothing "
+            "to explain"
+        )
     return Explanations(found)

@@ -1,7 +1,8 @@
 """Pictures of one lane of an attention graph: arcs over the tokens, and the matrix.
 
-Everything is drawn on matplotlib's objects, never through ``pyplot``: no window opens and no global state changes. In
-a notebook the returned axes' ``figure`` shows itself; elsewhere ``axes.figure.savefig(path)`` writes it.
+Everything is drawn on matplotlib's objects, never through ``pyplot``: no window opens and no global
+state changes. In a notebook the returned axes' ``figure`` shows itself; elsewhere
+``axes.figure.savefig(path)`` writes it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Blue forwards (sender before receiver), orange backwards: told apart by every kind of colour vision.
+# Blue forwards (sender before receiver), orange backwards: told apart by every kind of colour
+# vision.
 _FORWARD, _BACKWARD, _INK = "#1f5fa8", "#d1691b", "#333333"
 _STEPS = 64  # straight pieces that an arc is made of, each of its own colour
 _SIGNS = {" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥"}
@@ -28,7 +30,8 @@ _LONGEST = 14
 
 
 def visible(label: object) -> str:
-    """A token as it can be read on an axis: white space as signs, control characters as escapes, long ones cut.
+    """A token as it can be read on an axis: white space as signs, control characters as escapes,
+    long ones cut.
 
     >>> visible(" the"), visible("\\n"), visible("")
     ('␣the', '↵', '∅')
@@ -49,18 +52,20 @@ def plot_graph(
 ) -> Axes:
     """One lane as an arc diagram: tokens in a row, an arc from each sender to each receiver.
 
-    An arc grows darker and wider from sender to receiver and ends in an arrow head; its strength is its weight, relative
-    to the largest one drawn. Arcs to a later token run above the row, in blue; arcs to an earlier one below it, in
-    orange; a self-loop is a small ring on its token. Where there are fewer receivers than senders (decoding), the
-    receivers are the last tokens.
+    An arc grows darker and wider from sender to receiver and ends in an arrow head; its strength is
+    its weight, relative to the largest one drawn. Arcs to a later token run above the row, in blue;
+    arcs to an earlier one below it, in orange; a self-loop is a small ring on its token. Where
+    there are fewer receivers than senders (decoding), the receivers are the last tokens.
 
     Args:
         graph: any graph whose receivers are tokens of its senders.
         lane: which lane.
-        labels: one a sender, usually the tokens as text; white space is made visible. Numbers when left out.
+        labels: one a sender, usually the tokens as text; white space is made visible. Numbers when
+            left out.
         ax: axes to draw on; a figure of fitting size is made when left out.
         min_weight: edges of greater weight are drawn, others are not.
-        max_edges: at most so many are drawn, the heaviest; the picture says so when it leaves any out.
+        max_edges: at most so many are drawn, the heaviest; the picture says so when it leaves any
+            out.
         title: written above.
 
     Returns:
@@ -74,8 +79,8 @@ def plot_graph(
     collections = require("matplotlib.collections", extra="viz", why="plotting a graph")
     if graph.num_receivers > graph.num_senders:
         raise ValueError(
-            f"an arc diagram has one row of tokens, but this graph has {graph.num_receivers} receivers and only "
-            f"{graph.num_senders} senders; use plot_adjacency"
+            f"an arc diagram has one row of tokens, but this graph has {graph.num_receivers} "
+            f"receivers and only {graph.num_senders} senders; use plot_adjacency"
         )
     tokens = graph.num_senders
     names = _names(labels, tokens)
@@ -90,19 +95,25 @@ def plot_graph(
     strength = weight / weight.max() if len(weight) else weight
 
     if ax is None:
-        ax = _axes(min(max(5.0, 1.5 + 0.26 * tokens), 24.0), min(max(3.0, 1.6 + 0.09 * tokens), 8.0))
+        ax = _axes(
+            min(max(5.0, 1.5 + 0.26 * tokens), 24.0), min(max(3.0, 1.6 + 0.09 * tokens), 8.0)
+        )
     ax.axhline(0, color="#bbbbbb", linewidth=0.8, zorder=0)
     loop = senders == receivers
     start, stop, strong = senders[~loop], receivers[~loop], strength[~loop]
     side = np.where(start < stop, 1.0, -1.0)
     arcs, widths, colours = _arcs(start, stop, side, strong)
-    ax.add_collection(collections.LineCollection(arcs, linewidths=widths, colors=colours, zorder=2, gid="arcs"))
+    ax.add_collection(
+        collections.LineCollection(arcs, linewidths=widths, colors=colours, zorder=2, gid="arcs")
+    )
     # Arrow heads point at the row, from above or from below.
     for upwards, marker in ((1.0, "v"), (-1.0, "^")):
         here = side == upwards
         ends = arcs.reshape(-1, _STEPS, 2, 2)[here, -1, 1]
         size, colour = 10 + 26 * strong[here], _tint(upwards, strong[here])
-        ax.scatter(ends[:, 0], ends[:, 1], marker=marker, s=size, color=colour, lw=0, zorder=3, gid="heads")
+        ax.scatter(
+            ends[:, 0], ends[:, 1], marker=marker, s=size, color=colour, lw=0, zorder=3, gid="heads"
+        )
     ax.scatter(
         senders[loop],
         np.zeros(int(loop.sum())),
@@ -124,10 +135,21 @@ def plot_graph(
     ax.spines[["left", "right", "top", "bottom"]].set_visible(False)
     _name_ticks(ax, "x", names, inches=ax.get_window_extent().width / _figure(ax).dpi)
     if not len(weight):
-        _say_empty(ax, "no edges" if not above and not chosen.size else f"no edges above {min_weight:g}")
+        _say_empty(
+            ax, "no edges" if not above and not chosen.size else f"no edges above {min_weight:g}"
+        )
     elif above > len(weight):
         note = f"the {len(weight)} heaviest of {above} edges"
-        ax.text(1.0, 1.0, note, transform=ax.transAxes, ha="right", va="top", fontsize=8, color="#777777")
+        ax.text(
+            1.0,
+            1.0,
+            note,
+            transform=ax.transAxes,
+            ha="right",
+            va="top",
+            fontsize=8,
+            color="#777777",
+        )
     if title is not None:
         ax.set_title(title, fontsize=10, color=_INK, loc="left", parse_math=False)
     return ax
@@ -155,13 +177,17 @@ def plot_adjacency(
 
     Raises:
         IndexError: there is no such lane.
-        ValueError: ``labels`` has the wrong length, or is given where there are more receivers than senders.
+        ValueError: ``labels`` has the wrong length, or is given where there are more receivers than
+            senders.
         MissingExtra: matplotlib is not installed.
     """
     colors = require("matplotlib.colors", extra="viz", why="plotting a graph")
     rows, columns = graph.num_receivers, graph.num_senders
     if labels is not None and rows > columns:
-        raise ValueError(f"labels name the senders, and with {rows} receivers and only {columns} senders they cannot name both")
+        raise ValueError(
+            f"labels name the senders, and with {rows} receivers and only {columns} senders they "
+            "cannot name both"
+        )
     names = _names(labels, columns)
     senders, receivers, weight = _edges(graph, lane)
     matrix = np.full((rows, columns), np.nan)
@@ -171,7 +197,9 @@ def plot_adjacency(
         side = min(max(3.5, 1.5 + 0.16 * columns), 14.0)
         ax = _axes(side + 1.0, min(max(2.5, 1.5 + 0.16 * rows), 14.0))
     # From a visible tint on, so that an edge of little weight differs from no edge.
-    scale = colors.LinearSegmentedColormap.from_list("weight", ["#dbe7f5", "#6fa1d6", _FORWARD, "#0b2447"])
+    scale = colors.LinearSegmentedColormap.from_list(
+        "weight", ["#dbe7f5", "#6fa1d6", _FORWARD, "#0b2447"]
+    )
     low, high = (min(0.0, float(weight.min())), float(weight.max())) if len(weight) else (0.0, 1.0)
     image = ax.imshow(
         matrix,
@@ -210,21 +238,30 @@ def plot_head(
     max_edges: int = 1000,
     title: str | None = None,
 ) -> Figure:
-    """One lane as arcs and as a matrix, side by side; written to ``path`` (PNG, or what its suffix says) where given.
+    """One lane as arcs and as a matrix, side by side; written to ``path`` (PNG, or what its suffix
+    says) where given.
 
-    Arguments as in :func:`plot_graph`; ``title`` is the lane, and its sequence and head, when left out.
+    Arguments as in :func:`plot_graph`; ``title`` is the lane, and its sequence and head, when left
+    out.
     """
     figures = require("matplotlib.figure", extra="viz", why="plotting a graph")
     tokens = graph.num_senders
     matrix = min(max(3.6, 1.6 + 0.15 * tokens), 10.0)
     arcs = min(max(4.5, 1.0 + 0.24 * tokens), 20.0)
-    figure = figures.Figure(figsize=(arcs + matrix + 0.8, matrix), dpi=150, layout="constrained", facecolor="white")
+    figure = figures.Figure(
+        figsize=(arcs + matrix + 0.8, matrix), dpi=150, layout="constrained", facecolor="white"
+    )
     left, right = figure.subplots(1, 2, width_ratios=[arcs, matrix + 0.8])
     plot_graph(graph, lane=lane, labels=labels, ax=left, min_weight=min_weight, max_edges=max_edges)
     plot_adjacency(graph, lane=lane, labels=labels, ax=right)
     edges = graph.lane(lane).num_edges
     name = _lane_name(graph, lane) if title is None else title
-    figure.suptitle(f"{name}  ({edges} edge{'' if edges == 1 else 's'})", fontsize=11, color=_INK, parse_math=False)
+    figure.suptitle(
+        f"{name}  ({edges} edge{'' if edges == 1 else 's'})",
+        fontsize=11,
+        color=_INK,
+        parse_math=False,
+    )
     if path is not None:
         figure.savefig(path)
     return figure
@@ -236,7 +273,11 @@ def plot_head(
 def _edges(graph: AttentionGraph, lane: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Senders, receivers and weights of one lane, nodes numbered from 0."""
     one = graph.lane(lane)
-    return one.senders.cpu().numpy(), one.receivers.cpu().numpy(), one.weight.detach().double().cpu().numpy()
+    return (
+        one.senders.cpu().numpy(),
+        one.receivers.cpu().numpy(),
+        one.weight.detach().double().cpu().numpy(),
+    )
 
 
 def _names(labels: Sequence[object] | None, tokens: int) -> list[str] | None:
@@ -245,7 +286,9 @@ def _names(labels: Sequence[object] | None, tokens: int) -> list[str] | None:
     if isinstance(labels, str):
         labels = list(labels)
     if len(labels) != tokens:
-        raise ValueError(f"labels must hold one label for each of the {tokens} senders, got {len(labels)}")
+        raise ValueError(
+            f"labels must hold one label for each of the {tokens} senders, got {len(labels)}"
+        )
     return [visible(label) for label in labels]
 
 
@@ -259,7 +302,9 @@ def _lane_name(graph: AttentionGraph, lane: int) -> str:
 
 def _axes(width: float, height: float) -> Any:
     figures = require("matplotlib.figure", extra="viz", why="plotting a graph")
-    return figures.Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white").subplots()
+    return figures.Figure(
+        figsize=(width, height), dpi=150, layout="constrained", facecolor="white"
+    ).subplots()
 
 
 def _figure(ax: Axes) -> Any:
@@ -272,15 +317,21 @@ def _height(distance: np.ndarray) -> np.ndarray:
 
 
 def _tint(side: float | np.ndarray, strength: np.ndarray) -> Any:
-    """RGB ``[..., 3]``: pale at strength 0, the side's colour at strength 1. Opaque, so that pieces of an arc join."""
+    """RGB ``[..., 3]``: pale at strength 0, the side's colour at strength 1. Opaque, so that pieces
+    of an arc join.
+    """
     colors = require("matplotlib.colors", extra="viz", why="plotting a graph")
     forward, backward = np.array(colors.to_rgb(_FORWARD)), np.array(colors.to_rgb(_BACKWARD))
     colour = np.where(np.asarray(side)[..., None] > 0, forward, backward)
     return 1 - (1 - colour) * (0.25 + 0.75 * np.sqrt(strength.clip(0))[..., None])
 
 
-def _arcs(start: np.ndarray, stop: np.ndarray, side: np.ndarray, strength: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Half ellipses in pieces: lines ``[A * STEPS, 2, 2]``, widths ``[A * STEPS]``, colours ``[A * STEPS, 3]``."""
+def _arcs(
+    start: np.ndarray, stop: np.ndarray, side: np.ndarray, strength: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Half ellipses in pieces: lines ``[A * STEPS, 2, 2]``, widths ``[A * STEPS]``, colours
+    ``[A * STEPS, 3]``.
+    """
     # Arcs leave a token on one side and arrive on the other, so that heads and tails do not meet.
     towards = np.sign(stop - start)
     start, stop = start + 0.16 * towards, stop - 0.16 * towards
@@ -296,7 +347,9 @@ def _arcs(start: np.ndarray, stop: np.ndarray, side: np.ndarray, strength: np.nd
 
 
 def _name_ticks(ax: Axes, axis: str, names: list[str] | None, *, inches: float) -> None:
-    """Labels on an axis, sized to ``inches``; every k-th where they would not fit. Numbers where there are no names."""
+    """Labels on an axis, sized to ``inches``; every k-th where they would not fit. Numbers where
+    there are no names.
+    """
     target = ax.xaxis if axis == "x" else ax.yaxis
     target.set_tick_params(length=0 if axis == "x" else 2, colors=_INK, labelsize=7)
     if names is None:
@@ -317,4 +370,13 @@ def _name_ticks(ax: Axes, axis: str, names: list[str] | None, *, inches: float) 
 
 
 def _say_empty(ax: Axes, text: str) -> None:
-    ax.text(0.5, 0.55, text, transform=ax.transAxes, ha="center", va="center", fontsize=10, color="#999999")
+    ax.text(
+        0.5,
+        0.55,
+        text,
+        transform=ax.transAxes,
+        ha="center",
+        va="center",
+        fontsize=10,
+        color="#999999",
+    )

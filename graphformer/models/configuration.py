@@ -1,6 +1,7 @@
 """GraphformerConfig: the settings of the language model."""
 
-# No `from __future__ import annotations` here: it turns the fields' types into strings, which `strict` does not check.
+# No `from __future__ import annotations` here: it turns the fields' types into strings, which
+# `strict` does not check.
 
 import difflib
 import warnings
@@ -20,27 +21,101 @@ from graphformer.errors import did_you_mean, number, require_known, whole
 OPERATORS = ("sum", "gin", "pna")
 SCORES = ("dot", "differential", "pairwise")
 
-# What PreTrainedConfig takes beside its fields, in this version of transformers or an older one; it has a use for each, or had.
+# What PreTrainedConfig takes beside its fields, in this version of transformers or an older one; it
+# has a use for each, or had.
 _TRANSFORMERS_OWN = {
-    *("torch_dtype", "num_labels", "rope_scaling", "rope_theta", "partial_rotary_factor", "name_or_path", "_name_or_path"),
-    *("_commit_hash", "output_attentions", "attn_implementation", "experts_implementation", "per_layer_config", "model_type"),
-    *("_attn_implementation_internal", "_experts_implementation_internal", "_attn_implementation_autoset", "auto_map"),
-    *("quantization_config", "is_decoder", "layer_types", "tie_last_hidden_states", "tokenizer_class", "_output_attentions"),
-    *("return_dict", "output_hidden_states", "chunk_size_feed_forward", "is_encoder_decoder", "id2label", "label2id", "problem_type"),
-    *("transformers_version", "architectures", "dtype", "_from_auto", "_from_pipeline", "base_model_tp_plan", "base_model_pp_plan"),
+    *(
+        "torch_dtype",
+        "num_labels",
+        "rope_scaling",
+        "rope_theta",
+        "partial_rotary_factor",
+        "name_or_path",
+        "_name_or_path",
+    ),
+    *(
+        "_commit_hash",
+        "output_attentions",
+        "attn_implementation",
+        "experts_implementation",
+        "per_layer_config",
+        "model_type",
+    ),
+    *(
+        "_attn_implementation_internal",
+        "_experts_implementation_internal",
+        "_attn_implementation_autoset",
+        "auto_map",
+    ),
+    *(
+        "quantization_config",
+        "is_decoder",
+        "layer_types",
+        "tie_last_hidden_states",
+        "tokenizer_class",
+        "_output_attentions",
+    ),
+    *(
+        "return_dict",
+        "output_hidden_states",
+        "chunk_size_feed_forward",
+        "is_encoder_decoder",
+        "id2label",
+        "label2id",
+        "problem_type",
+    ),
+    *(
+        "transformers_version",
+        "architectures",
+        "dtype",
+        "_from_auto",
+        "_from_pipeline",
+        "base_model_tp_plan",
+        "base_model_pp_plan",
+    ),
 }
 # Fields of configs that older versions wrote, without effect on any model of ours.
 _FORMER = {
-    *("torchscript", "use_bfloat16", "tf_legacy_loss", "pruned_heads", "cross_attention_hidden_size"),
-    *("add_cross_attention", "tie_encoder_decoder", "finetuning_task", "task_specific_params", "prefix"),
+    *(
+        "torchscript",
+        "use_bfloat16",
+        "tf_legacy_loss",
+        "pruned_heads",
+        "cross_attention_hidden_size",
+    ),
+    *(
+        "add_cross_attention",
+        "tie_encoder_decoder",
+        "finetuning_task",
+        "task_specific_params",
+        "prefix",
+    ),
     *("sep_token_id", "decoder_start_token_id", "max_length", "min_length", "num_beam_groups"),
     *("diversity_penalty", "early_stopping", "forced_bos_token_id", "forced_eos_token_id"),
 }
 
 # What finds a file, which transformers leaves among the settings.
 _OF_THE_HUB = {
-    *("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies", "user_agent", "gguf_file"),
-    *("trust_remote_code", "code_revision", "resume_download", "use_auth_token", "_from_auto", "_from_pipeline", "_commit_hash"),
+    *(
+        "cache_dir",
+        "force_download",
+        "local_files_only",
+        "token",
+        "revision",
+        "subfolder",
+        "proxies",
+        "user_agent",
+        "gguf_file",
+    ),
+    *(
+        "trust_remote_code",
+        "code_revision",
+        "resume_download",
+        "use_auth_token",
+        "_from_auto",
+        "_from_pipeline",
+        "_commit_hash",
+    ),
 }
 
 _from_file: ContextVar[bool] = ContextVar("from_file", default=False)
@@ -48,7 +123,8 @@ _from_file: ContextVar[bool] = ContextVar("from_file", default=False)
 
 @strict
 class GraphformerConfig(PreTrainedConfig):
-    r"""Settings of :class:`GraphformerForCausalLM`; all keyword-only, defaults as in the paper's best model where it names one.
+    r"""Settings of :class:`GraphformerForCausalLM`; all keyword-only, defaults as in the paper's
+    best model where it names one.
 
     Args:
         vocab_size: distinct tokens.
@@ -56,23 +132,32 @@ class GraphformerConfig(PreTrainedConfig):
         intermediate_size: width of the gated feed-forward.
         num_hidden_layers: decoder blocks.
         num_attention_heads: heads of a block; each is one graph.
-        num_key_value_heads: key heads, each shared by a group of query heads; as many as heads unless given.
-        operator: ``"sum"`` (plain attention), ``"gin"``, ``"pna"``; one name for all layers, or a list with one for each.
+        num_key_value_heads: key heads, each shared by a group of query heads; as many as heads
+            unless given.
+        operator: ``"sum"`` (plain attention), ``"gin"``, ``"pna"``; one name for all layers, or a
+            list with one for each.
         mlp_ratio: gamma, hidden width of the heads' MLPs over the heads' width (GIN, PNA).
-        sharpening: a trainable factor on the scores of GIN and PNA layers; plain attention has none.
-        score: ``"dot"``, ``"differential"``, ``"pairwise"``, or ``{"pairwise": width}`` (see :mod:`graphformer.nn.scoring`).
-        threshold: keep edges whose weight exceeds it; ``None`` keeps all. Any other sparsifier is a dictionary of name and arguments, see
-            :func:`graphformer.attention.sparsifiers.from_spec`: ``{"name": "reweigh", "curve": "relu", "tau": 0.1, "trainable": True}``.
-        top_k: keep this many edges of each row; ``None`` keeps all. With both, an edge must pass both.
+        sharpening: a trainable factor on the scores of GIN and PNA layers; plain attention has
+            none.
+        score: ``"dot"``, ``"differential"``, ``"pairwise"``, or ``{"pairwise": width}`` (see
+            :mod:`graphformer.nn.scoring`).
+        threshold: keep edges whose weight exceeds it; ``None`` keeps all. Any other sparsifier is a
+            dictionary of name and arguments, see
+            :func:`graphformer.attention.sparsifiers.from_spec`: ``{"name": "reweigh", "curve":
+            "relu", "tau": 0.1, "trainable": True}``.
+        top_k: keep this many edges of each row; ``None`` keeps all. With both, an edge must pass
+            both.
         normalize: ``"softmax"``, ``"sigmoid"``, ``"relu"``, ``"identity"``.
-        value_projection, output_projection: projections around the operator; ``None`` is the operator's own habit: GIN has neither, sum and
-            PNA have both.
-        operator_options: further arguments of each operator's layer: ``{"pna": {"aggregators": ["mean", "max"]}, "gin": {"mlp_dropout":
-            0.1}}``.
+        value_projection, output_projection: projections around the operator; ``None`` is the
+            operator's own habit: GIN has neither, sum and PNA have both.
+        operator_options: further arguments of each operator's layer: ``{"pna": {"aggregators":
+            ["mean", "max"]}, "gin": {"mlp_dropout": 0.1}}``.
         max_position_embeddings: longest sequence the model is meant for.
-        rope_parameters: rotary embeddings in transformers' form; ``{"rope_type": "default", "rope_theta": 10000.0}`` unless given.
+        rope_parameters: rotary embeddings in transformers' form; ``{"rope_type": "default",
+            "rope_theta": 10000.0}`` unless given.
         rms_norm_eps: added to the mean square in the blocks' norms.
-        hidden_dropout, attention_dropout: probabilities; dropout after attention and feed-forward, and on the weights.
+        hidden_dropout, attention_dropout: probabilities; dropout after attention and feed-forward,
+            and on the weights.
         initializer_range: standard deviation of fresh weights.
         tie_word_embeddings: the output layer is the embedding.
         use_cache: keep keys and node features while generating.
@@ -81,7 +166,8 @@ class GraphformerConfig(PreTrainedConfig):
 
     Raises:
         TypeError: a field that there is not, with the one that was probably meant.
-        ValueError: an unknown operator, heads that do not divide, a list of operators of the wrong length, a number out of its range.
+        ValueError: an unknown operator, heads that do not divide, a list of operators of the wrong
+            length, a number out of its range.
         StrictDataclassFieldValidationError: a value of the wrong type (huggingface_hub's error).
     """
 
@@ -124,19 +210,27 @@ class GraphformerConfig(PreTrainedConfig):
             self.num_key_value_heads = self.num_attention_heads
         theta = kwargs.pop("rope_theta", None)
         if self.rope_parameters is None and not kwargs.get("rope_scaling"):
-            self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0 if theta is None else theta}
+            self.rope_parameters = {
+                "rope_type": "default",
+                "rope_theta": 10000.0 if theta is None else theta,
+            }
         elif theta is not None:
             given = self.rope_parameters or kwargs["rope_scaling"]
             if given.setdefault("rope_theta", theta) != theta:
-                raise ValueError(f"rope_theta={theta} contradicts rope_parameters['rope_theta']={given['rope_theta']}: give one of them")
+                raise ValueError(
+                    f"rope_theta={theta} contradicts "
+                    f"rope_parameters['rope_theta']={given['rope_theta']}: give one of them"
+                )
         super().__post_init__(**kwargs)
         _auto.register_models()
-        self.validate_architecture()  # `strict` calls it too, but wraps the ValueError in an error of its own
+        # `strict` calls it too, but wraps the ValueError in an error of its own
+        self.validate_architecture()
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As transformers' own. A field of a file that this version does not know is told in a warning, not refused: the file may come
-        from another version."""
+        """As transformers' own. A field of a file that this version does not know is told in a
+        warning, not refused: the file may come from another version.
+        """
         wanted = kwargs.pop("return_unused_kwargs", False)
         token = _from_file.set(True)
         try:
@@ -147,32 +241,47 @@ class GraphformerConfig(PreTrainedConfig):
             return config, unused
         for name in unused:
             if name not in _OF_THE_HUB:
-                raise TypeError(f"GraphformerConfig got an unknown setting {name!r}{did_you_mean(name, cls.__dataclass_fields__)}")
+                raise TypeError(
+                    "GraphformerConfig got an unknown setting "
+                    f"{name!r}{did_you_mean(name, cls.__dataclass_fields__)}"
+                )
         return config
 
     def _without_unknown(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments that are no fields, without those that nobody reads: they are refused, or told where a file holds them."""
+        """The arguments that are no fields, without those that nobody reads: they are refused, or
+        told where a file holds them.
+        """
         if kwargs.get("model_type", self.model_type) != self.model_type:
-            raise ValueError(f"model_type={kwargs['model_type']!r}: this is the config of {self.model_type!r}; take AutoConfig")
+            raise ValueError(
+                f"model_type={kwargs['model_type']!r}: this is the config of {self.model_type!r}; "
+                "take AutoConfig"
+            )
         fields = set(type(self).__dataclass_fields__)
         of_generation = set(GenerationConfig().to_dict()) - fields
         unknown = [name for name in kwargs if name not in _TRANSFORMERS_OWN]
         if _from_file.get():
-            told = [name for name in unknown if name not in _FORMER | of_generation and not name.startswith("_")]
+            told = [
+                name
+                for name in unknown
+                if name not in _FORMER | of_generation and not name.startswith("_")
+            ]
             if told:
                 warnings.warn(
-                    f"config: {', '.join(told)} {'is no setting' if len(told) == 1 else 'are no settings'} of this version of graphformer "
-                    "and not read",
+                    f"config: {', '.join(told)} "
+                    f"{'is no setting' if len(told) == 1 else 'are no settings'} of this version "
+                    "of graphformer and not read",
                     stacklevel=5,
                 )
         elif unknown:
             name = unknown[0]
             if name in of_generation and not difflib.get_close_matches(name, fields, 1, 0.85):
                 raise TypeError(
-                    f"GraphformerConfig got {name!r}, which is a setting of generation: give it to model.generate(...), or set "
-                    f"model.generation_config.{name}"
+                    f"GraphformerConfig got {name!r}, which is a setting of generation: give it to "
+                    f"model.generate(...), or set model.generation_config.{name}"
                 )
-            raise TypeError(f"GraphformerConfig got an unknown setting {name!r}{did_you_mean(name, fields)}")
+            raise TypeError(
+                f"GraphformerConfig got an unknown setting {name!r}{did_you_mean(name, fields)}"
+            )
         return {name: value for name, value in kwargs.items() if name not in unknown}
 
     @property
@@ -191,45 +300,76 @@ class GraphformerConfig(PreTrainedConfig):
         self._validate_numbers()
         if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
             raise ValueError(
-                f"hidden_size {self.hidden_size} must be num_attention_heads {self.num_attention_heads} times an even head width "
-                "(rotary embeddings turn pairs of channels)"
+                f"hidden_size {self.hidden_size} must be num_attention_heads "
+                f"{self.num_attention_heads} times an even head width (rotary embeddings turn "
+                "pairs of channels)"
             )
-        if self.num_key_value_heads is not None and (self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads):
+        if self.num_key_value_heads is not None and (
+            self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads
+        ):
             raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
             )
         for name in self.operator_options or {}:
             require_known("operator in operator_options", name, OPERATORS)
         unknown = sorted(set(self.layer_operators) - set(OPERATORS))
         if unknown:
-            raise ValueError(f"unknown operator {', '.join(map(repr, unknown))}; known: {', '.join(OPERATORS)}")
+            raise ValueError(
+                f"unknown operator {', '.join(map(repr, unknown))}; known: {', '.join(OPERATORS)}"
+            )
         if len(self.layer_operators) != self.num_hidden_layers:
             raise ValueError(
-                f"operator names {len(self.layer_operators)} layers, but num_hidden_layers is {self.num_hidden_layers}; "
-                "give one name, or one for each layer"
+                f"operator names {len(self.layer_operators)} layers, but num_hidden_layers is "
+                f"{self.num_hidden_layers}; give one name, or one for each layer"
             )
         if self.rope_parameters is not None:
             self._check_rope(self.rope_parameters)
-            number("rope_parameters['rope_theta']", self.rope_parameters.get("rope_theta", 10000.0), above=0.0)
+            number(
+                "rope_parameters['rope_theta']",
+                self.rope_parameters.get("rope_theta", 10000.0),
+                above=0.0,
+            )
         if isinstance(self.score, dict) and len(self.score) != 1:
-            raise ValueError(f"score must hold one name and its width, as in {{'pairwise': 16}}, got {self.score}")
-        require_known("score", self.score if isinstance(self.score, str) else next(iter(self.score)), SCORES)
+            raise ValueError(
+                "score must hold one name and its width, as in {'pairwise': 16}, got "
+                f"{self.score}"
+            )
+        require_known(
+            "score", self.score if isinstance(self.score, str) else next(iter(self.score)), SCORES
+        )
         if isinstance(self.normalize, str):
             require_known("normalize", self.normalize, normalizers.NAMED)
         require_known("executor", self.executor, ("auto", "flash", *EXECUTORS))
         require_known("backend", self.backend, ("auto", *backends.NAMES))
 
     def _check_rope(self, given: dict[str, Any]) -> None:
-        known = {*RopeParameters.__annotations__, "type", "truncate", "mscale", "mscale_all_dim", "partial_rotary_factor"}
+        known = {
+            *RopeParameters.__annotations__,
+            "type",
+            "truncate",
+            "mscale",
+            "mscale_all_dim",
+            "partial_rotary_factor",
+        }
         if unknown := sorted(set(given) - known):
-            text = f"rope_parameters holds an unknown {unknown[0]!r}{did_you_mean(unknown[0], known)}"
+            text = (
+                f"rope_parameters holds an unknown {unknown[0]!r}{did_you_mean(unknown[0], known)}"
+            )
             if not _from_file.get():
                 raise ValueError(text)
             warnings.warn(f"config: {text}; it is not read", stacklevel=5)
 
     def _validate_numbers(self) -> None:
         """ValueError for a number out of its range; strict has seen to the types."""
-        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+        sizes = (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+        )
         for name in sizes:
             whole(name, getattr(self, name))
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):

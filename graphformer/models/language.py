@@ -24,8 +24,23 @@ from graphformer.attention.reweigh import NormalizeWeights, Reweigh
 from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopK, from_spec
 from graphformer.graph import AttentionGraph
 from graphformer.models.configuration import GraphformerConfig
-from graphformer.models.language_inputs import OF_THE_LOSS, check_labels, check_others, check_tokens, refuse_packed_and_padded
-from graphformer.nn import GatedMLP, GINAttention, GINOperator, GraphAttention, HeadMLP, PNAAttention, PNAOperator, SumAttention
+from graphformer.models.language_inputs import (
+    OF_THE_LOSS,
+    check_labels,
+    check_others,
+    check_tokens,
+    refuse_packed_and_padded,
+)
+from graphformer.nn import (
+    GatedMLP,
+    GINAttention,
+    GINOperator,
+    GraphAttention,
+    HeadMLP,
+    PNAAttention,
+    PNAOperator,
+    SumAttention,
+)
 from graphformer.nn.scoring import DifferentialScoring
 
 # What the installed transformers calls the cache: its output classes know, `cache` since 5.24.
@@ -35,20 +50,26 @@ CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
     """The cache, by whichever of its two names it was given."""
     if cache is not None and past_key_values is not None:
-        raise ValueError("give exactly one of cache and past_key_values: they are two names of one argument")
+        raise ValueError(
+            "give exactly one of cache and past_key_values: they are two names of one argument"
+        )
     return past_key_values if cache is None else cache
 
 
 @dataclass
 class GraphformerModelOutput(BaseModelOutputWithPast):
-    """As transformers' own, and ``graphs``: one :class:`~graphformer.AttentionGraph` a layer, lanes ``(B, H)``."""
+    """As transformers' own, and ``graphs``: one :class:`~graphformer.AttentionGraph` a layer, lanes
+    ``(B, H)``.
+    """
 
     graphs: tuple[AttentionGraph, ...] | None = None
 
 
 @dataclass
 class GraphformerCausalLMOutput(CausalLMOutputWithPast):
-    """As transformers' own, and ``graphs``: one :class:`~graphformer.AttentionGraph` a layer, lanes ``(B, H)``."""
+    """As transformers' own, and ``graphs``: one :class:`~graphformer.AttentionGraph` a layer, lanes
+    ``(B, H)``.
+    """
 
     graphs: tuple[AttentionGraph, ...] | None = None
 
@@ -100,7 +121,9 @@ def make_attention(config: GraphformerConfig, layer_idx: int) -> GraphAttention:
     try:
         return kind(*heads, **shared)
     except TypeError as error:
-        raise ValueError(f"operator_options[{operator!r}] holds what {kind.__name__} does not take: {error}") from None
+        raise ValueError(
+            f"operator_options[{operator!r}] holds what {kind.__name__} does not take: {error}"
+        ) from None
 
 
 class GraphformerDecoderLayer(GradientCheckpointingLayer):
@@ -111,7 +134,9 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
         self.self_attn = make_attention(config, layer_idx)
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, config.hidden_dropout)
         self.input_layernorm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = GraphformerRMSNorm(
+            config.hidden_size, eps=config.rms_norm_eps
+        )
         self.dropout = config.hidden_dropout
 
     def forward(
@@ -127,7 +152,10 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
         attended = self.self_attn(
             self.input_layernorm(hidden_states),
             attention_mask,
-            position_embeddings=None if self.self_attn.pairwise is not None else position_embeddings,  # it knows no positions
+            # it knows no positions
+            position_embeddings=None
+            if self.self_attn.pairwise is not None
+            else position_embeddings,
             candidates=candidates,
             past_key_values=one_cache(cache, past_key_values),
             output_graph=output_graphs,
@@ -146,7 +174,8 @@ class GraphformerPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["GraphformerDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values", "cache"]
-    # The layers call scaled_dot_product_attention themselves where no edges are needed; there is no other implementation to switch to.
+    # The layers call scaled_dot_product_attention themselves where no edges are needed; there is no
+    # other implementation to switch to.
     _supports_sdpa = True
     _can_record_outputs = {
         "hidden_states": GraphformerDecoderLayer,
@@ -183,9 +212,12 @@ class GraphformerModel(GraphformerPreTrainedModel):
     def __init__(self, config: GraphformerConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.layers = nn.ModuleList(GraphformerDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            GraphformerDecoderLayer(config, i) for i in range(config.num_hidden_layers)
+        )
         self.norm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = LlamaRotaryEmbedding(cast(Any, config))  # reads only fields that our config has too
+        # reads only fields that our config has too
+        self.rotary_emb = LlamaRotaryEmbedding(cast(Any, config))
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -204,14 +236,17 @@ class GraphformerModel(GraphformerPreTrainedModel):
         """
         Args:
             input_ids: ``[B, N]``, or ``inputs_embeds`` ``[B, N, hidden_size]``.
-            attention_mask: 1 for real tokens, ``[B, N]`` with cached tokens counted, or allowed pairs ``[B, 1, N, Nk]``.
-            position_ids: ``[B, N]``. Without cached tokens and where no mask hides anything, a position that does not follow its
-                predecessor starts a new text: packed texts do not see each other.
+            attention_mask: 1 for real tokens, ``[B, N]`` with cached tokens counted, or allowed
+                pairs ``[B, 1, N, Nk]``.
+            position_ids: ``[B, N]``. Without cached tokens and where no mask hides anything, a
+                position that does not follow its predecessor starts a new text: packed texts do not
+                see each other.
             cache: a transformers cache. ``past_key_values`` is its older name.
             output_graphs: return every layer's :class:`~graphformer.AttentionGraph`.
-            kwargs: ``output_attentions`` (every layer's weights as a matrix ``[B, H, N, Nk]``, made from its graph: memory goes by the
-                square of the length), ``output_hidden_states``, ``return_dict``. What other models read (``cache_position``,
-                ``token_type_ids``, arguments of kernels for packed texts) may say what is so anyway.
+            kwargs: ``output_attentions`` (every layer's weights as a matrix ``[B, H, N, Nk]``, made
+                from its graph: memory goes by the square of the length), ``output_hidden_states``,
+                ``return_dict``. What other models read (``cache_position``, ``token_type_ids``,
+                arguments of kernels for packed texts) may say what is so anyway.
 
         Raises:
             TypeError: an unknown keyword.
@@ -239,7 +274,9 @@ class GraphformerModel(GraphformerPreTrainedModel):
             outputs.attentions = tuple(graph.to_dense() for graph in outputs.graphs)
             if not output_graphs:
                 outputs.graphs = None
-        return_dict = getattr(self.config, "return_dict", True) if return_dict is None else return_dict
+        return_dict = (
+            getattr(self.config, "return_dict", True) if return_dict is None else return_dict
+        )
         return outputs if return_dict else outputs.to_tuple()
 
     @merge_with_config_defaults
@@ -263,10 +300,13 @@ class GraphformerModel(GraphformerPreTrainedModel):
         candidates: Rule | None = None
         given = position_ids is not None
         if position_ids is None:
-            position_ids = torch.arange(past, past + length, device=hidden_states.device).unsqueeze(0)
+            position_ids = torch.arange(past, past + length, device=hidden_states.device).unsqueeze(
+                0
+            )
         elif position_ids.shape not in ((1, length), (hidden_states.shape[0], length)):
             raise ValueError(
-                f"position_ids must have shape [{hidden_states.shape[0]} or 1, {length}] (batch, length), got {list(position_ids.shape)}"
+                f"position_ids must have shape [{hidden_states.shape[0]} or 1, {length}] (batch, "
+                f"length), got {list(position_ids.shape)}"
             )
         if attention_mask is not None:
             attention_mask = without_trivial(attention_mask, past + length, cut=filled)
@@ -305,18 +345,25 @@ def packed_texts(position_ids: Tensor, batch: int) -> Rule | None:
 
 
 def without_trivial(attention_mask: Tensor, num_senders: int, *, cut: bool) -> Tensor | None:
-    """The mask without a static cache's empty places, or ``None`` where it hides nothing (plain causal attention is faster)."""
+    """The mask without a static cache's empty places, or ``None`` where it hides nothing (plain
+    causal attention is faster).
+    """
     if attention_mask.ndim == 4 and cut:
         attention_mask = attention_mask[..., :num_senders]
     if attention_mask.ndim == 2 and attention_mask.shape[1] != num_senders:
-        raise ValueError(f"attention_mask covers {attention_mask.shape[1]} tokens, but there are {num_senders} (cached ones included)")
+        raise ValueError(
+            f"attention_mask covers {attention_mask.shape[1]} tokens, but there are {num_senders} "
+            "(cached ones included)"
+        )
     if not torch.compiler.is_compiling() and bool(attention_mask.all()):
         return None
     return attention_mask
 
 
 class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
-    """A causal language model: :class:`GraphformerModel` and an output layer, tied to the embedding by default."""
+    """A causal language model: :class:`GraphformerModel` and an output layer, tied to the embedding
+    by default.
+    """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
@@ -325,15 +372,19 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
         self.model = GraphformerModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-        # transformers reads settings of generation from a config, and takes top_k, edges of a row, for tokens to sample from.
+        # transformers reads settings of generation from a config, and takes top_k, edges of a row,
+        # for tokens to sample from.
         self.generation_config.top_k = GenerationConfig().top_k
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused, and with it ``generate_batch``: transformers keeps the keys of all its requests in pages of one tensor, by an attention
-        function of its own, and the heads here are graphs over the keys of one sequence."""
+        """Refused, and with it ``generate_batch``: transformers keeps the keys of all its requests
+        in pages of one tensor, by an attention function of its own, and the heads here are graphs
+        over the keys of one sequence.
+        """
         raise NotImplementedError(
-            "GraphformerForCausalLM has no continuous batching (generate_batch, transformers serve): its attention cannot read paged keys. "
-            "Pad the prompts on the left and call generate(input_ids, attention_mask=...)"
+            "GraphformerForCausalLM has no continuous batching (generate_batch, transformers "
+            "serve): its attention cannot read paged keys. Pad the prompts on the left and call "
+            "generate(input_ids, attention_mask=...)"
         )
 
     @can_return_tuple
@@ -351,10 +402,12 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> GraphformerCausalLMOutput:
-        """As :meth:`GraphformerModel.forward`; ``labels`` ``[B, N]`` (-100 is ignored) give the mean next-token loss in nats.
+        """As :meth:`GraphformerModel.forward`; ``labels`` ``[B, N]`` (-100 is ignored) give the
+        mean next-token loss in nats.
 
-        ``num_items_in_batch``, ``ignore_index`` and ``shift_labels`` go to transformers' loss function; ``logits_to_keep`` (a number of
-        last tokens, or their places) leaves logits out, and is refused beside labels.
+        ``num_items_in_batch``, ``ignore_index`` and ``shift_labels`` go to transformers' loss
+        function; ``logits_to_keep`` (a number of last tokens, or their places) leaves logits out,
+        and is refused beside labels.
         """
         for_loss = {name: kwargs.pop(name) for name in OF_THE_LOSS if name in kwargs}
         check_tokens(input_ids, inputs_embeds, self.config.hidden_size)
@@ -370,13 +423,19 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
             output_graphs=output_graphs,
             **{**kwargs, "return_dict": True},
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep  # 0 keeps all
+        # 0 keeps all
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None or for_loss.get("shift_labels") is not None:
             if logits.shape[1] != length:
-                raise ValueError(f"logits_to_keep={logits_to_keep} leaves logits of labels out: without it the loss is that of all labels")
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **for_loss)
+                raise ValueError(
+                    f"logits_to_keep={logits_to_keep} leaves logits of labels out: without it the "
+                    "loss is that of all labels"
+                )
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **for_loss
+            )
         return GraphformerCausalLMOutput(
             loss=loss,
             logits=logits,

@@ -1,4 +1,6 @@
-"""What may be given to the forward pass of the language model beside its own arguments, and whether what is given fits together."""
+"""What may be given to the forward pass of the language model beside its own arguments, and whether
+what is given fits together.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ def check_others(
     past: int,
     length: int,
 ) -> dict[str, Any]:
-    """Of the further keyword arguments those that transformers' decorators read; the others say what is so anyway, or are refused.
+    """Of the further keyword arguments those that transformers' decorators read; the others say
+    what is so anyway, or are refused.
 
     Args:
         others: what is no argument of the forward pass.
@@ -47,39 +50,55 @@ def check_others(
     """
     for name, value in others.items():
         if name not in _KNOWN:
-            raise TypeError(f"forward() got an unexpected keyword argument {name!r}{did_you_mean(name, (*own, *_KNOWN))}")
+            raise TypeError(
+                "forward() got an unexpected keyword argument "
+                f"{name!r}{did_you_mean(name, (*own, *_KNOWN))}"
+            )
         if value is None or name in _SWITCHES:
             continue
         if name == "is_causal" and value is not True:
-            raise ValueError(f"is_causal={value!r}: the heads of this model are causal; layers with is_causal=False are in graphformer.nn")
+            raise ValueError(
+                f"is_causal={value!r}: the heads of this model are causal; layers with "
+                "is_causal=False are in graphformer.nn"
+            )
         if name == "output_router_logits" and value:
-            raise ValueError("output_router_logits=True: this model has no experts to route to; leave it out")
+            raise ValueError(
+                "output_router_logits=True: this model has no experts to route to; leave it out"
+            )
         if name in _VARLEN and position_ids is None:
             raise ValueError(
-                f"{name} is given and no position_ids: this model tells packed texts apart by position_ids that start again, as "
-                "DataCollatorWithFlattening gives them"
+                f"{name} is given and no position_ids: this model tells packed texts apart by "
+                "position_ids that start again, as DataCollatorWithFlattening gives them"
             )
         if not torch.compiler.is_compiling():
             _check_value(name, value, position_ids, past, length)
     return {name: value for name, value in others.items() if name in _SWITCHES}
 
 
-def _check_value(name: str, value: Any, position_ids: Tensor | None, past: int, length: int) -> None:
+def _check_value(
+    name: str, value: Any, position_ids: Tensor | None, past: int, length: int
+) -> None:
     if name == "token_type_ids" and bool((torch.as_tensor(value) != 0).any()):
-        raise ValueError("token_type_ids holds other types than 0, and this model has no embedding of types; leave it out")
+        raise ValueError(
+            "token_type_ids holds other types than 0, and this model has no embedding of types; "
+            "leave it out"
+        )
     if name == "cache_position":
         expected = torch.arange(past, past + length, device=value.device)
         if tuple(value.shape) != (length,) or not torch.equal(value, expected):
             raise ValueError(
-                f"cache_position must be {past}..{past + length - 1}, the places after the {past} cached tokens, got "
-                f"{value.tolist()}; leave it out, or give position_ids"
+                f"cache_position must be {past}..{past + length - 1}, the places after the {past} "
+                f"cached tokens, got {value.tolist()}; leave it out, or give position_ids"
             )
     if name in ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx"):
         assert position_ids is not None
         packed = 1 + (position_ids.diff(dim=-1) != 1).sum(-1)
         texts = len(value) - 1 if name != "seq_idx" else int(value.max()) + 1
         if int(packed.sum()) != texts and int(packed.max()) != texts:
-            raise ValueError(f"{name} tells of {texts} packed texts, position_ids of {int(packed.sum())}: give such that agree")
+            raise ValueError(
+                f"{name} tells of {texts} packed texts, position_ids of {int(packed.sum())}: give "
+                "such that agree"
+            )
 
 
 def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, width: int) -> None:
@@ -93,29 +112,43 @@ def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, width: 
     if input_ids is not None and input_ids.ndim != 2:
         raise ValueError(f"input_ids must be [batch, length], got shape {list(input_ids.shape)}")
     if inputs_embeds is not None and (inputs_embeds.ndim != 3 or inputs_embeds.shape[-1] != width):
-        raise ValueError(f"inputs_embeds must be [batch, length, {width}], got shape {list(inputs_embeds.shape)}")
+        raise ValueError(
+            f"inputs_embeds must be [batch, length, {width}], got shape {list(inputs_embeds.shape)}"
+        )
 
 
-def check_labels(labels: Tensor | None, batch: int, length: int, for_loss: Mapping[str, Any]) -> None:
-    """Labels of the tokens' shape; a warning where none of them is to be predicted, for then the mean loss is NaN."""
+def check_labels(
+    labels: Tensor | None, batch: int, length: int, for_loss: Mapping[str, Any]
+) -> None:
+    """Labels of the tokens' shape; a warning where none of them is to be predicted, for then the
+    mean loss is NaN.
+    """
     if labels is None:
         if for_loss.get("ignore_index") is not None:
-            raise ValueError("ignore_index is of the loss, which needs labels: give both, or neither")
+            raise ValueError(
+                "ignore_index is of the loss, which needs labels: give both, or neither"
+            )
         return
     if tuple(labels.shape) != (batch, length):
-        raise ValueError(f"labels must have the shape of the tokens, [{batch}, {length}], got {list(labels.shape)}")
+        raise ValueError(
+            f"labels must have the shape of the tokens, [{batch}, {length}], got "
+            f"{list(labels.shape)}"
+        )
     if torch.compiler.is_compiling() or for_loss.get("num_items_in_batch") is not None:
         return
     ignored = for_loss.get("ignore_index", IGNORED_LABEL)
     if for_loss.get("shift_labels") is None and not bool((labels[:, 1:] != ignored).any()):
         warnings.warn(
-            f"labels hold no token to predict (all after the first are {ignored}): the loss is NaN; leave such a batch out",
+            f"labels hold no token to predict (all after the first are {ignored}): the loss is "
+            "NaN; leave such a batch out",
             stacklevel=4,
         )
 
 
 def refuse_packed_and_padded(position_ids: Tensor, attention_mask: Tensor, past: int) -> None:
-    """Texts are packed by positions that start again; a mask of tokens beside it would be read alone, and texts would see each other."""
+    """Texts are packed by positions that start again; a mask of tokens beside it would be read
+    alone, and texts would see each other.
+    """
     if torch.compiler.is_compiling() or past or attention_mask.ndim != 2:
         return
     keep = attention_mask.bool()
@@ -123,6 +156,7 @@ def refuse_packed_and_padded(position_ids: Tensor, attention_mask: Tensor, past:
         steps = position[real].diff()
         if bool((steps <= 0).any()):
             raise ValueError(
-                "position_ids start again among the tokens that attention_mask keeps, as of packed texts, and with a mask of tokens they "
-                "would see each other: leave attention_mask out, or give pairs [B, 1, N, N] that keep the texts apart"
+                "position_ids start again among the tokens that attention_mask keeps, as of packed "
+                "texts, and with a mask of tokens they would see each other: leave attention_mask "
+                "out, or give pairs [B, 1, N, N] that keep the texts apart"
             )

@@ -18,8 +18,11 @@ def count_parameters(config: GraphformerConfig) -> int:
     return sum({id(p): p.numel() for p in model.parameters()}.values())
 
 
-def parameter_matched(config: GraphformerConfig, operator: str | list[str] = "sum", **changes: Any) -> GraphformerConfig:
-    """The settings with another operator (and any further changes), the feed-forward width taking up the difference.
+def parameter_matched(
+    config: GraphformerConfig, operator: str | list[str] = "sum", **changes: Any
+) -> GraphformerConfig:
+    """The settings with another operator (and any further changes), the feed-forward width taking
+    up the difference.
 
     The width is the one whose parameter count comes closest to that of ``config``.
 
@@ -37,5 +40,8 @@ def parameter_matched(config: GraphformerConfig, operator: str | list[str] = "su
     step = count_parameters(sized(2)) - smallest  # the count is linear in the width
     width = 1 + round((target - smallest) / step)
     if width < 1:
-        raise ValueError(f"operator {operator!r} cannot match {target:,} parameters: without a feed-forward it already has {smallest:,}")
+        raise ValueError(
+            f"operator {operator!r} cannot match {target:,} parameters: without a feed-forward it "
+            f"already has {smallest:,}"
+        )
     return sized(width)

@@ -1,4 +1,6 @@
-"""Attributes of a PyG ``Data`` that mean something to other layers and that a network does not read: each is told once."""
+"""Attributes of a PyG ``Data`` that mean something to other layers and that a network does not
+read: each is told once.
+"""
 
 from __future__ import annotations
 
@@ -25,27 +27,35 @@ HINTS = {
     "y": "targets go by their names: it is the label of a single target",
     "edge_label": "it is the label of a single target of edges",
     "edge_label_index": "targets of edges are predicted for it",
-    "node_norm": "GraphSAINTSampler's weights of the loss have no place here; sample with NeighborLoader",
-    "edge_norm": "GraphSAINTSampler's weights of messages have no place here; sample with NeighborLoader",
-    "root_n_id": "batches of ShaDowKHopSampler have labels for their roots alone; sample with NeighborLoader",
+    "node_norm": "GraphSAINTSampler's weights of the loss have no place here; sample with "
+    "NeighborLoader",
+    "edge_norm": "GraphSAINTSampler's weights of messages have no place here; sample with "
+    "NeighborLoader",
+    "root_n_id": "batches of ShaDowKHopSampler have labels for their roots alone; sample with "
+    "NeighborLoader",
     "node_attr": "data.x is read",
     "edge_features": "data.edge_attr is read",
     "sample_weight": "all labels that count weigh the same",
     "time": "make it a column of data.x",
     "edge_time": "make it a column of data.edge_attr, and give edge_dim",
 }
-"""Names with a meaning in PyG, and what to do. Whatever else the data hold (names, identifiers, results) is theirs."""
+"""Names with a meaning in PyG, and what to do. Whatever else the data hold (names, identifiers,
+results) is theirs.
+"""
 
 
 def refuse_other_edges(data: Any) -> None:
-    """ValueError where the edges are given in a form that is not read: the graph would seem to have none."""
+    """ValueError where the edges are given in a form that is not read: the graph would seem to have
+    none.
+    """
     if data.get("edge_index") is not None:
         return
     for name in ("adj_t", "adj"):
         if data.get(name) is not None:
             raise ValueError(
                 f"data.{name} is given and no data.edge_index, which is what is read; make it: "
-                "data = torch_geometric.data.Data(edge_index=torch.stack((columns, rows)), ...) from the rows and columns of adj_t"
+                "data = torch_geometric.data.Data(edge_index=torch.stack((columns, rows)), ...) "
+                "from the rows and columns of adj_t"
             )
 
 
@@ -63,7 +73,9 @@ def tell_unread(data: Any, read: Container[str], told: set[str], owner: str) -> 
 
 
 def forget_known(data: Any, told: set[str]) -> None:
-    """Nothing need be told of conventional names in data whose fields are documented: those of this library's own data sets."""
+    """Nothing need be told of conventional names in data whose fields are documented: those of this
+    library's own data sets.
+    """
     told.update(name for name in HINTS if data.get(name) is not None)
 
 
@@ -96,6 +108,11 @@ def _repeated(data: Any, name: str, read: Container[str]) -> bool:
         },
     )
     features = data.get(table[name]) if name in table and table[name] in read else None
-    if not isinstance(value, Tensor) or not isinstance(features, Tensor) or features.ndim != 2 or value.numel() != len(features):
+    if (
+        not isinstance(value, Tensor)
+        or not isinstance(features, Tensor)
+        or features.ndim != 2
+        or value.numel() != len(features)
+    ):
         return False
     return bool((features == value.reshape(-1, 1).to(features.dtype)).all(0).any())

@@ -1,4 +1,6 @@
-"""Self-loops for layers on edges, as PyG's GATConv adds them: those that are there make way for one a node."""
+"""Self-loops for layers on edges, as PyG's GATConv adds them: those that are there make way for one
+a node.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,26 @@ def check_fill(value: float | Tensor | str) -> float | Tensor | str:
     """The value itself, or an error that says what there is."""
     if isinstance(value, str):
         if value not in FILLS:
-            raise ValueError(f"unknown fill_value {value!r}; known: {', '.join(FILLS)}, a number, or a tensor [edge_dim]")
+            raise ValueError(
+                f"unknown fill_value {value!r}; known: {', '.join(FILLS)}, a number, or a tensor "
+                "[edge_dim]"
+            )
     elif isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
-        raise TypeError(f"fill_value must be a number, a tensor [edge_dim] or one of {', '.join(FILLS)}, got {type(value).__name__}")
+        raise TypeError(
+            f"fill_value must be a number, a tensor [edge_dim] or one of {', '.join(FILLS)}, got "
+            f"{type(value).__name__}"
+        )
     return value
 
 
 @torch.compiler.disable(
-    reason="return_attention_weights with add_self_loops=True: how many self-loops make way for others is in the numbers of edge_index. "
-    "Set add_self_loops=False and give edges with self-loops, or compile without fullgraph"
+    reason="return_attention_weights with add_self_loops=True: how many self-loops make way for "
+    "others is in the numbers of edge_index. Set add_self_loops=False and give edges with "
+    "self-loops, or compile without fullgraph"
 )
-def present(there: Tensor, senders: Tensor, receivers: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def present(
+    there: Tensor, senders: Tensor, receivers: Tensor, alpha: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Ends ``[E]`` and weights ``[..., E, heads]`` of the edges that are ``there``."""
     number = numbers_of(there)
     return senders[number], receivers[number], alpha.index_select(-2, number)
@@ -59,7 +70,9 @@ class Edges:
         return self.senders.shape[0]
 
     def select(self, keep: Tensor) -> Edges:
-        """The edges for which ``keep`` (bool ``[E]``), or those with the numbers ``keep`` in this order."""
+        """The edges for which ``keep`` (bool ``[E]``), or those with the numbers ``keep`` in this
+        order.
+        """
         keep = numbers_of(keep)
         picked = {name: value[keep] for name in PARTS if (value := getattr(self, name)) is not None}
         return Edges(self.senders[keep], self.receivers[keep], **picked)
@@ -67,11 +80,22 @@ class Edges:
     def repeated(self, times: int, num_senders: int, num_receivers: int) -> Edges:
         """The same edges in ``times`` copies of the graph, whose nodes are numbered on."""
         copy = torch.arange(times, device=self.senders.device).unsqueeze(-1)
-        shared = {name: value.repeat(times, *[1] * (value.ndim - 1)) for name in PARTS if (value := getattr(self, name)) is not None}
-        return Edges((self.senders + num_senders * copy).flatten(), (self.receivers + num_receivers * copy).flatten(), **shared)
+        shared = {
+            name: value.repeat(times, *[1] * (value.ndim - 1))
+            for name in PARTS
+            if (value := getattr(self, name)) is not None
+        }
+        return Edges(
+            (self.senders + num_senders * copy).flatten(),
+            (self.receivers + num_receivers * copy).flatten(),
+            **shared,
+        )
 
-    def with_self_loops(self, num_nodes: int, num_receivers: int, fill: float | Tensor | str, static: bool) -> Edges:
-        """A self-loop for each of the first ``num_nodes`` in the place of those that were there; it stands behind the other edges.
+    def with_self_loops(
+        self, num_nodes: int, num_receivers: int, fill: float | Tensor | str, static: bool
+    ) -> Edges:
+        """A self-loop for each of the first ``num_nodes`` in the place of those that were there; it
+        stands behind the other edges.
 
         Args:
             fill: features of a self-loop: a number, ``[D]``, or a reduction of the features of the
@@ -83,25 +107,49 @@ class Edges:
             return self.select(other)._append(num_nodes, num_receivers, fill, None)
         return self._append(num_nodes, num_receivers, fill, other)
 
-    def _append(self, num_nodes: int, num_receivers: int, fill: float | Tensor | str, there: Tensor | None) -> Edges:
+    def _append(
+        self, num_nodes: int, num_receivers: int, fill: float | Tensor | str, there: Tensor | None
+    ) -> Edges:
         loop = torch.arange(num_nodes, device=self.senders.device, dtype=self.senders.dtype)
-        out = replace(self, senders=torch.cat((self.senders, loop)), receivers=torch.cat((self.receivers, loop)))
+        out = replace(
+            self,
+            senders=torch.cat((self.senders, loop)),
+            receivers=torch.cat((self.receivers, loop)),
+        )
         if self.attr is not None:
-            out = replace(out, attr=torch.cat((self.attr, self._filled(num_nodes, num_receivers, fill, there))))
+            out = replace(
+                out,
+                attr=torch.cat((self.attr, self._filled(num_nodes, num_receivers, fill, there))),
+            )
         if self.bias is not None:
-            out = replace(out, bias=torch.cat((self.bias, self.bias.new_zeros(num_nodes, self.bias.shape[1]))))
+            out = replace(
+                out, bias=torch.cat((self.bias, self.bias.new_zeros(num_nodes, self.bias.shape[1])))
+            )
         if self.weight is not None:
             out = replace(out, weight=torch.cat((self.weight, self.weight.new_ones(num_nodes))))
-        return out if there is None else replace(out, there=torch.cat((there, there.new_ones(num_nodes))))
+        return (
+            out
+            if there is None
+            else replace(out, there=torch.cat((there, there.new_ones(num_nodes))))
+        )
 
-    def _filled(self, num_nodes: int, num_receivers: int, fill: float | Tensor | str, there: Tensor | None) -> Tensor:
+    def _filled(
+        self, num_nodes: int, num_receivers: int, fill: float | Tensor | str, there: Tensor | None
+    ) -> Tensor:
         assert self.attr is not None
         if isinstance(fill, str):
             # Edges that are none go to a receiver behind the last one.
-            receivers = self.receivers if there is None else torch.where(there, self.receivers, num_receivers)
+            receivers = (
+                self.receivers
+                if there is None
+                else torch.where(there, self.receivers, num_receivers)
+            )
             return scatter(self.attr, receivers.long(), 0, num_receivers + 1, fill)[:num_nodes]
         width = self.attr.shape[1]
         value = torch.as_tensor(fill, dtype=self.attr.dtype, device=self.attr.device)
         if value.ndim > 1 or value.numel() not in (1, width):
-            raise ValueError(f"fill_value must be a number or [{width}] (edge_dim), got shape {list(value.shape)}")
+            raise ValueError(
+                f"fill_value must be a number or [{width}] (edge_dim), got shape "
+                f"{list(value.shape)}"
+            )
         return value.expand(num_nodes, width)

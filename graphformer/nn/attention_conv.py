@@ -1,4 +1,5 @@
-r"""Attention on the edges of a given graph, for the pipelines of PyG and DGL; :mod:`graphformer.nn.conv` adds the operators.
+r"""Attention on the edges of a given graph, for the pipelines of PyG and DGL;
+:mod:`graphformer.nn.conv` adds the operators.
 
 Data flow, with :math:`H` heads of width :math:`d`::
 
@@ -56,7 +57,8 @@ Channels = int | tuple[int, int]
 
 
 class AttentionConv(EdgeAttention):
-    r"""Base of the graph layers: projections, scores on the given edges, edge features, the heads' graph. The operator does the rest.
+    r"""Base of the graph layers: projections, scores on the given edges, edge features, the heads'
+    graph. The operator does the rest.
 
     .. math::
         s^h_e = \alpha \langle q^h_i, k^h_j \rangle / \sqrt{d} + b_h^\top a_e, \qquad
@@ -74,8 +76,8 @@ class AttentionConv(EdgeAttention):
 
     Args:
         operator: makes the operator from the number of heads and the width of one.
-        in_channels: width of x; a pair (senders, receivers) where they differ: then receivers have a projection of their own; -1: taken
-            from the first call.
+        in_channels: width of x; a pair (senders, receivers) where they differ: then receivers have
+            a projection of their own; -1: taken from the first call.
         out_channels: width of the output, **all heads together**: each head makes ``out_channels /
             heads`` channels, and they stand side by side. So it is ``heads * out_channels`` of
             PyG's ``TransformerConv`` and ``GATConv``, whose argument is the width of one head. With
@@ -118,46 +120,80 @@ class AttentionConv(EdgeAttention):
     ) -> None:
         refuse_others(aggr, node_dim, decomposed_layers, flow, others)
         super().__init__(aggr=None, flow=flow, node_dim=0)
-        for name, value in (("out_channels", out_channels), ("heads", heads), ("head_channels", head_channels), ("edge_dim", edge_dim)):
+        for name, value in (
+            ("out_channels", out_channels),
+            ("heads", heads),
+            ("head_channels", head_channels),
+            ("edge_dim", edge_dim),
+        ):
             if value is not None and (name, value) != ("edge_dim", -1):
                 whole(name, value)
         if isinstance(fill_value, int | float):
             number("fill_value", fill_value)
         if not add_self_loops and not (isinstance(fill_value, str) and fill_value == "mean"):
-            raise ValueError(f"fill_value={fill_value} is the features of self-loops, and add_self_loops is False: give both, or neither")
+            raise ValueError(
+                f"fill_value={fill_value} is the features of self-loops, and add_self_loops is "
+                "False: give both, or neither"
+            )
         if head_channels is None and concat and out_channels % heads:
             raise ValueError(
-                f"out_channels {out_channels} is not a multiple of heads {heads}: every head makes an equal part of the output. "
-                "Choose another number of heads, give head_channels: then a linear map makes the output from the heads, or concat=False: "
-                "then every head is out_channels wide and the output is their mean"
+                f"out_channels {out_channels} is not a multiple of heads {heads}: every head makes "
+                "an equal part of the output. Choose another number of heads, give head_channels: "
+                "then a linear map makes the output from the heads, or concat=False: then every "
+                "head is out_channels wide and the output is their mean"
             )
-        self.in_channels, self.out_channels, self.heads, self.edge_dim = in_channels, out_channels, heads, edge_dim
+        self.in_channels, self.out_channels, self.heads, self.edge_dim = (
+            in_channels,
+            out_channels,
+            heads,
+            edge_dim,
+        )
         self.head_channels = head_channels or (out_channels // heads if concat else out_channels)
-        self.concat, self.add_self_loops, self.fill_value = concat, add_self_loops, check_fill(fill_value)
+        self.concat, self.add_self_loops, self.fill_value = (
+            concat,
+            add_self_loops,
+            check_fill(fill_value),
+        )
         self.normalize, self.sparsify = normalizers.resolve(normalize), sparsifiers.check(sparsify)
         backends.get(backend)  # an unknown or missing one is reported here, not in the first step
         self.backend, self.dropout = backend, probability("dropout", dropout)
         pair = (in_channels, in_channels) if isinstance(in_channels, int) else tuple(in_channels)
         from_senders, from_receivers = pair[::-1] if flow == "target_to_source" else pair
-        self.channels = in_channels if isinstance(in_channels, int) else (from_senders, from_receivers)
+        self.channels = (
+            in_channels if isinstance(in_channels, int) else (from_senders, from_receivers)
+        )
         width = heads * self.head_channels
         self.q_proj = conv_inputs.linear(from_receivers, width)
         self.k_proj = conv_inputs.linear(from_senders, width)
         self.v_proj = conv_inputs.linear(from_senders, width)
-        self.self_proj = None if isinstance(in_channels, int) else conv_inputs.linear(from_receivers, width)
-        self.edge_bias = None if edge_dim is None else conv_inputs.linear(edge_dim, heads, "edge_dim")
+        self.self_proj = (
+            None if isinstance(in_channels, int) else conv_inputs.linear(from_receivers, width)
+        )
+        self.edge_bias = (
+            None if edge_dim is None else conv_inputs.linear(edge_dim, heads, "edge_dim")
+        )
         self.edge_message: UninitializedParameter | nn.Parameter | None = None
         if edge_dim is not None:
             shape = (heads, edge_dim, self.head_channels)
             waits = edge_dim == -1
-            self.edge_message = UninitializedParameter() if waits else nn.Parameter(torch.empty(shape))
+            self.edge_message = (
+                UninitializedParameter() if waits else nn.Parameter(torch.empty(shape))
+            )
         self.operator = operator(heads, self.head_channels)
         merged = width if concat else self.head_channels
-        self.o_proj = None if head_channels is None else nn.Linear(merged, out_channels, bias=bias is not False)
+        self.o_proj = (
+            None
+            if head_channels is None
+            else nn.Linear(merged, out_channels, bias=bias is not False)
+        )
         self.res = conv_inputs.linear(from_receivers, out_channels) if residual else None
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias and self.o_proj is None else None
+        self.bias = (
+            nn.Parameter(torch.zeros(out_channels)) if bias and self.o_proj is None else None
+        )
         self.initial_sharpening = sharpening_start(sharpening)
-        self.sharpening = nn.Parameter(torch.full((1,), self.initial_sharpening)) if sharpening else None
+        self.sharpening = (
+            nn.Parameter(torch.full((1,), self.initial_sharpening)) if sharpening else None
+        )
         self._reset_edge_message()
 
     def reset_parameters(self) -> None:
@@ -189,7 +225,8 @@ class AttentionConv(EdgeAttention):
         return_attention_weights: bool | None = None,
         output_graph: bool = False,
     ) -> Any:
-        """``conv(x, edge_index, edge_attr)`` in PyG's convention, ``conv(graph, feat, edge_feat)`` in DGL's.
+        """``conv(x, edge_index, edge_attr)`` in PyG's convention, ``conv(graph, feat, edge_feat)``
+        in DGL's.
 
         Args:
             x: ``[N, in_channels]`` (also a sparse matrix of torch), or a pair ``(x_senders,
@@ -203,13 +240,16 @@ class AttentionConv(EdgeAttention):
                 ``edge_attr`` where ``edge_dim`` asks for it, else ``edge_weight``. With a DGLGraph,
                 its node features. Edges that occur twice are two messages, each with its own
                 weight.
-            edge_attr: ``[E, edge_dim]``, or ``[E]`` where ``edge_dim`` is 1. Needed where ``edge_dim`` was given.
-            batch: ``[N]``, the graph of each node. Edges keep graphs apart, so it changes nothing; an edge between two graphs is an error.
+            edge_attr: ``[E, edge_dim]``, or ``[E]`` where ``edge_dim`` is 1. Needed where
+                ``edge_dim`` was given.
+            batch: ``[N]``, the graph of each node. Edges keep graphs apart, so it changes nothing;
+                an edge between two graphs is an error.
             edge_weight: ``[E]``, which multiplies the weight that attention gives to the edge's
                 message, as ``edge_weight`` multiplies messages in PyG's GCNConv and attention in
                 DGL's GATConv. Scores and ``sparsify`` do not see it. An edge of weight 0 sends no
                 message; to take it out of the softmax of the others as well, leave it out.
-            edge_bias: ``[E, heads]`` or ``[E]``, added to the scores: a prior of your own on the edges.
+            edge_bias: ``[E, heads]`` or ``[E]``, added to the scores: a prior of your own on the
+                edges.
             size: numbers of nodes in the order of the rows of ``edge_index``. Only needed for
                 ``(x_senders, None)``, which has as many receivers as senders without; elsewhere it
                 must agree with the features.
@@ -222,11 +262,13 @@ class AttentionConv(EdgeAttention):
             output_graph: also return the heads' graph, as the last.
 
         Returns:
-            ``[N, out_channels]`` (receivers), and the :class:`~graphformer.AttentionGraph` with lanes ``(heads,)`` if asked for. A node
-            that no edge reaches gets what the operator makes of its own features and of 0.
+            ``[N, out_channels]`` (receivers), and the :class:`~graphformer.AttentionGraph` with
+            lanes ``(heads,)`` if asked for. A node that no edge reaches gets what the operator
+            makes of its own features and of 0.
 
         Raises:
-            ValueError: shapes, edges out of range, NaN features, edge features missing or not expected.
+            ValueError: shapes, edges out of range, NaN features, edge features missing or not
+                expected.
             TypeError: an argument of the wrong kind.
         """
         if is_dgl(x):
@@ -240,10 +282,19 @@ class AttentionConv(EdgeAttention):
         found = None if x_dst is None else x_dst.shape[-2]
         num_senders, num_receivers = check_size(size, graph, (x_src.shape[-2], found), self.flow)
         senders, receivers, num_edges = graph.senders, graph.receivers, graph.senders.shape[0]
-        check_ends(senders, receivers, num_senders, num_receivers, device=x_src.device, swapped=self.flow == "target_to_source")
+        check_ends(
+            senders,
+            receivers,
+            num_senders,
+            num_receivers,
+            device=x_src.device,
+            swapped=self.flow == "target_to_source",
+        )
         if batch is not None:
             refuse_crossing(batch, senders, receivers, num_senders, num_receivers)
-        edge_attr, edge_weight = conv_inputs.stored_values(graph.value, graph.source, edge_attr, edge_weight, self.edge_dim)
+        edge_attr, edge_weight = conv_inputs.stored_values(
+            graph.value, graph.source, edge_attr, edge_weight, self.edge_dim
+        )
         edges = Edges(
             senders.long(),
             receivers.long(),
@@ -266,11 +317,15 @@ class AttentionConv(EdgeAttention):
         else:
             if static and not torch.compiler.is_dynamo_compiling():
                 raise ValueError(
-                    f"{self} cannot be exported, or run on tensors without numbers: which edges there are is in the numbers with "
-                    "output_graph=True, with a sparsifier that changes the weights it keeps (Reweigh, NormalizeWeights), and with "
-                    f"backend={self.backend!r} if that is dgl or torch_sparse. torch.compile takes such a layer with a break in the graph"
+                    f"{self} cannot be exported, or run on tensors without numbers: which edges "
+                    "there are is in the numbers with output_graph=True, with a sparsifier that "
+                    "changes the weights it keeps (Reweigh, NormalizeWeights), and with "
+                    f"backend={self.backend!r} if that is dgl or torch_sparse. torch.compile takes "
+                    "such a layer with a break in the graph"
                 )
-            out, heads_graph, alpha = self._listed(x_src, x_dst, num_receivers, edges, loops, bool(return_attention_weights))
+            out, heads_graph, alpha = self._listed(
+                x_src, x_dst, num_receivers, edges, loops, bool(return_attention_weights)
+            )
         if batches is not None:
             out = out.view(batches, -1, self.out_channels)
         answer: list[Any] = [out]
@@ -286,11 +341,15 @@ class AttentionConv(EdgeAttention):
     def _present(self, listed: Edges, alpha: Tensor) -> tuple[Edges, Tensor]:
         """Without the self-loops that made way for others."""
         assert listed.there is not None
-        if not torch.compiler.is_dynamo_compiling() and (torch.compiler.is_compiling() or alpha.is_meta or is_fake(alpha)):
+        if not torch.compiler.is_dynamo_compiling() and (
+            torch.compiler.is_compiling() or alpha.is_meta or is_fake(alpha)
+        ):
             raise ValueError(
-                f"{self} cannot return attention weights where it is exported, or run on tensors without numbers: how many self-loops "
-                "make way for others is in the numbers of edge_index. Set add_self_loops=False and give edges with self-loops, or leave "
-                "return_attention_weights out. torch.compile takes such a call with a break in the graph"
+                f"{self} cannot return attention weights where it is exported, or run on tensors "
+                "without numbers: how many self-loops make way for others is in the numbers of "
+                "edge_index. Set add_self_loops=False and give edges with self-loops, or leave "
+                "return_attention_weights out. torch.compile takes such a call with a break in the "
+                "graph"
             )
         senders, receivers, alpha = present(listed.there, listed.senders, listed.receivers, alpha)
         return Edges(senders, receivers), alpha
@@ -303,20 +362,36 @@ class AttentionConv(EdgeAttention):
             return torch.stack(ends[::-1] if self.flow == "target_to_source" else ends), alpha
         num_senders, num_receivers = graph.size
         order = order_of(listed.receivers, listed.senders, num_receivers, num_senders)
-        rows = {"row": listed.receivers[order], "col": listed.senders[order], "value": alpha[..., order, :]}
+        rows = {
+            "row": listed.receivers[order],
+            "col": listed.senders[order],
+            "value": alpha[..., order, :],
+        }
         return type(graph.source)(**rows, sparse_sizes=graph.size[::-1], is_sorted=True)
 
     @torch.compiler.disable  # how many edges there are is in the data
     def _listed(
-        self, x_src: Tensor, x_dst: Tensor | None, num_receivers: int, edges: Edges, loops: int, weights: bool
+        self,
+        x_src: Tensor,
+        x_dst: Tensor | None,
+        num_receivers: int,
+        edges: Edges,
+        loops: int,
+        weights: bool,
     ) -> tuple[Tensor, AttentionGraph, Tensor | None]:
-        """Output, the heads' graph, and if asked for the weights ``[E, heads]`` in the order of the edges."""
+        """Output, the heads' graph, and if asked for the weights ``[E, heads]`` in the order of the
+        edges.
+        """
         ends = (edges.senders, edges.receivers)
         listed = EdgeList.sort(*ends, x_src.shape[0], num_receivers)
         order = listed.order
-        given = GivenEdges(order, torch.stack(ends[::-1] if self.flow == "target_to_source" else ends), loops)
+        given = GivenEdges(
+            order, torch.stack(ends[::-1] if self.flow == "target_to_source" else ends), loops
+        )
         edges = edges.select(order)
-        out, graph, kept = self.attend(x_src, x_dst, listed, edges.attr, edges.bias, given, edge_weight=edges.weight)
+        out, graph, kept = self.attend(
+            x_src, x_dst, listed, edges.attr, edges.bias, given, edge_weight=edges.weight
+        )
         if not weights:
             return out, graph, None
         alpha = self._rows(kept, order, len(order))[0]
@@ -343,7 +418,9 @@ class AttentionConv(EdgeAttention):
         if self.sparsify is not None:
             options.append(f"sparsify={self.sparsify}")
         options += [f"{name}={value}" for name, value, usual in self._switches() if value != usual]
-        return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {', '.join(options)})"
+        return (
+            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {', '.join(options)})"
+        )
 
     def _switches(self) -> list[tuple[str, Any, Any]]:
         return [

@@ -25,22 +25,27 @@ class GINAttentionConv(AttentionConv):
     >>> out = conv(x, edge_index, edge_attr)  # [N, 32]
 
     Args:
-        in_channels: width of x; a pair (senders, receivers) where they differ; -1 takes it from the first call.
-        out_channels: width of the output, **all heads together**: each head makes ``out_channels / heads`` channels, and they stand side by
-            side. So it replaces ``GCNConv(a, b)`` or ``GINConv`` as it is, and ``GATConv(a, b,
-            heads=h)`` with ``h * b``; but for ``concat=False``, where each head is ``out_channels``
-            wide, as in PyG, and the output is their mean.
+        in_channels: width of x; a pair (senders, receivers) where they differ; -1 takes it from the
+            first call.
+        out_channels: width of the output, **all heads together**: each head makes
+            ``out_channels / heads`` channels, and they stand side by side. So it replaces
+            ``GCNConv(a, b)`` or ``GINConv`` as it is, and ``GATConv(a, b, heads=h)`` with
+            ``h * b``; but for ``concat=False``, where each head is ``out_channels`` wide, as in
+            PyG, and the output is their mean.
         heads: heads; each is one graph.
         edge_dim: width of ``edge_attr``, which biases the scores and is part of the messages; -1
             takes it from the first call.
-        mlp_ratio: hidden width of a head's MLP over the head's width. Larger than the 0.5 of the attention layers, because a last layer's
-            output may be a handful of classes, and half of that is too narrow a neck for everything the node knows.
-        self_weight: s; 1 is GIN's own ``(1 + eps) x_i`` for graphs without self-loops, 0 for those with them.
-        mlp_norm: RMSNorm in the heads' MLPs, as the paper has it. It leaves the direction of a sum and little of its size, which GIN's own
-            MLP reads.
-        mlp_residual: add the sum to what the MLP makes of it, so that it reaches the output by a linear way too. Then ``dropout`` acts on
-            the MLP's output, as dropout of a residual branch. In the place of GATConv give ``mlp_residual=True, mlp_norm=False,
-            mlp_ratio=1.0, self_weight=0.0, add_self_loops=True`` (docs/node-benchmarks.md).
+        mlp_ratio: hidden width of a head's MLP over the head's width. Larger than the 0.5 of the
+            attention layers, because a last layer's output may be a handful of classes, and half of
+            that is too narrow a neck for everything the node knows.
+        self_weight: s; 1 is GIN's own ``(1 + eps) x_i`` for graphs without self-loops, 0 for those
+            with them.
+        mlp_norm: RMSNorm in the heads' MLPs, as the paper has it. It leaves the direction of a sum
+            and little of its size, which GIN's own MLP reads.
+        mlp_residual: add the sum to what the MLP makes of it, so that it reaches the output by a
+            linear way too. Then ``dropout`` acts on the MLP's output, as dropout of a residual
+            branch. In the place of GATConv give ``mlp_residual=True, mlp_norm=False, mlp_ratio=1.0,
+            self_weight=0.0, add_self_loops=True`` (docs/node-benchmarks.md).
         options: what all layers on edges take, see
             :class:`~graphformer.nn.conv_options.ConvOptions`: ``sparsify``, ``normalize``,
             ``sharpening``, ``dropout``, ``backend``, ``head_channels``, ``concat``, ``residual``,
@@ -49,7 +54,8 @@ class GINAttentionConv(AttentionConv):
     Shape: ``[N, in_channels]`` and ``[2, E]`` to ``[N, out_channels]``.
 
     Raises:
-        ValueError: sizes that do not fit, an unknown name. MissingExtra: a backend that is not installed.
+        ValueError: sizes that do not fit, an unknown name. MissingExtra: a backend that is not
+            installed.
     """
 
     def __init__(
@@ -89,13 +95,16 @@ class PNAAttentionConv(AttentionConv):
     .. math::
         \mathrm{out}^h_i = \mathrm{MLP}_h\big[\,\mathrm{scaler}(D_i) \cdot \{s\, v^h_i,\ \mathrm{reduce}_{j \in N(i)} v^h_j\}\,\big]
 
-    over every scaler and reduction, with :math:`D_i` the number of edges into i. Sum and mean are those of :math:`v_j + W_e a_{ij}`.
+    over every scaler and reduction, with :math:`D_i` the number of edges into i. Sum and mean are
+    those of :math:`v_j + W_e a_{ij}`.
 
     Args:
-        aggregators: reductions of :func:`graphformer.aggregate`. With softmax weights and nothing cut, sum and mean coincide.
+        aggregators: reductions of :func:`graphformer.aggregate`. With softmax weights and nothing
+            cut, sum and mean coincide.
         scalers: ``identity``, ``amplification``, ``attenuation`` by degree.
         avg_degree: the degree at which the scalers start as 1; its logarithm is trained.
-        self_weight: s, the factor of the receiver's own features beside the reductions; 0 leaves them out.
+        self_weight: s, the factor of the receiver's own features beside the reductions; 0 leaves
+            them out.
 
     The other arguments: :class:`GINAttentionConv`.
     """
@@ -117,7 +126,15 @@ class PNAAttentionConv(AttentionConv):
         everything = ("own", *aggregators) if self_weight else tuple(aggregators)
         super().__init__(
             lambda number, width: OwnScaled(
-                PNAOperator(number, width, mlp_ratio, aggregators=everything, scalers=scalers, avg_degree=avg_degree), self_weight
+                PNAOperator(
+                    number,
+                    width,
+                    mlp_ratio,
+                    aggregators=everything,
+                    scalers=scalers,
+                    avg_degree=avg_degree,
+                ),
+                self_weight,
             ),
             in_channels,
             out_channels,
@@ -128,7 +145,8 @@ class PNAAttentionConv(AttentionConv):
 
 
 class SumAttentionConv(AttentionConv):
-    r"""Plain attention on the edges of a given graph (arXiv 2009.03509), beside which the others are measured.
+    r"""Plain attention on the edges of a given graph (arXiv 2009.03509), beside which the others
+    are measured.
 
     .. math:: \mathrm{out}^h_i = s\, v^h_i + \sum_{j \in N(i)} w^h_{ij} (v^h_j + W^h_e a_{ij})
 

@@ -11,11 +11,18 @@ from graphformer.finite import readable
 from graphformer.nn.graph_inputs import refuse_nan
 
 
-def node_features(x: Tensor | tuple[Tensor, Tensor | None], in_channels: int | tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-    """Features of senders and receivers; None where receivers have none. The same tensor twice where they are the same nodes."""
+def node_features(
+    x: Tensor | tuple[Tensor, Tensor | None], in_channels: int | tuple[int, int]
+) -> tuple[Tensor, Tensor | None]:
+    """Features of senders and receivers; None where receivers have none. The same tensor twice
+    where they are the same nodes.
+    """
     if isinstance(x, (tuple, list)):
         if len(x) != 2 or x[0] is None:
-            raise ValueError("a bipartite x must be (x_senders, x_receivers), or (x_senders, None) where receivers have no features")
+            raise ValueError(
+                "a bipartite x must be (x_senders, x_receivers), or (x_senders, None) where "
+                "receivers have no features"
+            )
         x_src, x_dst = x
     else:
         x_src = x_dst = x
@@ -26,45 +33,76 @@ def node_features(x: Tensor | tuple[Tensor, Tensor | None], in_channels: int | t
             continue
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"{name} must be a floating point tensor, got {kind}; embed categories first, or convert with .float()")
+            raise TypeError(
+                f"{name} must be a floating point tensor, got {kind}; embed categories first, or "
+                "convert with .float()"
+            )
         if value.ndim not in (2, 3) or (width != -1 and value.shape[-1] != width):
-            raise ValueError(f"{name} must be [nodes, {'channels' if width == -1 else width}], got shape {list(value.shape)}")
+            raise ValueError(
+                f"{name} must be [nodes, {'channels' if width == -1 else width}], got shape "
+                f"{list(value.shape)}"
+            )
         refuse_nan(name, value)
         if value.device != x_src.device:
-            raise ValueError(f"{name} is on {value.device} and the senders' features on {x_src.device}; move one of them with .to(...)")
+            raise ValueError(
+                f"{name} is on {value.device} and the senders' features on {x_src.device}; move "
+                "one of them with .to(...)"
+            )
     if x_dst is not None and x_src.ndim != x_dst.ndim:
         raise ValueError(
-            f"x must be two tensors [nodes, channels] or two [B, nodes, channels], got {list(x_src.shape)}, {list(x_dst.shape)}"
+            "x must be two tensors [nodes, channels] or two [B, nodes, channels], got "
+            f"{list(x_src.shape)}, {list(x_dst.shape)}"
         )
     return x_src, x_dst
 
 
-def edge_features(edge_attr: Tensor | None, num_edges: int, edge_dim: int | None, width: int | None) -> Tensor | None:
-    """``[E, edge_dim]``. ``width``: what the layer's parameters have, None while they wait for it."""
+def edge_features(
+    edge_attr: Tensor | None, num_edges: int, edge_dim: int | None, width: int | None
+) -> Tensor | None:
+    """``[E, edge_dim]``. ``width``: what the layer's parameters have, None while they wait for
+    it.
+    """
     if edge_dim is None:
         if edge_attr is not None:
             raise ValueError(
-                f"edge_attr {list(edge_attr.shape)} was given to a layer without edge_dim; construct it with "
-                "edge_dim=..., or give a number an edge that messages are multiplied by as edge_weight=..."
+                f"edge_attr {list(edge_attr.shape)} was given to a layer without edge_dim; "
+                "construct it with edge_dim=..., or give a number an edge that messages are "
+                "multiplied by as edge_weight=..."
             )
         return None
     if edge_attr is None:
-        raise ValueError(f"edge_attr is missing: this layer was constructed with edge_dim={edge_dim}")
+        raise ValueError(
+            f"edge_attr is missing: this layer was constructed with edge_dim={edge_dim}"
+        )
     if edge_attr.ndim == 1 and width in (1, None):
         edge_attr = edge_attr.unsqueeze(-1)
-    if edge_attr.ndim != 2 or edge_attr.shape[0] != num_edges or edge_attr.shape[1] != (width or edge_attr.shape[1]):
-        raise ValueError(f"edge_attr must be [{num_edges}, {width or 'edge_dim'}] (edges, edge_dim), got shape {list(edge_attr.shape)}")
+    if (
+        edge_attr.ndim != 2
+        or edge_attr.shape[0] != num_edges
+        or edge_attr.shape[1] != (width or edge_attr.shape[1])
+    ):
+        raise ValueError(
+            f"edge_attr must be [{num_edges}, {width or 'edge_dim'}] (edges, edge_dim), got shape "
+            f"{list(edge_attr.shape)}"
+        )
     if not edge_attr.is_floating_point():
-        raise TypeError(f"edge_attr must be floating point, got {edge_attr.dtype}; embed categories first, or convert with .float()")
+        raise TypeError(
+            f"edge_attr must be floating point, got {edge_attr.dtype}; embed categories first, or "
+            "convert with .float()"
+        )
     refuse_nan("edge_attr", edge_attr)
     return edge_attr
 
 
 def stored_values(
-    value: Tensor | None, source: object, edge_attr: Tensor | None, edge_weight: Tensor | None, edge_dim: int | None
+    value: Tensor | None,
+    source: object,
+    edge_attr: Tensor | None,
+    edge_weight: Tensor | None,
+    edge_dim: int | None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """``edge_attr`` and ``edge_weight`` where a sparse matrix stores values: they are the edge features of a layer that takes some and got
-    none, else the weights of the edges.
+    """``edge_attr`` and ``edge_weight`` where a sparse matrix stores values: they are the edge
+    features of a layer that takes some and got none, else the weights of the edges.
 
     Raises:
         ValueError: values beside arguments that leave no use for them.
@@ -72,15 +110,19 @@ def stored_values(
     if value is None:
         return edge_attr, edge_weight
     if edge_dim is not None and edge_attr is None:
-        return value if value.is_floating_point() else value.to(torch.get_default_dtype()), edge_weight
+        return value if value.is_floating_point() else value.to(
+            torch.get_default_dtype()
+        ), edge_weight
     if value.ndim == 1 and not value.is_floating_point():
         value = value.to(torch.get_default_dtype())  # a matrix of 0 and 1
     if edge_weight is None:
         if value.ndim != 1:
             raise ValueError(
-                f"the matrix stores values {list(value.shape)}, features of edges: construct the layer with edge_dim={value.shape[-1]}"
+                f"the matrix stores values {list(value.shape)}, features of edges: construct the "
+                f"layer with edge_dim={value.shape[-1]}"
                 if edge_dim is None
-                else f"edge_attr was given, and the matrix stores values {list(value.shape)} too; keep one of them"
+                else f"edge_attr was given, and the matrix stores values {list(value.shape)} too; "
+                "keep one of them"
             )
         return edge_attr, value
     # A matrix of torch has values always: only ones say nothing.
@@ -95,8 +137,15 @@ def edge_scores_bias(edge_bias: Tensor | None, num_edges: int, heads: int) -> Te
         return None
     if edge_bias.ndim == 1:
         edge_bias = edge_bias.unsqueeze(-1)
-    if edge_bias.ndim != 2 or edge_bias.shape[0] != num_edges or edge_bias.shape[1] not in (1, heads):
-        raise ValueError(f"edge_bias must be [{num_edges}] or [{num_edges}, {heads}], got shape {list(edge_bias.shape)}")
+    if (
+        edge_bias.ndim != 2
+        or edge_bias.shape[0] != num_edges
+        or edge_bias.shape[1] not in (1, heads)
+    ):
+        raise ValueError(
+            f"edge_bias must be [{num_edges}] or [{num_edges}, {heads}], got shape "
+            f"{list(edge_bias.shape)}"
+        )
     return edge_bias.expand(-1, heads)
 
 
@@ -106,11 +155,16 @@ def edge_factors(edge_weight: Tensor | None, num_edges: int) -> Tensor | None:
         return None
     if not isinstance(edge_weight, Tensor) or not edge_weight.is_floating_point():
         kind = edge_weight.dtype if isinstance(edge_weight, Tensor) else type(edge_weight).__name__
-        raise TypeError(f"edge_weight must be a floating point tensor, got {kind}; convert it with .float()")
+        raise TypeError(
+            f"edge_weight must be a floating point tensor, got {kind}; convert it with .float()"
+        )
     if edge_weight.ndim == 2 and edge_weight.shape[1] == 1:
         edge_weight = edge_weight.squeeze(-1)
     if edge_weight.ndim != 1 or edge_weight.shape[0] != num_edges:
-        raise ValueError(f"edge_weight must be [{num_edges}], a number an edge, got shape {list(edge_weight.shape)}")
+        raise ValueError(
+            f"edge_weight must be [{num_edges}], a number an edge, got shape "
+            f"{list(edge_weight.shape)}"
+        )
     refuse_nan("edge_weight", edge_weight)
     return edge_weight
 
@@ -120,7 +174,9 @@ def linear(in_features: int, out_features: int, name: str = "in_channels") -> nn
     if in_features == -1:
         return nn.LazyLinear(out_features, bias=False)
     if whole(name, in_features, -1) < 1:
-        raise ValueError(f"{name} must be at least 1, or -1 to take it from the first call; got {in_features}")
+        raise ValueError(
+            f"{name} must be at least 1, or -1 to take it from the first call; got {in_features}"
+        )
     return nn.Linear(in_features, out_features, bias=False)
 
 

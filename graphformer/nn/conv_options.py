@@ -1,4 +1,6 @@
-"""The arguments that all layers on edges share, and the errors for those of PyG's layers that mean something else here."""
+"""The arguments that all layers on edges share, and the errors for those of PyG's layers that mean
+something else here.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from graphformer.attention.sparsifiers import Sparsifier
 
 
 class ConvOptions(TypedDict, total=False):
-    """Keyword arguments that every layer on edges takes. Their defaults: :class:`~graphformer.nn.AttentionConv`.
+    """Keyword arguments that every layer on edges takes. Their defaults:
+    :class:`~graphformer.nn.AttentionConv`.
 
     Attributes:
         sparsify: ``None``, ``gf.Threshold(tau)``, ``gf.TopK(k)``,
@@ -64,21 +67,26 @@ OF_THE_EDGE_LIST = ("add_self_loops", "fill_value", "flow", "aggr", "node_dim", 
 """Options that act while edges are read: nothing for a model that makes its own list of edges."""
 
 ELSEWHERE = {
-    "root_weight": "a node's own features have the factor self_weight; root_weight=False is self_weight=0.0",
-    "beta": "a gate between a node and its neighbours is not part of this layer; residual=True adds a trained map of the input",
+    "root_weight": "a node's own features have the factor self_weight; root_weight=False is "
+    "self_weight=0.0",
+    "beta": "a gate between a node and its neighbours is not part of this layer; residual=True "
+    "adds a trained map of the input",
     "negative_slope": "scores are dot products, without a LeakyReLU",
     "share_weights": "queries, keys and values have maps of their own",
     "eps": "GIN's epsilon is trained, one a head; self_weight is what it is added to",
     "train_eps": "GIN's epsilon is always trained",
     "nn": "the operator brings its own MLP, mlp_ratio as wide as a head",
     "deg": "PNA's reference degree is trained; avg_degree is where it starts",
-    "aggr_kwargs": "the reductions are the operator's; PNAAttentionConv(aggregators=...) chooses them",
+    "aggr_kwargs": "the reductions are the operator's; PNAAttentionConv(aggregators=...) chooses "
+    "them",
     "improved": "self-loops are add_self_loops=True",
     "cached": "nothing of the graph is kept from call to call",
 }
 
 
-def refuse_others(aggr: str | None, node_dim: int, decomposed_layers: int, flow: str, others: dict[str, Any]) -> None:
+def refuse_others(
+    aggr: str | None, node_dim: int, decomposed_layers: int, flow: str, others: dict[str, Any]
+) -> None:
     """Errors for arguments of PyG's layers that these have no use for.
 
     Raises:
@@ -87,18 +95,26 @@ def refuse_others(aggr: str | None, node_dim: int, decomposed_layers: int, flow:
             ``decomposed_layers`` more than 1.
     """
     for name in others:
-        hint = f": {ELSEWHERE[name]}" if name in ELSEWHERE else f"; known: {', '.join(ConvOptions.__annotations__)}"
+        hint = (
+            f": {ELSEWHERE[name]}"
+            if name in ELSEWHERE
+            else f"; known: {', '.join(ConvOptions.__annotations__)}"
+        )
         raise TypeError(f"unexpected argument {name!r}{hint}")
     if aggr not in (None, "add", "sum"):
         raise ValueError(
-            f"aggr={aggr!r}: the operator decides how messages are reduced (GIN and Sum sum them); PNAAttentionConv(aggregators=(...)) "
-            "takes mean, max, min, var, std and more"
+            f"aggr={aggr!r}: the operator decides how messages are reduced (GIN and Sum sum them); "
+            "PNAAttentionConv(aggregators=(...)) takes mean, max, min, var, std and more"
         )
     if node_dim != -2:
-        raise ValueError(f"node_dim={node_dim}: nodes are the last axis but one, of x [N, channels] and of static graphs [B, N, channels]")
+        raise ValueError(
+            f"node_dim={node_dim}: nodes are the last axis but one, of x [N, channels] and of "
+            "static graphs [B, N, channels]"
+        )
     if decomposed_layers != 1:
         raise ValueError(
-            f"decomposed_layers={decomposed_layers}: scores are dot products over all channels, which cannot be cut into parts"
+            f"decomposed_layers={decomposed_layers}: scores are dot products over all channels, "
+            "which cannot be cut into parts"
         )
     if flow not in ("source_to_target", "target_to_source"):
         raise ValueError(f"flow must be 'source_to_target' or 'target_to_source', got {flow!r}")

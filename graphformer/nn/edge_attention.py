@@ -1,4 +1,6 @@
-"""Attention on a list of edges: scores, weights and reductions, with a backend or, while a compiler traces, in plain torch."""
+"""Attention on a list of edges: scores, weights and reductions, with a backend or, while a compiler
+traces, in plain torch.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from graphformer.nn.message_layer import MessageLayer
 from graphformer.nn.recompute import in_stretches
 
 WHOLE_NODES = 8192
-"""On more nodes the operator's intermediates (PNA's are 18 times as wide as its input) are made again in the backward pass."""
+"""On more nodes the operator's intermediates (PNA's are 18 times as wide as its input) are made
+again in the backward pass.
+"""
 
 
 def exact(value: Tensor) -> AbstractContextManager[object]:
@@ -37,10 +41,12 @@ def exact(value: Tensor) -> AbstractContextManager[object]:
 
 
 class EdgeAttention(MessageLayer):
-    """What :class:`~graphformer.nn.AttentionConv` computes once its input is read; the formulas stand there.
+    """What :class:`~graphformer.nn.AttentionConv` computes once its input is read; the formulas
+    stand there.
 
     Attributes:
-        q_proj, k_proj, v_proj, self_proj: maps of receivers, senders, senders, receivers (None: values serve).
+        q_proj, k_proj, v_proj, self_proj: maps of receivers, senders, senders, receivers (None:
+            values serve).
         edge_bias, edge_message: what edge features add to the scores, and to the messages.
         o_proj, res, bias: on the heads' outputs, beside them, and added last.
     """
@@ -72,17 +78,27 @@ class EdgeAttention(MessageLayer):
         *,
         edge_weight: Tensor | None = None,
     ) -> tuple[Tensor, AttentionGraph, AttentionGraph]:
-        """The layer on a sorted edge list; what belongs to edges in the list's order. PyG's explainers see the edges that are ``given``.
+        """The layer on a sorted edge list; what belongs to edges in the list's order. PyG's
+        explainers see the edges that are ``given``.
 
         Returns:
-            The output, the heads' graph, and the same graph with edges in the place of senders (:meth:`EdgeList.edges_as_senders`).
+            The output, the heads' graph, and the same graph with edges in the place of senders
+            (:meth:`EdgeList.edges_as_senders`).
         """
         num_receivers = edges.num_receivers
         values, own, q, k = self._projected(x_src, x_dst, num_receivers)
         kept = self._weigh(q, k, edges, edge_attr, edge_bias, edge_weight)
         messages = given is not None and self.messages_wanted()
         by = "torch" if messages or self.backend == "auto" else self.backend
-        witness(Plan("edges", by, "only the given edges are scored" + ", and somebody looks at their messages" * messages), self)
+        witness(
+            Plan(
+                "edges",
+                by,
+                "only the given edges are scored"
+                + ", and somebody looks at their messages" * messages,
+            ),
+            self,
+        )
         dropout = self.dropout if self.training else 0.0
         if messages:
             assert given is not None
@@ -92,21 +108,36 @@ class EdgeAttention(MessageLayer):
             graph = every.with_weight(kept.weight)  # shares what was derived from the edges
         else:
             graph = AttentionGraph(
-                every.senders[kept.senders], kept.receivers, kept.weight, self.heads, edges.num_senders, num_receivers, (self.heads,)
+                every.senders[kept.senders],
+                kept.receivers,
+                kept.weight,
+                self.heads,
+                edges.num_senders,
+                num_receivers,
+                (self.heads,),
             )
         if not messages:
             weighted = graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
             reduced = self._reduce(weighted, values, kept.senders, edges, edge_attr)
         return self._operated(own, reduced, x_dst), graph, kept
 
-    def _projected(self, x_src: Tensor, x_dst: Tensor | None, num_receivers: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _projected(
+        self, x_src: Tensor, x_dst: Tensor | None, num_receivers: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Values, own features, queries and keys, each ``[H, N, d]``."""
-        values, k = self._heads(conv_inputs.apply(self.v_proj, x_src)), self._heads(conv_inputs.apply(self.k_proj, x_src))
+        values, k = (
+            self._heads(conv_inputs.apply(self.v_proj, x_src)),
+            self._heads(conv_inputs.apply(self.k_proj, x_src)),
+        )
         if x_dst is None:
             nothing = values.new_zeros(self.heads, num_receivers, self.head_channels)
             return values, nothing, nothing, k
         shared = x_src is x_dst and self.self_proj is None
-        own = values if shared else self._heads(conv_inputs.apply(self.self_proj or self.v_proj, x_dst))
+        own = (
+            values
+            if shared
+            else self._heads(conv_inputs.apply(self.self_proj or self.v_proj, x_dst))
+        )
         return values, own, self._heads(conv_inputs.apply(self.q_proj, x_dst)), k
 
     def _operated(self, own: Tensor, reduced: dict[str, Tensor], x_dst: Tensor | None) -> Tensor:
@@ -115,7 +146,11 @@ class EdgeAttention(MessageLayer):
         if numberless(own) or num_receivers <= WHOLE_NODES:
             out = self.operator(own, reduced)
         else:
-            out = in_stretches(self.operator, own.unsqueeze(0), {name: value.unsqueeze(0) for name, value in reduced.items()}).squeeze(0)
+            out = in_stretches(
+                self.operator,
+                own.unsqueeze(0),
+                {name: value.unsqueeze(0) for name, value in reduced.items()},
+            ).squeeze(0)
         out = out.transpose(0, 1).flatten(1) if self.concat else out.mean(0)
         out = out if self.o_proj is None else self.o_proj(out)
         if self.res is not None and x_dst is not None:
@@ -140,28 +175,42 @@ class EdgeAttention(MessageLayer):
         return q.to(dtype) * (factor / math.sqrt(self.head_channels)), k.to(dtype)
 
     def _weigh(
-        self, q: Tensor, k: Tensor, edges: EdgeList, edge_attr: Tensor | None, edge_bias: Tensor | None, edge_weight: Tensor | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        edges: EdgeList,
+        edge_attr: Tensor | None,
+        edge_bias: Tensor | None,
+        edge_weight: Tensor | None,
     ) -> AttentionGraph:
         """Scores, weights and the kept edges: lanes ``(H,)`` with edges in the place of senders."""
         # Scores decide which edges exist: autocast would take the decision in half precision.
         with exact(q):
             q, k = self._scaled(q, k)
             every = edges.heads(self.heads)
-            scores = self._biased(sampled_scores(q.unsqueeze(0), k.unsqueeze(0), every), edge_attr, edge_bias)
+            scores = self._biased(
+                sampled_scores(q.unsqueeze(0), k.unsqueeze(0), every), edge_attr, edge_bias
+            )
             require_finite(
                 scores,
                 "the scores are not finite: they hold",
-                "look for a diverged training step, an overflow in half precision, or NaN in edge_attr or edge_bias",
+                "look for a diverged training step, an overflow in half precision, or NaN in "
+                "edge_attr or edge_bias",
                 cuts=self.sparsify is not None,
             )
-            weight = self.normalize.edges(scores, every.receivers, every.num_lanes * every.num_receivers)
+            weight = self.normalize.edges(
+                scores, every.receivers, every.num_lanes * every.num_receivers
+            )
             graph = edges.edges_as_senders(self.heads, weight)
             if self.sparsify is not None:
-                keep = self.sparsify.edges(weight.detach(), graph.receivers, graph.num_lanes * graph.num_receivers)
+                keep = self.sparsify.edges(
+                    weight.detach(), graph.receivers, graph.num_lanes * graph.num_receivers
+                )
                 if batched(keep):
                     raise ValueError(
-                        "torch.func.vmap cannot run over nodes or parameters of a layer that cuts edges: which ones remain is in the data. "
-                        "Give the samples as a batch (PyG's Batch), loop over them, or set sparsify=None"
+                        "torch.func.vmap cannot run over nodes or parameters of a layer that cuts "
+                        "edges: which ones remain is in the data. Give the samples as a batch "
+                        "(PyG's Batch), loop over them, or set sparsify=None"
                     )
                 graph = self.sparsify.refine(graph.select(keep))
             if edge_weight is None:
@@ -169,12 +218,23 @@ class EdgeAttention(MessageLayer):
             factor = edge_weight.to(graph.weight.dtype)[graph.senders % max(edges.num_edges, 1)]
             graph = graph.with_weight(graph.weight * factor)
             # Sums do not notice an edge of weight 0; a maximum, a spread and a degree would.
-            return graph if set(self.operator.reductions) <= {"sum", "mean"} else graph.select(factor.detach() != 0)
+            return (
+                graph
+                if set(self.operator.reductions) <= {"sum", "mean"}
+                else graph.select(factor.detach() != 0)
+            )
 
     def _reduce(
-        self, graph: AttentionGraph, values: Tensor, numbers: Tensor, edges: EdgeList, edge_attr: Tensor | None
+        self,
+        graph: AttentionGraph,
+        values: Tensor,
+        numbers: Tensor,
+        edges: EdgeList,
+        edge_attr: Tensor | None,
     ) -> dict[str, Tensor]:
-        """The operator's reductions ``[H, N, d]``. ``numbers``: edge ``e`` of head ``h`` is ``h * E + e``."""
+        """The operator's reductions ``[H, N, d]``. ``numbers``: edge ``e`` of head ``h`` is
+        ``h * E + e``.
+        """
         backend = backends.get(self.backend)
         names = self.summed
         reduced = base.aggregate(graph, values, names, backend)
@@ -187,13 +247,25 @@ class EdgeAttention(MessageLayer):
         if graph.num_edges == rows.num_edges:
             carried = rows.with_weight(graph.weight)
         else:
-            carried = AttentionGraph(rows.senders[numbers], graph.receivers, graph.weight, 1, rows.num_senders, rows.num_receivers, ())
+            carried = AttentionGraph(
+                rows.senders[numbers],
+                graph.receivers,
+                graph.weight,
+                1,
+                rows.num_senders,
+                rows.num_receivers,
+                (),
+            )
         summed = base.aggregate(carried, edge_attr.to(values.dtype), ("sum",), backend)["sum"]
-        message = summed.view(self.heads, -1, edge_attr.shape[-1]) @ self.edge_message.to(values.dtype)
+        message = summed.view(self.heads, -1, edge_attr.shape[-1]) @ self.edge_message.to(
+            values.dtype
+        )
         if "sum" in reduced:
             reduced["sum"] = reduced["sum"] + message
         if "mean" in reduced:
-            reduced["mean"] = reduced["mean"] + message / base.divisor(graph).view(self.heads, -1, 1).to(values.dtype)
+            reduced["mean"] = reduced["mean"] + message / base.divisor(graph).view(
+                self.heads, -1, 1
+            ).to(values.dtype)
         return reduced
 
     # ------------------------------------------------------------------ where a compiler traces
@@ -202,11 +274,16 @@ class EdgeAttention(MessageLayer):
         """Whether it can be computed without a shape that numbers decide."""
         return self.backend in ("auto", "torch", "pyg") and sparsifiers.elementwise(self.sparsify)
 
-    def _traced(self, x_src: Tensor, x_dst: Tensor | None, num_receivers: int, edges: Edges) -> tuple[Tensor, Tensor]:
-        """Output and weights ``[E, heads]``: no edge is sorted or left out, and dropped ones have weight 0."""
+    def _traced(
+        self, x_src: Tensor, x_dst: Tensor | None, num_receivers: int, edges: Edges
+    ) -> tuple[Tensor, Tensor]:
+        """Output and weights ``[E, heads]``: no edge is sorted or left out, and dropped ones have
+        weight 0.
+        """
         values, own, q, k = self._projected(x_src, x_dst, num_receivers)
         back = None
-        if self.sparsify is not None and self.sparsify.bound is None:  # of equal weights the earlier sender is kept
+        # of equal weights the earlier sender is kept
+        if self.sparsify is not None and self.sparsify.bound is None:
             order = torch.argsort(edges.senders, stable=True)
             order = order[torch.argsort(edges.receivers[order], stable=True)]
             edges, back = edges.select(order), torch.argsort(order)
@@ -217,24 +294,43 @@ class EdgeAttention(MessageLayer):
             scores = self._biased(scores, edges.attr, edges.bias)
             lane = torch.arange(self.heads, device=receivers.device).unsqueeze(-1)
             rows = (receivers + num_receivers * lane).reshape(-1)
-            keep = torch.ones_like(scores, dtype=torch.bool) if edges.there is None else edges.there.repeat(self.heads)
-            if edges.there is not None:  # such an edge is sent to a receiver of its own, where no other sees it
+            keep = (
+                torch.ones_like(scores, dtype=torch.bool)
+                if edges.there is None
+                else edges.there.repeat(self.heads)
+            )
+            # such an edge is sent to a receiver of its own, where no other sees it
+            if edges.there is not None:
                 rows = torch.where(keep, rows, lanes)
             weight = self.normalize.edges(scores, rows, lanes + 1)
             if self.sparsify is not None:
                 keep = keep & self.sparsify.edges(weight.detach(), rows, lanes + 1)
             weight = torch.where(keep, weight, torch.zeros_like(weight))
             if self.sparsify is not None and self.sparsify.renormalize:
-                total = weight.new_zeros(lanes + 1).index_add(0, rows, magnitude(weight)).index_select(0, rows)
-                weight = torch.where(total == 0, torch.zeros_like(weight), weight / torch.where(total == 0, torch.ones_like(total), total))
+                total = (
+                    weight.new_zeros(lanes + 1)
+                    .index_add(0, rows, magnitude(weight))
+                    .index_select(0, rows)
+                )
+                weight = torch.where(
+                    total == 0,
+                    torch.zeros_like(weight),
+                    weight / torch.where(total == 0, torch.ones_like(total), total),
+                )
             if edges.weight is not None:
                 factor = edges.weight.to(weight.dtype).repeat(self.heads)
                 weight, keep = weight * factor, keep & (factor != 0)
-        alpha, keep = self.edge_update(weight.view(self.heads, -1).t()), keep.view(self.heads, -1).t()
+        alpha, keep = (
+            self.edge_update(weight.view(self.heads, -1).t()),
+            keep.view(self.heads, -1).t(),
+        )
         dropped = F.dropout(alpha, self.dropout, self.training)
         inputs = self.message(values.transpose(0, 1).index_select(0, senders), edges.attr, dropped)
         if self.explain:
-            raise ValueError("an explainer's mask has no place in a model that is compiled; explain the model itself")
+            raise ValueError(
+                "an explainer's mask has no place in a model that is compiled; explain the model "
+                "itself"
+            )
         out = self.update(self.aggregate(inputs, receivers, num_receivers, dropped, keep))
         out = self._operated(own, self._split(out, keep, receivers), x_dst)
         return out, alpha if back is None else alpha[back]

@@ -1,4 +1,6 @@
-"""Candidate edges over one set of nodes, sorted once and shared by all heads and layers that score them."""
+"""Candidate edges over one set of nodes, sorted once and shared by all heads and layers that score
+them.
+"""
 
 from __future__ import annotations
 
@@ -26,36 +28,54 @@ def check_ends(
 ) -> None:
     """Raise where ends are no integers, of unequal length, on another device or out of range.
 
-    An accelerator is not waited for: there an edge out of range ends the program by the device's own assertion (``RuntimeError`` at the
-    next synchronisation), and compiled code by the bounds of its index operations.
+    An accelerator is not waited for: there an edge out of range ends the program by the device's
+    own assertion (``RuntimeError`` at the next synchronisation), and compiled code by the bounds of
+    its index operations.
 
     Args:
         source: what the user calls them.
         device: where the features are.
         swapped: receivers are the first row of ``source``.
     """
-    rows = ((swapped, "senders", senders, num_senders), (not swapped, "receivers", receivers, num_receivers))
+    rows = (
+        (swapped, "senders", senders, num_senders),
+        (not swapped, "receivers", receivers, num_receivers),
+    )
     for side, name, ends, size in rows:
         if ends.is_floating_point() or ends.is_complex() or ends.dtype == torch.bool:
-            raise TypeError(f"{source} must hold integers, got {ends.dtype}; convert it with .long()")
+            raise TypeError(
+                f"{source} must hold integers, got {ends.dtype}; convert it with .long()"
+            )
         if ends.ndim != 1 or ends.shape != senders.shape:
-            raise ValueError(f"{source} must be two equally long rows, got shapes {list(senders.shape)} and {list(receivers.shape)}")
+            raise ValueError(
+                f"{source} must be two equally long rows, got shapes {list(senders.shape)} and "
+                f"{list(receivers.shape)}"
+            )
         if device is not None and ends.device != device:
-            raise ValueError(f"{source} is on {ends.device} and the features on {device}; move one of them with .to(...)")
+            raise ValueError(
+                f"{source} is on {ends.device} and the features on {device}; move one of them with "
+                ".to(...)"
+            )
         if not readable(ends):
-            # A compiler's own index operations look at their bounds; kernels that sum rows on an accelerator do not.
+            # A compiler's own index operations look at their bounds; kernels that sum rows on an
+            # accelerator do not.
             if not numberless(ends):
-                torch._assert_async(((ends >= 0) & (ends < size)).all(), f"{source} ({name}) must lie in 0..{size - 1}")
+                torch._assert_async(
+                    ((ends >= 0) & (ends < size)).all(),
+                    f"{source} ({name}) must lie in 0..{size - 1}",
+                )
         elif ends.numel() and not 0 <= int(ends.min()) <= int(ends.max()) < size:
             raise ValueError(
-                f"{source}[{int(side)}] ({name}) must lie in 0..{size - 1}, got values from {int(ends.min())} to {int(ends.max())}: "
-                "the features have fewer rows than the edges name, or the edges of a batch were not renumbered"
+                f"{source}[{int(side)}] ({name}) must lie in 0..{size - 1}, got values from "
+                f"{int(ends.min())} to {int(ends.max())}: the features have fewer rows than the "
+                "edges name, or the edges of a batch were not renumbered"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeList:
-    """Edges of one graph, sorted by receiver, then sender; equal pairs stay separate edges in the order in which they were given.
+    """Edges of one graph, sorted by receiver, then sender; equal pairs stay separate edges in the
+    order in which they were given.
 
     Attributes:
         senders, receivers: int64 ``[E]``.
@@ -68,10 +88,19 @@ class EdgeList:
     num_senders: int
     num_receivers: int
     order: Tensor
-    _graphs: dict[tuple[str, int], AttentionGraph] = dataclasses.field(default_factory=dict, repr=False)
+    _graphs: dict[tuple[str, int], AttentionGraph] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
 
     @classmethod
-    def sort(cls, senders: Tensor, receivers: Tensor, num_senders: int, num_receivers: int, source: str = "edge_index") -> EdgeList:
+    def sort(
+        cls,
+        senders: Tensor,
+        receivers: Tensor,
+        num_senders: int,
+        num_receivers: int,
+        source: str = "edge_index",
+    ) -> EdgeList:
         """From edges in any order, checked; errors call them ``source``."""
         check_ends(senders, receivers, num_senders, num_receivers, source)
         senders, receivers = senders.long(), receivers.long()
@@ -84,21 +113,39 @@ class EdgeList:
 
     @property
     def keys(self) -> Tensor:
-        """int64 ``[E]``, ascending: one number a pair of receiver and sender; ValueError where 64 bits do not hold it."""
+        """int64 ``[E]``, ascending: one number a pair of receiver and sender; ValueError where 64
+        bits do not hold it.
+        """
         return pair_keys(self.receivers, self.senders, self.num_receivers, self.num_senders)
 
     def select(self, keep: Tensor) -> EdgeList:
         """The edges for which ``keep`` (bool ``[E]``) is true."""
         keep = numbers_of(keep)
-        return EdgeList(self.senders[keep], self.receivers[keep], self.num_senders, self.num_receivers, self.order[keep])
+        return EdgeList(
+            self.senders[keep],
+            self.receivers[keep],
+            self.num_senders,
+            self.num_receivers,
+            self.order[keep],
+        )
 
     def heads(self, num_heads: int) -> AttentionGraph:
-        """The same edges for every head: lanes ``(H,)``, weights 1. Edge ``e`` of head ``h`` is number ``h * E + e``.
+        """The same edges for every head: lanes ``(H,)``, weights 1. Edge ``e`` of head ``h`` is
+        number ``h * E + e``.
 
-        A sort of ``H * E`` edges would cost more than all else that is done with them, so what one head needs is found once and shifted.
+        A sort of ``H * E`` edges would cost more than all else that is done with them, so what one
+        head needs is found once and shifted.
         """
         if ("heads", num_heads) not in self._graphs:
-            one = AttentionGraph(self.senders, self.receivers, self._ones(1), 1, self.num_senders, self.num_receivers, ())
+            one = AttentionGraph(
+                self.senders,
+                self.receivers,
+                self._ones(1),
+                1,
+                self.num_senders,
+                self.num_receivers,
+                (),
+            )
             order, starts = one.by_sender
             shift = self.num_edges
             graph = AttentionGraph(
@@ -112,17 +159,32 @@ class EdgeList:
             )
             graph.derived("in_degree", lambda: one.in_degree().repeat(num_heads))
             graph.derived("indptr", lambda: self._starts(one.indptr, num_heads))
-            graph.derived("by_sender", lambda: (self._shifted(order, num_heads, shift), self._starts(starts, num_heads)))
+            graph.derived(
+                "by_sender",
+                lambda: (self._shifted(order, num_heads, shift), self._starts(starts, num_heads)),
+            )
             self._graphs["heads", num_heads] = graph
         return self._graphs["heads", num_heads]
 
     def rows(self, num_heads: int) -> AttentionGraph:
-        """The same edges from a row each, which all heads share: one lane, ``E`` senders, the receivers of all heads, weights 1."""
+        """The same edges from a row each, which all heads share: one lane, ``E`` senders, the
+        receivers of all heads, weights 1.
+        """
         if ("rows", num_heads) not in self._graphs:
             every, device = self.heads(num_heads), self.senders.device
-            numbers = torch.arange(num_heads * self.num_edges, device=device).view(num_heads, self.num_edges)
+            numbers = torch.arange(num_heads * self.num_edges, device=device).view(
+                num_heads, self.num_edges
+            )
             receivers = num_heads * self.num_receivers
-            graph = AttentionGraph(numbers[0].repeat(num_heads), every.receivers, every.weight, 1, self.num_edges, receivers, ())
+            graph = AttentionGraph(
+                numbers[0].repeat(num_heads),
+                every.receivers,
+                every.weight,
+                1,
+                self.num_edges,
+                receivers,
+                (),
+            )
             graph.derived("in_degree", every.in_degree)
             graph.derived("indptr", lambda: every.indptr)
             starts = num_heads * torch.arange(self.num_edges + 1, device=device)
@@ -131,19 +193,33 @@ class EdgeList:
         return self._graphs["rows", num_heads]
 
     def edges_as_senders(self, num_heads: int, weight: Tensor) -> AttentionGraph:
-        """The same edges with each edge in the place of its sender: lanes ``(H,)``, ``E`` senders, so sender ``h * E + e`` is edge ``e``.
+        """The same edges with each edge in the place of its sender: lanes ``(H,)``, ``E`` senders,
+        so sender ``h * E + e`` is edge ``e``.
 
-        Sparsifiers act on this one: whatever they drop, the edges that remain know which they are, equal pairs too.
+        Sparsifiers act on this one: whatever they drop, the edges that remain know which they are,
+        equal pairs too.
         """
         graph = self.heads(num_heads)
         numbers = torch.arange(num_heads * self.num_edges, device=self.senders.device)
-        return AttentionGraph(numbers, graph.receivers, weight, num_heads, self.num_edges, self.num_receivers, (num_heads,))
+        return AttentionGraph(
+            numbers,
+            graph.receivers,
+            weight,
+            num_heads,
+            self.num_edges,
+            self.num_receivers,
+            (num_heads,),
+        )
 
     def _ones(self, num_heads: int) -> Tensor:
         return torch.ones(num_heads * self.num_edges, device=self.senders.device)
 
     def _shifted(self, values: Tensor, num_heads: int, size: int) -> Tensor:
-        return (values + size * torch.arange(num_heads, device=values.device).unsqueeze(-1)).flatten()
+        return (
+            values + size * torch.arange(num_heads, device=values.device).unsqueeze(-1)
+        ).flatten()
 
     def _starts(self, starts: Tensor, num_heads: int) -> Tensor:
-        return torch.cat((self._shifted(starts[:-1], num_heads, self.num_edges), starts[-1:] * num_heads))
+        return torch.cat(
+            (self._shifted(starts[:-1], num_heads, self.num_edges), starts[-1:] * num_heads)
+        )

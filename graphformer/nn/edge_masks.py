@@ -1,4 +1,6 @@
-"""Which edges of a layer's list were given, and in which order: what PyG's hooks and explainers number edges by."""
+"""Which edges of a layer's list were given, and in which order: what PyG's hooks and explainers
+number edges by.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ class GivenEdges:
     These come first, and others stand behind them.
 
     Attributes:
-        number: int64 ``[E]``: the number of the given edge, -1 where an edge is none (a candidate that the model found).
+        number: int64 ``[E]``: the number of the given edge, -1 where an edge is none (a candidate
+            that the model found).
         edge_index: ``[2, total]``, senders and receivers of the given edges.
         loops: the last of them so many are self-loops that the layer added.
     """
@@ -29,11 +32,17 @@ class GivenEdges:
         return self.edge_index.shape[1]
 
     def select(self, keep: Tensor) -> GivenEdges:
-        """The edges for which ``keep`` (bool ``[E]``) is true; the others were given, and are no edges any more."""
+        """The edges for which ``keep`` (bool ``[E]``) is true; the others were given, and are no
+        edges any more.
+        """
         return GivenEdges(self.number[keep], self.edge_index, self.loops)
 
     def rows(self, senders: Tensor, receivers: Tensor) -> tuple[Tensor, Tensor]:
-        """``[2, R]``: the given edges, then the others of the list; and the row of each edge of the list, int64 ``[E]``."""
+        """``[2, R]``: the given edges, then the others of the list; and the row of each edge of the
+        list, int64 ``[E]``.
+        """
         other = self.number < 0
         place = torch.where(other, self.total - 1 + other.cumsum(0), self.number)
-        return torch.cat((self.edge_index, torch.stack((senders[other], receivers[other]))), 1), place
+        return torch.cat(
+            (self.edge_index, torch.stack((senders[other], receivers[other]))), 1
+        ), place

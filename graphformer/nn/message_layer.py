@@ -1,4 +1,6 @@
-"""What PyG expects of a MessagePassing layer, on layers that make no messages unless someone asks for them."""
+"""What PyG expects of a MessagePassing layer, on layers that make no messages unless someone asks
+for them.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ class MessageLayer(MessagePassing):
             self._edge_update_forward_pre_hooks,
             self._edge_update_forward_hooks,
         )
-        own = any(getattr(type(self), name) is not getattr(MessageLayer, name) for name in OVERRIDABLE)
+        own = any(
+            getattr(type(self), name) is not getattr(MessageLayer, name) for name in OVERRIDABLE
+        )
         return bool(self.explain) or own or any(hooks)
 
     @property
@@ -69,40 +73,58 @@ class MessageLayer(MessagePassing):
         """See the class."""
         whole = value_j
         if edge_attr is not None and self.edge_message is not None:
-            mapped = torch.einsum("ea,had->ehd", edge_attr.to(value_j.dtype), self.edge_message.to(value_j.dtype))
+            mapped = torch.einsum(
+                "ea,had->ehd", edge_attr.to(value_j.dtype), self.edge_message.to(value_j.dtype)
+            )
             whole = value_j + mapped
         weighted = alpha.to(value_j.dtype).unsqueeze(-1) * whole
         plain = set(self.summed) - {"sum", "mean"}
         return torch.cat((weighted, value_j), -1) if plain else weighted
 
-    def aggregate(self, inputs: Tensor, index: Tensor, dim_size: int | None, alpha: Tensor, keep: Tensor) -> Tensor:
+    def aggregate(
+        self, inputs: Tensor, index: Tensor, dim_size: int | None, alpha: Tensor, keep: Tensor
+    ) -> Tensor:
         """The operator's reductions beside each other: ``[receivers, heads, reductions * d]``."""
         width = self.head_channels
         wanted = width if set(self.summed) <= {"sum", "mean"} else 2 * width
         if inputs.shape != (index.shape[0], self.heads, wanted):
             raise ValueError(
-                f"messages of {type(self).__name__} are [{index.shape[0]}, {self.heads}, {wanted}], "
-                f"but a message or a hook made {list(inputs.shape)}"
+                f"messages of {type(self).__name__} are [{index.shape[0]}, {self.heads}, "
+                f"{wanted}], but a message or a hook made {list(inputs.shape)}"
             )
-        messages, plain = inputs[..., :width], inputs[..., width:] if inputs.shape[-1] > width else None
+        messages, plain = (
+            inputs[..., :width],
+            inputs[..., width:] if inputs.shape[-1] > width else None,
+        )
         assert dim_size is not None
         reduced = reduce_messages(messages, plain, alpha, keep, index, dim_size, self.summed)
-        return torch.cat([reduced[name] for name in self.summed], -1) if reduced else inputs.new_zeros(dim_size, self.heads, 0)
+        return (
+            torch.cat([reduced[name] for name in self.summed], -1)
+            if reduced
+            else inputs.new_zeros(dim_size, self.heads, 0)
+        )
 
     def edge_update(self, alpha: Tensor) -> Tensor:
         """The weights as they are; hooks of ``edge_updater`` may change them."""
         return alpha
 
     def explain_message(self, inputs: Tensor, given_edges: int) -> Tensor:
-        """Messages times the mask that an explainer set; edges that were not given (self-loops that were added, candidates) keep theirs."""
+        """Messages times the mask that an explainer set; edges that were not given (self-loops that
+        were added, candidates) keep theirs.
+        """
         mask = self._edge_mask
-        if mask is not None and getattr(self, "add_self_loops", False) and self._loop_mask is not None:
+        if (
+            mask is not None
+            and getattr(self, "add_self_loops", False)
+            and self._loop_mask is not None
+        ):
             mask = mask[self._loop_mask]
         if mask is None or mask.shape != (given_edges,):
             found = "none was set" if mask is None else f"its shape is {list(mask.shape)}"
             raise ValueError(
-                f"{type(self).__name__}.explain is True, so its edge mask must be [{given_edges}], a number an edge; {found}. Take an "
-                "explainer that sets masks, as GNNExplainer does, or set explain to None"
+                f"{type(self).__name__}.explain is True, so its edge mask must be [{given_edges}], "
+                f"a number an edge; {found}. Take an explainer that sets masks, as GNNExplainer "
+                "does, or set explain to None"
             )
         mask = mask.sigmoid() if self._apply_sigmoid else mask
         mask = torch.cat((mask, mask.new_ones(inputs.shape[0] - given_edges)))
@@ -111,33 +133,67 @@ class MessageLayer(MessagePassing):
     # ------------------------------------------------------------------ from the layer and back
 
     def _rows(self, kept: AttentionGraph, place: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Weights ``[size, H]`` and which of them are kept; ``place``: the row of each edge of the list."""
-        numbers = place[kept.senders % max(len(place), 1)] * self.heads + torch.div(kept.senders, max(len(place), 1), rounding_mode="floor")
+        """Weights ``[size, H]`` and which of them are kept; ``place``: the row of each edge of the
+        list.
+        """
+        numbers = place[kept.senders % max(len(place), 1)] * self.heads + torch.div(
+            kept.senders, max(len(place), 1), rounding_mode="floor"
+        )
         alpha = kept.weight.new_zeros(size * self.heads).index_put((numbers,), kept.weight)
         keep = torch.zeros_like(alpha, dtype=torch.bool).index_fill(0, numbers, True)
         return alpha.view(size, self.heads), keep.view(size, self.heads)
 
     def _propagated(
-        self, values: Tensor, kept: AttentionGraph, edges: EdgeList, edge_attr: Tensor | None, given: GivenEdges, dropout: float
+        self,
+        values: Tensor,
+        kept: AttentionGraph,
+        edges: EdgeList,
+        edge_attr: Tensor | None,
+        given: GivenEdges,
+        dropout: float,
     ) -> tuple[AttentionGraph, dict[str, Tensor]]:
-        """The kept edges with their weights, which a hook may have changed, and the reductions, by PyG's ``propagate``."""
+        """The kept edges with their weights, which a hook may have changed, and the reductions, by
+        PyG's ``propagate``.
+        """
         swapped = self.flow == "target_to_source"
-        edge_index, place = given.rows(edges.receivers, edges.senders) if swapped else given.rows(edges.senders, edges.receivers)
+        edge_index, place = (
+            given.rows(edges.receivers, edges.senders)
+            if swapped
+            else given.rows(edges.senders, edges.receivers)
+        )
         alpha, keep = self._rows(kept, place, edge_index.shape[1])
         if edge_attr is not None:
-            edge_attr = edge_attr.new_zeros(len(alpha), edge_attr.shape[1]).index_put((place,), edge_attr)
+            edge_attr = edge_attr.new_zeros(len(alpha), edge_attr.shape[1]).index_put(
+                (place,), edge_attr
+            )
         # edge_updater_type: (alpha: Tensor)
         alpha = self.edge_updater(edge_index, alpha=alpha)
         width = max(edges.num_edges, 1)
-        kept = kept.with_weight(alpha[place[kept.senders % width], torch.div(kept.senders, width, rounding_mode="floor")])
+        kept = kept.with_weight(
+            alpha[
+                place[kept.senders % width], torch.div(kept.senders, width, rounding_mode="floor")
+            ]
+        )
         alpha = F.dropout(alpha, dropout) if dropout else alpha
         value = values.transpose(0, 1)
         pair: OptPairTensor = (None, value) if swapped else (value, None)
-        size = (edges.num_receivers, edges.num_senders) if swapped else (edges.num_senders, edges.num_receivers)
+        size = (
+            (edges.num_receivers, edges.num_senders)
+            if swapped
+            else (edges.num_senders, edges.num_receivers)
+        )
         known = given.total - given.loops
         # propagate_type: (value: OptPairTensor, edge_attr: OptTensor, alpha: Tensor, keep: Tensor,
         # given_edges: int)
-        out = self.propagate(edge_index, value=pair, edge_attr=edge_attr, alpha=alpha, keep=keep, given_edges=known, size=size)
+        out = self.propagate(
+            edge_index,
+            value=pair,
+            edge_attr=edge_attr,
+            alpha=alpha,
+            keep=keep,
+            given_edges=known,
+            size=size,
+        )
         return kept, self._split(out, keep, edge_index[0 if swapped else 1])
 
     def _split(self, out: Tensor, keep: Tensor, receivers: Tensor) -> dict[str, Tensor]:
@@ -146,7 +202,9 @@ class MessageLayer(MessagePassing):
         parts = out.transpose(0, 1).split(self.head_channels, -1) if names else ()
         reduced = dict(zip(names, parts, strict=True))
         if "degree" in self.operator.reductions:
-            degree = torch.zeros(out.shape[0], self.heads, dtype=out.dtype, device=out.device).index_add(0, receivers, keep.to(out.dtype))
+            degree = torch.zeros(
+                out.shape[0], self.heads, dtype=out.dtype, device=out.device
+            ).index_add(0, receivers, keep.to(out.dtype))
             reduced["degree"] = degree.t().unsqueeze(-1)
         return reduced
 
@@ -159,12 +217,15 @@ class MessageLayer(MessagePassing):
     @decomposed_layers.setter
     def decomposed_layers(self, value: int) -> None:
         if value != 1:
-            raise ValueError(f"decomposed_layers={value}: scores are dot products over all channels, which cannot be cut into parts")
+            raise ValueError(
+                f"decomposed_layers={value}: scores are dot products over all channels, which "
+                "cannot be cut into parts"
+            )
 
     def _no_fused_hook(self, hook: Callable[..., Any]) -> NoReturn:
         raise ValueError(
-            f"{type(self).__name__} has no message_and_aggregate, so such a hook would never be called; "
-            "register a message or an aggregate hook"
+            f"{type(self).__name__} has no message_and_aggregate, so such a hook would never be "
+            "called; register a message or an aggregate hook"
         )
 
     register_message_and_aggregate_forward_pre_hook = _no_fused_hook
@@ -172,15 +233,18 @@ class MessageLayer(MessagePassing):
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise RuntimeError(
-            f"{type(self).__name__} cannot be compiled by torch.jit.script, which knows neither its operators nor its slots; "
-            "use torch.compile(fullgraph=True), torch.export.export or torch.onnx.export(dynamo=True)"
+            f"{type(self).__name__} cannot be compiled by torch.jit.script, which knows neither "
+            "its operators nor its slots; use torch.compile(fullgraph=True), torch.export.export "
+            "or torch.onnx.export(dynamo=True)"
         )
 
     # ------------------------------------------------------------------ a parameter that waits for
     # the width of edge_attr
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        waiting = self.edge_message if isinstance(self.edge_message, UninitializedParameter) else None
+        waiting = (
+            self.edge_message if isinstance(self.edge_message, UninitializedParameter) else None
+        )
         if waiting is not None:
             self._parameters["edge_message"] = None  # torch's own code cannot detach it
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -193,7 +257,11 @@ class MessageLayer(MessagePassing):
         waiting = self.edge_message
         if isinstance(waiting, UninitializedParameter) and stored is not None:
             if is_lazy(stored):
-                state_dict = {name: value for name, value in state_dict.items() if name != f"{prefix}edge_message"}
+                state_dict = {
+                    name: value
+                    for name, value in state_dict.items()
+                    if name != f"{prefix}edge_message"
+                }
                 self._parameters["edge_message"] = None
                 super()._load_from_state_dict(state_dict, prefix, *arguments)
                 self._parameters["edge_message"] = waiting

@@ -19,7 +19,13 @@ from graphformer.backends.torch import magnitude
 
 
 def reduce_messages(
-    messages: Tensor, plain: Tensor | None, weight: Tensor, keep: Tensor, receivers: Tensor, num_receivers: int, names: tuple[str, ...]
+    messages: Tensor,
+    plain: Tensor | None,
+    weight: Tensor,
+    keep: Tensor,
+    receivers: Tensor,
+    num_receivers: int,
+    names: tuple[str, ...],
 ) -> dict[str, Tensor]:
     """The reductions of :func:`graphformer.aggregate` by name, each ``[num_receivers, H, d]``.
 
@@ -34,7 +40,8 @@ def reduce_messages(
         names: reductions; ``degree`` is none.
     """
     half = messages.dtype
-    dtype = torch.promote_types(torch.promote_types(half, weight.dtype), torch.float32)  # half precision is accumulated in float32
+    # half precision is accumulated in float32
+    dtype = torch.promote_types(torch.promote_types(half, weight.dtype), torch.float32)
     messages, weight = messages.to(dtype), weight.to(dtype)
     plain = None if plain is None else plain.to(dtype)
 
@@ -66,9 +73,15 @@ def reduce_messages(
         if wanted & {"var", "std"}:
             center = total(weight.unsqueeze(-1) * plain) / safe
             deviation = signs * plain - center.index_select(0, receivers)
-            out["var"] = var = (total(size.unsqueeze(-1) * deviation.square()) / safe).clamp(min=0.0)
+            out["var"] = var = (total(size.unsqueeze(-1) * deviation.square()) / safe).clamp(
+                min=0.0
+            )
             positive = var > SMALLEST_VARIANCE
-            out["std"] = torch.where(positive, torch.where(positive, var, torch.ones_like(var)).sqrt(), torch.zeros_like(var))
+            out["std"] = torch.where(
+                positive,
+                torch.where(positive, var, torch.ones_like(var)).sqrt(),
+                torch.zeros_like(var),
+            )
         if "max" in wanted:
             out["max"] = largest(plain, keep.unsqueeze(-1))
         if "min" in wanted:
@@ -79,5 +92,7 @@ def reduce_messages(
                 among = keep if above is None else keep & (weight.detach() > above)
                 best = largest(norm, among).index_select(0, receivers)
                 attained = ((norm == best) & among).to(dtype)
-                out[name] = total(attained.unsqueeze(-1) * plain) / total(attained).clamp(min=1.0).unsqueeze(-1)
+                out[name] = total(attained.unsqueeze(-1) * plain) / total(attained).clamp(
+                    min=1.0
+                ).unsqueeze(-1)
     return {name: out[name].to(half) for name in names}

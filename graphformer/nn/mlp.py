@@ -1,4 +1,6 @@
-"""Feed-forward parts: one MLP per head, run as two batched matmuls, and the gated feed-forward of a decoder block."""
+"""Feed-forward parts: one MLP per head, run as two batched matmuls, and the gated feed-forward of a
+decoder block.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ def probability(name: str, value: float) -> float:
 
 
 class HeadMLP(nn.Module):
-    r"""A separate MLP for each head: ``Linear -> dropout -> RMSNorm -> SiLU -> Linear`` (arXiv 2501.02393, eq. 8).
+    r"""A separate MLP for each head: ``Linear -> dropout -> RMSNorm -> SiLU -> Linear`` (arXiv
+    2501.02393, eq. 8).
 
     Args:
         num_heads: number of MLPs ``H``.
@@ -45,7 +48,11 @@ class HeadMLP(nn.Module):
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        sizes = {"num_heads": num_heads, "in_features": in_features, "hidden_features": hidden_features}
+        sizes = {
+            "num_heads": num_heads,
+            "in_features": in_features,
+            "hidden_features": hidden_features,
+        }
         for name, value in (sizes | {"out_features": out_features}).items():
             whole(name, value)
         self.eps = number("eps", eps, least=0.0)
@@ -82,7 +89,10 @@ class HeadMLP(nn.Module):
 
     def extra_repr(self) -> str:
         heads, inner, hidden = self.weight1.shape
-        return f"{heads} heads, {inner} -> {hidden} -> {self.weight2.shape[2]}, bias={self.bias1 is not None}, norm={self.norm is not None}"
+        return (
+            f"{heads} heads, {inner} -> {hidden} -> {self.weight2.shape[2]}, "
+            f"bias={self.bias1 is not None}, norm={self.norm is not None}"
+        )
 
 
 class GatedMLP(nn.Module):

@@ -1,4 +1,5 @@
-"""Which pairs of nodes a layer of a graph transformer may score: the given edges and what can be read off them, by name.
+"""Which pairs of nodes a layer of a graph transformer may score: the given edges and what can be
+read off them, by name.
 
 =============== ====================================================================================================================
 ``edges``       the given edges, each with its features; equal pairs stay separate
@@ -6,12 +7,14 @@
 ``knn:8``       the sender is one of the receiver's 8 nearest in ``pos`` (of equally far ones the lower number)
 ``radius:5.0``  nodes at most 5 apart in ``pos``
 ``expander:4``  4 random partners a node, the same for every graph of so many nodes (arXiv 2303.06147): few steps from anywhere to anywhere.
-                They depend on how nodes are numbered, so a model that uses them is not permutation equivariant
+                They depend on how nodes are numbered, so a model that uses them is not permutation
+                equivariant
 ``all``         every pair of different nodes of a graph
 ``self``        each node with itself
 =============== ====================================================================================================================
 
-``edges+knn:8`` is a union. A given edge that such a rule finds too counts once, with its features. No pair joins two graphs.
+``edges+knn:8`` is a union. A given edge that such a rule finds too counts once, with its features.
+No pair joins two graphs.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from graphformer.keys import pair_keys, split_keys
 from graphformer.nn.edge_list import EdgeList
 
 PAIR_LIMIT = 2**26
-"""More pairs than this (half a gigabyte of numbers for each of several tensors) are refused before memory runs out."""
+"""More pairs than this (half a gigabyte of numbers for each of several tensors) are refused before
+memory runs out.
+"""
 
 Ends = tuple[Tensor, Tensor]
 """Senders and receivers."""
@@ -71,7 +76,12 @@ class Structure:
         order = torch.argsort(of_edge, stable=True)
         counts = torch.bincount(of_edge, minlength=self.num_graphs).tolist()
         out, first = [], 0
-        parts = zip(self.sizes.tolist(), self.senders[order].split(counts), self.receivers[order].split(counts), strict=True)
+        parts = zip(
+            self.sizes.tolist(),
+            self.senders[order].split(counts),
+            self.receivers[order].split(counts),
+            strict=True,
+        )
         for size, senders, receivers in parts:
             out.append((first, size, senders - first, receivers - first))
             first += size
@@ -79,7 +89,9 @@ class Structure:
 
 
 def stored_name(kind: str, spec: str) -> str:
-    """The attribute of PyG's ``Data`` for what was computed beforehand. PyG renumbers what has ``index`` in its name when it batches."""
+    """The attribute of PyG's ``Data`` for what was computed beforehand. PyG renumbers what has
+    ``index`` in its name when it batches.
+    """
     plain = spec.replace(":", "_").replace(".", "_")
     return f"candidates_{plain}_index" if kind == "candidates" else f"encoding_{plain}"
 
@@ -97,13 +109,17 @@ def ranges(counts: Tensor) -> Tensor:
 def refuse_too_many(pairs: int, spec: str) -> None:
     if pairs > PAIR_LIMIT:
         raise ValueError(
-            f"candidates {spec!r} make {pairs:,} pairs in this batch, more than {PAIR_LIMIT:,}: take smaller batches, fewer hops, "
-            "'expander:4' or 'knn:8'"
+            f"candidates {spec!r} make {pairs:,} pairs in this batch, more than {PAIR_LIMIT:,}: "
+            "take smaller batches, fewer hops, 'expander:4' or 'knn:8'"
         )
 
 
-def hops(senders: Tensor, receivers: Tensor, num_nodes: int, most: int, spec: str) -> tuple[Tensor, Tensor]:
-    """Pairs at a distance of 1 to ``most`` edges: ``receiver * num_nodes + sender``, ascending, and the distance."""
+def hops(
+    senders: Tensor, receivers: Tensor, num_nodes: int, most: int, spec: str
+) -> tuple[Tensor, Tensor]:
+    """Pairs at a distance of 1 to ``most`` edges: ``receiver * num_nodes + sender``, ascending, and
+    the distance.
+    """
     apart = senders != receivers
     found = torch.unique(pair_keys(receivers[apart], senders[apart], num_nodes, num_nodes))
     distance = torch.ones_like(found)
@@ -159,7 +175,9 @@ def _by_tree(structure: Structure, spec: str, ask: Callable) -> Ends:
 
 
 def _nearest(tree, points, k: int):  # type: ignore[no-untyped-def]
-    """Ranked by distance, then by number: which of several equally far ones a tree finds is an accident of how it was built."""
+    """Ranked by distance, then by number: which of several equally far ones a tree finds is an
+    accident of how it was built.
+    """
     import numpy as np
 
     size = len(points)
@@ -198,7 +216,9 @@ def expander(structure: Structure, degree: int) -> Ends:
             receivers += [there + first, here + first]
         first += size
     none = torch.zeros(0, dtype=torch.int64)
-    return torch.cat((none, *senders)).to(structure.graph.device), torch.cat((none, *receivers)).to(structure.graph.device)
+    return torch.cat((none, *senders)).to(structure.graph.device), torch.cat((none, *receivers)).to(
+        structure.graph.device
+    )
 
 
 def all_pairs(structure: Structure) -> Ends:
@@ -233,7 +253,10 @@ def check_spec(spec: str) -> str:
         if name == "edges" and not colon:
             continue
         if name not in RULES:
-            raise ValueError(f"unknown candidates {part!r}; known: edges, k_hop:2, knn:8, radius:5.0, expander:4, all, self, joined by '+'")
+            raise ValueError(
+                f"unknown candidates {part!r}; known: edges, k_hop:2, knn:8, radius:5.0, "
+                "expander:4, all, self, joined by '+'"
+            )
         kind = RULES[name][1]
         if kind is None:
             if colon:
@@ -244,7 +267,10 @@ def check_spec(spec: str) -> str:
         except ValueError:
             fits = False
         if not fits:
-            raise ValueError(f"candidates {part!r}: {name} takes a positive {'whole number' if kind is int else 'number'}, as in {name}:4")
+            raise ValueError(
+                f"candidates {part!r}: {name} takes a positive "
+                f"{'whole number' if kind is int else 'number'}, as in {name}:4"
+            )
     return spec
 
 
@@ -259,7 +285,9 @@ def rule_pairs(structure: Structure, part: str) -> Ends:
 
 
 def candidates(structure: Structure, spec: str) -> tuple[EdgeList, Tensor]:
-    """The candidate pairs that ``spec`` names, and for each the number of the given edge that it is, or -1."""
+    """The candidate pairs that ``spec`` names, and for each the number of the given edge that it
+    is, or -1.
+    """
     size = structure.num_nodes
     parts = spec.split("+")
     given = pair_keys(structure.receivers, structure.senders, size, size)
@@ -268,7 +296,8 @@ def candidates(structure: Structure, spec: str) -> tuple[EdgeList, Tensor]:
     for part in parts:
         if part != "edges":
             senders, receivers = rule_pairs(structure, part)
-            if part != "self":  # permutations may have fixed points, and every pair holds a node and itself
+            # permutations may have fixed points, and every pair holds a node and itself
+            if part != "self":
                 senders, receivers = senders[senders != receivers], receivers[senders != receivers]
             found.append(pair_keys(receivers, senders, size, size))
     new = torch.unique(torch.cat(found))
@@ -276,6 +305,9 @@ def candidates(structure: Structure, spec: str) -> tuple[EdgeList, Tensor]:
         numbers = numbers[torch.isin(given, new)]
     new = new[~torch.isin(new, given)]
     to, from_ = split_keys(new, size)
-    senders, receivers = torch.cat((structure.senders[numbers], from_)), torch.cat((structure.receivers[numbers], to))
+    senders, receivers = (
+        torch.cat((structure.senders[numbers], from_)),
+        torch.cat((structure.receivers[numbers], to)),
+    )
     edges = EdgeList.sort(senders, receivers, size, size)
     return edges, torch.cat((numbers, torch.full_like(new, -1)))[edges.order]

@@ -1,4 +1,6 @@
-"""The sum operator: plain attention, which makes the standard transformer one setting of the same model."""
+"""The sum operator: plain attention, which makes the standard transformer one setting of the same
+model.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class SumOperator(Operator):
 
 
 class SumAttention(GraphAttention):
-    """Multi-head attention (arXiv 1706.03762): query, key, value and output projections. Arguments as :class:`GINAttention`."""
+    """Multi-head attention (arXiv 1706.03762): query, key, value and output projections. Arguments
+    as :class:`GINAttention`.
+    """
 
     def __init__(
         self,

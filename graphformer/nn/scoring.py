@@ -12,9 +12,11 @@ from graphformer.errors import whole
 
 
 class DifferentialScoring(nn.Module):
-    r"""The second queries and keys of differential attention, and the trainable factor :math:`\lambda` of the second map.
+    r"""The second queries and keys of differential attention, and the trainable factor
+    :math:`\lambda` of the second map.
 
-    :math:`\lambda` starts at ``0.8 - 0.6 exp(-0.3 l)`` in layer ``l = 0, 1, ...`` (arXiv 2410.05258, eq. 3).
+    :math:`\lambda` starts at ``0.8 - 0.6 exp(-0.3 l)`` in layer ``l = 0, 1, ...`` (arXiv
+    2410.05258, eq. 3).
     """
 
     def __init__(self, hidden_size: int, kv_size: int, layer_idx: int | None) -> None:
@@ -34,15 +36,21 @@ class DifferentialScoring(nn.Module):
 
 
 class PairwiseScoring(nn.Module):
-    r"""``s_hij = MLP([x_i || x_j])_h``: a network with one hidden layer (SiLU) scores each pair, for all heads at once.
+    r"""``s_hij = MLP([x_i || x_j])_h``: a network with one hidden layer (SiLU) scores each pair,
+    for all heads at once.
 
-    Its first layer is kept as two maps, ``receiver`` and ``sender`` (see :class:`graphformer.attention.Pairwise`). It knows no positions:
-    a causal order comes from the mask alone.
+    Its first layer is kept as two maps, ``receiver`` and ``sender`` (see
+    :class:`graphformer.attention.Pairwise`). It knows no positions: a causal order comes from the
+    mask alone.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, width: int) -> None:
         super().__init__()
-        for name, value in (("hidden_size", hidden_size), ("num_heads", num_heads), ("score_width", width)):
+        for name, value in (
+            ("hidden_size", hidden_size),
+            ("num_heads", num_heads),
+            ("score_width", width),
+        ):
             whole(name, value)
         self.receiver = nn.Linear(hidden_size, width)
         self.sender = nn.Linear(hidden_size, width, bias=False)
@@ -53,7 +61,9 @@ class PairwiseScoring(nn.Module):
             module.reset_parameters()
 
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, N, hidden_size]`` to what stands for queries and keys, ``[B, 1, N, width]`` each."""
+        """``[B, N, hidden_size]`` to what stands for queries and keys, ``[B, 1, N, width]``
+        each.
+        """
         return self.receiver(hidden_states).unsqueeze(1), self.sender(hidden_states).unsqueeze(1)
 
     def score(self) -> Pairwise:

@@ -13,14 +13,17 @@ from graphformer.nn.pairs import Structure, check_spec, rule_pairs, stored_name
 
 
 class AddStructure(BaseTransform):
-    """Stores what :class:`~graphformer.GraphTransformer` would otherwise make in every forward pass.
+    """Stores what :class:`~graphformer.GraphTransformer` would otherwise make in every forward
+    pass.
 
     >>> AddStructure(encodings=("random_walk:16", "laplacian:8"), candidates="k_hop:2")(data)
 
-    Use it as ``pre_transform`` of a data set or on a list of graphs, before they are batched. The model finds what is stored.
+    Use it as ``pre_transform`` of a data set or on a list of graphs, before they are batched. The
+    model finds what is stored.
 
     Args:
-        encodings: texts of :mod:`graphformer.nn.encodings`; those of pairs are left to the model, which knows the pairs.
+        encodings: texts of :mod:`graphformer.nn.encodings`; those of pairs are left to the model,
+            which knows the pairs.
         candidates: texts of :mod:`graphformer.nn.pairs`, one or several.
     """
 
@@ -31,7 +34,9 @@ class AddStructure(BaseTransform):
         self.candidates = sorted(parts - {"edges", "self"})
 
     def forward(self, data: Data) -> Data:
-        edge_index = data.edge_index if data.edge_index is not None else torch.zeros(2, 0, dtype=torch.int64)
+        edge_index = (
+            data.edge_index if data.edge_index is not None else torch.zeros(2, 0, dtype=torch.int64)
+        )
         graph = torch.zeros(data.num_nodes, dtype=torch.int64, device=edge_index.device)
         structure = Structure(edge_index[0], edge_index[1], graph, 1, data.pos)
         for what in self.encodings:
@@ -41,4 +46,7 @@ class AddStructure(BaseTransform):
         return data
 
     def __repr__(self) -> str:
-        return f"AddStructure(encodings={[one.spec for one in self.encodings]}, candidates={self.candidates})"
+        return (
+            f"AddStructure(encodings={[one.spec for one in self.encodings]}, "
+            f"candidates={self.candidates})"
+        )

@@ -36,11 +36,15 @@ def check_causal(
     """Law 1: changing token ``j`` changes no output before ``j``.
 
     Args:
-        layer: ``[B, N, D] -> [B, N, D']``, or a model ``[B, N]`` ids ``-> [B, N, V]`` (its ``logits`` are looked at).
+        layer: ``[B, N, D] -> [B, N, D']``, or a model ``[B, N]`` ids ``-> [B, N, V]`` (its
+            ``logits`` are looked at).
         x: hidden states ``[B, N, D]`` or token ids ``[B, N]``.
-        positions: the tokens ``j`` to change, each in a run of its own; negative ones count from the end.
-        num_positions: how many to change when ``positions`` is left out, evenly spread from the first to the last.
-        expect_change: also require that some output at or after ``j`` changes; without it a constant layer passes.
+        positions: the tokens ``j`` to change, each in a run of its own; negative ones count from
+            the end.
+        num_positions: how many to change when ``positions`` is left out, evenly spread from the
+            first to the last.
+        expect_change: also require that some output at or after ``j`` changes; without it a
+            constant layer passes.
         vocab_size: for token ids, what a changed id is drawn from.
         atol, rtol: by dtype when left out, see :func:`tolerance`.
 
@@ -52,9 +56,14 @@ def check_causal(
     length = x.shape[1]
     if positions is None:
         whole("num_positions", num_positions)
-        positions = sorted({int(j) for j in torch.linspace(0, length - 1, min(num_positions, length)).round()})
+        positions = sorted(
+            {int(j) for j in torch.linspace(0, length - 1, min(num_positions, length)).round()}
+        )
     elif not all(-length <= j < length for j in positions):
-        raise ValueError(f"positions must lie in {-length}..{length - 1} for a sequence of {length} tokens, got {list(positions)}")
+        raise ValueError(
+            f"positions must lie in {-length}..{length - 1} for a sequence of {length} tokens, got "
+            f"{list(positions)}"
+        )
     want = sequence_output(run_steadily(layer, x), x)
     others = other_values(x, vocab_size=vocab_size, seed=seed)
     for j in (j % length for j in positions):
@@ -63,7 +72,11 @@ def check_causal(
         got = sequence_output(run(layer, changed), x)
 
         def text(index: tuple[int, ...], j: int = j) -> str:
-            where = f"output {index[1]} of sequence {index[0]} (index {index})" if index else "the outputs"
+            where = (
+                f"output {index[1]} of sequence {index[0]} (index {index})"
+                if index
+                else "the outputs"
+            )
             return f"changing token {j} of {length} changed {where}, which comes before it"
 
         require_equal(1, got[:, :j], want[:, :j], text, atol=atol, rtol=rtol)
@@ -85,7 +98,8 @@ def check_prefix(
 ) -> None:
     """Law 3: the first ``n`` outputs of a long sequence are the outputs of its first ``n`` tokens.
 
-    Stronger than causal in one way: a layer that divides by the total length is causal and fails here.
+    Stronger than causal in one way: a layer that divides by the total length is causal and fails
+    here.
 
     Args:
         layer: ``[B, N, D] -> [B, N, D']`` for every ``N``, or a model of token ids ``[B, N]``.
@@ -100,13 +114,20 @@ def check_prefix(
     if lengths is None:
         lengths = sorted({n for n in (1, 2, total // 2, total - 1) if 0 < n < total})
     if not lengths or not all(0 < n <= total for n in lengths):
-        raise ValueError(f"lengths must be prefixes 1..{total} of a sequence of {total} tokens, got {list(lengths)}")
+        raise ValueError(
+            f"lengths must be prefixes 1..{total} of a sequence of {total} tokens, got "
+            f"{list(lengths)}"
+        )
     whole = sequence_output(run_steadily(layer, x), x)
     for n in lengths:
         prefix = sequence_output(run(layer, x[:, :n]), x[:, :n])
 
         def text(index: tuple[int, ...], n: int = n) -> str:
-            where = f"output {index[1]} of sequence {index[0]} (index {index})" if index else "the outputs"
+            where = (
+                f"output {index[1]} of sequence {index[0]} (index {index})"
+                if index
+                else "the outputs"
+            )
             return f"{where} of {total} tokens is not that of the first {n} tokens alone"
 
         require_equal(3, whole[:, :n], prefix, text, atol=atol, rtol=rtol)

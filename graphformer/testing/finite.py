@@ -25,14 +25,15 @@ def check_finite(
     """Law 10: outputs, and gradients at inputs and parameters, are finite.
 
     Args:
-        module: a module or function. A module whose parameters have another floating dtype than a case's input is
-            copied to that dtype.
-        cases: the positional arguments of one call, or many by name, such as :func:`hostile_inputs`.
+        module: a module or function. A module whose parameters have another floating dtype than a
+            case's input is copied to that dtype.
+        cases: the positional arguments of one call, or many by name, such as
+            :func:`hostile_inputs`.
         call: ``call(module, *arguments)``, where that is not ``module(*arguments)``:
             ``lambda layer, x, keep: layer(x, attention_mask=keep)``.
         gradients: look at gradients too.
-        extreme: for parameters whose names end so, values to set them to, one after the other, on a copy:
-            ``{"alpha": (1e-3, 0.0, 50.0)}``. Every case is run with each.
+        extreme: for parameters whose names end so, values to set them to, one after the other, on a
+            copy: ``{"alpha": (1e-3, 0.0, 50.0)}``. Every case is run with each.
 
     Raises:
         LawViolation: names the case, and where the first number is that is not finite.
@@ -56,10 +57,12 @@ def hostile_inputs(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Awkward inputs for :func:`check_finite`: name -> (``x`` ``[B, N, hidden_size]``, ``keep`` int64 ``[B, N]``).
+    """Awkward inputs for :func:`check_finite`: name -> (``x`` ``[B, N, hidden_size]``, ``keep``
+    int64 ``[B, N]``).
 
-    One token; left and right padding; sequences that are padding throughout; equal tokens (ties); all zeros; tiny
-    and huge values (16 times normal in float16, whose largest number is 65504; 1000 times in the others).
+    One token; left and right padding; sequences that are padding throughout; equal tokens (ties);
+    all zeros; tiny and huge values (16 times normal in float16, whose largest number is 65504; 1000
+    times in the others).
     """
     cases: dict[str, tuple[Tensor, Tensor]] = {}
     for dtype in dtypes:
@@ -84,12 +87,17 @@ def hostile_inputs(
 
 
 def hostile_graphs(
-    node_dim: int, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", seed: int = 0
+    node_dim: int,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
 ) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Awkward graphs for :func:`check_finite`: name -> (``x``, ``senders``, ``receivers``, ``batch``).
+    """Awkward graphs for :func:`check_finite`: name -> (``x``, ``senders``, ``receivers``,
+    ``batch``).
 
-    No node; one node; no edges; isolated nodes beside joined ones; self-loops only; the same edge twice; equal
-    features; huge features; a batch in which one graph has no edges.
+    No node; one node; no edges; isolated nodes beside joined ones; self-loops only; the same edge
+    twice; equal features; huge features; a batch in which one graph has no edges.
     """
     graph = random_graph(7, 11, node_dim, dtype=dtype, seed=seed)
     x, senders, receivers = graph.x, graph.senders, graph.receivers
@@ -104,18 +112,33 @@ def hostile_graphs(
         "edges twice": (x, senders.repeat(2), receivers.repeat(2), one_graph),
         "equal features": (x[:1].expand(7, -1).clone(), senders, receivers, one_graph),
         "zeros": (torch.zeros_like(x), senders, receivers, one_graph),
-        "huge features": (x * (16 if dtype == torch.float16 else 1000), senders, receivers, one_graph),
-        "a graph without edges": (torch.cat((x, x[:2])), senders, receivers, torch.tensor([0] * 7 + [1, 1])),
+        "huge features": (
+            x * (16 if dtype == torch.float16 else 1000),
+            senders,
+            receivers,
+            one_graph,
+        ),
+        "a graph without edges": (
+            torch.cat((x, x[:2])),
+            senders,
+            receivers,
+            torch.tensor([0] * 7 + [1, 1]),
+        ),
     }
     return {name: tuple(tensor.to(device) for tensor in case) for name, case in cases.items()}  # type: ignore[misc]
 
 
-def _variants(module: Callable[..., Any], extreme: Mapping[str, Sequence[float]]) -> list[tuple[str, Callable[..., Any]]]:
+def _variants(
+    module: Callable[..., Any], extreme: Mapping[str, Sequence[float]]
+) -> list[tuple[str, Callable[..., Any]]]:
     variants = [("", module)]
     for end, values in extreme.items():
         parameters = dict(module.named_parameters()) if isinstance(module, nn.Module) else {}
         if not any(name.endswith(end) for name in parameters):
-            raise ValueError(f"extreme names {end!r}, but no parameter's name ends so; there are: {', '.join(parameters) or 'none'}")
+            raise ValueError(
+                f"extreme names {end!r}, but no parameter's name ends so; there are: "
+                f"{', '.join(parameters) or 'none'}"
+            )
         for value in values:
             changed = copy.deepcopy(module)
             with torch.no_grad():
@@ -134,8 +157,14 @@ def _check_case(
     gradients: bool,
     seed: int,
 ) -> None:
-    dtype = next((a.dtype for a in arguments if isinstance(a, Tensor) and a.is_floating_point()), None)
-    if isinstance(module, nn.Module) and dtype is not None and any(p.is_floating_point() and p.dtype != dtype for p in module.parameters()):
+    dtype = next(
+        (a.dtype for a in arguments if isinstance(a, Tensor) and a.is_floating_point()), None
+    )
+    if (
+        isinstance(module, nn.Module)
+        and dtype is not None
+        and any(p.is_floating_point() and p.dtype != dtype for p in module.parameters())
+    ):
         module = copy.deepcopy(module).to(dtype)
     leaves: dict[str, Tensor] = {}
     fresh = []
@@ -145,7 +174,9 @@ def _check_case(
             leaves[f"input {i}"] = argument
         fresh.append(argument)
     if isinstance(module, nn.Module):
-        leaves |= {f"parameter {name!r}": p for name, p in module.named_parameters() if p.requires_grad}
+        leaves |= {
+            f"parameter {name!r}": p for name, p in module.named_parameters() if p.requires_grad
+        }
     with torch.set_grad_enabled(gradients):
         outputs = tensors_of(module(*fresh) if call is None else call(module, *fresh))
     if not outputs:

@@ -1,15 +1,15 @@
 """Laws 6 and 7: numbering nodes means nothing, and messages go only along edges.
 
-A graph model is called as ``model(x, senders, receivers, batch)``, and with ``edge_attr`` as a fifth argument where
-there is one:
+A graph model is called as ``model(x, senders, receivers, batch)``, and with ``edge_attr`` as a
+fifth argument where there is one:
 
 - ``x``: floating ``[num_nodes, D]``
 - ``senders``, ``receivers``: int64 ``[E]``; a message goes from sender to receiver
 - ``batch``: int64 ``[num_nodes]``, ascending: the graph each node belongs to
 - ``edge_attr``: floating ``[E, K]``
 
-It returns a row a node, an edge or a graph; ``target`` says which. :func:`from_pyg` adapts modules of PyG's
-convention.
+It returns a row a node, an edge or a graph; ``target`` says which. :func:`from_pyg` adapts modules
+of PyG's convention.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _TARGETS = ("node", "edge", "graph")
 
 @dataclasses.dataclass(frozen=True)
 class GraphSample:
-    """One graph: ``x`` ``[N, D]``, ``senders`` and ``receivers`` int64 ``[E]``, ``edge_attr`` ``[E, K]`` or None."""
+    """One graph: ``x`` ``[N, D]``, ``senders`` and ``receivers`` int64 ``[E]``, ``edge_attr``
+    ``[E, K]`` or None.
+    """
 
     x: Tensor
     senders: Tensor
@@ -39,7 +41,9 @@ class GraphSample:
     def to(self, device: torch.device | str) -> GraphSample:
         """The same graph on another device."""
         edge_attr = None if self.edge_attr is None else self.edge_attr.to(device)
-        return GraphSample(self.x.to(device), self.senders.to(device), self.receivers.to(device), edge_attr)
+        return GraphSample(
+            self.x.to(device), self.senders.to(device), self.receivers.to(device), edge_attr
+        )
 
 
 def random_graph(
@@ -54,21 +58,32 @@ def random_graph(
     """A graph of ``num_edges`` different directed edges without self-loops, from a seed."""
     pairs = num_nodes * (num_nodes - 1)
     if num_edges > pairs:
-        raise ValueError(f"{num_nodes} nodes have at most {pairs} directed edges, asked for {num_edges}")
+        raise ValueError(
+            f"{num_nodes} nodes have at most {pairs} directed edges, asked for {num_edges}"
+        )
     pair = torch.randperm(pairs, generator=torch.Generator().manual_seed(seed))[:num_edges]
     senders, other = pair // max(num_nodes - 1, 1), pair % max(num_nodes - 1, 1)
     receivers = other + (other >= senders).long()
     edge_attr = None if edge_dim is None else normal((num_edges, edge_dim), dtype, seed=seed + 1)
-    return GraphSample(normal((num_nodes, node_dim), dtype, seed=seed), senders, receivers, edge_attr)
+    return GraphSample(
+        normal((num_nodes, node_dim), dtype, seed=seed), senders, receivers, edge_attr
+    )
 
 
 def from_pyg(module: Callable[..., Any], *, pass_batch: bool = False) -> Callable[..., Any]:
-    """A module of PyG's convention, ``module(x, edge_index, edge_attr=..., batch=...)``, as a graph model for the laws.
+    """A module of PyG's convention, ``module(x, edge_index, edge_attr=..., batch=...)``, as a graph
+    model for the laws.
 
     ``edge_attr`` is passed where the graph has one, ``batch`` where ``pass_batch`` is true.
     """
 
-    def model(x: Tensor, senders: Tensor, receivers: Tensor, batch: Tensor, edge_attr: Tensor | None = None) -> Any:
+    def model(
+        x: Tensor,
+        senders: Tensor,
+        receivers: Tensor,
+        batch: Tensor,
+        edge_attr: Tensor | None = None,
+    ) -> Any:
         options = {} if edge_attr is None else {"edge_attr": edge_attr}
         if pass_batch:
             options["batch"] = batch
@@ -92,12 +107,13 @@ def check_equivariant(
     rtol: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Law 6: renumbering the nodes, and shuffling the list of edges, renumbers the outputs and changes nothing else.
+    """Law 6: renumbering the nodes, and shuffling the list of edges, renumbers the outputs and
+    changes nothing else.
 
     Args:
         model: ``model(x, senders, receivers, batch)``, see the head of this file.
-        x, senders, receivers, batch, edge_attr: the graph; one graph where ``batch`` is left out. Nodes keep to
-            their graph.
+        x, senders, receivers, batch, edge_attr: the graph; one graph where ``batch`` is left out.
+            Nodes keep to their graph.
         target: ``node`` or ``edge`` outputs; :func:`check_invariant` is for ``graph``.
         shuffle_edges: shuffle the list of edges too.
         num_permutations: how many renumberings to try.
@@ -108,15 +124,24 @@ def check_equivariant(
     if target not in _TARGETS:
         raise ValueError(f"unknown target {target!r}; known: {', '.join(_TARGETS)}")
     batch = torch.zeros(len(x), dtype=torch.long, device=x.device) if batch is None else batch
-    want = _rows(run_steadily(model, *_arguments(x, senders, receivers, batch, edge_attr)), target, x, senders, batch)
+    want = _rows(
+        run_steadily(model, *_arguments(x, senders, receivers, batch, edge_attr)),
+        target,
+        x,
+        senders,
+        batch,
+    )
     generator = torch.Generator().manual_seed(seed)
     for trial in range(whole("num_permutations", num_permutations)):
-        # order[new] = old, and nodes stay within their graph, because models may rely on batch being ascending.
+        # order[new] = old, and nodes stay within their graph, because models may rely on batch
+        # being ascending.
         order = torch.randperm(len(x), generator=generator).to(x.device)
         order = order[torch.argsort(batch[order], stable=True)]
         new_number = torch.argsort(order)
         edges = (
-            torch.randperm(len(senders), generator=generator).to(x.device) if shuffle_edges else torch.arange(len(senders), device=x.device)
+            torch.randperm(len(senders), generator=generator).to(x.device)
+            if shuffle_edges
+            else torch.arange(len(senders), device=x.device)
         )
         arguments = _arguments(
             x[order],
@@ -126,17 +151,27 @@ def check_equivariant(
             None if edge_attr is None else edge_attr[edges],
         )
         got = _rows(run(model, *arguments), target, x, senders, batch)
-        rows = {"node": order, "edge": edges, "graph": torch.arange(len(want), device=x.device)}[target]
+        rows = {"node": order, "edge": edges, "graph": torch.arange(len(want), device=x.device)}[
+            target
+        ]
 
         def text(index: tuple[int, ...], rows: Tensor = rows, trial: int = trial) -> str:
-            where = f"of {target} {int(rows[index[0]])} (index {index} after renumbering)" if index else f"of each {target}"
+            where = (
+                f"of {target} {int(rows[index[0]])} (index {index} after renumbering)"
+                if index
+                else f"of each {target}"
+            )
             return f"permutation {trial + 1} of {num_permutations} changed the output {where}"
 
         require_equal(6, got, want[rows], text, atol=atol, rtol=rtol)
 
 
-def check_invariant(model: Callable[..., Any], x: Tensor, senders: Tensor, receivers: Tensor, **options: Any) -> None:
-    """Law 6 for outputs a graph: renumbering the nodes changes nothing. Options as in :func:`check_equivariant`."""
+def check_invariant(
+    model: Callable[..., Any], x: Tensor, senders: Tensor, receivers: Tensor, **options: Any
+) -> None:
+    """Law 6 for outputs a graph: renumbering the nodes changes nothing. Options as in
+    :func:`check_equivariant`.
+    """
     check_equivariant(model, x, senders, receivers, target="graph", **options)
 
 
@@ -181,7 +216,13 @@ def check_disjoint(
     def outputs(order: Sequence[int], steadily: bool) -> list[Tensor]:
         x, senders, receivers, batch, edge_attr = joined(order)
         call = run_steadily if steadily else run
-        rows = _rows(call(model, *_arguments(x, senders, receivers, batch, edge_attr)), target, x, senders, batch)
+        rows = _rows(
+            call(model, *_arguments(x, senders, receivers, batch, edge_attr)),
+            target,
+            x,
+            senders,
+            batch,
+        )
         sizes = {
             "node": [len(graphs[i].x) for i in order],
             "edge": [len(graphs[i].senders) for i in order],
@@ -213,18 +254,21 @@ def check_direction(
     rtol: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Law 7 within one graph: changing node ``j`` changes only ``j`` and what a path from sender to receiver reaches.
+    """Law 7 within one graph: changing node ``j`` changes only ``j`` and what a path from sender to
+    receiver reaches.
 
-    A model that passes messages the wrong way round is equivariant and keeps disjoint graphs apart, and fails here.
-    Not for models that pool over the whole graph.
+    A model that passes messages the wrong way round is equivariant and keeps disjoint graphs apart,
+    and fails here. Not for models that pool over the whole graph.
 
     Args:
         model: ``model(x, senders, receivers, batch)`` with a row a node, see the head of this file.
-        x, senders, receivers, edge_attr: one graph. Best without cycles: in a cycle everything may see everything.
+        x, senders, receivers, edge_attr: one graph. Best without cycles: in a cycle everything may
+            see everything.
         expect_change: also require that some direct receiver of ``j`` changes, where ``j`` has one.
 
     Raises:
-        LawViolation: a node changed that no path from ``j`` reaches, or no receiver of ``j`` changed.
+        LawViolation: a node changed that no path from ``j`` reaches, or no receiver of ``j``
+            changed.
     """
     nodes = len(x)
     batch = torch.zeros(nodes, dtype=torch.long, device=x.device)
@@ -234,14 +278,29 @@ def check_direction(
     for _ in range(nodes):
         reached = reached.float() @ step > 0
     if bool(reached.all()):
-        raise ValueError("every node reaches every other in this graph, so direction cannot be tested; use a graph without cycles")
-    want = _rows(run_steadily(model, *_arguments(x, senders, receivers, batch, edge_attr)), "node", x, senders, batch)
+        raise ValueError(
+            "every node reaches every other in this graph, so direction cannot be tested; use a "
+            "graph without cycles"
+        )
+    want = _rows(
+        run_steadily(model, *_arguments(x, senders, receivers, batch, edge_attr)),
+        "node",
+        x,
+        senders,
+        batch,
+    )
     changes = normal(x.shape, x.dtype, x.device, seed=seed)
     silent = []
     for j in range(nodes):
         changed = x.clone()
         changed[j] += changes[j]
-        got = _rows(run(model, *_arguments(changed, senders, receivers, batch, edge_attr)), "node", x, senders, batch)
+        got = _rows(
+            run(model, *_arguments(changed, senders, receivers, batch, edge_attr)),
+            "node",
+            x,
+            senders,
+            batch,
+        )
         unreached = (~reached[j]).nonzero()[:, 0].to(x.device)
 
         def text(index: tuple[int, ...], j: int = j, unreached: Tensor = unreached) -> str:
@@ -257,15 +316,25 @@ def check_direction(
         raise violation(7, f"{silent[0]}: no message goes from sender to receiver")
 
 
-def _arguments(x: Tensor, senders: Tensor, receivers: Tensor, batch: Tensor, edge_attr: Tensor | None) -> tuple[Tensor, ...]:
-    return (x, senders, receivers, batch) if edge_attr is None else (x, senders, receivers, batch, edge_attr)
+def _arguments(
+    x: Tensor, senders: Tensor, receivers: Tensor, batch: Tensor, edge_attr: Tensor | None
+) -> tuple[Tensor, ...]:
+    return (
+        (x, senders, receivers, batch)
+        if edge_attr is None
+        else (x, senders, receivers, batch, edge_attr)
+    )
 
 
 def _rows(output: Tensor, target: str, x: Tensor, senders: Tensor, batch: Tensor) -> Tensor:
-    expected = {"node": len(x), "edge": len(senders), "graph": int(batch.max()) + 1 if len(batch) else 0}[target]
+    expected = {
+        "node": len(x),
+        "edge": len(senders),
+        "graph": int(batch.max()) + 1 if len(batch) else 0,
+    }[target]
     if not output.ndim or len(output) != expected:
         raise ValueError(
-            f"the model must return one row for each {target}, {expected} rows, got shape {tuple(output.shape)}; "
-            f"is target={target!r} right?"
+            f"the model must return one row for each {target}, {expected} rows, got shape "
+            f"{tuple(output.shape)}; is target={target!r} right?"
         )
     return output

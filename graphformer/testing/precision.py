@@ -53,8 +53,8 @@ def check_precision(
         \max_c |y_{ic} - y^{64}_{ic}| \le C \,(\ell + \epsilon)\, \max_c |y^{64}_{ic}|
 
     for every row ``i``, where :math:`y^{64}` is the twin in float64, :math:`\ell` the twin's
-    :func:`rounding_loss` and :math:`\epsilon` the unit of ``dtype``. The same for the gradient of each
-    parameter, whose whole tensor counts as one row: a sum over tokens cancels where it likes.
+    :func:`rounding_loss` and :math:`\epsilon` the unit of ``dtype``. The same for the gradient of
+    each parameter, whose whole tensor counts as one row: a sum over tokens cancels where it likes.
 
     Args:
         module, call, dtype: as in :func:`rounding_loss`.
@@ -81,14 +81,16 @@ def check_precision(
             worst = float(lost.nan_to_num(torch.inf).max())
             raise violation(
                 5,
-                f"{name} in {dtype} is off by {worst:.3g} of its row; the twin's own rounding allows "
-                f"{allowed:.3g} ({factor:g} times its loss)",
+                f"{name} in {dtype} is off by {worst:.3g} of its row; the twin's own rounding "
+                f"allows {allowed:.3g} ({factor:g} times its loss)",
                 difference=worst,
                 allowed=allowed,
             )
 
 
-def _answers(module: nn.Module, call: Call, dtype: torch.dtype, *, gradients: bool = False, seed: int = 0) -> dict[str, Tensor]:
+def _answers(
+    module: nn.Module, call: Call, dtype: torch.dtype, *, gradients: bool = False, seed: int = 0
+) -> dict[str, Tensor]:
     """The output, and the gradient of every parameter as one row each."""
     module = copy.deepcopy(module).to(dtype)
     with torch.set_grad_enabled(gradients):
@@ -109,7 +111,9 @@ def _relative(got: Tensor, want: Tensor) -> Tensor:
     if not want.numel():
         return want.new_zeros(())
     if not bool(want.isfinite().all()):
-        raise ValueError("the output in float64 is not finite, so no loss of precision can be measured")
+        raise ValueError(
+            "the output in float64 is not finite, so no loss of precision can be measured"
+        )
     # A row that cancels to almost nothing has lost its own scale.
     scale = row_scale(want).clamp(min=float(want.abs().max()) * 1e-3 or 1.0)
     return (got - want).abs().div(scale)

@@ -1,4 +1,6 @@
-"""Training of language models and of graph models with transformers' Trainer. Nothing is imported before one of the names is used."""
+"""Training of language models and of graph models with transformers' Trainer. Nothing is imported
+before one of the names is used.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""How well a language model predicts a text: the exact mean over its tokens, however they fall into batches."""
+"""How well a language model predicts a text: the exact mean over its tokens, however they fall into
+batches.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class Evaluation:
     Attributes:
         loss_nats_per_token: ``-1/n sum_i ln p(token_i | tokens before it in its window)``.
         perplexity: ``exp(loss_nats_per_token)``.
-        num_tokens: ``n``, the predicted tokens: all but the first where windows are ``context_length`` apart.
+        num_tokens: ``n``, the predicted tokens: all but the first where windows are
+            ``context_length`` apart.
     """
 
     loss_nats_per_token: float
@@ -33,8 +36,12 @@ class Evaluation:
 
     @classmethod
     def from_windows(cls, windows: Iterable[np.ndarray]) -> Evaluation:
-        """From arrays ``[B, 2]``: the summed loss of each window and the number of its predictions."""
-        total, count = np.sum([np.asarray(rows, dtype=np.float64).sum(axis=0) for rows in windows], axis=0)
+        """From arrays ``[B, 2]``: the summed loss of each window and the number of its
+        predictions.
+        """
+        total, count = np.sum(
+            [np.asarray(rows, dtype=np.float64).sum(axis=0) for rows in windows], axis=0
+        )
         mean = float(total / count)
         return cls(mean, math.exp(mean) if mean < 700 else math.inf, int(count))
 
@@ -47,15 +54,22 @@ def window_losses(logits: Tensor, labels: Tensor) -> Tensor:
         labels: ``[B, N]``; -100 is not predicted.
     """
     targets = labels[:, 1:]
-    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED_LABEL, reduction="none")
+    losses = F.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2),
+        targets,
+        ignore_index=IGNORED_LABEL,
+        reduction="none",
+    )
     return torch.stack([losses.sum(dim=1), (targets != IGNORED_LABEL).sum(dim=1).float()], dim=1)
 
 
 @torch.no_grad()
 def evaluate(model: PreTrainedModel, dataset: Dataset, batch_size: int = 32) -> Evaluation:
-    """The exact mean loss of ``model`` over all predictions of ``dataset``; give it windows ``context_length`` apart.
+    """The exact mean loss of ``model`` over all predictions of ``dataset``; give it windows
+    ``context_length`` apart.
 
-    The result does not depend on ``batch_size``. The model is left in the mode (training or evaluation) that it had.
+    The result does not depend on ``batch_size``. The model is left in the mode (training or
+    evaluation) that it had.
 
     Raises:
         ValueError: a ``batch_size`` below 1.

@@ -1,4 +1,6 @@
-"""What is wrong with a file: digests, whole archives, the names and shapes of weights. Nothing here runs code that a file holds."""
+"""What is wrong with a file: digests, whole archives, the names and shapes of weights. Nothing here
+runs code that a file holds.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,17 @@ _FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
 @contextmanager
 def reading(what: object, remedy: str) -> Iterator[None]:
-    """What a library raises over a damaged or foreign file, of whatever type, becomes a ValueError that names the file and the remedy."""
+    """What a library raises over a damaged or foreign file, of whatever type, becomes a ValueError
+    that names the file and the remedy.
+    """
     try:
         yield
     except Exception as error:
         told = " ".join(str(error).split())
         told = told if len(told) <= 300 else f"{told[:300]} ..."
-        raise ValueError(f"{str(what)!r} cannot be read ({type(error).__name__}: {told}); {remedy}") from error
+        raise ValueError(
+            f"{str(what)!r} cannot be read ({type(error).__name__}: {told}); {remedy}"
+        ) from error
 
 
 def read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
@@ -55,20 +61,24 @@ def safetensors_problems(path: Path) -> list[str]:
     if found := _no_file(path):
         return [found]
     try:
-        with safe_open(path, framework="pt"):  # checks that the header is whole and that the file is as long as it says
+        # checks that the header is whole and that the file is as long as it says
+        with safe_open(path, framework="pt"):
             return []
     except (SafetensorError, OSError) as error:
         return [f"{path.name} ({path.stat().st_size} bytes) is cut short or damaged: {error}"]
 
 
 def archive_problems(path: Path) -> list[str]:
-    """torch.save writes zip archives, whose directory stands at the end and holds a checksum of each member."""
+    """torch.save writes zip archives, whose directory stands at the end and holds a checksum of
+    each member.
+    """
     if found := _no_file(path):
         return [found]
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except Exception as error:  # damage can look like anything: an encrypted member, a name that is no text
+    except Exception as error:
+        # damage can look like anything: an encrypted member, a name that is no text
         return [f"{path.name} ({path.stat().st_size} bytes) is cut short or damaged: {error}"]
     return [f"{path.name} is damaged: wrong checksum of {damaged}"] if damaged else []
 
@@ -99,11 +109,20 @@ def digest_problems(folder: Path, name: str, sums: Mapping[str, str]) -> list[st
         same = digest(path) == sums[name]
     except OSError as error:
         return [f"{name} cannot be read: {error.strerror}"]
-    return [] if same else [f"{name} ({path.stat().st_size} bytes) is not the file that was saved (its digest is not that in {SUMS_FILE})"]
+    return (
+        []
+        if same
+        else [
+            f"{name} ({path.stat().st_size} bytes) is not the file that was saved (its digest is "
+            f"not that in {SUMS_FILE})"
+        ]
+    )
 
 
 def weight_problems(files: list[Path], model: nn.Module) -> list[str]:
-    """Where the tensors of whole safetensors files are not those of a model: missing, unexpected, of another shape or kind of number."""
+    """Where the tensors of whole safetensors files are not those of a model: missing, unexpected,
+    of another shape or kind of number.
+    """
     stored: dict[str, tuple[list[int], str]] = {}
     for path in files:
         with safe_open(path, framework="pt") as file:
@@ -113,20 +132,30 @@ def weight_problems(files: list[Path], model: nn.Module) -> list[str]:
     wanted = model.state_dict(keep_vars=True)
     # Of tensors that are one (an embedding and the head tied to it), one is saved.
     loaded = {id(wanted[name]) for name in stored if name in wanted}
-    missing = [name for name, value in wanted.items() if name not in stored and id(value) not in loaded]
+    missing = [
+        name for name, value in wanted.items() if name not in stored and id(value) not in loaded
+    ]
     unexpected = [name for name in stored if name not in wanted]
     problems = [f"the weights lack {_some(missing)}"] * bool(missing)
-    problems += [f"the weights hold {_some(unexpected)}, which the model does not have"] * bool(unexpected)
+    problems += [f"the weights hold {_some(unexpected)}, which the model does not have"] * bool(
+        unexpected
+    )
     for name, (shape, kind) in stored.items():
         if name in wanted and shape != list(wanted[name].shape):
-            problems.append(f"{name} has shape {shape}, and the model's has {list(wanted[name].shape)}")
+            problems.append(
+                f"{name} has shape {shape}, and the model's has {list(wanted[name].shape)}"
+            )
         elif name in wanted and wanted[name].is_floating_point() != (kind in _FLOATS):
-            problems.append(f"{name} holds numbers of type {kind}, and the model's are {wanted[name].dtype}")
+            problems.append(
+                f"{name} holds numbers of type {kind}, and the model's are {wanted[name].dtype}"
+            )
     return problems
 
 
 def optimizer_problems(optimizer: torch.optim.Optimizer) -> list[str]:
-    """Where a loaded state is not one of the optimizer's own parameters; torch does not look at shapes."""
+    """Where a loaded state is not one of the optimizer's own parameters; torch does not look at
+    shapes.
+    """
     wrong = [
         f"{name} has shape {list(value.shape)}, and its parameter {list(parameter.shape)}"
         for parameter, state in optimizer.state.items()

@@ -1,4 +1,6 @@
-"""Batches of graphs by a budget of nodes: graphs differ in size, and memory goes by nodes, not by graphs."""
+"""Batches of graphs by a budget of nodes: graphs differ in size, and memory goes by nodes, not by
+graphs.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,23 @@ from graphformer.errors import whole
 class NodeBudgetSampler(Sampler[list[int]]):
     """A batch sampler that fills each batch with graphs up to ``max_nodes`` nodes.
 
-    Graphs are taken in order; the first that no longer fits begins the next batch. In every epoch each graph is in one batch. A graph
-    that alone is larger than the budget is a batch of its own, and a warning tells how many there are.
+    Graphs are taken in order; the first that no longer fits begins the next batch. In every epoch
+    each graph is in one batch. A graph that alone is larger than the budget is a batch of its own,
+    and a warning tells how many there are.
 
     >>> loader = torch.utils.data.DataLoader(dataset, batch_sampler=NodeBudgetSampler(sizes, 512), collate_fn=Batch.from_data_list)
 
     Args:
         sizes: nodes of each graph, ``[num_graphs]``.
         max_nodes: the budget of a batch.
-        shuffle: another order in each epoch, which ``seed`` and the epoch decide; else the order of the graphs.
+        shuffle: another order in each epoch, which ``seed`` and the epoch decide; else the order of
+            the graphs.
         seed: a number from 0.
-        epochs: how many epochs one pass through the sampler runs through, from epoch 0. With all epochs of a run in one pass, the place
-            in the run is one number, the step, although epochs differ in their number of batches.
-        rank, processes: this process's share: of each epoch's batches every ``processes``-th. Where they cannot be shared evenly,
-            the epoch's first batches are repeated.
+        epochs: how many epochs one pass through the sampler runs through, from epoch 0. With all
+            epochs of a run in one pass, the place in the run is one number, the step, although
+            epochs differ in their number of batches.
+        rank, processes: this process's share: of each epoch's batches every ``processes``-th. Where
+            they cannot be shared evenly, the epoch's first batches are repeated.
 
     ``ends`` holds the number of steps after each epoch, ``ends[-1] == len(sampler)``.
 
@@ -49,16 +54,30 @@ class NodeBudgetSampler(Sampler[list[int]]):
     ) -> None:
         self.sizes = np.asarray(sizes, dtype=np.int64)
         if self.sizes.ndim != 1 or not len(self.sizes) or self.sizes.min() < 0:
-            raise ValueError("sizes must hold the number of nodes of at least one graph, each 0 or more.")
-        for name, value, least in (("max_nodes", max_nodes, 1), ("epochs", epochs, 1), ("seed", seed, 0), ("processes", processes, 1)):
+            raise ValueError(
+                "sizes must hold the number of nodes of at least one graph, each 0 or more."
+            )
+        for name, value, least in (
+            ("max_nodes", max_nodes, 1),
+            ("epochs", epochs, 1),
+            ("seed", seed, 0),
+            ("processes", processes, 1),
+        ):
             whole(name, value, least)
         if not 0 <= rank < processes:
             raise ValueError(f"rank must be from 0 to {processes - 1}, got {rank}.")
-        self.max_nodes, self.shuffle, self.seed, self.rank, self.processes = max_nodes, shuffle, seed, rank, processes
+        self.max_nodes, self.shuffle, self.seed, self.rank, self.processes = (
+            max_nodes,
+            shuffle,
+            seed,
+            rank,
+            processes,
+        )
         if large := int((self.sizes > max_nodes).sum()):
             warnings.warn(
-                f"max_nodes={max_nodes}: {large} of {len(self.sizes)} graphs are larger (the largest has {self.sizes.max()} nodes); each "
-                f"is a batch of its own, which may need more memory than the budget was meant for",
+                f"max_nodes={max_nodes}: {large} of {len(self.sizes)} graphs are larger (the "
+                f"largest has {self.sizes.max()} nodes); each is a batch of its own, which may "
+                "need more memory than the budget was meant for",
                 stacklevel=2,
             )
         counts = [-(-len(self.batches(epoch)) // processes) for epoch in range(epochs)]
@@ -66,7 +85,11 @@ class NodeBudgetSampler(Sampler[list[int]]):
 
     def batches(self, epoch: int = 0) -> list[list[int]]:
         """All batches of an epoch (of all processes), each a list of graphs' numbers."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.sizes)) if self.shuffle else np.arange(len(self.sizes))
+        order = (
+            np.random.default_rng([self.seed, epoch]).permutation(len(self.sizes))
+            if self.shuffle
+            else np.arange(len(self.sizes))
+        )
         made: list[list[int]] = []
         left = -1
         for graph, size in zip(order.tolist(), self.sizes[order].tolist(), strict=True):
@@ -92,13 +115,16 @@ def graph_sizes(dataset: Any) -> np.ndarray:
     """Nodes of each graph, int64 ``[num_graphs]``.
 
     Raises:
-        ValueError: an empty data set, or a graph whose number of nodes is not known; it is named by its number.
+        ValueError: an empty data set, or a graph whose number of nodes is not known; it is named by
+            its number.
     """
     sizes = [dataset[i].num_nodes for i in range(len(dataset))]
     if not sizes:
         raise ValueError("the data set is empty: it needs at least one graph.")
     if None in sizes:
-        raise ValueError(f"graph {sizes.index(None)} does not tell its number of nodes; give it x or num_nodes.")
+        raise ValueError(
+            f"graph {sizes.index(None)} does not tell its number of nodes; give it x or num_nodes."
+        )
     return np.asarray(sizes, dtype=np.int64)
 
 
@@ -115,7 +141,9 @@ def graph_loader(dataset: Any, sampler: NodeBudgetSampler) -> DataLoader:
 
 
 class _Items(Dataset):
-    """Only what DataLoader asks for: PyG's data sets take a list of numbers for a part of themselves."""
+    """Only what DataLoader asks for: PyG's data sets take a list of numbers for a part of
+    themselves.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset

@@ -1,4 +1,6 @@
-"""What goes on beside the steps of a graph run: evaluation at the ends of epochs, the progress bar, and a run's arguments."""
+"""What goes on beside the steps of a graph run: evaluation at the ends of epochs, the progress bar,
+and a run's arguments.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,18 @@ _NEVER = 10**9
 
 
 def graph_arguments(validates: bool, **kwargs: Any) -> TrainingArguments:
-    """The arguments of a run, with the traps of the defaults taken out. Evaluations and checkpoints are :class:`EpochEnds`'s.
+    """The arguments of a run, with the traps of the defaults taken out. Evaluations and checkpoints
+    are :class:`EpochEnds`'s.
 
     Raises:
-        MissingExtra: the run validates and torchmetrics is not installed: told before the first epoch, not after it.
+        MissingExtra: the run validates and torchmetrics is not installed: told before the first
+            epoch, not after it.
     """
     if validates:
         require_torchmetrics()
     if "restore_callback_states_from_checkpoint" in TrainingArguments.__dataclass_fields__:
-        kwargs["restore_callback_states_from_checkpoint"] = True  # how long early stopping has waited
+        # how long early stopping has waited
+        kwargs["restore_callback_states_from_checkpoint"] = True
     arguments = TrainingArguments(
         **kwargs,
         lr_scheduler_type="cosine",
@@ -53,7 +58,8 @@ def graph_arguments(validates: bool, **kwargs: Any) -> TrainingArguments:
 class EpochEnds(TrainerCallback):
     """Log, evaluate and save at the end of every ``every``-th epoch and of the last one.
 
-    The Trainer sees the whole run as one epoch, because epochs of batches by budget differ in length.
+    The Trainer sees the whole run as one epoch, because epochs of batches by budget differ in
+    length.
 
     Args:
         ends: the number of steps after each epoch.
@@ -62,7 +68,11 @@ class EpochEnds(TrainerCallback):
     """
 
     def __init__(self, ends: Sequence[int], every: int, evaluate: bool) -> None:
-        self.steps = {end: epoch + 1 for epoch, end in enumerate(ends) if (epoch + 1) % every == 0 or end == ends[-1]}
+        self.steps = {
+            end: epoch + 1
+            for epoch, end in enumerate(ends)
+            if (epoch + 1) % every == 0 or end == ends[-1]
+        }
         self.evaluate = evaluate
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -74,11 +84,24 @@ class EpochEnds(TrainerCallback):
 class GraphProgress(ProgressCallback):
     """A progress bar that carries the loss, and a line for each evaluation."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if self.training_bar is None or not logs:
             return
         if "eval_loss" in logs:
-            shown = ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in logs.items() if name.startswith("eval_"))
+            shown = ", ".join(
+                f"{name.removeprefix('eval_')} {value:.4g}"
+                for name, value in logs.items()
+                if name.startswith("eval_")
+            )
             self.training_bar.write(f"step {state.global_step}: validation {shown}")
         elif "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}", lr=f"{logs['learning_rate']:.2e}")
+            self.training_bar.set_postfix(
+                loss=f"{logs['loss']:.4f}", lr=f"{logs['learning_rate']:.2e}"
+            )

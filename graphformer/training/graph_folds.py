@@ -29,7 +29,8 @@ def cross_validate(
     resume: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Train ``k`` models, each tested on a fold that it never saw, neither for training nor for stopping.
+    """Train ``k`` models, each tested on a fold that it never saw, neither for training nor for
+    stopping.
 
     Args:
         make_net: gives a new network; called after torch's seed is set to ``seed + fold``.
@@ -42,17 +43,19 @@ def cross_validate(
         settings: of :class:`GraphTrainer`.
 
     Returns:
-        ``{"folds": [metrics of each test fold], "mean": {...}, "std": {...}}``, the spread being that of a sample (k - 1).
+        ``{"folds": [metrics of each test fold], "mean": {...}, "std": {...}}``, the spread being
+        that of a sample (k - 1).
 
     Raises:
-        ValueError: as of GraphTrainer and GraphDataset.folds, or a ``validation`` that is not between 0 and 1.
+        ValueError: as of GraphTrainer and GraphDataset.folds, or a ``validation`` that is not
+            between 0 and 1.
     """
     if not 0 < validation < 1:
         raise ValueError(f"validation must be between 0 and 1, got {validation}; 0.1 is customary.")
     if masks := sorted({name for data in dataset for name in held_masks(data)}):
         raise ValueError(
-            f"the graphs hold {', '.join(masks)}: folds divide the graphs, masks divide their labels; "
-            "leave the masks out of the data, or train on them with GraphTrainer."
+            f"the graphs hold {', '.join(masks)}: folds divide the graphs, masks divide their "
+            "labels; leave the masks out of the data, or train on them with GraphTrainer."
         )
     found = []
     for fold, (rest, test) in enumerate(dataset.folds(k, seed, groups)):

@@ -1,4 +1,6 @@
-"""A graph model with all that a prediction needs: weights, the scaling of inputs and targets, and how its graphs were made."""
+"""A graph model with all that a prediction needs: weights, the scaling of inputs and targets, and
+how its graphs were made.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +38,14 @@ _SPARSIFIERS = {Threshold: "threshold", TopK: "top_k", TopFraction: "top_fractio
 
 @dataclass
 class GraphModel:
-    """A network over graphs, mostly a :class:`~graphformer.models.GraphTransformer`, that takes graphs as they are and answers in the unit
-    of the labels.
+    """A network over graphs, mostly a :class:`~graphformer.models.GraphTransformer`, that takes
+    graphs as they are and answers in the unit of the labels.
 
     Attributes:
         net: the network; it sees scaled inputs and predicts scaled targets.
         scaling: see :class:`Scaling`.
-        featuriser: how graphs are made from files, see :func:`featuriser_of`; empty where the data set did not tell.
+        featuriser: how graphs are made from files, see :func:`featuriser_of`; empty where the data
+            set did not tell.
     """
 
     net: GraphNetwork
@@ -50,10 +53,12 @@ class GraphModel:
     featuriser: dict[str, Any] = field(default_factory=dict)
 
     def predict(self, dataset: Any, max_nodes: int = 4096) -> Tensor | dict[str, Tensor]:
-        """The predictions for a data set or a list of ``Data``, on the CPU: ``[rows, out_dim]`` in the unit of the labels (logits of a
-        classification), rows being graphs, nodes or edges in the order of the data; a dictionary for several targets.
+        """The predictions for a data set or a list of ``Data``, on the CPU: ``[rows, out_dim]`` in
+        the unit of the labels (logits of a classification), rows being graphs, nodes or edges in
+        the order of the data; a dictionary for several targets.
 
-        ``max_nodes`` is the budget of a batch and changes no result beyond rounding. Labels are not read.
+        ``max_nodes`` is the budget of a batch and changes no result beyond rounding. Labels are not
+        read.
 
         Raises:
             ValueError: an empty data set, or graphs that do not fit the network.
@@ -64,49 +69,70 @@ class GraphModel:
 
     @torch.no_grad()
     def output(self, data: Any) -> GraphTransformerOutput:
-        """All that the network says of one ``Data`` or ``Batch``: its graphs and refined graphs too. Predictions are in the unit of the
-        labels, and there is no loss."""
+        """All that the network says of one ``Data`` or ``Batch``: its graphs and refined graphs
+        too. Predictions are in the unit of the labels, and there is no loss.
+        """
         was_training, data = self.net.training, copy.copy(data)
         for name in self.net.targets:
             if data.get(label := self.net.label(name, data)) is not None:
                 del data[label]
-        out = self.net.eval()(self.scaling.inputs(data.to(next(self.net.parameters()).device)), output_graphs=True)
+        out = self.net.eval()(
+            self.scaling.inputs(data.to(next(self.net.parameters()).device)), output_graphs=True
+        )
         self.net.train(was_training)
         raw = {"y": out.prediction} if self.net.single else out.prediction
         found = {name: self.scaling.restore(name, value) for name, value in raw.items()}
         out.prediction = found["y"] if self.net.single else found
         return out
 
-    def evaluate(self, dataset: Any, max_nodes: int = 4096, *, mask: str | None = None) -> dict[str, float]:
-        """``loss`` (of scaled targets, the exact mean over the labels that are there) and the metrics in the unit of the labels: ``mae``,
-        ``rmse``, ``r2``, ``pearson``, or ``accuracy``, ``f1`` (and ``auroc`` of two classes); for several targets with the target's name
-        before them: ``gap_mae``. Of data with masks the labels count that ``mask`` marks: the name of a mask, or ``"all"``; unless given,
-        ``val_mask``, or ``test_mask`` where there is no ``val_mask``.
+    def evaluate(
+        self, dataset: Any, max_nodes: int = 4096, *, mask: str | None = None
+    ) -> dict[str, float]:
+        """``loss`` (of scaled targets, the exact mean over the labels that are there) and the
+        metrics in the unit of the labels: ``mae``, ``rmse``, ``r2``, ``pearson``, or ``accuracy``,
+        ``f1`` (and ``auroc`` of two classes); for several targets with the target's name before
+        them: ``gap_mae``. Of data with masks the labels count that ``mask`` marks: the name of a
+        mask, or ``"all"``; unless given, ``val_mask``, or ``test_mask`` where there is no
+        ``val_mask``.
 
         Raises:
             ValueError: a data set without labels, or none that counts; a mask that does not fit.
         """
         raw, labels = self._run(dataset, max_nodes, mask, with_labels=True)
         if labels and not any(any_label(self.net.targets[name], y) for name, y in labels.items()):
-            raise ValueError("no label counts in this evaluation: all are missing, or the mask is false everywhere.")
+            raise ValueError(
+                "no label counts in this evaluation: all are missing, or the mask is false "
+                "everywhere."
+            )
         found = {"loss": 0.0}
         for name, target in self.net.targets.items():
             if name not in labels:
-                raise ValueError(f"data.{name} is missing: an evaluation needs labels; use predict without them.")
+                raise ValueError(
+                    f"data.{name} is missing: an evaluation needs labels; use predict without them."
+                )
             scaled = self.scaling.apply(name, labels[name])
             found["loss"] += target.weight * float(target_loss(raw[name], scaled, target, name))
-            measure = classification_metrics if target.task == "classification" else regression_metrics
+            measure = (
+                classification_metrics if target.task == "classification" else regression_metrics
+            )
             values = measure(self.scaling.restore(name, raw[name]), labels[name])
-            found.update(values if self.net.single else {f"{name}_{key}": value for key, value in values.items()})
+            found.update(
+                values
+                if self.net.single
+                else {f"{name}_{key}": value for key, value in values.items()}
+            )
         return found
 
     def save(self, folder: str | Path) -> None:
-        """Write ``model.safetensors`` (weights) and ``config.json`` (settings of the network, scaling, featuriser) into a folder.
+        """Write ``model.safetensors`` (weights) and ``config.json`` (settings of the network,
+        scaling, featuriser) into a folder.
 
         Raises:
             ValueError: a setting that has no plain form; the error names it.
         """
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.net.state_dict().items()}
+        weights = {
+            name: value.detach().cpu().contiguous() for name, value in self.net.state_dict().items()
+        }
         with new_files(Path(folder)) as unfinished:
             self.save_config(unfinished)
             save_file(weights, unfinished / "model.safetensors", metadata={"format": "pt"})
@@ -126,7 +152,9 @@ class GraphModel:
     def _run(
         self, dataset: Any, max_nodes: int, mask: Mask = None, *, with_labels: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The network's own predictions and the labels that count, the others missing, joined over batches."""
+        """The network's own predictions and the labels that count, the others missing, joined over
+        batches.
+        """
         sizes = graph_sizes(dataset)
         tell_fields(self.net, dataset)
         # A graph that is larger than the budget must be predicted all the same: no warning.
@@ -138,9 +166,15 @@ class GraphModel:
         try:
             for batch in graph_loader(dataset, sampler):
                 data = copy.copy(batch["data"])
-                held = [name for name in self.net.targets if data.get(self.net.label(name, data)) is not None]
+                held = [
+                    name
+                    for name in self.net.targets
+                    if data.get(self.net.label(name, data)) is not None
+                ]
                 for name in held if with_labels else ():
-                    labels.setdefault(name, []).append(labels_that_count(self.net, name, data, training=False, mask=mask))
+                    labels.setdefault(name, []).append(
+                        labels_that_count(self.net, name, data, training=False, mask=mask)
+                    )
                 for name in held:
                     del data[self.net.label(name, data)]
                 out = self.net(self.scaling.inputs(data.to(device))).prediction
@@ -148,38 +182,52 @@ class GraphModel:
                     found[name].append(value.cpu())
         finally:
             self.net.train(was_training)
-        return {name: torch.cat(parts) for name, parts in found.items()}, {name: torch.cat(parts) for name, parts in labels.items()}
+        return {name: torch.cat(parts) for name, parts in found.items()}, {
+            name: torch.cat(parts) for name, parts in labels.items()
+        }
 
 
 def tell_fields(net: GraphNetwork, dataset: Any) -> None:
-    """Tell what the net does not read of the first graph, as it is: scaling would hide what repeats what."""
+    """Tell what the net does not read of the first graph, as it is: scaling would hide what repeats
+    what.
+    """
     if isinstance(dataset, GraphDataset):
         forget_known(dataset[0], net.told)
     tell_unread(dataset[0], net.reads(), net.told, type(net).__name__)
 
 
 def load_graph_model(folder: str | Path) -> GraphModel:
-    """The model that :meth:`GraphModel.save` or a training run (also one of its checkpoints) wrote, in evaluation mode, on the CPU.
+    """The model that :meth:`GraphModel.save` or a training run (also one of its checkpoints) wrote,
+    in evaluation mode, on the CPU.
 
     Raises:
         ValueError: a folder that holds no complete model, or a model of another kind.
     """
     if problems := model_problems(folder):
         raise ValueError(
-            f"{str(folder)!r} holds no complete model ({'; '.join(problems)}); give a folder that graphformer train-graphs has "
-            f"finished, or one of its checkpoints."
+            f"{str(folder)!r} holds no complete model ({'; '.join(problems)}); give a folder that "
+            "graphformer train-graphs has finished, or one of its checkpoints."
         )
     folder, remedy = Path(folder), "put back the files of one run, or give another folder"
     config = json.loads((folder / "config.json").read_bytes())
     if config.get("kind") != _KIND:
-        raise ValueError(f"{str(folder)!r} holds a model of another kind; give a folder that graphformer train-graphs wrote.")
+        raise ValueError(
+            f"{str(folder)!r} holds a model of another kind; give a folder that graphformer "
+            "train-graphs wrote."
+        )
     with reading(folder / "config.json", remedy):
         settings = dict(config["settings"])
         if isinstance(settings["target"], Mapping):
-            settings["target"] = {name: Target.read(one) for name, one in settings["target"].items()}
+            settings["target"] = {
+                name: Target.read(one) for name, one in settings["target"].items()
+            }
         elif isinstance(settings["target"], list):  # one Target that was given as an object
             settings["target"] = Target(**settings["target"][0])
-        model = GraphModel(GraphTransformer(**settings), Scaling.from_dict(config["scaling"]), dict(config["featuriser"]))
+        model = GraphModel(
+            GraphTransformer(**settings),
+            Scaling.from_dict(config["scaling"]),
+            dict(config["featuriser"]),
+        )
         if model.featuriser:
             dict(model.featuriser["options"])
             for names in ("node_names", "edge_names", "target_names"):
@@ -190,7 +238,9 @@ def load_graph_model(folder: str | Path) -> GraphModel:
         model.net.load_state_dict(load_file(folder / WEIGHTS))
     for name, value in model.net.named_parameters():
         if not torch.isfinite(value).all():
-            raise ValueError(f"{str(folder)!r}: {name} holds numbers that are not finite; {remedy}.")
+            raise ValueError(
+                f"{str(folder)!r}: {name} holds numbers that are not finite; {remedy}."
+            )
     model.net.eval()
     return model
 

@@ -1,4 +1,6 @@
-"""Scaling of inputs and targets by the training set: networks learn best from numbers of mean 0 and spread 1."""
+"""Scaling of inputs and targets by the training set: networks learn best from numbers of mean 0 and
+spread 1.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,12 @@ KINDS = ("standard", "log", "none")
 
 @dataclass
 class Scaling:
-    """What is subtracted and divided by, column by column; the identity for a name that is not there.
+    """What is subtracted and divided by, column by column; the identity for a name that is not
+    there.
 
     Attributes:
-        means, spreads: by name (``x``, ``edge_attr``, and each target): a number a column. A column without spread is only shifted.
+        means, spreads: by name (``x``, ``edge_attr``, and each target): a number a column. A column
+            without spread is only shifted.
         logs: targets whose logarithm is taken first.
     """
 
@@ -33,32 +37,55 @@ class Scaling:
 
     @classmethod
     def fit(cls, net: Any, dataset: Any, targets: str = "standard", inputs: bool = True) -> Scaling:
-        """From the training set: inputs that are numbers (not categories), and the targets of regressions.
+        """From the training set: inputs that are numbers (not categories), and the targets of
+        regressions.
 
         Args:
-            net: a GraphTransformer; it tells which targets there are and which inputs are read as numbers.
-            dataset: graphs with labels; NaN labels are left out, and those that ``train_mask`` does not mark.
-            targets: ``"standard"``: mean and spread; ``"log"``: of the logarithm, for positive quantities over orders of magnitude;
-                ``"none"``: targets stay as they are.
+            net: a GraphTransformer; it tells which targets there are and which inputs are read as
+                numbers.
+            dataset: graphs with labels; NaN labels are left out, and those that ``train_mask`` does
+                not mark.
+            targets: ``"standard"``: mean and spread; ``"log"``: of the logarithm, for positive
+                quantities over orders of magnitude; ``"none"``: targets stay as they are.
             inputs: scale ``x`` and ``edge_attr`` too.
 
         Raises:
-            ValueError: a target without any label, an infinite one, or one that is not positive where logarithms are asked for.
+            ValueError: a target without any label, an infinite one, or one that is not positive
+                where logarithms are asked for.
         """
         require_known("target_scaling", targets, KINDS)
         graphs = [dataset[i] for i in range(len(dataset))]
         made = cls()
         if inputs:
-            for name, width in (("x", net.settings["node_dim"]), ("edge_attr", net.settings["edge_dim"])):
+            for name, width in (
+                ("x", net.settings["node_dim"]),
+                ("edge_attr", net.settings["edge_dim"]),
+            ):
                 columns = [g[name] for g in graphs if g.get(name) is not None]
-                if isinstance(width, int) and width and columns and all(c.is_floating_point() and c.ndim == 2 for c in columns):
+                if (
+                    isinstance(width, int)
+                    and width
+                    and columns
+                    and all(c.is_floating_point() and c.ndim == 2 for c in columns)
+                ):
                     made._add(name, columns, columns[0].shape[1])
         for name, target in net.targets.items():
             label = net.label(name, graphs[0])
-            columns = [labels_that_count(net, name, g, training=True) for g in graphs if g.get(label) is not None]
+            columns = [
+                labels_that_count(net, name, g, training=True)
+                for g in graphs
+                if g.get(label) is not None
+            ]
             if not any(any_label(target, c) for c in columns):
-                masked = ", and train_mask marks none of them" if any(g.get("train_mask") is not None for g in graphs) else ""
-                raise ValueError(f"train_dataset has no label data.{label} at all{masked}; give targets, or name another target.")
+                masked = (
+                    ", and train_mask marks none of them"
+                    if any(g.get("train_mask") is not None for g in graphs)
+                    else ""
+                )
+                raise ValueError(
+                    f"train_dataset has no label data.{label} at all{masked}; give targets, or "
+                    "name another target."
+                )
             if target.task != "regression" or targets == "none":
                 continue
             _check(columns, label, logs=targets == "log")
@@ -69,7 +96,9 @@ class Scaling:
         return made
 
     def apply(self, name: str, value: Tensor) -> Tensor:
-        """Labels (as many numbers as rows x columns) to ``[rows, columns]`` as the network sees them."""
+        """Labels (as many numbers as rows x columns) to ``[rows, columns]`` as the network sees
+        them.
+        """
         if name in self.logs:
             value = value.log()
         if name not in self.means:
@@ -89,8 +118,14 @@ class Scaling:
         data = copy.copy(data)
         for name in ("x", "edge_attr"):
             value = data.get(name)
-            if name in self.means and value is not None and value.ndim == 2 and value.shape[1] == len(self.means[name]):
-                data[name] = self.apply(name, value)  # another width is refused by the network, with its name
+            if (
+                name in self.means
+                and value is not None
+                and value.ndim == 2
+                and value.shape[1] == len(self.means[name])
+            ):
+                # another width is refused by the network, with its name
+                data[name] = self.apply(name, value)
         return data
 
     def batch(self, net: Any, data: Any) -> Any:
@@ -112,7 +147,10 @@ class Scaling:
 
     def _columns(self, name: str, like: Tensor) -> tuple[Tensor, Tensor]:
         dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-        mean, spread = (torch.tensor(kept[name], dtype=dtype, device=like.device) for kept in (self.means, self.spreads))
+        mean, spread = (
+            torch.tensor(kept[name], dtype=dtype, device=like.device)
+            for kept in (self.means, self.spreads)
+        )
         return mean, spread
 
     def _add(self, name: str, parts: Sequence[Tensor], width: int) -> None:
@@ -130,15 +168,29 @@ def fingerprint(net: Any, dataset: Any) -> str:
     found = hashlib.sha256()
     for i in range(len(dataset)):
         data = dataset[i]
-        for name in ("x", "edge_index", "edge_attr", "u", *(net.label(target, data) for target in net.targets), *MASKS):
+        for name in (
+            "x",
+            "edge_index",
+            "edge_attr",
+            "u",
+            *(net.label(target, data) for target in net.targets),
+            *MASKS,
+        ):
             value = data.get(name)
             if isinstance(value, Tensor):
-                found.update(f"{name}{list(value.shape)}".encode() + value.detach().cpu().contiguous().numpy().tobytes())
+                found.update(
+                    f"{name}{list(value.shape)}".encode()
+                    + value.detach().cpu().contiguous().numpy().tobytes()
+                )
     return found.hexdigest()[:16]
 
 
-def labels_that_count(net: Any, name: str, data: Any, *, training: bool, mask: Mask = None) -> Tensor:
-    """A target's labels, those that do not count (:mod:`graphformer.models.label_masks`) turned into missing ones."""
+def labels_that_count(
+    net: Any, name: str, data: Any, *, training: bool, mask: Mask = None
+) -> Tensor:
+    """A target's labels, those that do not count (:mod:`graphformer.models.label_masks`) turned
+    into missing ones.
+    """
     target, y = net.targets[name], data[net.label(name, data)]
     keep = net.counted(name, data, mask, training=training)
     return without_uncounted(y, keep, target.out_dim, target.task == "classification")
@@ -152,9 +204,11 @@ def any_label(target: Target, y: Tensor) -> bool:
 def _check(columns: Iterable[Tensor], label: str, logs: bool) -> None:
     for number, value in enumerate(columns):
         if bool(value.isinf().any()):
-            raise ValueError(f"data.{label} of graph {number} is infinite; use NaN for a missing label.")
+            raise ValueError(
+                f"data.{label} of graph {number} is infinite; use NaN for a missing label."
+            )
         if logs and bool((value <= 0).any()):
             raise ValueError(
-                f"target_scaling='log' needs positive labels, and data.{label} of graph {number} has {float(value.min()):g}; use "
-                f"'standard'."
+                f"target_scaling='log' needs positive labels, and data.{label} of graph {number} "
+                f"has {float(value.min()):g}; use 'standard'."
             )

@@ -1,4 +1,6 @@
-"""Train a graph model, with checkpoints from which a killed run continues as if nothing had happened."""
+"""Train a graph model, with checkpoints from which a killed run continues as if nothing had
+happened.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,12 @@ from graphformer.training.graph_files import featuriser_of
 from graphformer.training.graph_model import GraphModel, plain_settings, tell_fields
 from graphformer.training.graph_scaling import Scaling, fingerprint
 from graphformer.training.resumable import ResumableTrainer
-from graphformer.training.run import is_main_process, require_same_settings, run_folder, save_settings
+from graphformer.training.run import (
+    is_main_process,
+    require_same_settings,
+    run_folder,
+    save_settings,
+)
 from graphformer.training.trainer import StopWhenDiverged
 
 
@@ -33,8 +40,10 @@ class GraphTrainingResult:
 
     Attributes:
         model: network (the one that was passed in), scaling and featuriser; in evaluation mode.
-        steps, epochs: taken in all, those before a resume included. Early stopping may make them fewer than asked for.
-        metrics: of the validation set, of the kept weights: ``loss``, ``mae``, ``rmse``, ``r2``, ...; empty without a validation set.
+        steps, epochs: taken in all, those before a resume included. Early stopping may make them
+            fewer than asked for.
+        metrics: of the validation set, of the kept weights: ``loss``, ``mae``, ``rmse``,
+            ``r2``, ...; empty without a validation set.
         history: the Trainer's log of the whole run, one dict a line.
         resumed_from: the step at which this call went on, 0 for a new run.
     """
@@ -54,14 +63,16 @@ class GraphTrainer(ResumableTrainer):
     >>> result = trainer.fit()
     >>> trainer.predict(test)  # [graphs, out_dim], in the unit of the labels
 
-    Batches are filled up to ``max_nodes`` nodes. Inputs and targets are scaled by the training set; the loss is that of scaled targets,
-    metrics are in the unit of the labels, and NaN labels are left out of both. Of data with masks
-    ``train_mask`` chooses the labels that are trained on (and scaled by), ``val_mask`` those of the
-    evaluation: one graph can be both data sets. After every ``eval_epochs`` epochs (and the last) the
-    validation set is evaluated and a checkpoint is written. AdamW; the learning rate rises linearly for ``warmup`` of the steps and
-    falls along a cosine. With a validation set the weights of the lowest validation loss are kept in the end.
+    Batches are filled up to ``max_nodes`` nodes. Inputs and targets are scaled by the training set;
+    the loss is that of scaled targets, metrics are in the unit of the labels, and NaN labels are
+    left out of both. Of data with masks ``train_mask`` chooses the labels that are trained on (and
+    scaled by), ``val_mask`` those of the evaluation: one graph can be both data sets. After every
+    ``eval_epochs`` epochs (and the last) the validation set is evaluated and a checkpoint is
+    written. AdamW; the learning rate rises linearly for ``warmup`` of the steps and falls along a
+    cosine. With a validation set the weights of the lowest validation loss are kept in the end.
 
-    The same seed gives the same run. Under torchrun each process takes its share of each epoch's batches.
+    The same seed gives the same run. Under torchrun each process takes its share of each epoch's
+    batches.
 
     Args:
         net: the network. Its weights are trained in place.
@@ -70,8 +81,10 @@ class GraphTrainer(ResumableTrainer):
         output_dir: where model and checkpoints go.
         epochs: passes through the training set.
         max_nodes: nodes of a batch **and process**.
-        patience: stop after so many evaluations without a lower validation loss; None never stops early.
-        learning_rate, weight_decay, max_grad_norm: of AdamW; gradients are scaled down to this norm.
+        patience: stop after so many evaluations without a lower validation loss; None never stops
+            early.
+        learning_rate, weight_decay, max_grad_norm: of AdamW; gradients are scaled down to this
+            norm.
         warmup: part of all steps.
         target_scaling: ``"standard"``, ``"log"`` or ``"none"``, see :meth:`Scaling.fit`.
         input_scaling: scale ``x`` and ``edge_attr``.
@@ -107,7 +120,12 @@ class GraphTrainer(ResumableTrainer):
         progress: bool = True,
     ) -> None:
         require("accelerate", extra="graphs", why="Training")
-        counts = {"epochs": epochs, "max_nodes": max_nodes, "eval_epochs": eval_epochs, "patience": 1 if patience is None else patience}
+        counts = {
+            "epochs": epochs,
+            "max_nodes": max_nodes,
+            "eval_epochs": eval_epochs,
+            "patience": 1 if patience is None else patience,
+        }
         for name, count in counts.items():
             whole(name, count)
         if save_total_limit is not None:
@@ -117,9 +135,13 @@ class GraphTrainer(ResumableTrainer):
         for name, value in {"weight_decay": weight_decay, "max_grad_norm": max_grad_norm}.items():
             number(name, value, least=0.0)
         if not 0 <= warmup < 1:
-            raise ValueError(f"warmup must be at least 0 and below 1, got {warmup}; 0.05 is customary.")
+            raise ValueError(
+                f"warmup must be at least 0 and below 1, got {warmup}; 0.05 is customary."
+            )
         if patience is not None and eval_dataset is None:
-            raise ValueError("patience needs a validation set: give eval_dataset, or patience=None.")
+            raise ValueError(
+                "patience needs a validation set: give eval_dataset, or patience=None."
+            )
         plain = plain_settings(net.settings)  # refused now, before hours of training
         sizes = graph_sizes(train_dataset)
         if eval_dataset is not None:
@@ -131,20 +153,44 @@ class GraphTrainer(ResumableTrainer):
                 raise ValueError(f"eval_dataset: {why}")
         self.graph_model = GraphModel(net, scaling, featuriser_of(train_dataset))
         rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        self.batches = NodeBudgetSampler(sizes, max_nodes, shuffle=True, seed=seed, epochs=epochs, rank=rank, processes=processes)
+        self.batches = NodeBudgetSampler(
+            sizes, max_nodes, shuffle=True, seed=seed, epochs=epochs, rank=rank, processes=processes
+        )
         self.run_settings = {
             **{f"model.{name}": value for name, value in plain.items() if name != "backend"},
-            **{"train.graphs": fingerprint(net, train_dataset), "epochs": epochs, "max_nodes": max_nodes, "processes": processes},
-            **{"validation.graphs": None if eval_dataset is None else fingerprint(net, eval_dataset), "patience": patience},
-            **{"learning_rate": learning_rate, "weight_decay": weight_decay, "max_grad_norm": max_grad_norm, "warmup": warmup},
-            **{"target_scaling": target_scaling, "input_scaling": input_scaling, "seed": seed, "eval_epochs": eval_epochs},
+            **{
+                "train.graphs": fingerprint(net, train_dataset),
+                "epochs": epochs,
+                "max_nodes": max_nodes,
+                "processes": processes,
+            },
+            **{
+                "validation.graphs": None
+                if eval_dataset is None
+                else fingerprint(net, eval_dataset),
+                "patience": patience,
+            },
+            **{
+                "learning_rate": learning_rate,
+                "weight_decay": weight_decay,
+                "max_grad_norm": max_grad_norm,
+                "warmup": warmup,
+            },
+            **{
+                "target_scaling": target_scaling,
+                "input_scaling": input_scaling,
+                "seed": seed,
+                "eval_epochs": eval_epochs,
+            },
         }
         steps, self.folder = len(self.batches), Path(output_dir)
         super().__init__(
             model=net,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            callbacks=[EpochEnds(self.batches.ends, eval_epochs, evaluate=eval_dataset is not None)],
+            callbacks=[
+                EpochEnds(self.batches.ends, eval_epochs, evaluate=eval_dataset is not None)
+            ],
             args=graph_arguments(
                 validates=eval_dataset is not None,
                 output_dir=str(output_dir),
@@ -156,10 +202,12 @@ class GraphTrainer(ResumableTrainer):
                 seed=seed,
                 data_seed=seed,
                 save_total_limit=save_total_limit,
-                ddp_find_unused_parameters=not net.single,  # a batch without a target's labels gives its head no gradient
+                # a batch without a target's labels gives its head no gradient
+                ddp_find_unused_parameters=not net.single,
             ),
         )
-        self.remove_callback(PrinterCallback)  # the Trainer's choice where its own progress bar is off
+        # the Trainer's choice where its own progress bar is off
+        self.remove_callback(PrinterCallback)
         self.add_callback(StopWhenDiverged())
         if patience is not None:
             self.add_callback(EarlyStoppingCallback(patience))
@@ -171,13 +219,16 @@ class GraphTrainer(ResumableTrainer):
         """Train to the last epoch or until early stopping, and save the model in ``output_dir``.
 
         Args:
-            resume: True for the newest complete checkpoint in ``output_dir`` (from the start where there is none yet), or the path of
-                one. All settings must be those the run was started with; weights then come out as without the interruption.
+            resume: True for the newest complete checkpoint in ``output_dir`` (from the start where
+                there is none yet), or the path of one. All settings must be those the run was
+                started with; weights then come out as without the interruption.
 
         Raises:
-            ValueError: a folder that is not empty, or that another run is writing into; checkpoints of which none is complete; a
-                resumed run with other settings or data; a loss that is no longer finite.
-            SaveError: a checkpoint or the model could not be written, as on a full disk. What was saved before is whole.
+            ValueError: a folder that is not empty, or that another run is writing into; checkpoints
+                of which none is complete; a resumed run with other settings or data; a loss that is
+                no longer finite.
+            SaveError: a checkpoint or the model could not be written, as on a full disk. What was
+                saved before is whole.
         """
         with run_folder(self.folder, resume=bool(resume)) as folder:
             return self._fit(folder, resume)
@@ -198,7 +249,11 @@ class GraphTrainer(ResumableTrainer):
         self.graph_model.net.eval()
         if is_main_process():
             self.graph_model.save(folder)
-        metrics = {} if self.eval_dataset is None else self.graph_model.evaluate(self.eval_dataset, self.batches.max_nodes)
+        metrics = (
+            {}
+            if self.eval_dataset is None
+            else self.graph_model.evaluate(self.eval_dataset, self.batches.max_nodes)
+        )
         steps = self.state.global_step
         return GraphTrainingResult(
             model=self.graph_model,
@@ -226,22 +281,40 @@ class GraphTrainer(ResumableTrainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {"data": inputs["data"].to(self.args.device)}
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
         """The loss of scaled targets."""
         out = model(self.graph_model.scaling.batch(self.graph_model.net, inputs["data"]))
         return (out.loss, out) if return_outputs else out.loss
 
     def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", *, mask: str | None = None
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
+        *,
+        mask: str | None = None,
     ) -> dict[str, float]:
-        """The exact metrics of a data set, the same in every process; ``mask``: see :meth:`GraphModel.evaluate`."""
+        """The exact metrics of a data set, the same in every process; ``mask``: see
+        :meth:`GraphModel.evaluate`.
+        """
         if ignore_keys is not None:
-            raise ValueError(f"ignore_keys={ignore_keys!r} has no use here: metrics are made of predictions and labels alone; leave it out")
+            raise ValueError(
+                f"ignore_keys={ignore_keys!r} has no use here: metrics are made of predictions and "
+                "labels alone; leave it out"
+            )
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         found = self.graph_model.evaluate(dataset, self.batches.max_nodes, mask=mask)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -250,13 +323,18 @@ class GraphTrainer(ResumableTrainer):
             self.graph_model.save_config(output_dir or self.folder)
 
     def _finished(self, checkpoint: Path) -> bool:
-        """Whether this checkpoint is a run's last; then its result is loaded. The Trainer itself would take a step more."""
+        """Whether this checkpoint is a run's last; then its result is loaded. The Trainer itself
+        would take a step more.
+        """
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         stopper: Any = state.stateful_callbacks.get("EarlyStoppingCallback", {})
         waited = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
-        if state.global_step < self.args.max_steps and (self.patience is None or waited < self.patience):
+        if state.global_step < self.args.max_steps and (
+            self.patience is None or waited < self.patience
+        ):
             return False
-        best = checkpoint.with_name(f"checkpoint-{state.best_global_step}")  # verified with this one
+        # verified with this one
+        best = checkpoint.with_name(f"checkpoint-{state.best_global_step}")
         self._load_from_checkpoint(str(best if state.best_global_step else checkpoint))
         self.state = state
         return True

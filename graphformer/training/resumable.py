@@ -1,4 +1,6 @@
-"""transformers' Trainer, with checkpoints that are written whole and loaded as they were saved, or not at all."""
+"""transformers' Trainer, with checkpoints that are written whole and loaded as they were saved, or
+not at all.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +22,35 @@ _REMEDY = "remove this checkpoint, and resume from an earlier one or start again
 def diverged(args: TrainingArguments, state: TrainerState, found: str) -> ValueError:
     """The error that ends a run whose numbers are no longer finite."""
     return ValueError(
-        f"learning_rate={args.learning_rate}: {found} at step {state.global_step}, training has diverged; use a smaller "
-        "learning_rate or more warmup_steps, look for extreme values among the inputs, and start again."
+        f"learning_rate={args.learning_rate}: {found} at step {state.global_step}, training has "
+        "diverged; use a smaller learning_rate or more warmup_steps, look for extreme values among "
+        "the inputs, and start again."
     )
 
 
 class ResumableTrainer(Trainer):
     """A Trainer for one run in ``args.output_dir``.
 
-    Each checkpoint appears in one step with the digests of its files, see :mod:`~graphformer.training.saving`; the oldest are removed
-    after that. What the Trainer itself would pass over in loading (tensors that lack, states of other shapes, best weights that
-    are gone) is an error.
+    Each checkpoint appears in one step with the digests of its files, see
+    :mod:`~graphformer.training.saving`; the oldest are removed after that. What the Trainer itself
+    would pass over in loading (tensors that lack, states of other shapes, best weights that are
+    gone) is an error.
     """
 
     _staging: Path | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's, with its progress bars closed however it ends: what is told of an error starts a line."""
+        """As the Trainer's, with its progress bars closed however it ends: what is told of an error
+        starts a line.
+        """
         try:
             return super().train(*args, **kwargs)
         except BaseException:
             for callback in self.callback_handler.callbacks:
-                for bar in (getattr(callback, "prediction_bar", None), getattr(callback, "training_bar", None)):
+                for bar in (
+                    getattr(callback, "prediction_bar", None),
+                    getattr(callback, "training_bar", None),
+                ):
                     if bar is not None:
                         bar.close()
             raise
@@ -52,7 +61,9 @@ class ResumableTrainer(Trainer):
         inputs: dict[str, Tensor | Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """As the Trainer's. Layers refuse NaN on the CPU before a loss is made of it; in training that has one likely cause."""
+        """As the Trainer's. Layers refuse NaN on the CPU before a loss is made of it; in training
+        that has one likely cause.
+        """
         try:
             return super().training_step(model, inputs, num_items_in_batch)
         except NotFinite as error:
@@ -65,14 +76,18 @@ class ResumableTrainer(Trainer):
         folder, step = Path(super()._get_output_dir(trial)), self.state.global_step
         target = folder / f"checkpoint-{step}"
         with new_folder(target) if self.args.should_save else nullcontext():
-            self.accelerator.wait_for_everyone()  # every process writes its random state into the folder
+            # every process writes its random state into the folder
+            self.accelerator.wait_for_everyone()
             self._staging = folder / PARTIAL
             try:
                 super()._save_checkpoint(model, trial)
             finally:
                 self._staging = None
-            if self.state.best_global_step:  # every process's Trainer has looked for it in the hidden folder
-                self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
+            # every process's Trainer has looked for it in the hidden folder
+            if self.state.best_global_step:
+                self.state.best_model_checkpoint = str(
+                    folder / f"checkpoint-{self.state.best_global_step}"
+                )
             if self.args.should_save and self.state.best_global_step:
                 self.state.save_to_json(str(folder / PARTIAL / target.name / STATE))
             self.accelerator.wait_for_everyone()
@@ -81,8 +96,9 @@ class ResumableTrainer(Trainer):
             self._remove_oldest(folder, step)
 
     def _remove_oldest(self, folder: Path, newest: int) -> None:
-        """Those of later steps, which a run that goes on from an older checkpoint has not written again yet, do not count: they may be
-        the broken ones that were passed over."""
+        """Those of later steps, which a run that goes on from an older checkpoint has not written
+        again yet, do not count: they may be the broken ones that were passed over.
+        """
         if not self.args.save_total_limit:
             return
         found = {step: path for step, path in found_checkpoints(folder).items() if step <= newest}
@@ -91,7 +107,9 @@ class ResumableTrainer(Trainer):
         for step in spare[: max(len(found) - max(self.args.save_total_limit, len(protected)), 0)]:
             discard(found[step])
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
         with reading(resume_from_checkpoint, _REMEDY):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -102,7 +120,9 @@ class ResumableTrainer(Trainer):
         known = {id(value) for name, value in tied.items() if name not in load_result.missing_keys}
         missing = [name for name in load_result.missing_keys if id(tied[name]) not in known]
         if missing or load_result.unexpected_keys:
-            raise ValueError(f"missing weights: {missing}; unexpected weights: {load_result.unexpected_keys}")
+            raise ValueError(
+                f"missing weights: {missing}; unexpected weights: {load_result.unexpected_keys}"
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with reading(checkpoint, _REMEDY):
@@ -118,7 +138,8 @@ class ResumableTrainer(Trainer):
         best = Path(str(self.state.best_model_checkpoint))
         if problems := model_problems(best, self.model):
             raise ValueError(
-                f"the best weights of the run, in {str(best)!r}, are gone or damaged ({'; '.join(problems)}); put them back, or remove the "
-                f"checkpoints that are newer, and resume."
+                f"the best weights of the run, in {str(best)!r}, are gone or damaged "
+                f"({'; '.join(problems)}); put them back, or remove the checkpoints that are "
+                "newer, and resume."
             )
         super()._load_best_model()

@@ -24,20 +24,31 @@ SETTINGS_FILE, LOCK_FILE, CURVES_FOLDER = "run.json", ".lock", "tensorboard"
 LOCK_SECONDS = 0.3  # for those who only look whether it is free
 _DATA = ("text", ".tokens", ".graphs")  # settings that are digests of data
 # Set by whoever saves or loads a config, or without influence on the result.
-_NO_SETTINGS = {"transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "backend", "executor"}
+_NO_SETTINGS = {
+    "transformers_version",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "backend",
+    "executor",
+}
 
 
 def is_main_process() -> bool:
-    """Whether this process prints and saves: the only one, or the first of those that torchrun started."""
+    """Whether this process prints and saves: the only one, or the first of those that torchrun
+    started.
+    """
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def claim_output_dir(output_dir: str | Path, resume: bool) -> Path:
-    """The folder to write into. Other people's files are never written over. Only the first process looks.
+    """The folder to write into. Other people's files are never written over. Only the first process
+    looks.
 
     Raises:
-        ValueError: a file; a folder with files in it although the run is new; a folder to resume in that holds no run; a folder that a
-            living run is writing into.
+        ValueError: a file; a folder with files in it although the run is new; a folder to resume in
+            that holds no run; a folder that a living run is writing into.
     """
     folder = Path(output_dir)
     if is_main_process():
@@ -50,7 +61,8 @@ def claim_output_dir(output_dir: str | Path, resume: bool) -> Path:
 
 @contextmanager
 def run_folder(output_dir: str | Path, resume: bool) -> Iterator[Path]:
-    """:func:`claim_output_dir`, and until the block ends the folder is this run's alone. A killed run holds nothing.
+    """:func:`claim_output_dir`, and until the block ends the folder is this run's alone. A killed
+    run holds nothing.
 
     What a killed run has left unfinished is removed.
     """
@@ -71,17 +83,23 @@ def _require_free(folder: Path, resume: bool) -> None:
         raise ValueError(f"output_dir: {str(folder)!r} is a file; name a folder.")
     if not folder.is_dir():
         return
-    names = {path.name for path in folder.iterdir() if path.name != LOCK_FILE and not is_leftover(path)}
+    names = {
+        path.name for path in folder.iterdir() if path.name != LOCK_FILE and not is_leftover(path)
+    }
     # A run that has saved nothing but its settings and curves is in nobody's way.
-    if names and not resume and not (SETTINGS_FILE in names and names <= {SETTINGS_FILE, CURVES_FOLDER}):
+    if (
+        names
+        and not resume
+        and not (SETTINGS_FILE in names and names <= {SETTINGS_FILE, CURVES_FOLDER})
+    ):
         raise ValueError(
-            f"output_dir: {str(folder)!r} is not empty, and nothing in it is written over; name another folder, or continue "
-            f"the run in it with resume (--resume)."
+            f"output_dir: {str(folder)!r} is not empty, and nothing in it is written over; name "
+            "another folder, or continue the run in it with resume (--resume)."
         )
     if names and resume and not (folder / SETTINGS_FILE).is_file():
         raise ValueError(
-            f"output_dir: {str(folder)!r} is not empty and holds no run to resume (no {SETTINGS_FILE}); name the folder of a "
-            f"run, or an empty one to start a new run."
+            f"output_dir: {str(folder)!r} is not empty and holds no run to resume (no "
+            f"{SETTINGS_FILE}); name the folder of a run, or an empty one to start a new run."
         )
 
 
@@ -95,10 +113,15 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise ValueError(
-            f"output_dir: another run{_owner(path)} is writing into {str(folder)!r}; wait until it has ended, or name another folder."
+            f"output_dir: another run{_owner(path)} is writing into {str(folder)!r}; wait until it "
+            "has ended, or name another folder."
         ) from None
     except NotImplementedError:
-        warnings.warn(f"output_dir: the file system of {str(folder)!r} has no locks; see that no other run writes into it.", stacklevel=4)
+        warnings.warn(
+            f"output_dir: the file system of {str(folder)!r} has no locks; see that no other run "
+            "writes into it.",
+            stacklevel=4,
+        )
         yield
         return
     try:
@@ -122,16 +145,25 @@ def kept(output_dir: str | Path) -> str:
     steps = found_checkpoints(output_dir)
     if not steps:
         return f"nothing is saved in {str(output_dir)!r} yet; the same command starts again"
-    return f"the checkpoint of step {max(steps)} is kept in {str(output_dir)!r}; go on with the same command and --resume"
+    return (
+        f"the checkpoint of step {max(steps)} is kept in {str(output_dir)!r}; go on with the same "
+        "command and --resume"
+    )
 
 
 def config_settings(config: PretrainedConfig) -> dict[str, Any]:
     """The settings of a model, as ``model.<name>``."""
-    return {f"model.{name}": value for name, value in config.to_dict().items() if name not in _NO_SETTINGS and not name.startswith("_")}
+    return {
+        f"model.{name}": value
+        for name, value in config.to_dict().items()
+        if name not in _NO_SETTINGS and not name.startswith("_")
+    }
 
 
 def dataset_settings(name: str, dataset: Dataset) -> dict[str, Any]:
-    """What identifies a data set: its windows and a hash of its tokens; of other data sets than text, the length."""
+    """What identifies a data set: its windows and a hash of its tokens; of other data sets than
+    text, the length.
+    """
     if not isinstance(dataset, TextDataset):
         return {f"{name}.length": len(dataset)}  # type: ignore[arg-type]
     return {
@@ -150,7 +182,8 @@ def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Nothing happens where the folder holds no settings.
 
     Raises:
-        ValueError: the run in ``folder`` was started with other settings; each one that differs is named with both values.
+        ValueError: the run in ``folder`` was started with other settings; each one that differs is
+            named with both values.
     """
     path = folder / SETTINGS_FILE
     if not path.is_file():
@@ -159,7 +192,8 @@ def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
     before = read_json(path, problems)
     if before is None:
         raise ValueError(
-            f"resume: {str(path)!r} cannot be read ({'; '.join(problems)}); put it back, or start a new run in another folder."
+            f"resume: {str(path)!r} cannot be read ({'; '.join(problems)}); put it back, or start "
+            "a new run in another folder."
         )
     now = json.loads(json.dumps(settings, default=str))
     # A name that only one side has comes from another version of a library, not from the user.
@@ -167,8 +201,18 @@ def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
     if differing:
         raise ValueError(
             f"resume: the run in {str(folder)!r} was started with other settings: "
-            + "; ".join(f"{name} was {before[name]!r}, now it is {now[name]!r}" for name in differing)
-            + (". The data have changed since" if any(name.endswith(_DATA) for name in differing) else "")
+            + "; ".join(
+                f"{name} was {before[name]!r}, now it is {now[name]!r}" for name in differing
+            )
+            + (
+                ". The data have changed since"
+                if any(name.endswith(_DATA) for name in differing)
+                else ""
+            )
             + ". Give the same settings, or start a new run "
-            + ("in another folder." if found_checkpoints(folder) else "in this folder, which holds no checkpoint yet.")
+            + (
+                "in another folder."
+                if found_checkpoints(folder)
+                else "in this folder, which holds no checkpoint yet."
+            )
         )

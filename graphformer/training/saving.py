@@ -1,7 +1,9 @@
-"""Files and folders that are there whole or not at all, wherever a process is killed and whenever a disk is full.
+"""Files and folders that are there whole or not at all, wherever a process is killed and whenever a
+disk is full.
 
-What is new is written into a hidden folder ``.partial`` beside its place, digested, synchronised with the disk, and renamed.
-The digests stand beside the files, in ``SHA256SUMS``: ``sha256sum -c SHA256SUMS`` checks them too.
+What is new is written into a hidden folder ``.partial`` beside its place, digested, synchronised
+with the disk, and renamed. The digests stand beside the files, in ``SHA256SUMS``:
+``sha256sum -c SHA256SUMS`` checks them too.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ class SaveError(OSError):
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into, of the name of ``target``; it becomes ``target`` where the block ends well, and vanishes where not.
+    """A folder to write into, of the name of ``target``; it becomes ``target`` where the block ends
+    well, and vanishes where not.
 
     Raises:
         SaveError: it could not be written, as on a full disk.
@@ -32,7 +35,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     with _partial(target) as partial:
         yield partial
         seal(partial)
-        if target.exists():  # a run that goes on from an older checkpoint writes the later ones again
+        # a run that goes on from an older checkpoint writes the later ones again
+        if target.exists():
             discard(target)
         os.rename(partial, target)
         _synchronise(target.parent)
@@ -102,7 +106,10 @@ def discard(folder: Path) -> None:
 
 def is_leftover(path: Path) -> bool:
     """Whether this is what a killed process leaves unfinished."""
-    return (path.name.startswith(".") and path.name.endswith(PARTIAL)) or path.name == "run.json.tmp"  # as earlier versions named it
+    # as earlier versions named it
+    return (
+        path.name.startswith(".") and path.name.endswith(PARTIAL)
+    ) or path.name == "run.json.tmp"
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -122,8 +129,11 @@ def _partial(target: Path, told: Path | None = None) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
     except BaseException as error:
-        # torch, safetensors and tokenizers each have an error of their own for a full disk: RuntimeError, SafetensorError, Exception.
-        if isinstance(error, ValueError | TypeError | SaveError) or not isinstance(error, Exception):
+        # torch, safetensors and tokenizers each have an error of their own for a full disk:
+        # RuntimeError, SafetensorError, Exception.
+        if isinstance(error, ValueError | TypeError | SaveError) or not isinstance(
+            error, Exception
+        ):
             raise
         raise _told(told or target, error) from error
     finally:
@@ -137,11 +147,16 @@ def _remove(partial: Path) -> None:
 
 
 def _told(path: Path, error: Exception) -> SaveError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip().splitlines()[0]
+    reason = (
+        error.strerror
+        if isinstance(error, OSError) and error.strerror
+        else str(error).strip().splitlines()[0]
+    )
     with suppress(OSError):
         reason += f"; {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free there"
     return SaveError(
-        f"{str(path)!r} could not be written ({reason}). What was saved before is whole: mend that, and go on (a run: --resume)."
+        f"{str(path)!r} could not be written ({reason}). What was saved before is whole: mend "
+        "that, and go on (a run: --resume)."
     )
 
 

@@ -1,6 +1,8 @@
-"""Runs of the command line, each broken at one call that changes the disk, and then resumed. test_crashes.py starts this process.
+"""Runs of the command line, each broken at one call that changes the disk, and then resumed.
+test_crashes.py starts this process.
 
-The process is warmed up by an unbroken run and then forked for every further one. Each line of its output is one broken run, as JSON.
+The process is warmed up by an unbroken run and then forked for every further one. Each line of its
+output is one broken run, as JSON.
 """
 
 import ctypes
@@ -18,7 +20,9 @@ disk = ctypes.CDLL(None)
 
 
 def run(arguments, output, mode, call):
-    """The command line in a process of its own: (how it ended, the number of calls, what it wrote to stderr)."""
+    """The command line in a process of its own: (how it ended, the number of calls, what it wrote
+    to stderr).
+    """
     log = output.with_suffix(".log")
     reader, writer = os.pipe()
     child = os.fork()
@@ -55,11 +59,14 @@ def weights(output):
 
 
 def main(work, share, of, arguments):
-    """Every ``of``-th call from the ``share``-th on, of those of a whole run, is where a run is killed, and where one meets a full disk."""
+    """Every ``of``-th call from the ``share``-th on, of those of a whole run, is where a run is
+    killed, and where one meets a full disk.
+    """
     whole = work / "whole"
     from graphformer.cli import main as call
 
-    # tqdm's lock is shared between processes, and a killed one would never give it back; its thread might hold one at a fork.
+    # tqdm's lock is shared between processes, and a killed one would never give it back; its thread
+    # might hold one at a fork.
     tqdm.tqdm.set_lock(threading.RLock())
     tqdm.tqdm.monitor_interval = 0
     try:
@@ -75,14 +82,28 @@ def main(work, share, of, arguments):
             output = work / "run"
             shutil.rmtree(output, ignore_errors=True)
             ended, _, log = run(arguments, output, mode, point)
-            saved = sorted(path.name for path in output.glob("checkpoint-*")) if output.exists() else []
+            saved = (
+                sorted(path.name for path in output.glob("checkpoint-*")) if output.exists() else []
+            )
             again, _, resumed = run([*arguments, "--resume"], output, OFF, 0)
-            line = {"mode": name, "call": point, "ended": ended, "log": log[-2000:], "saved": saved, "resumed": again}
+            line = {
+                "mode": name,
+                "call": point,
+                "ended": ended,
+                "log": log[-2000:],
+                "saved": saved,
+                "resumed": again,
+            }
             line |= {"told": resumed[-2000:], "equal": weights(output) == expected}
             line["leftovers"] = [path.name for path in output.iterdir() if "partial" in path.name]
             print(json.dumps(line), flush=True)
     times = os.times()
-    print(json.dumps({"seconds": times.user + times.system + times.children_user + times.children_system}), flush=True)
+    print(
+        json.dumps(
+            {"seconds": times.user + times.system + times.children_user + times.children_system}
+        ),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,17 @@
-"""Reading the paper's own code (arXiv 2501.02393, the package ``xgpt``): its settings, its parameters, its threshold modes.
+"""Reading the paper's own code (arXiv 2501.02393, the package ``xgpt``): its settings, its
+parameters, its threshold modes.
 
-What is read computes what the reference computes, without its faults; some of them can be asked for as ``quirks``.
+What is read computes what the reference computes, without its faults; some of them can be asked for
+as ``quirks``.
 """
 
-from graphformer.compat.xgpt.adapter import adapter_state, initial_scale, place, sparse_gin, streamed
+from graphformer.compat.xgpt.adapter import (
+    adapter_state,
+    initial_scale,
+    place,
+    sparse_gin,
+    streamed,
+)
 from graphformer.compat.xgpt.adjacency import LearnedMerge, construct_adjacency
 from graphformer.compat.xgpt.checkpoint import adapter_config, load_adapter
 from graphformer.compat.xgpt.layers import attention, load_attention

@@ -20,33 +20,55 @@ if TYPE_CHECKING:
     from graphformer.adapters import SparseGINConfig
 
 PLACEMENTS = {"before_MLP": "before_mlp", "after_MLP": "after_mlp"}
-OF_ADAPTER = re.compile(r"(?:model\.)?layers\.(\d+)\.((?:trainable_scale|gnn_norm|gnns?|ff_layer)(?:\..+)?)")
+OF_ADAPTER = re.compile(
+    r"(?:model\.)?layers\.(\d+)\.((?:trainable_scale|gnn_norm|gnns?|ff_layer)(?:\..+)?)"
+)
 
 
 def adapter_config(settings: Settings, *, direction: str = "self") -> SparseGINConfig:
     """The adapter that these settings describe.
 
     Args:
-        direction: ``"self"``, as the reference runs it, or ``"key_to_query"``, as its paper describes it.
+        direction: ``"self"``, as the reference runs it, or ``"key_to_query"``, as its paper
+            describes it.
 
     Raises:
-        ValueError: settings that :class:`graphformer.SparseGINConfig` has no word for (the text says which; :func:`sparse_gin` and
-            :func:`place` compute a single block with them).
+        ValueError: settings that :class:`graphformer.SparseGINConfig` has no word for (the text
+            says which; :func:`sparse_gin` and :func:`place` compute a single block with them).
     """
     from graphformer.adapters import SparseGINConfig
 
     graph = streamed(settings)
-    for name, wanted in (("GIN_edge_weight_scaling", True), ("rms_norm_eps", 1e-5), ("use_original_hidden_states", False)):
+    for name, wanted in (
+        ("GIN_edge_weight_scaling", True),
+        ("rms_norm_eps", 1e-5),
+        ("use_original_hidden_states", False),
+    ):
         if getattr(settings, name) != wanted:
-            raise ValueError(f"{name}={getattr(settings, name)} is not an adapter's: only {wanted}; see xgpt.sparse_gin and xgpt.place")
+            raise ValueError(
+                f"{name}={getattr(settings, name)} is not an adapter's: only {wanted}; see "
+                "xgpt.sparse_gin and xgpt.place"
+            )
     if settings.gnn_logic not in PLACEMENTS:
-        raise ValueError(f"gnn_logic={settings.gnn_logic!r} is not an adapter's: only {', '.join(PLACEMENTS)}; see xgpt.place")
+        raise ValueError(
+            f"gnn_logic={settings.gnn_logic!r} is not an adapter's: only {', '.join(PLACEMENTS)}; "
+            "see xgpt.place"
+        )
     if settings.per_head_ff:
         raise ValueError("per_head_ff=True is not an adapter's; see xgpt.sparse_gin")
     if graph["reduce"] == "mean":
-        raise ValueError("adj_construction_method='mean' is not an adapter's: only 'sum'; see gf.attention.merged_graph")
+        raise ValueError(
+            "adj_construction_method='mean' is not an adapter's: only 'sum'; see "
+            "gf.attention.merged_graph"
+        )
     cut, beta = settings.epsilon_threshold, settings.continuous_transform_alpha
-    curve = {"name": "reweigh", "curve": "sigmoid", "tau": settings.threshold, "beta": beta, "above": cut}
+    curve = {
+        "name": "reweigh",
+        "curve": "sigmoid",
+        "tau": settings.threshold,
+        "beta": beta,
+        "above": cut,
+    }
     per_head = settings.gnn_mode == "per_head"
     return SparseGINConfig(
         task_type="CAUSAL_LM",
@@ -56,7 +78,9 @@ def adapter_config(settings: Settings, *, direction: str = "self") -> SparseGINC
         direction=direction,
         graph="per_head" if per_head else "merged",
         clamp=None if per_head else 1.0,
-        scale_start=settings.lambda_GNN if settings.lambda_GNN_initial is None else settings.lambda_GNN_initial,
+        scale_start=settings.lambda_GNN
+        if settings.lambda_GNN_initial is None
+        else settings.lambda_GNN_initial,
         scale_end=settings.lambda_GNN,
         init_identity=False,
         activation=settings.activation.lower(),
@@ -71,18 +95,27 @@ def adapter_config(settings: Settings, *, direction: str = "self") -> SparseGINC
 
 @torch.no_grad()
 def load_adapter(
-    model: PreTrainedModel, settings: Settings, state: Mapping[str, Tensor], *, direction: str = "self", adapter_name: str = "default"
+    model: PreTrainedModel,
+    settings: Settings,
+    state: Mapping[str, Tensor],
+    *,
+    direction: str = "self",
+    adapter_name: str = "default",
 ) -> peft.PeftModel:
-    """``peft.get_peft_model`` with the weights of the reference's adapter, ready to run and to be saved by PEFT.
+    """``peft.get_peft_model`` with the weights of the reference's adapter, ready to run and to be
+    saved by PEFT.
 
     Args:
-        model: the model that the adapter was trained on, before any adapter. Its weights are not read from ``state``.
+        model: the model that the adapter was trained on, before any adapter. Its weights are not
+            read from ``state``.
         settings: see :func:`read_settings`.
         state: the state dict of the reference's whole model, or the part with its adapter.
-        direction: see :func:`adapter_config`. The weights of published checkpoints were trained with ``"self"``.
+        direction: see :func:`adapter_config`. The weights of published checkpoints were trained
+            with ``"self"``.
 
     Raises:
-        ValueError: settings or parameters that cannot be read, or layers without an adapter in ``state``.
+        ValueError: settings or parameters that cannot be read, or layers without an adapter in
+            ``state``.
     """
     import peft
 
@@ -95,7 +128,10 @@ def load_adapter(
             found.setdefault(int(match[1]), {})[match[2]] = value
     count = model.config.get_text_config().num_hidden_layers
     if sorted(found) != list(range(count)):
-        raise ValueError(f"state has adapters in the layers {sorted(found)}, and the model has {count} layers: this is not its checkpoint")
+        raise ValueError(
+            f"state has adapters in the layers {sorted(found)}, and the model has {count} layers: "
+            "this is not its checkpoint"
+        )
     wrapped = peft.get_peft_model(model, config, adapter_name=adapter_name)
     for layer in adapted_layers(wrapped).values():
         own = found[layer.place.position]

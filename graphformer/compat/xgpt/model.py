@@ -13,18 +13,28 @@ import torch
 from torch import Tensor
 
 from graphformer.compat.xgpt.settings import Settings, read_settings
-from graphformer.compat.xgpt.slots import OPERATORS, check_quirks, normalizer, operator_options, score, sharpening, sparsifier_spec
+from graphformer.compat.xgpt.slots import (
+    OPERATORS,
+    check_quirks,
+    normalizer,
+    operator_options,
+    score,
+    sharpening,
+    sparsifier_spec,
+)
 from graphformer.compat.xgpt.weights import attention_state
 from graphformer.models.configuration import GraphformerConfig
 from graphformer.models.language import GraphformerDecoderLayer, GraphformerForCausalLM
 
 
 def config(settings: Settings, llama: Any, *, quirks: Collection[str] = ()) -> GraphformerConfig:
-    """The configuration of this library's model for the reference's two: its own settings, and the Llama config beside them.
+    """The configuration of this library's model for the reference's two: its own settings, and the
+    Llama config beside them.
 
     Args:
         llama: a transformers ``LlamaConfig``, or a mapping with its fields.
-        quirks: as in :func:`graphformer.compat.xgpt.attention`. ``"first_token"`` is for single layers only: no setting of ours says it.
+        quirks: as in :func:`graphformer.compat.xgpt.attention`. ``"first_token"`` is for single
+            layers only: no setting of ours says it.
 
     Raises:
         ValueError: a part that this model does not have (the text says which, and where it is).
@@ -36,14 +46,24 @@ def config(settings: Settings, llama: Any, *, quirks: Collection[str] = ()) -> G
     ours: dict[str, Any] = {
         name: fields[name]
         for name in (
-            *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+            *(
+                "vocab_size",
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+            ),
             *("max_position_embeddings", "rms_norm_eps", "initializer_range", "attention_dropout"),
             *("pad_token_id", "bos_token_id", "eos_token_id"),
         )
         if fields.get(name) is not None
     }
     # Files of transformers 4 have rope_theta, those of transformers 5 rope_parameters.
-    rope = fields.get("rope_parameters") or {"rope_type": "default", "rope_theta": fields.get("rope_theta", 10000.0)}
+    rope = fields.get("rope_parameters") or {
+        "rope_type": "default",
+        "rope_theta": fields.get("rope_theta", 10000.0),
+    }
     options = operator_options(settings, quirks, float(fields.get("rms_norm_eps", 1e-6)))
     network = {"pairwise": settings.attention_GIN_MLP_scoring_hidden_dim}
     starts = sharpening(settings)
@@ -67,36 +87,59 @@ def config(settings: Settings, llama: Any, *, quirks: Collection[str] = ()) -> G
 def refuse(settings: Settings, fields: Mapping[str, Any], quirks: Collection[str]) -> None:
     """Raise ValueError for what a model of ours does not have."""
     if settings.use_GNN_from_attention not in OPERATORS:
-        raise ValueError(f"use_GNN_from_attention={settings.use_GNN_from_attention!r} (coarse graining) cannot be read")
+        raise ValueError(
+            f"use_GNN_from_attention={settings.use_GNN_from_attention!r} (coarse graining) cannot "
+            "be read"
+        )
     if settings.gnn_mode != "none":
         raise ValueError(
-            f"gnn_mode={settings.gnn_mode!r} is a Sparse-GIN adapter on the model, not a part of it; read the model with gnn_mode='none'"
+            f"gnn_mode={settings.gnn_mode!r} is a Sparse-GIN adapter on the model, not a part of "
+            "it; read the model with gnn_mode='none'"
         )
     if settings.MLP_type != "standard_MLP":
-        raise ValueError(f"MLP_type={settings.MLP_type!r} cannot be read: only the gated feed-forward, standard_MLP")
-    if settings.use_GNN_from_attention == "LlamaAttentionPNA_LM" and settings.attention_GIN_MLP_GIN_learnable_threshold:
         raise ValueError(
-            "attention_GIN_MLP_GIN_learnable_threshold with LlamaAttentionPNA_LM: every layer's neighbours follow its own trained "
-            "threshold, which one configuration cannot say; read the layers one by one with xgpt.load_attention"
+            f"MLP_type={settings.MLP_type!r} cannot be read: only the gated feed-forward, "
+            "standard_MLP"
+        )
+    if (
+        settings.use_GNN_from_attention == "LlamaAttentionPNA_LM"
+        and settings.attention_GIN_MLP_GIN_learnable_threshold
+    ):
+        raise ValueError(
+            "attention_GIN_MLP_GIN_learnable_threshold with LlamaAttentionPNA_LM: every layer's "
+            "neighbours follow its own trained threshold, which one configuration cannot say; read "
+            "the layers one by one with xgpt.load_attention"
         )
     if "first_token" in quirks:
-        raise ValueError("the quirk 'first_token' is for single layers (xgpt.attention): a model's configuration has no setting for it")
+        raise ValueError(
+            "the quirk 'first_token' is for single layers (xgpt.attention): a model's "
+            "configuration has no setting for it"
+        )
     for name, wanted in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         if fields.get(name, wanted) != wanted:
             raise ValueError(f"{name}={fields[name]!r} cannot be read: this model has {wanted!r}")
 
 
-def decoder_layer_state(settings: Settings, state: Mapping[str, Tensor], *, layer_idx: int = 0) -> dict[str, Tensor]:
+def decoder_layer_state(
+    settings: Settings, state: Mapping[str, Tensor], *, layer_idx: int = 0
+) -> dict[str, Tensor]:
     """State dict of one decoder layer under this library's names."""
     prefix = "self_attn."
-    attention = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    attention = {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
     others = {name: value for name, value in state.items() if not name.startswith(prefix)}
     converted = attention_state(settings, attention, layer_idx=layer_idx)
     return others | {prefix + name: value for name, value in converted.items()}
 
 
 def load_decoder_layer(
-    settings: Settings, llama: Any, state: Mapping[str, Tensor], *, layer_idx: int = 0, quirks: Collection[str] = ()
+    settings: Settings,
+    llama: Any,
+    state: Mapping[str, Tensor],
+    *,
+    layer_idx: int = 0,
+    quirks: Collection[str] = (),
 ) -> GraphformerDecoderLayer:
     """One decoder layer with the reference's weights."""
     layer = GraphformerDecoderLayer(config(settings, llama, quirks=quirks), layer_idx)
@@ -104,7 +147,9 @@ def load_decoder_layer(
     return layer
 
 
-def load_model(settings: Settings, llama: Any, state: Mapping[str, Tensor], *, quirks: Collection[str] = ()) -> GraphformerForCausalLM:
+def load_model(
+    settings: Settings, llama: Any, state: Mapping[str, Tensor], *, quirks: Collection[str] = ()
+) -> GraphformerForCausalLM:
     """A whole model with the reference's weights, ready to generate with a cache and to be saved.
 
     Args:
@@ -113,7 +158,8 @@ def load_model(settings: Settings, llama: Any, state: Mapping[str, Tensor], *, q
         state: the state dict of ``LlamaForCausalLMWithGNN``.
 
     Raises:
-        ValueError: settings or parameters that cannot be read. RuntimeError: parameters that are missing or of another shape.
+        ValueError: settings or parameters that cannot be read. RuntimeError: parameters that are
+            missing or of another shape.
     """
     model = GraphformerForCausalLM(config(settings, llama, quirks=quirks))
     layers: dict[int, dict[str, Tensor]] = {}
@@ -130,14 +176,23 @@ def load_model(settings: Settings, llama: Any, state: Mapping[str, Tensor], *, q
     return model.eval()
 
 
-def load_folder(folder: str | os.PathLike[str], *, quirks: Collection[str] = ()) -> GraphformerForCausalLM:
-    """:func:`load_model` from a folder: ``config.json`` with ``gnn_config`` in it, and ``*.safetensors`` or ``pytorch_model*.bin``."""
+def load_folder(
+    folder: str | os.PathLike[str], *, quirks: Collection[str] = ()
+) -> GraphformerForCausalLM:
+    """:func:`load_model` from a folder: ``config.json`` with ``gnn_config`` in it, and
+    ``*.safetensors`` or ``pytorch_model*.bin``.
+    """
     path = Path(folder)
     if not (path / "config.json").is_file():
-        raise ValueError(f"{path} holds no config.json: give the folder that the reference's save_pretrained wrote")
+        raise ValueError(
+            f"{path} holds no config.json: give the folder that the reference's save_pretrained "
+            "wrote"
+        )
     fields = json.loads((path / "config.json").read_text())
     if "gnn_config" not in fields:
-        raise ValueError(f"{path / 'config.json'} has no gnn_config, so it is not a model of the reference")
+        raise ValueError(
+            f"{path / 'config.json'} has no gnn_config, so it is not a model of the reference"
+        )
     state: dict[str, Tensor] = {}
     for file in sorted(path.glob("*.safetensors")):
         from safetensors.torch import load_file

@@ -1,6 +1,8 @@
-"""The settings of xgpt, the code of arXiv 2501.02393: those that change an output, those that do not, and a reader that checks them.
+"""The settings of xgpt, the code of arXiv 2501.02393: those that change an output, those that do
+not, and a reader that checks them.
 
-Names and defaults are those of its settings object, so that a ``config.json`` of a trained model can be read as it is.
+Names and defaults are those of its settings object, so that a ``config.json`` of a trained model
+can be read as it is.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ COARSE_ATTENTIONS = ("CG_Attention", "CG_Attention_Interpolate")
 class Settings:
     """Settings that change an output, under their names and with their defaults in xgpt.
 
-    A setting of the wrong type, a number that is not finite, and values with which xgpt fails are refused, as far as they are used. Where
-    it fails for no reason that concerns the answer (a whole number for a fractional one) the value is taken. Lists become tuples.
+    A setting of the wrong type, a number that is not finite, and values with which xgpt fails are
+    refused, as far as they are used. Where it fails for no reason that concerns the answer (a whole
+    number for a fractional one) the value is taken. Lists become tuples.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -41,11 +44,15 @@ class Settings:
 
     # What attends.
     use_GNN_from_attention: str = "none"  # the attention class; "none" is transformers' own
-    attention_GIN_MLP_multiplier: float = 2.0  # gamma: width of the heads' MLPs over the heads' width
-    attention_GIN_MLP_o_proj_at_end: bool = False  # GIN: a linear map over the heads' outputs (PNA always has it)
+    # gamma: width of the heads' MLPs over the heads' width
+    attention_GIN_MLP_multiplier: float = 2.0
+    # GIN: a linear map over the heads' outputs (PNA always has it)
+    attention_GIN_MLP_o_proj_at_end: bool = False
     attention_GIN_MLP_GIN_use_softmax: bool = True
-    attention_GIN_MLP_GIN_use_ReLU_instead_of_softmax: bool = True  # PNA without softmax: ReLU, else raw scores
-    attention_GIN_MLP_GIN_softmax_temperature: float = 1.0  # scores are divided by it before the softmax
+    # PNA without softmax: ReLU, else raw scores
+    attention_GIN_MLP_GIN_use_ReLU_instead_of_softmax: bool = True
+    # scores are divided by it before the softmax
+    attention_GIN_MLP_GIN_softmax_temperature: float = 1.0
     use_sharpening: bool = False  # GIN: a trainable factor on the scores before the softmax
     initial_sharpening_value: float = 1.0
     sharpening_value_init: str = "value"  # "value", or "random": uniform in 0.5..1.5
@@ -58,7 +65,8 @@ class Settings:
     attention_GIN_MLP_GIN_threshold_value: float = 0.2  # tau
     attention_GIN_MLP_GIN_learnable_threshold: bool = False
     attention_GIN_MLP_GIN_binary_scale: float = 1.0  # height of the step in "silu+binary"
-    attention_GIN_MLP_GIN_sharp_softplus_beta: float = 10.0  # sharpness; see docs/from-xgpt.md for who reads it
+    # sharpness; see docs/from-xgpt.md for who reads it
+    attention_GIN_MLP_GIN_sharp_softplus_beta: float = 10.0
     attention_GIN_MLP_GIN_top_k_fraction_of_sequence_length: float = 0.1
     # Coarse-grained attention.
     num_latents_list: tuple[int, ...] = (64, 32, 8)  # one level of latents each
@@ -70,7 +78,8 @@ class Settings:
     MLP_type: str = "standard_MLP"
     # The adapter: a graph neural network on the attention map of a block.
     gnn_mode: str = "none"  # "none", "single" (heads merged), "per_head"
-    gnn_type: str = "causal_gnn"  # which network; the default names none and fails unless gnn_mode is "none"
+    # which network; the default names none and fails unless gnn_mode is "none"
+    gnn_type: str = "causal_gnn"
     gnn_logic: str = "before_MLP"  # where in the block
     num_layers: int = 3
     hidden_dim: int = 128  # where it is not the input's width, there are projections to it and back
@@ -80,11 +89,14 @@ class Settings:
     add_rope: bool = False  # rotary embeddings on node features; fails unless there is one head
     use_layer_norm: bool = True  # RMSNorm on the adapter's output ("single" only)
     rms_norm_eps: float = 1e-5  # of that norm alone
-    norm_to_hidden_states: bool = False  # output rescaled to the input's norm, both over all tokens of all sequences
+    # output rescaled to the input's norm, both over all tokens of all sequences
+    norm_to_hidden_states: bool = False
     lambda_GNN: float = 0.5  # trainable scale of the last block ...
-    lambda_GNN_initial: float | None = None  # ... and of the first, linear between; None: the same everywhere
+    # ... and of the first, linear between; None: the same everywhere
+    lambda_GNN_initial: float | None = None
     per_head_ff: bool = False  # a linear map over the heads' outputs ("per_head" only)
-    use_original_hidden_states: bool = False  # the adapter gets the normed input of the block; attention's output is dropped
+    # the adapter gets the normed input of the block; attention's output is dropped
+    use_original_hidden_states: bool = False
     GIN_use_MLP: bool = True
     GIN_use_norm: bool = False
     GIN_hidden_dim_multiplier: float = 2.0
@@ -97,7 +109,8 @@ class Settings:
     use_distance_scaling: bool = False
     distance_weight_strength: float = 1.0
     distance_scaling_method: str = "power"
-    continuous_transform_alpha: float = 10.0  # above 0: weights become sigmoid(alpha (a - threshold))
+    # above 0: weights become sigmoid(alpha (a - threshold))
+    continuous_transform_alpha: float = 10.0
     threshold: float = 0.5
     zero_below_epsilon_threshold: bool = True
     epsilon_threshold: float = 0.5
@@ -114,27 +127,37 @@ class Settings:
     def _one_of(self, name: str, known: Collection[str], remedy: str = "") -> None:
         value = getattr(self, name)
         if value not in known:
-            raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}" + (f". {remedy}" if remedy else ""))
+            raise ValueError(
+                f"unknown {name} {value!r}; known: {', '.join(known)}"
+                + (f". {remedy}" if remedy else "")
+            )
 
     def _check_block(self) -> None:
         self._one_of(
             "use_GNN_from_attention",
             ("none", "LlamaAttention_Original", *GRAPH_ATTENTIONS, *COARSE_ATTENTIONS),
-            "xgpt takes transformers' attention for a name that it does not know: write 'none' for that",
+            "xgpt takes transformers' attention for a name that it does not know: write 'none' for "
+            "that",
         )
         self._one_of("gnn_mode", ("none", "single", "per_head"))
         self._one_of("gnn_logic", ("before_MLP", "after_MLP", "parallel_GNN_MLP"))
         self._one_of(
             "MLP_type",
             ("standard_MLP", "linear_MLP", "shallow_MLP", "no_MLP"),
-            "xgpt cannot build its three graph feed-forwards, and takes the standard one for a name that it does not know: "
-            "write 'standard_MLP' for that",
+            "xgpt cannot build its three graph feed-forwards, and takes the standard one for a "
+            "name that it does not know: write 'standard_MLP' for that",
         )
         if self.use_GNN_from_attention in GRAPH_ATTENTIONS:
             self._one_of("attention_GIN_MLP_GIN_threshold_mode", MODES)
-            mode, name = self.attention_GIN_MLP_GIN_threshold_mode, "attention_GIN_MLP_GIN_top_k_fraction_of_sequence_length"
+            mode, name = (
+                self.attention_GIN_MLP_GIN_threshold_mode,
+                "attention_GIN_MLP_GIN_top_k_fraction_of_sequence_length",
+            )
             if mode in ("top_k", "scaled_topk_causal_4d") and not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in (0, 1] for threshold mode {mode!r}, got {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} must lie in (0, 1] for threshold mode {mode!r}, got "
+                    f"{getattr(self, name)}"
+                )
         if self.use_GNN_from_attention == "LlamaAttentionGIN" and self.use_sharpening:
             self._one_of("sharpening_value_init", ("value", "random"))
         if self.threshold < 0:
@@ -144,27 +167,33 @@ class Settings:
         mode = f"gnn_mode is {self.gnn_mode!r}"
         if self.use_GNN_from_attention in COARSE_ATTENTIONS:
             raise ValueError(
-                f"{mode}, but {self.use_GNN_from_attention} has no attention map for the adapter: set gnn_mode='none' or another "
-                "use_GNN_from_attention"
+                f"{mode}, but {self.use_GNN_from_attention} has no attention map for the adapter: "
+                "set gnn_mode='none' or another use_GNN_from_attention"
             )
         self._one_of(
             "gnn_type",
             ("causal_gin", "causal_recombination"),
-            f"{mode}, which needs one. xgpt cannot build causal_gcn and causal_pna, and its default 'causal_gnn' names no "
-            "network: set gnn_type='causal_gin', or gnn_mode='none'",
+            f"{mode}, which needs one. xgpt cannot build causal_gcn and causal_pna, and its "
+            "default 'causal_gnn' names no network: set gnn_type='causal_gin', or gnn_mode='none'",
         )
         if self.activation.lower() not in (known := ("relu", "tanh", "gelu", "prelu")):
             raise ValueError(f"unknown activation {self.activation!r}; known: {', '.join(known)}")
-        self._one_of("adj_construction_method", ("sum", "mean", "threshold_any", "learnable_aggregate"))
+        self._one_of(
+            "adj_construction_method", ("sum", "mean", "threshold_any", "learnable_aggregate")
+        )
         if self.adj_construction_method == "learnable_aggregate":
             self._one_of("learnable_aggregate_activation", ("softmax", "sigmoid"))
             if self.gnn_mode == "per_head":
                 raise ValueError(
-                    "adj_construction_method='learnable_aggregate' merges the heads, but gnn_mode='per_head' needs one graph for each: "
-                    "set gnn_mode='single', or adj_construction_method='sum'"
+                    "adj_construction_method='learnable_aggregate' merges the heads, but "
+                    "gnn_mode='per_head' needs one graph for each: set gnn_mode='single', or "
+                    "adj_construction_method='sum'"
                 )
         if self.adj_construction_method == "threshold_any" and self.threshold_any_tau == 0:
-            raise ValueError("threshold_any_tau divides the weights, so it must not be 0; a small one such as 0.01 is a hard threshold")
+            raise ValueError(
+                "threshold_any_tau divides the weights, so it must not be 0; a small one such as "
+                "0.01 is a hard threshold"
+            )
         if self.use_distance_scaling:
             self._one_of(
                 "distance_scaling_method",
@@ -202,7 +231,9 @@ UNUSED: dict[str, object] = {
     "attention_GIN_MLP_use_second_order": False,
     "attention_GIN_MLP_second_order_factor": 0.1,
 }
-"""Settings whose names occur in no code but that of the settings object, and their defaults there."""
+"""Settings whose names occur in no code but that of the settings object, and their defaults
+there.
+"""
 
 _PNA_ADAPTER = "belongs to gnn_type='causal_pna', which xgpt cannot build"
 
@@ -243,11 +274,13 @@ transformers_version typical_p use_bfloat16 use_return_dict
 def read_settings(source: Mapping[str, Any] | str | os.PathLike[str] | object) -> Settings:
     """The settings in a mapping, an object with these attributes, or a JSON file.
 
-    Where there is an entry ``gnn_config`` (xgpt keeps its settings there, in the model's own configuration) it is read instead. A missing
-    name takes its default; what transformers adds to its configurations is passed over.
+    Where there is an entry ``gnn_config`` (xgpt keeps its settings there, in the model's own
+    configuration) it is read instead. A missing name takes its default; what transformers adds to
+    its configurations is passed over.
 
     Args:
-        source: names to values; an object whose attributes they are; the path of a JSON file, or of a folder with a ``config.json``.
+        source: names to values; an object whose attributes they are; the path of a JSON file, or of
+            a folder with a ``config.json``.
 
     Warns:
         UserWarning: one, that names all settings which were changed although they have no effect.
@@ -262,16 +295,38 @@ def read_settings(source: Mapping[str, Any] | str | os.PathLike[str] | object) -
     known = [field.name for field in dataclasses.fields(Settings)]
     unused = {**UNUSED, **{name: default for name, (default, _) in WITHOUT_EFFECT.items()}}
     unknown = [
-        name for name in values if name not in (*known, *unused) and name not in _OF_TRANSFORMERS.split() and not name.startswith("_")
+        name
+        for name in values
+        if name not in (*known, *unused)
+        and name not in _OF_TRANSFORMERS.split()
+        and not name.startswith("_")
     ]
     if unknown:
-        raise ValueError("unknown settings: " + ", ".join(_with_closest(name, (*known, *unused)) for name in unknown))
+        raise ValueError(
+            "unknown settings: "
+            + ", ".join(_with_closest(name, (*known, *unused)) for name in unknown)
+        )
     if values.get("attention_GIN_MLP_GIN_mode") == "GINLayer_Var_A":
-        raise ValueError("attention_GIN_MLP_GIN_mode 'GINLayer_Var_A' names a class that was never published: write 'default'")
-    changed = [name for name in unused if name in values and name not in _SILENT and not _same(values[name], unused[name])]
+        raise ValueError(
+            "attention_GIN_MLP_GIN_mode 'GINLayer_Var_A' names a class that was never published: "
+            "write 'default'"
+        )
+    changed = [
+        name
+        for name in unused
+        if name in values and name not in _SILENT and not _same(values[name], unused[name])
+    ]
     if changed:
-        told = (f"{name}={values[name]!r}" + (f" ({WITHOUT_EFFECT[name][1]})" if name in WITHOUT_EFFECT else "") for name in changed)
-        warnings.warn(f"settings that change nothing in xgpt, and nothing here: {', '.join(told)}", UserWarning, stacklevel=2)
+        told = (
+            f"{name}={values[name]!r}"
+            + (f" ({WITHOUT_EFFECT[name][1]})" if name in WITHOUT_EFFECT else "")
+            for name in changed
+        )
+        warnings.warn(
+            f"settings that change nothing in xgpt, and nothing here: {', '.join(told)}",
+            UserWarning,
+            stacklevel=2,
+        )
     return Settings(**{name: values[name] for name in known if name in values})
 
 
@@ -283,16 +338,23 @@ def _named(source: Any) -> Mapping[str, Any]:
         path = Path(source)
         path = path / "config.json" if path.is_dir() else path
         if not path.is_file():
-            raise ValueError(f"source: there is no file {str(path)!r}; give a config.json that holds gnn_config, its folder, or a mapping")
+            raise ValueError(
+                f"source: there is no file {str(path)!r}; give a config.json that holds "
+                "gnn_config, its folder, or a mapping"
+            )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is no JSON file: {error}") from error
         if not isinstance(values, dict):
-            raise TypeError(f"{path} must hold names and values, but holds a {type(values).__name__}")
+            raise TypeError(
+                f"{path} must hold names and values, but holds a {type(values).__name__}"
+            )
         return values
     if not hasattr(source, "__dict__") or isinstance(source, type):
-        raise TypeError(f"settings must be a mapping, an object with attributes or a path, got {source!r}")
+        raise TypeError(
+            f"settings must be a mapping, an object with attributes or a path, got {source!r}"
+        )
     return vars(source)
 
 
@@ -318,9 +380,13 @@ def _typed(name: str, value: Any, wanted: Any) -> Any:
             return float(value)
         wanted = float
     elif typing.get_origin(wanted) is tuple:
-        if isinstance(value, (list, tuple)) and all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+        if isinstance(value, (list, tuple)) and all(
+            isinstance(item, int) and not isinstance(item, bool) for item in value
+        ):
             return tuple(value)
     elif isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
         return value
-    told = {bool: "a bool", int: "an int", float: "a number", str: "a str"}.get(wanted, "a list of ints")
+    told = {bool: "a bool", int: "an int", float: "a number", str: "a str"}.get(
+        wanted, "a list of ints"
+    )
     raise TypeError(f"{name} must be {told}, got {value!r} of type {type(value).__name__}")

@@ -11,8 +11,10 @@ from graphformer.compat.xgpt.thresholds import threshold_spec
 
 QUIRKS = {
     "own_max": "PNA's max is the token's own value",
-    "first_token": "where no neighbour is above the threshold, PNA_LM takes the value of the first token",
-    "map_norm": "the group norm of differential attention runs over the whole map, the future included",
+    "first_token": "where no neighbour is above the threshold, PNA_LM takes the value of the first "
+    "token",
+    "map_norm": "the group norm of differential attention runs over the whole map, the future "
+    "included",
 }
 
 OPERATORS = {
@@ -28,14 +30,24 @@ def check_quirks(quirks: Collection[str]) -> None:
     """Raise ValueError where one is not known."""
     unknown = sorted(set(quirks) - set(QUIRKS))
     if unknown:
-        raise ValueError(f"unknown quirks {unknown}; known: " + "; ".join(f"{name!r} ({what})" for name, what in QUIRKS.items()))
+        raise ValueError(
+            f"unknown quirks {unknown}; known: "
+            + "; ".join(f"{name!r} ({what})" for name, what in QUIRKS.items())
+        )
 
 
 def beta(settings: Settings) -> float:
-    """What the reference's class for these settings uses: PNA takes 10 in the sigmoid, PNA_LM everywhere."""
-    given, kind = settings.attention_GIN_MLP_GIN_sharp_softplus_beta, settings.use_GNN_from_attention
+    """What the reference's class for these settings uses: PNA takes 10 in the sigmoid, PNA_LM
+    everywhere.
+    """
+    given, kind = (
+        settings.attention_GIN_MLP_GIN_sharp_softplus_beta,
+        settings.use_GNN_from_attention,
+    )
     mode = settings.attention_GIN_MLP_GIN_threshold_mode
-    follows = kind == "LlamaAttentionGIN" or (kind == "LlamaAttentionPNA" and mode == "sharp_softplus")
+    follows = kind == "LlamaAttentionGIN" or (
+        kind == "LlamaAttentionPNA" and mode == "sharp_softplus"
+    )
     return given if follows else 10.0
 
 
@@ -51,9 +63,17 @@ def sparsifier_spec(settings: Settings, quirks: Collection[str] = ()) -> dict[st
         fraction=settings.attention_GIN_MLP_GIN_top_k_fraction_of_sequence_length,
         trainable=settings.attention_GIN_MLP_GIN_learnable_threshold,
     )
-    if score(settings) == "differential" and settings.use_differential_attention_group_norm and softmaxed(settings):
+    if (
+        score(settings) == "differential"
+        and settings.use_differential_attention_group_norm
+        and softmaxed(settings)
+    ):
         over = "map" if "map_norm" in quirks else "receiver"
-        return {"name": "normalize_weights", "over": over, **({} if spec is None else {"then": spec})}
+        return {
+            "name": "normalize_weights",
+            "over": over,
+            **({} if spec is None else {"then": spec}),
+        }
     return spec
 
 
@@ -85,7 +105,11 @@ def normalizer(settings: Settings) -> str:
 
 def sharpening(settings: Settings) -> float | bool:
     """Where the trainable factor starts, the softmax's temperature included, or ``False``."""
-    has = OPERATORS[settings.use_GNN_from_attention] == "gin" and softmaxed(settings) and score(settings) != "pairwise"
+    has = (
+        OPERATORS[settings.use_GNN_from_attention] == "gin"
+        and softmaxed(settings)
+        and score(settings) != "pairwise"
+    )
     if not (has and settings.use_sharpening):
         return False
     return settings.initial_sharpening_value / settings.attention_GIN_MLP_GIN_softmax_temperature
@@ -93,8 +117,16 @@ def sharpening(settings: Settings) -> float | bool:
 
 def query_divisor(settings: Settings) -> float:
     """The softmax's temperature where no sharpening takes it up: then the queries do."""
-    here = OPERATORS[settings.use_GNN_from_attention] != "sum" and softmaxed(settings) and score(settings) != "pairwise"
-    return settings.attention_GIN_MLP_GIN_softmax_temperature if here and sharpening(settings) is False else 1.0
+    here = (
+        OPERATORS[settings.use_GNN_from_attention] != "sum"
+        and softmaxed(settings)
+        and score(settings) != "pairwise"
+    )
+    return (
+        settings.attention_GIN_MLP_GIN_softmax_temperature
+        if here and sharpening(settings) is False
+        else 1.0
+    )
 
 
 def trains_threshold(settings: Settings) -> bool:
@@ -104,7 +136,9 @@ def trains_threshold(settings: Settings) -> bool:
     return bool(spec.get("trainable"))
 
 
-def operator_options(settings: Settings, quirks: Collection[str], rms_norm_eps: float) -> dict[str, Any]:
+def operator_options(
+    settings: Settings, quirks: Collection[str], rms_norm_eps: float
+) -> dict[str, Any]:
     """Further arguments of the layer."""
     kind = settings.use_GNN_from_attention
     if kind == "LlamaAttentionGIN":
@@ -114,9 +148,13 @@ def operator_options(settings: Settings, quirks: Collection[str], rms_norm_eps: 
         "LlamaAttentionPNA": ["sum", "mean", "own" if "own_max" in quirks else "max", "var"],
         "LlamaAttentionPNA_LM": ["mean", f"max_norm@{tau!r}", "var", f"min_norm@{tau!r}"],
     }
-    return {"aggregators": aggregators[kind], "scalers": ["identity"]} if kind in aggregators else {}
+    return (
+        {"aggregators": aggregators[kind], "scalers": ["identity"]} if kind in aggregators else {}
+    )
 
 
 def reference_lambda(layer_idx: int) -> float:
-    """Where the reference's differential factor starts: its formula counts layers from 1, its models from 0."""
+    """Where the reference's differential factor starts: its formula counts layers from 1, its
+    models from 0.
+    """
     return 0.8 - 0.6 * math.exp(-0.3 * (layer_idx - 1))

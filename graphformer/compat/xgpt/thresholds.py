@@ -35,19 +35,31 @@ def threshold_spec(
     fraction: float = 0.1,
     trainable: bool = False,
 ) -> dict[str, object] | None:
-    """A threshold mode in plain values, for :func:`graphformer.attention.sparsifiers.from_spec`; ``None`` for ``"none"``.
+    """A threshold mode in plain values, for :func:`graphformer.attention.sparsifiers.from_spec`;
+    ``None`` for ``"none"``.
 
-    The two top-k modes become one: a fraction of each row's own candidates. The reference's ``top_k`` takes a fraction of the total
-    length, so that a prefix gets another answer than the full sequence; ``scaled_topk_causal_4d`` leaves out the token itself, and fills up
-    with edges below tau.
+    The two top-k modes become one: a fraction of each row's own candidates. The reference's
+    ``top_k`` takes a fraction of the total length, so that a prefix gets another answer than the
+    full sequence; ``scaled_topk_causal_4d`` leaves out the token itself, and fills up with edges
+    below tau.
     """
     require_known("threshold mode", mode, MODES)
     if mode == "none":
         return None
     if mode in ("top_k", "scaled_topk_causal_4d"):
         keep = {"name": "top_fraction", "fraction": fraction}
-        return {"name": "reweigh", "curve": "binary", "tau": 0.0 if mode == "top_k" else tau, "keep": keep}
-    spec: dict[str, object] = {"name": "reweigh", "curve": CURVE_OF_MODE[mode], "tau": tau, "trainable": trainable}
+        return {
+            "name": "reweigh",
+            "curve": "binary",
+            "tau": 0.0 if mode == "top_k" else tau,
+            "keep": keep,
+        }
+    spec: dict[str, object] = {
+        "name": "reweigh",
+        "curve": CURVE_OF_MODE[mode],
+        "tau": tau,
+        "trainable": trainable,
+    }
     if mode in ("sharp_softplus", "sigmoid_elementwise"):
         spec["beta"] = beta
     if mode == "silu+binary":
@@ -56,9 +68,11 @@ def threshold_spec(
 
 
 class ScaledTopK(Sparsifier):
-    """The reference's ``scaled_topk_causal_4d`` as it is: weight 1 for the ``max(1, ceil(fraction * i))`` largest predecessors of i.
+    """The reference's ``scaled_topk_causal_4d`` as it is: weight 1 for the
+    ``max(1, ceil(fraction * i))`` largest predecessors of i.
 
-    Weights below tau count as 0 but may still be chosen: here the earlier sender first, in the reference as chance has it.
+    Weights below tau count as 0 but may still be chosen: here the earlier sender first, in the
+    reference as chance has it.
     """
 
     reweighs = True
@@ -78,7 +92,11 @@ class ScaledTopK(Sparsifier):
         position = graph.receivers % graph.num_receivers + graph.num_senders - graph.num_receivers
         before = graph.select(graph.senders % graph.num_senders < position)
         judged = before.weight.detach().masked_fill(before.weight < self.tau, 0.0)
-        number = (position[graph.senders % graph.num_senders < position] * self.fraction - 1e-9).ceil().clamp(min=1)
+        number = (
+            (position[graph.senders % graph.num_senders < position] * self.fraction - 1e-9)
+            .ceil()
+            .clamp(min=1)
+        )
         chosen = ranks(judged, before.receivers, before.num_lanes * before.num_receivers) < number
         kept = before.select(chosen)
         return kept.with_weight(straight_through(kept.weight))

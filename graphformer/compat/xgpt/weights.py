@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from graphformer.compat.xgpt.settings import Settings
-from graphformer.compat.xgpt.slots import query_divisor, reference_lambda, score, sharpening, trains_threshold
+from graphformer.compat.xgpt.slots import (
+    query_divisor,
+    reference_lambda,
+    score,
+    sharpening,
+    trains_threshold,
+)
 
 DEAD = ("residual_epsilon.0", "rmsnorm.weight")
 """Parameters that the reference creates and never uses."""
@@ -37,7 +43,8 @@ OF_HEADS = {
         "mlp.0.weight": "mlp.weight1",
         "mlp.0.bias": "mlp.bias1",
         "mlp.2.weight": "mlp.norm",
-        "normlayer.weight": "mlp.norm",  # the same tensor under a second name; a file may hold either
+        # the same tensor under a second name; a file may hold either
+        "normlayer.weight": "mlp.norm",
         "mlp.4.weight": "mlp.weight2",
         "mlp.4.bias": "mlp.bias2",
     },
@@ -45,11 +52,14 @@ OF_HEADS = {
 }
 
 
-def attention_state(settings: Settings, state: Mapping[str, Tensor], *, layer_idx: int = 0) -> dict[str, Tensor]:
+def attention_state(
+    settings: Settings, state: Mapping[str, Tensor], *, layer_idx: int = 0
+) -> dict[str, Tensor]:
     """State dict of one attention layer, as :func:`graphformer.compat.xgpt.attention` names it.
 
-    The softmax's temperature goes into the sharpening, or into the queries where there is none. The two halves of the pair scoring's first
-    layer come apart. Parameters that the reference never uses are left out.
+    The softmax's temperature goes into the sharpening, or into the queries where there is none. The
+    two halves of the pair scoring's first layer come apart. Parameters that the reference never
+    uses are left out.
 
     Raises:
         ValueError: a parameter of an unknown name, or one that these settings do not have.
@@ -60,20 +70,37 @@ def attention_state(settings: Settings, state: Mapping[str, Tensor], *, layer_id
         group, _, rest = name.partition(".")
         if name in DEAD:
             continue
-        if group in OF_HEADS and (match := re.fullmatch(r"(\d+)\.(.+)", rest)) and match[2] in OF_HEADS[group]:
-            heads.setdefault(OF_HEADS[group][match[2]], {})[int(match[1])] = value.T if value.ndim == 2 else value
+        if (
+            group in OF_HEADS
+            and (match := re.fullmatch(r"(\d+)\.(.+)", rest))
+            and match[2] in OF_HEADS[group]
+        ):
+            heads.setdefault(OF_HEADS[group][match[2]], {})[int(match[1])] = (
+                value.T if value.ndim == 2 else value
+            )
         elif name == "mlp_scoring.0.weight":
             out["pairwise.receiver.weight"], out["pairwise.sender.weight"] = value.chunk(2, dim=1)
         elif name in RENAMED:
             out[RENAMED[name]] = value
         else:
-            why = "biases of projections are not supported" if name.endswith(".bias") else "no attention layer of the reference has it"
+            why = (
+                "biases of projections are not supported"
+                if name.endswith(".bias")
+                else "no attention layer of the reference has it"
+            )
             raise ValueError(f"parameter {name!r} cannot be read: {why}")
     for name, values in heads.items():
         stacked = torch.stack([values[head] for head in range(len(values))])
-        out[f"operator.{name}"] = stacked.unsqueeze(1) if name.startswith("mlp.") and stacked.ndim == 2 else stacked
-    if score(settings) == "pairwise":  # they exist beside the network that scores, and nothing reads them
-        out = {name: value for name, value in out.items() if name not in ("q_proj.weight", "k_proj.weight")}
+        out[f"operator.{name}"] = (
+            stacked.unsqueeze(1) if name.startswith("mlp.") and stacked.ndim == 2 else stacked
+        )
+    # they exist beside the network that scores, and nothing reads them
+    if score(settings) == "pairwise":
+        out = {
+            name: value
+            for name, value in out.items()
+            if name not in ("q_proj.weight", "k_proj.weight")
+        }
     for name in ("sharpening", "differential.amount"):
         if name in out:
             out[name] = out[name].reshape(1)
@@ -88,7 +115,10 @@ def attention_state(settings: Settings, state: Mapping[str, Tensor], *, layer_id
         out.pop("sparsify.tau", None)
     if "sparsify.weight" in out:
         factor = 1 - reference_lambda(layer_idx)
-        out["sparsify.weight"], out["sparsify.bias"] = out["sparsify.weight"] * factor, out["sparsify.bias"] * factor
+        out["sparsify.weight"], out["sparsify.bias"] = (
+            out["sparsify.weight"] * factor,
+            out["sparsify.bias"] * factor,
+        )
         if "sparsify.tau" in out:
             out["sparsify.then.tau"] = out.pop("sparsify.tau")
     return out
