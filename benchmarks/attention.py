@@ -4,11 +4,13 @@ One thread; CPU time, the median of interleaved repetitions; memory is what one 
 resident set at its peak. Batch 1, 8 heads of 64, causal, float32. Scores have a standard deviation
 of about 3 wherever edges are cut.
 
-    python -m benchmarks.attention                      everything, about a quarter of an hour; benchmarks/results/attention.json
+    python -m benchmarks.attention                      everything, about a quarter of an hour;
+                                                        benchmarks/results/attention.json
     python -m benchmarks.attention --sections gin pna   only these; the others' results are kept
     python -m benchmarks.attention --quick              small sizes: does it run?
     python -m benchmarks.attention --show               the tables of the last results
-    python -m benchmarks.attention --plot               and their curves, docs/attention-time.png and docs/attention-memory.png
+    python -m benchmarks.attention --plot               and their curves, docs/attention-time.png
+                                                        and docs/attention-memory.png
 """
 
 from __future__ import annotations
@@ -353,9 +355,10 @@ def exponents(rows: list[dict[str, Any]], name: str) -> list[str]:
     mine = [r for r in rows if r["contender"] == name and r["bytes"]]
     if len(mine) < 2:
         return ["-", "-"]
+    lengths, seconds = [r["length"] for r in mine], [statistics.median(r["seconds"]) for r in mine]
     return [
-        f"{measure.slope([r['length'] for r in mine], [statistics.median(r['seconds']) for r in mine]):.2f}",
-        f"{measure.slope([r['length'] for r in mine], [r['bytes'] for r in mine]):.2f}",
+        f"{measure.slope(lengths, seconds):.2f}",
+        f"{measure.slope(lengths, [r['bytes'] for r in mine]):.2f}",
     ]
 
 

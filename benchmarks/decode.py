@@ -6,7 +6,8 @@ have a standard deviation of about 3), batch 1, one thread; CPU time, medians of
 repetitions. "A token" is a decoding step after the prompt: the time of ``generate`` for 65 tokens
 minus that for 1, over 64.
 
-    python -m benchmarks.decode              prompt of 1,000 tokens; growth from 256 to 4,096; benchmarks/results/decode.json
+    python -m benchmarks.decode              prompt of 1,000 tokens; growth from 256 to 4,096;
+                                             benchmarks/results/decode.json
     python -m benchmarks.decode --quick      short prompts: does it run?
     python -m benchmarks.decode --show       the tables of the last results
 """

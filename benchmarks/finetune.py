@@ -9,10 +9,14 @@ chosen on validation from the same grid, with a seed that is not used again; the
 trains with each of five seeds and is tested on text that nothing was chosen by. Of gsm8k 300
 problems validate and 400 of its test problems test.
 
-    python -m benchmarks.finetune                        both texts, over an hour on one core; benchmarks/results/finetune-*.json
-    python -m benchmarks.finetune --texts gsm8k          one of them (two processes can share the work)
-    python -m benchmarks.finetune --cost                 time and memory of a training step, Llama with hidden size 512 and 8 layers
-    python -m benchmarks.finetune --quick                a few steps on the embedded text and a random model: does it run?
+    python -m benchmarks.finetune                        both texts, over an hour on one core;
+                                                         benchmarks/results/finetune-*.json
+    python -m benchmarks.finetune --texts gsm8k          one of them (two processes can share the
+                                                         work)
+    python -m benchmarks.finetune --cost                 time and memory of a training step, Llama
+                                                         with hidden size 512 and 8 layers
+    python -m benchmarks.finetune --quick                a few steps on the embedded text and a
+                                                         random model: does it run?
     python -m benchmarks.finetune --show                 the tables of the last results
     python -m benchmarks.finetune --plot                 and their curves, docs/finetune-*.png
 

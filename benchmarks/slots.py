@@ -62,14 +62,19 @@ grow with its cube.
 """
 SMALLEST_VARIANCE = 1e-4
 REFUSALS = {
-    "flash builds no edges": r"executor='flash' builds no edges and cannot be used here: .*; executor='auto' "
-    r"chooses one that can",
-    "edges takes explicit candidates only": r"executor='edges' does not fit these candidates: .*'dense' and 'stream' are for "
-    r"rules",
-    "dense takes rules only": r"executor='dense' does not fit these candidates: 'edges' is for explicit "
-    r"candidate edges",
-    "stream takes rules only": r"executor='stream' does not fit these candidates: 'edges' is for explicit "
-    r"candidate edges",
+    "flash builds no edges": (
+        r"executor='flash' builds no edges and cannot be used here: .*; executor='auto' chooses "
+        r"one that can"
+    ),
+    "edges takes explicit candidates only": (
+        r"executor='edges' does not fit these candidates: .*'dense' and 'stream' are for rules"
+    ),
+    "dense takes rules only": (
+        r"executor='dense' does not fit these candidates: 'edges' is for explicit candidate edges"
+    ),
+    "stream takes rules only": (
+        r"executor='stream' does not fit these candidates: 'edges' is for explicit candidate edges"
+    ),
 }
 
 Values = dict[tuple[str, str], Tensor]

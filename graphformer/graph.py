@@ -331,7 +331,7 @@ class AttentionGraph:
             (),
         )
 
-    # ------------------------------------------------------------------ editing (each returns a new graph)
+    # ----------------------------------------------------------- editing (each returns a new graph)
 
     def with_weight(self, weight: Tensor) -> AttentionGraph:
         """The same edges with other weights ``[E]``."""

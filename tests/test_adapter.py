@@ -693,9 +693,16 @@ def _examples(count=16, length=12):
 
 def _arguments(folder, **more):
     return dict(
-        output_dir=str(folder), max_steps=4, per_device_train_batch_size=4, learning_rate=1e-2, save_steps=2, use_cpu=True, report_to=[],
-        disable_tqdm=True, **more,
-    )  # fmt: skip
+        output_dir=str(folder),
+        max_steps=4,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        save_steps=2,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        **more,
+    )
 
 
 def test_trainer_saves_resumes_and_comes_to_the_same_end(tmp_path):
@@ -781,7 +788,8 @@ torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 dist.init_process_group("gloo")
 rank = dist.get_rank()
-model = peft.get_peft_model(make("llama"), gf.SparseGINConfig(hidden_dim=7, dropout=0.0, scale_start=0.25)).train()
+config = gf.SparseGINConfig(hidden_dim=7, dropout=0.0, scale_start=0.25)
+model = peft.get_peft_model(make("llama"), config).train()
 model.get_base_model().gradient_checkpointing_enable({{"use_reentrant": False}})
 model.enable_input_require_grads()
 wrapped = torch.nn.parallel.DistributedDataParallel(model)

@@ -567,7 +567,7 @@ def test_adapter_names_for_each_row(kind: str) -> None:
         model.train()(input_ids=IDS, adapter_names=names)
 
 
-# ---------------------------------------------------------------------- what Sparse-GIN refuses by name
+# ------------------------------------------------------------------ what Sparse-GIN refuses by name
 
 
 def test_merging_is_refused() -> None:

@@ -270,9 +270,8 @@ def test_executors_agree(monkeypatch, normalize: str, sparsify: str):
             assert (
                 graph.batch_shape == wanted.batch_shape and graph.num_senders == wanted.num_senders
             )
-            assert_close(
-                graph.weight, wanted.weight, msg=lambda text: f"{executor}, {case}: {text}"
-            )  # noqa: B023
+            told = f"{executor}, {case}: "
+            assert_close(graph.weight, wanted.weight, msg=lambda text: told + text)  # noqa: B023
             for grad, other in zip(grads, wanted_grads, strict=True):
                 assert torch.isfinite(grad).all()
                 assert_close(grad, other, msg=lambda text: f"gradient, {executor}, {case}: {text}")  # noqa: B023

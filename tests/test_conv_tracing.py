@@ -44,7 +44,7 @@ def arguments(conv: nn.Module, given: tuple[Tensor, Tensor, Tensor]) -> tuple[Te
     return given if conv.edge_dim is not None else given[:2]
 
 
-# ---------------------------------------------------------------- the formula that compilers see is the layer's
+# ---------------------------------------------------- the formula that compilers see is the layer's
 
 
 @each_conv
@@ -155,7 +155,7 @@ def test_weights_of_compiled_self_loops_are_those_of_eager_code(static: bool):
         torch.compile(conv, fullgraph=True, backend="eager")(*given, return_attention_weights=True)
 
 
-# ---------------------------------------------------------------- torch.export, ONNX, torch.jit.trace
+# -------------------------------------------------------------- torch.export, ONNX, torch.jit.trace
 
 
 def dynamic(conv: nn.Module) -> dict:

@@ -34,7 +34,8 @@ edges = torch.stack((ring, (ring + 1) % 5))
 graphs = []
 for number in range({GRAPHS} + 4):
     x = torch.randn(5, 3, generator=draw)
-    graphs.append(Data(x=x, edge_index=edges, y=x.sum().reshape(1, 1), number=torch.tensor([number])))
+    label, number = x.sum().reshape(1, 1), torch.tensor([number])
+    graphs.append(Data(x=x, edge_index=edges, y=label, number=number))
 
 class Watched(GraphTrainer):
     used = []
@@ -47,13 +48,14 @@ class Watched(GraphTrainer):
 folder, resume = Path(sys.argv[1]), len(sys.argv) > 2
 torch.manual_seed(0)
 net = gf.GraphTransformer(3, hidden_size=8, num_layers=2, num_heads=2, dropout=0.2)
-options = dict(epochs={EPOCHS}, max_nodes=20, learning_rate=5e-3, save_total_limit=None, progress=False)
-trainer = Watched(net, graphs[:{GRAPHS}], graphs[{GRAPHS}:], folder, **options)
+options = dict(epochs={EPOCHS}, max_nodes=20, learning_rate=5e-3, save_total_limit=None)
+trainer = Watched(net, graphs[:{GRAPHS}], graphs[{GRAPHS}:], folder, progress=False, **options)
 result = trainer.fit(resume)
 rank = torch.distributed.get_rank()
 assert torch.distributed.get_world_size() == 2 and torch.distributed.get_backend() == "gloo"
 torch.save(net.state_dict(), folder.parent / f"{{folder.name}}-{{rank}}.pt")
-told = dict(used=trainer.used, steps=result.steps, resumed=result.resumed_from, metrics=result.metrics)
+told = dict(used=trainer.used, steps=result.steps, resumed=result.resumed_from)
+told["metrics"] = result.metrics
 (folder.parent / f"{{folder.name}}-{{rank}}.json").write_text(json.dumps(told))
 torch.distributed.destroy_process_group()
 """

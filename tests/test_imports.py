@@ -39,7 +39,8 @@ def test_the_whole_public_face_takes_no_optional_package():
     code = f"""
 import sys
 from graphformer import *
-assert attention_graph.__module__ == "graphformer.attention.build" and nn.__name__ == "graphformer.nn"
+assert attention_graph.__module__ == "graphformer.attention.build"
+assert nn.__name__ == "graphformer.nn"
 print([name for name in {OPTIONAL} if name in sys.modules])
 """
     assert fresh(code) == "[]"
@@ -49,7 +50,8 @@ def test_language_models_do_without_pyg():
     code = """
 import sys, graphformer
 from graphformer.nn import GINAttention
-print(graphformer.GraphformerForCausalLM.__name__, graphformer.explain.__name__, "torch_geometric" in sys.modules)
+model, explain = graphformer.GraphformerForCausalLM, graphformer.explain
+print(model.__name__, explain.__name__, "torch_geometric" in sys.modules)
 """
     assert fresh(code) == "GraphformerForCausalLM explain False"
 
@@ -92,7 +94,8 @@ import sys
 {imports}
 hooks = [finder.module for finder in sys.meta_path if "graphformer" in type(finder).__module__]
 assert hooks in ([], ["peft"]), "the import hook must go once it has run"
-sizes = dict(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2)
+sizes = dict(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+sizes.update(num_attention_heads=2, num_key_value_heads=2)
 print(type(AutoModelForCausalLM.from_config(AutoConfig.for_model("graphformer", **sizes))).__name__)
 """
     assert fresh(code) == "GraphformerForCausalLM"

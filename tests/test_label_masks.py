@@ -314,7 +314,7 @@ def test_training_needs_labels_that_count(tmp_path):
         GraphTrainer(net, [data], [data], tmp_path, epochs=1).evaluate(ignore_keys=["a"])
 
 
-# ---------------------------------------------------------------------- attributes that are not read
+# --------------------------------------------------------------------- attributes that are not read
 
 
 @pytest.mark.parametrize(

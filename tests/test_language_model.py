@@ -210,7 +210,7 @@ def test_executors_and_backends_agree(kind: str, monkeypatch: pytest.MonkeyPatch
     )
 
 
-# ---------------------------------------------------------------------- the standard transformer is one setting
+# ---------------------------------------------------------- the standard transformer is one setting
 
 
 @pytest.mark.parametrize(("kv_heads", "tied"), [(3, True), (1, False)])

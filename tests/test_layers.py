@@ -242,7 +242,7 @@ def test_a_receiver_without_senders_gets_what_its_operator_makes_of_zeros(
     torch.testing.assert_close(layer(x, keep)[0], want[0])
 
 
-# ---------------------------------------------------------------------- executors and backends agree
+# --------------------------------------------------------------------- executors and backends agree
 
 
 def with_executor(
@@ -527,7 +527,7 @@ def test_self_weight_one_without_self_loops_is_pygs_ginconv() -> None:
     ).abs().max() > 1e-3
 
 
-# ---------------------------------------------------------------------- the published code's own numbers
+# ----------------------------------------------------------------- the published code's own numbers
 
 GOLDEN = {
     "a_gin_softmax_sharp1.3_mult0.5": {"mlp_ratio": 0.5},

@@ -18,8 +18,8 @@ import graphformer as gf
 from graphformer.datasets import CopolymerGraphs, PolymerGraphs, polymer_graph
 from graphformer.datasets.smiles import EDGE_NAMES, NODE_NAMES
 
-BLOCK = "<1-2:0.375:0.375<1-1:0.375:0.375<2-2:0.375:0.375<3-4:0.375:0.375<3-3:0.375:0.375<4-4:0.125:0.125"
-BLOCK += "<1-3:0.125:0.125<1-4:0.125:0.125<2-3:0.125:0.125<2-4:0.125:0.125"
+BLOCK = "<1-2:0.375:0.375<1-1:0.375:0.375<2-2:0.375:0.375<3-4:0.375:0.375<3-3:0.375:0.375"
+BLOCK += "<4-4:0.125:0.125<1-3:0.125:0.125<1-4:0.125:0.125<2-3:0.125:0.125<2-4:0.125:0.125"
 RANDOM = "<" + "<".join(f"{a}-{b}:0.25:0.25" for a in range(1, 5) for b in range(a, 5))
 ALTERNATING = "<1-3:0.5:0.5<1-4:0.5:0.5<2-3:0.5:0.5<2-4:0.5:0.5"
 PAIR = "[*:1]c1cc(F)c([*:2])cc1F.[*:3]c1c(O)cc(O)c([*:4])c1O"

@@ -582,7 +582,7 @@ def test_there_are_as_many_expectations_as_said():
     assert len(EXPECTATIONS) * len(CONVS) >= 98
 
 
-# ---------------------------------------------------------------- a module's contract, PyG's own layer beside ours
+# ------------------------------------------------- a module's contract, PyG's own layer beside ours
 
 CONTRACT: dict[str, Callable[[Callable[..., nn.Module]], None]] = {}
 MAKERS: dict[str, Callable[..., nn.Module]] = {

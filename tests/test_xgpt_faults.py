@@ -48,7 +48,7 @@ def layer_with(mode: str, **arguments: object) -> nn.Module:
     return layer
 
 
-# ---------------------------------------------------------------------- 2: a max that is none, and rows without neighbours
+# ----------------------------------------------- 2: a max that is none, and rows without neighbours
 
 
 def test_fault_2_the_reference_takes_the_own_value_for_the_maximum() -> None:
@@ -134,7 +134,7 @@ def test_fault_4_padding_changes_nothing(mode: str, side: str) -> None:
         assert_close(layer(x, keep)[:1, where], layer(real), atol=1e-6, rtol=1e-5)
 
 
-# ---------------------------------------------------------------------- 5: cache, grouped queries, saving, precision
+# ----------------------------------------------------- 5: cache, grouped queries, saving, precision
 
 SPECS = {
     mode: xgpt.sparsifier_spec(settings(attention_GIN_MLP_GIN_threshold_mode=mode))
@@ -190,7 +190,7 @@ def test_fault_5_saving_and_tied_embeddings(score: str, tmp_path: Path) -> None:
     assert again.lm_head.weight is again.model.embed_tokens.weight
 
 
-# ---------------------------------------------------------------------- 6: the future, batch mates, the length
+# ----------------------------------------------------------- 6: the future, batch mates, the length
 
 
 def future_leak(layer: nn.Module) -> float:

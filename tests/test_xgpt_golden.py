@@ -334,7 +334,7 @@ def test_one_decoder_layer(golden: tuple) -> None:
         assert torch.equal(value, whole.model.layers[1].state_dict()[name]), name
 
 
-# ---------------------------------------------------------------------- settings that the golden files do not reach
+# ------------------------------------------------------ settings that the golden files do not reach
 
 
 @pytest.mark.parametrize("golden", ["b2_gin_sharp_softplus_temp"], indirect=True)

@@ -236,7 +236,7 @@ def test_streaming_gives_the_same_layers(golden: Case) -> None:
         assert_close(out, stored[f"out.y{suffix}"], atol=1e-5, rtol=1e-5)
 
 
-# ---------------------------------------------------------------- the messages that the published adapter does not pass
+# -------------------------------------------- the messages that the published adapter does not pass
 
 
 @pytest.mark.parametrize("golden", CASES[:1], indirect=True)

@@ -1,8 +1,11 @@
 """Graph models on real data, beside peers trained in the same run on the same splits and features.
 
-    python -m benchmarks.graphs polymer-dft-egc              all models, all folds; benchmarks/results/graphs-polymer-dft-egc.json
-    python -m benchmarks.graphs vipea --models gin --repeats 1   a part of it; the other runs of the file stay
-    python -m benchmarks.graphs polycrystals --quick         a small part for one epoch: does it run? Writes no result file
+    python -m benchmarks.graphs polymer-dft-egc              all models, all folds;
+        benchmarks/results/graphs-polymer-dft-egc.json
+    python -m benchmarks.graphs vipea --models gin --repeats 1
+        a part of it; the other runs of the file stay
+    python -m benchmarks.graphs polycrystals --quick         a small part for one epoch: does it
+                                                             run? Writes no result file
     python -m benchmarks.graphs all --show                   the tables of the stored results
     python -m benchmarks.graphs all --plot                   and their plots, docs/graphs-*.png
 

@@ -1,7 +1,9 @@
 """BREC: how many of 400 pairs of graphs that are hard to tell apart do networks tell apart?
 
-    python -m benchmarks.graphs.brec                 all networks, 9 minutes of one core; benchmarks/results/graphs-brec.json
-    python -m benchmarks.graphs.brec --quick         one pair a category: does it run? Writes no result file
+    python -m benchmarks.graphs.brec                 all networks, 9 minutes of one core;
+                                                     benchmarks/results/graphs-brec.json
+    python -m benchmarks.graphs.brec --quick         one pair a category: does it run? Writes no
+                                                     result file
     python -m benchmarks.graphs.brec --models gin    only these
     python -m benchmarks.graphs.brec --show          the table of the stored results
     python -m benchmarks.graphs.brec --plot          and their plot, docs/graphs-brec.png

@@ -5,6 +5,7 @@ measure, keep what is done.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -204,9 +205,10 @@ def table(study: Study, content: dict[str, Any]) -> str:
         *(f"{test}: {column}" for test in tests for column in study.columns),
     ]
     rows = []
-    if content["baseline"]:
+    baselines = content["baseline"].values()
+    if baselines:
         ruled = [
-            f"{statistics.fmean(one[test].get(column, float('nan')) for one in content['baseline'].values()):.4f}"
+            f"{statistics.fmean(one[test].get(column, math.nan) for one in baselines):.4f}"
             for test in tests
             for column in study.columns
         ]

@@ -1,9 +1,12 @@
 """Node classification with one line swapped: GATConv, TransformerConv, SumAttentionConv and
 GINAttentionConv in the same script.
 
-    python -m benchmarks.nodes                       everything; benchmarks/results/nodes.json, run by run
-    python -m benchmarks.nodes cora --layers GATConv SumAttentionConv --repeats 3    a part; the other runs of the file stay
-    python -m benchmarks.nodes --quick               a small made graph for three steps: does it run? Writes no result file
+    python -m benchmarks.nodes                       everything; benchmarks/results/nodes.json, run
+                                                     by run
+    python -m benchmarks.nodes cora --layers GATConv SumAttentionConv --repeats 3
+        a part; the other runs of the file stay
+    python -m benchmarks.nodes --quick               a small made graph for three steps: does it
+                                                     run? Writes no result file
     python -m benchmarks.nodes --show                the table of the stored results
     python -m benchmarks.nodes --docs                the same into docs/node-benchmarks.md
 

@@ -40,7 +40,8 @@ class SparseGINConfig(PeftConfig):
     .. math::
         h_i = \mathrm{residual}_i + \mathrm{attention}_i, \qquad
         a_{ij} = \min\Big(\sum_h A^h_{ij},\ \mathrm{clamp}\Big), \qquad
-        \mathrm{out}_i = h_i + \lambda\, \mathrm{RMSNorm}(P_\mathrm{out}\,\mathrm{GIN}(P_\mathrm{in} h, a_{ij} > \tau))_i
+        \mathrm{out}_i = h_i + \lambda\, \mathrm{RMSNorm}\big(
+        P_\mathrm{out}\,\mathrm{GIN}(P_\mathrm{in} h, a_{ij} > \tau)\big)_i
 
     ``A`` is the frozen model's own attention (its rotary positions, windows, soft caps and sinks
     included), and the feed-forward block sees ``out``. A message goes from key to query; a causal
@@ -188,11 +189,8 @@ class SparseGINConfig(PeftConfig):
             if not text and not (
                 isinstance(value, (list, tuple, set)) and all(isinstance(one, str) for one in value)
             ):
-                raise TypeError(
-                    f"{name} must be "
-                    f"{'a list of names' if name == 'modules_to_save' else 'a text or a list of names'}, "
-                    f"got {value!r}"
-                )
+                form = "" if name == "modules_to_save" else "a text or "
+                raise TypeError(f"{name} must be {form}a list of names, got {value!r}")
             if (not value and name == "target_modules") or "" in ([value] if text else value):
                 raise ValueError(
                     f"{name}={value!r} names no module: leave it out, or give the names"

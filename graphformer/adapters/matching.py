@@ -41,7 +41,8 @@ def match_parameters(
 ) -> SparseGINConfig:
     """A Sparse-GIN adapter with as many trainable parameters as another adapter has on this model.
 
-    >>> gf.match_parameters(model, peft.LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear"))
+    >>> lora = peft.LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
+    >>> gf.match_parameters(model, lora)
 
     Args:
         model: the base model, before any adapter.

@@ -257,9 +257,9 @@ class SparseGINModel(BaseTuner):
     def _check_merge_allowed(self) -> None:
         raise ValueError(NO_MERGE)
 
-    def _unload_and_optionally_merge(
+    def _unload_and_optionally_merge(  # type: ignore[override]
         self, merge: bool = True, *args: Any, **kwargs: Any
-    ) -> nn.Module:  # type: ignore[override]
+    ) -> nn.Module:
         if merge:
             self._check_merge_allowed()
         for name, module in list(self.model.named_modules()):

@@ -39,7 +39,8 @@ def merged_graph(
     r"""The merged graph of all heads, and the attention output, in one pass over blocks of rows.
 
     .. math::
-        a_{ij} = \min\Big(\mathrm{reduce}_h\, \mathrm{softmax}(s_{hi\cdot})_j,\ \mathrm{clamp}\Big), \qquad
+        a_{ij} = \min\Big(\mathrm{reduce}_h\, \mathrm{softmax}(s_{hi\cdot})_j,\ \mathrm{clamp}\Big),
+        \qquad
         E = \{(j \to i) : \mathrm{sparsify}(a_{i\cdot})_j\}
 
     The cut comes after merging: unlike ``attention_graph(..., sparsify).merge_heads()``, an edge

@@ -215,7 +215,8 @@ def from_spec(spec: Mapping[str, Any], num_heads: int) -> Sparsifier:
     """A sparsifier from plain values, as a config file holds it: its name and its arguments,
     sparsifiers among them again as plain values.
 
-    >>> from_spec({"name": "reweigh", "curve": "binary", "tau": 0.0, "keep": {"name": "top_k", "k": 3}}, num_heads=4)
+    >>> keep = {"name": "top_k", "k": 3}
+    >>> from_spec({"name": "reweigh", "curve": "binary", "tau": 0.0, "keep": keep}, num_heads=4)
 
     Names: ``threshold``, ``top_k``, ``top_fraction``, ``reweigh``, ``normalize_weights``.
     """

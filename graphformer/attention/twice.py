@@ -6,7 +6,8 @@ The kernel runs, forward and backward, as it is. Only where the backward pass is
 differentiated again, with :math:`g` the gradient of the output:
 
 .. math::
-    \bar x = P^\top g, \qquad \bar S = P \circ (g x^\top - \mathrm{rowsum}(P \circ g x^\top)), \qquad
+    \bar x = P^\top g, \qquad
+    \bar S = P \circ (g x^\top - \mathrm{rowsum}(P \circ g x^\top)), \qquad
     \bar q = \bar S k, \qquad \bar k = \bar S^\top q
 
 These hold the matrix :math:`P`, so a second derivative costs the memory of ``executor="dense"``.

@@ -78,10 +78,12 @@ def aggregate(
     ======== =====================================================================================
     sum      :math:`\sum_j w_{ij} x_j`
     mean     :math:`\sum_j w_{ij} x_j / \sum_j |w_{ij}|`
-    var      :math:`\sum_j |w_{ij}| (\mathrm{sign}(w_{ij}) x_j - \mathrm{mean}_i)^2 / \sum_j |w_{ij}|`
+    var      :math:`\sum_j |w_{ij}| (\mathrm{sign}(w_{ij}) x_j - \mathrm{mean}_i)^2
+             / \sum_j |w_{ij}|`
     std      the square root of var (0 where var is below 1e-10)
     max, min over the kept senders, unweighted; equal ones share the gradient
-    max_norm the features of the sender of largest Euclidean norm; ``max_norm@0.2``: among edges of weight above 0.2
+    max_norm the features of the sender of largest Euclidean norm; ``max_norm@0.2``: among edges of
+             weight above 0.2
     min_norm the same with the smallest norm
     ======== =====================================================================================
 

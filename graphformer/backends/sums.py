@@ -3,13 +3,16 @@ transform.
 
 Three maps are enough, because the gradient of each is made of the others:
 
-======================= ======================================= ================================================
+======================= ======================================= ====================================
 map                     formula                                 gradients, from ``g``
-======================= ======================================= ================================================
-:class:`WeightedSum`    :math:`\sum_{e \to i} w_e x_{j(e)}`     to x ``SumToSenders(g, w)``, to w ``EdgeDots(g, x)``
-:class:`SumToSenders`   :math:`\sum_{e \leftarrow j} w_e y_{i(e)}` to y ``WeightedSum(g, w)``, to w ``EdgeDots(y, g)``
-:class:`EdgeDots`       :math:`\langle a_{i(e)}, b_{j(e)} \rangle` to a ``WeightedSum(b, g)``, to b ``SumToSenders(a, g)``
-======================= ======================================= ================================================
+======================= ======================================= ====================================
+:class:`WeightedSum`    :math:`\sum_{e \to i} w_e x_{j(e)}`     to x ``SumToSenders(g, w)``, to w
+                                                                ``EdgeDots(g, x)``
+:class:`SumToSenders`   :math:`\sum_{e \leftarrow j} w_e y_{i(e)}` to y ``WeightedSum(g, w)``, to w
+                                                                ``EdgeDots(y, g)``
+:class:`EdgeDots`       :math:`\langle a_{i(e)}, b_{j(e)} \rangle` to a ``WeightedSum(b, g)``, to b
+                                                                ``SumToSenders(a, g)``
+======================= ======================================= ====================================
 
 None of them makes an ``[E, D]`` tensor. Under ``torch.func.vmap`` samples stand beside each other
 as more channels where they share the weights, and as copies of the graph where they do not.
@@ -249,7 +252,7 @@ def sum_to_senders(graph: AttentionGraph, values: Tensor) -> Tensor:
     return EdgeSum.apply(values, graph, True)
 
 
-# ---------------------------------------------------------------------- many samples behind one, for torch.func.vmap
+# ----------------------------------------------------- many samples behind one, for torch.func.vmap
 
 
 def sum_of_samples(

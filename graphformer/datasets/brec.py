@@ -44,7 +44,7 @@ class BREC(GraphDataset):
     Pairs stand in the order of the authors' ``dataset_v3.py``; they count the first two regular
     parts as one:
 
-    ===================== ========== ============ =====================================================================================
+    ===================== ========== ============ ==================================================
     ``basic``             0 to 59    10 nodes     not told apart by 1-WL, that is by message passing
     ``regular``           60 to 109  7-10 nodes   simple regular graphs
     ``strongly_regular``  110 to 159 16-35 nodes  not told apart by 3-WL
@@ -52,7 +52,7 @@ class BREC(GraphDataset):
     ``cfi``               260 to 359 18-198 nodes Cai, Fürer and Immerman's, up to 4-WL
     ``four_vertex``       360 to 379 63 nodes     strongly regular with the 4-vertex condition
     ``distance_regular``  380 to 399 30-63 nodes  distance regular
-    ===================== ========== ============ =====================================================================================
+    ===================== ========== ============ ==================================================
 
     A graph has ``edge_index`` (both directions) and ``num_nodes`` and nothing else: there are no
     features and no labels.

@@ -35,7 +35,8 @@ class GSM8K(Dataset):
     >>> problems = GSM8K("data", "train")
     >>> problems.text(0), problems.answer(0)
     ('Question: Natalia sold clips to ...\\nAnswer: ...\\n#### 72\\n\\n', 72)
-    >>> windows = problems.windows(AutoTokenizer.from_pretrained("gpt2"), 256, eos=True)  # what transformers' Trainer takes
+    >>> tokenizer = AutoTokenizer.from_pretrained("gpt2")
+    >>> windows = problems.windows(tokenizer, 256, eos=True)  # what transformers' Trainer takes
 
     Args:
         root: a folder; ``root/raw`` takes the download. None downloads nothing.

@@ -46,14 +46,13 @@ def polymer_graph(text: str, *, features: str = "full") -> Data:
     bond that it has in the chain. Molecules beside it that have no ends, such as the counter-ion of
     ``*CC(*)C(=O)[O-].[Na+]``, are kept: nodes without bonds to the chain, in groups of their own.
 
-    A **copolymer** is
-    ``A.B|0.25|0.75|<1-3:0.5:0.5<2-4:0.5:0.5~80``: monomers whose ends are numbered ``[*:1]``, ``[*:2]``, ...;
-    the fraction of each; how the ends are bonded; and, where it is known, the degree of
-    polymerisation, at least 1. ``i-j:v:w`` is an edge from the atom of end i to that of end j of
-    weight ``v``, and one back of weight ``w``; ``i-i:w:w`` is one self-loop of weight ``w``. A
-    weight is the probability that the end is bonded to that other one: what an end receives sums to
-    1 where the text is complete, and never to more. Units with more than two bonds to others
-    (ladder polymers, networks) are written so too.
+    A **copolymer** is ``A.B|0.25|0.75|<1-3:0.5:0.5<2-4:0.5:0.5~80``: monomers whose ends are
+    numbered ``[*:1]``, ``[*:2]``, ...; the fraction of each; how the ends are bonded; and, where it
+    is known, the degree of polymerisation, at least 1. ``i-j:v:w`` is an edge from the atom of end
+    i to that of end j of weight ``v``, and one back of weight ``w``; ``i-i:w:w`` is one self-loop
+    of weight ``w``. A weight is the probability that the end is bonded to that other one: what an
+    end receives sums to 1 where the text is complete, and never to more. Units with more than two
+    bonds to others (ladder polymers, networks) are written so too.
 
     **Stereo**: R, S, E and Z are the CIP labels of the middle one of three units, so that they do
     not depend on where the chain is cut. A centre whose two directions along the chain are alike,
@@ -73,8 +72,8 @@ def polymer_graph(text: str, *, features: str = "full") -> Data:
 
     Returns:
         ``x`` [N, len(NODE_NAMES)], ``edge_index``, ``edge_attr`` [E, len(EDGE_NAMES)] (bonds, in
-            both directions), ``node_weight`` [N]: the
-        fraction of the atom's monomer, ``group_0`` int64 [N]: its monomer, and ``text``.
+        both directions), ``node_weight`` [N]: the fraction of the atom's monomer, ``group_0`` int64
+        [N]: its monomer, and ``text``.
 
     Raises:
         TypeError: no text.

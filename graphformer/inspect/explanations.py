@@ -41,7 +41,7 @@ def explain(module: nn.Module, *args: Any, **kwargs: Any) -> Explanations:
     and why.
 
     >>> print(gf.explain(model, input_ids))
-    model.layers.0.self_attn: executor flash, backend auto: the operator needs only weighted sums, so no edges are built
+    model.layers.0.self_attn: executor flash, backend auto: the operator needs only weighted sums...
     >>> print(gf.explain(graph_transformer, batch))  # one line for each layer and level
     layers.0.blocks.0.conv: executor edges, backend torch: only the given edges are scored
 

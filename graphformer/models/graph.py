@@ -3,17 +3,23 @@ layer. Reads top to bottom.
 
 The figure 13 of arXiv 2501.02393, as a data flow::
 
-    Data / Batch --> x, edge_attr, pos, u --> nodes h [N, hidden] = features + encodings + graph inputs
-    candidates of each layer (given edges, k-hop, kNN, expander, all pairs) --> pairs [E] and their features [E, edge_hidden]
+    Data / Batch --> x, edge_attr, pos, u
+        --> nodes h [N, hidden] = features + encodings + graph inputs
+    candidates of each layer (given edges, k-hop, kNN, expander, all pairs)
+        --> pairs [E] and their features [E, edge_hidden]
 
     in every layer, at every level, finest first:
-        scores <q_i, k_j>, biased by the pair's features and by the refined graph of the layer before
-            --> normalize --> sparsify --> the heads' graphs --> GIN / PNA / sum --> h, feed-forward --> h
+        scores <q_i, k_j>, biased by the pair's features and the refined graph of the layer before
+            --> normalize --> sparsify --> the heads' graphs
+            --> GIN / PNA / sum --> h, feed-forward --> h
         the heads' graphs merged --> the refined graph that the next layer starts from
-        after the first layer: groups (given, or clusters of the refined graph) --> the nodes and edges of the next level
-        members --> their group (up), before a level's own layer; group --> its members (down), when all levels are done
+        after the first layer: groups (given, or clusters of the refined graph)
+            --> the nodes and edges of the next level
+        members --> their group (up), before a level's own layer
+        group --> its members (down), when all levels are done
 
-    nodes, pairs of nodes, or a readout of all levels --> targets --> predictions, and a loss that leaves missing labels out
+    nodes, pairs of nodes, or a readout of all levels
+        --> targets --> predictions, and a loss that leaves missing labels out
 
 A batch is one disjoint graph: nothing is padded, and cost is linear in the candidate pairs.
 """
@@ -69,7 +75,8 @@ class GraphTransformer(GraphNetwork):
     r"""A transformer over graphs: PyG ``Data`` or ``Batch`` in, predictions for graphs, nodes or
     edges out.
 
-    >>> net = gf.GraphTransformer(node_dim=7, edge_dim=3, hidden_size=64, num_layers=3, num_heads=4, target="graph", out_dim=2)
+    >>> sizes = dict(hidden_size=64, num_layers=3, num_heads=4)
+    >>> net = gf.GraphTransformer(node_dim=7, edge_dim=3, target="graph", out_dim=2, **sizes)
     >>> out = net(batch)  # out.prediction [num_graphs, 2], out.loss where batch.y is there
 
     Input: ``x``, ``edge_index``, and where they are asked for ``edge_attr``, ``pos``, ``u`` (graph

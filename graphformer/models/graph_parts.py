@@ -462,11 +462,11 @@ def target_loss(
     classes = target.task == "classification" and width > 1 and y.numel() == rows
     turned = y.ndim == 2 and y.shape == (width, rows) and 1 < width != rows > 1
     if y.numel() != (rows if classes else rows * width) or turned:
+        several = target.task == "classification" and width > 1
         raise ValueError(
-            f"data.{name} must hold {rows} x {width} numbers ({target.place}s x "
-            f"out_dim{', or one class a row' if target.task == 'classification' and width > 1 else ''}), "
-            f"got shape {list(y.shape)}. A graph's own y is [1, out_dim], so that PyG "
-            "stacks them"
+            f"data.{name} must hold {rows} x {width} numbers ({target.place}s x out_dim"
+            f"{', or one class a row' if several else ''}), got shape {list(y.shape)}. A graph's "
+            "own y is [1, out_dim], so that PyG stacks them"
         )
     y = without_uncounted(y, keep, width, target.task == "classification")
     if classes:

@@ -1,14 +1,16 @@
 """Which labels of a PyG ``Data`` or ``Batch`` count: its masks, and the seeds of its neighbour
 loaders.
 
-==================== ==================================================================================================================
+==================== ===============================================================================
 the data hold        labels that count
-==================== ==================================================================================================================
+==================== ===============================================================================
 no mask              all
 ``train_mask``       those it marks, where the network is in training mode
-``val_mask``         those it marks, in evaluation mode; ``test_mask`` where there is no ``val_mask``
-``n_id``, seeds      of NeighborLoader: the seeds, the first ``batch_size`` nodes; while training only those that ``train_mask`` marks
-==================== ==================================================================================================================
+``val_mask``         those it marks, in evaluation mode; ``test_mask`` where there is no
+                     ``val_mask``
+``n_id``, seeds      of NeighborLoader: the seeds, the first ``batch_size`` nodes; while training
+                     only those that ``train_mask`` marks
+==================== ===============================================================================
 
 ``mask=`` says otherwise: the name of any mask in the data, a bool tensor, or ``"all"``. Masks are
 bool, one entry for each row of a target.

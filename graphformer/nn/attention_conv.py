@@ -3,13 +3,14 @@ r"""Attention on the edges of a given graph, for the pipelines of PyG and DGL;
 
 Data flow, with :math:`H` heads of width :math:`d`::
 
-    x_src, x_dst --> q (receivers), k, v (senders), own (receivers)             [H, N, d] each
-    edges        --> EdgeList: sorted once, the same for all heads               E
-    s_e = sharpening <q_i, k_j> / sqrt(d) + W_bias edge_attr_e + edge_bias_e     on the given edges only, [H * E]
-        --> normalize over each receiver's edges --> sparsify --> times edge_weight -->
-        AttentionGraph, lanes (H,) --> the operator's reductions by a backend, sum and mean of v_j +
-        W_h edge_attr_e --> operator with the receiver's own features --> heads beside each other,
-        or their mean [--> output map]
+    x_src, x_dst --> q (receivers), k, v (senders), own (receivers)           [H, N, d] each
+    edges        --> EdgeList: sorted once, the same for all heads            E
+    s_e = sharpening <q_i, k_j> / sqrt(d) + W_bias edge_attr_e + edge_bias_e  [H * E]
+        --> normalize over each receiver's edges --> sparsify --> times edge_weight
+        --> AttentionGraph, lanes (H,)
+        --> the operator's reductions by a backend, sum and mean of v_j + W_h edge_attr_e
+        --> operator with the receiver's own features
+        --> heads beside each other, or their mean [--> output map]
 
 Time and memory are linear in the edges; nothing of size N x N or E x d is made.
 

@@ -18,8 +18,10 @@ class GINAttentionConv(AttentionConv):
     r"""GIN-attention (arXiv 2501.02393, section 2.1) on the edges of a given graph.
 
     .. math::
-        w^h_{ij} = \mathrm{softmax}_{j \in N(i)}\big(\alpha \langle q^h_i, k^h_j \rangle / \sqrt{d} + b_h^\top a_{ij}\big), \qquad
-        \mathrm{out}^h_i = \mathrm{MLP}_h\Big((s + \epsilon_h)\, v^h_i + \sum_{j \in N(i)} w^h_{ij} (v^h_j + W^h_e a_{ij})\Big)
+        w^h_{ij} = \mathrm{softmax}_{j \in N(i)}\big(\alpha \langle q^h_i, k^h_j \rangle / \sqrt{d}
+        + b_h^\top a_{ij}\big), \qquad
+        \mathrm{out}^h_i = \mathrm{MLP}_h\Big((s + \epsilon_h)\, v^h_i
+        + \sum_{j \in N(i)} w^h_{ij} (v^h_j + W^h_e a_{ij})\Big)
 
     >>> conv = gf.nn.GINAttentionConv(in_channels=7, out_channels=32, heads=4, edge_dim=3)
     >>> out = conv(x, edge_index, edge_attr)  # [N, 32]
@@ -93,7 +95,8 @@ class PNAAttentionConv(AttentionConv):
     r"""PNA-attention (arXiv 2501.02393, section 2.2) on the edges of a given graph.
 
     .. math::
-        \mathrm{out}^h_i = \mathrm{MLP}_h\big[\,\mathrm{scaler}(D_i) \cdot \{s\, v^h_i,\ \mathrm{reduce}_{j \in N(i)} v^h_j\}\,\big]
+        \mathrm{out}^h_i = \mathrm{MLP}_h\big[\,\mathrm{scaler}(D_i)
+        \cdot \{s\, v^h_i,\ \mathrm{reduce}_{j \in N(i)} v^h_j\}\,\big]
 
     over every scaler and reduction, with :math:`D_i` the number of edges into i. Sum and mean are
     those of :math:`v_j + W_e a_{ij}`.

@@ -1,17 +1,21 @@
 r"""What a node or a pair of nodes is told about the graph around it, by name.
 
-===================== ===================================================================================================================
-``random_walk:16``    for each node the probability of a random walk to be back after 1 to 16 steps (arXiv 2110.07875), by PyG's transform
-``shell_walk:2:8``    for each node random walks of up to 8 steps among the nodes exactly 1 step away, and among those 2 steps away: sizes,
-                      degrees, probabilities to be back, their spread
-                      (:func:`~graphformer.nn.substructures.shell_walk`)
-``laplacian:8``       the 8 slowest modes of the normalized Laplacian: each node's amplitude :math:`|v_i|` and the eigenvalue
-``laplacian:8:flip``  the same with signs, which are flipped at random in training (arXiv 2003.00982)
+===================== ==============================================================================
+``random_walk:16``    for each node the probability of a random walk to be back after 1 to 16 steps
+                      (arXiv 2110.07875), by PyG's transform
+``shell_walk:2:8``    for each node random walks of up to 8 steps among the nodes exactly 1 step
+                      away, and among those 2 steps away: sizes, degrees, probabilities to be back,
+                      their spread (:func:`~graphformer.nn.substructures.shell_walk`)
+``laplacian:8``       the 8 slowest modes of the normalized Laplacian: each node's amplitude
+                      :math:`|v_i|` and the eigenvalue
+``laplacian:8:flip``  the same with signs, which are flipped at random in training (arXiv
+                      2003.00982)
 ``degree``            :math:`\log(1 + D)` of edges in and out
 ``distance:10``       a pair's distance in ``pos``: 16 Gaussians with centres from 0 to 10
 ``shortest_path:4``   a pair's number of steps along given edges: one of 1, ..., 4, or farther
-``relative_walk:8``   a pair's probability of a random walk to lead from the sender to the receiver in 1 to 8 steps (arXiv 2305.17589)
-===================== ===================================================================================================================
+``relative_walk:8``   a pair's probability of a random walk to lead from the sender to the receiver
+                      in 1 to 8 steps (arXiv 2305.17589)
+===================== ==============================================================================
 
 An eigenvector has no sign, and where several share an eigenvalue they can be turned into each
 other. The amplitude is :math:`\sqrt{\mathrm{mean}_l v_{il}^2}` over those of one eigenvalue: it

@@ -87,7 +87,8 @@ class GINAttention(GraphAttention):
 
     .. math::
         A = \mathrm{softmax}(\alpha\, q k^\top / \sqrt{d}), \qquad
-        \mathrm{out}_i = \mathrm{MLP}_h\Big((s + \epsilon_h)\, x_i + \sum_{(j \to i)} A_{ij} x_j\Big)
+        \mathrm{out}_i = \mathrm{MLP}_h\Big((s + \epsilon_h)\, x_i
+        + \sum_{(j \to i)} A_{ij} x_j\Big)
 
     with :math:`x` the hidden states cut into heads, :math:`\alpha` one trainable sharpening a
     layer, :math:`\epsilon_h` and an MLP for each head.

@@ -1,17 +1,18 @@
 """Which pairs of nodes a layer of a graph transformer may score: the given edges and what can be
 read off them, by name.
 
-=============== ====================================================================================================================
+=============== ====================================================================================
 ``edges``       the given edges, each with its features; equal pairs stay separate
 ``k_hop:2``     a path of at most 2 given edges leads from sender to receiver
-``knn:8``       the sender is one of the receiver's 8 nearest in ``pos`` (of equally far ones the lower number)
+``knn:8``       the sender is one of the receiver's 8 nearest in ``pos`` (of equally far ones the
+                lower number)
 ``radius:5.0``  nodes at most 5 apart in ``pos``
-``expander:4``  4 random partners a node, the same for every graph of so many nodes (arXiv 2303.06147): few steps from anywhere to anywhere.
-                They depend on how nodes are numbered, so a model that uses them is not permutation
-                equivariant
+``expander:4``  4 random partners a node, the same for every graph of so many nodes (arXiv
+                2303.06147): few steps from anywhere to anywhere. They depend on how nodes are
+                numbered, so a model that uses them is not permutation equivariant
 ``all``         every pair of different nodes of a graph
 ``self``        each node with itself
-=============== ====================================================================================================================
+=============== ====================================================================================
 
 ``edges+knn:8`` is a union. A given edge that such a rule finds too counts once, with its features.
 No pair joins two graphs.

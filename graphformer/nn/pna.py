@@ -100,7 +100,8 @@ class PNAAttention(GraphAttention):
     scalers.
 
     .. math::
-        \mathrm{out}_i = W_o \big\Vert_h \mathrm{MLP}_h\big[\,\mathrm{scaler}(D_i) \cdot \mathrm{reduce}_{(j \to i)}\, v_j\,\big]
+        \mathrm{out}_i = W_o \big\Vert_h \mathrm{MLP}_h\big[\,\mathrm{scaler}(D_i)
+        \cdot \mathrm{reduce}_{(j \to i)}\, v_j\,\big]
 
     over every scaler and reduction, with values :math:`v = W_v x`.
 

@@ -26,7 +26,8 @@ def shell_walk(structure: Structure, most: int, steps: int) -> Tensor:
     after k steps (0 where j has no neighbour there), the numbers of a shell are
 
     .. math::
-        \log(1 + |S|), \quad \log(1 + \mathrm{mean}_j d_j), \quad \mathrm{mean}_j\, p_k(j), \quad \mathrm{std}_j\, p_k(j)
+        \log(1 + |S|), \quad \log(1 + \mathrm{mean}_j d_j), \quad
+        \mathrm{mean}_j\, p_k(j), \quad \mathrm{std}_j\, p_k(j)
         \qquad (k = 2, ..., \mathrm{steps})
 
     For r = 1 these count triangles (k = 2), 4-cliques (k = 3) and longer cycles among a node's

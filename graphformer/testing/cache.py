@@ -28,11 +28,10 @@ def check_cache(
     forward.
 
     The model is called the transformers way:
-    ``model(input_ids=, attention_mask=, position_ids=, cache=,
-    use_cache=)``, returning ``logits`` ``[B, n,
-    V]`` and ``cache``; both by its older name ``past_key_values`` where the model has that one. ``attention_mask``
-    covers cached and new tokens; it is not passed where nothing is padded. ``position_ids`` count
-    real tokens and are passed where the model's ``forward`` names them.
+    ``model(input_ids=, attention_mask=, position_ids=, cache=, use_cache=)``, returning ``logits``
+    ``[B, n, V]`` and ``cache``; both by its older name ``past_key_values`` where the model has that
+    one. ``attention_mask`` covers cached and new tokens; it is not passed where nothing is padded.
+    ``position_ids`` count real tokens and are passed where the model's ``forward`` names them.
 
     Args:
         model: a causal language model.

@@ -98,7 +98,8 @@ def check_second_gradient(
 
     .. math::
         \langle u, \nabla_\theta \langle \nabla \ell, v \rangle \rangle =
-        \big(\langle \nabla \ell(\theta + h u), v \rangle - \langle \nabla \ell(\theta - h u), v \rangle \big) / 2h
+        \big(\langle \nabla \ell(\theta + h u), v \rangle
+        - \langle \nabla \ell(\theta - h u), v \rangle \big) / 2h
 
     A custom function that is differentiable once need not raise in
     ``torch.autograd.grad(gradient, x)``: where x is named, autograd may go round the node that
@@ -188,13 +189,8 @@ def check_second_gradient(
     plain, recorded = slope(False), slope(True)
     for name, got, want in zip(leaves, recorded, plain, strict=True):
         text = f"the gradient at {name} is another one with create_graph=True"
-        require_equal(
-            14,
-            got,
-            want,
-            lambda index, text=text: text,
-            atol=1e-9 * float(want.abs().max()) + 1e-12,
-        )  # type: ignore[misc]
+        atol = 1e-9 * float(want.abs().max()) + 1e-12
+        require_equal(14, got, want, lambda index, text=text: text, atol=atol)  # type: ignore[misc]
     total = along(recorded)
     found = []
     for leaf, direction in zip(leaves.values(), directions, strict=True):
@@ -218,9 +214,8 @@ def check_second_gradient(
     allowed = rtol * max(map(abs, first)) + 1e-13 * scale / step + 1e-9
     for at, (name, got_there, nearest) in enumerate(zip(leaves, found, first, strict=True)):
         if not abs(got_there - nearest) <= allowed:
-            nearest = min(
-                nearest, measured(at, step / 10), key=lambda value, got=got_there: abs(value - got)
-            )  # type: ignore[misc]
+            finer = measured(at, step / 10)
+            nearest = finer if abs(finer - got_there) < abs(nearest - got_there) else nearest
         if not abs(got_there - nearest) <= allowed:
             raise violation(
                 14,

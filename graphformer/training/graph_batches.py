@@ -21,7 +21,8 @@ class NodeBudgetSampler(Sampler[list[int]]):
     each graph is in one batch. A graph that alone is larger than the budget is a batch of its own,
     and a warning tells how many there are.
 
-    >>> loader = torch.utils.data.DataLoader(dataset, batch_sampler=NodeBudgetSampler(sizes, 512), collate_fn=Batch.from_data_list)
+    >>> sampler = NodeBudgetSampler(sizes, 512)
+    >>> DataLoader(dataset, batch_sampler=sampler, collate_fn=Batch.from_data_list)
 
     Args:
         sizes: nodes of each graph, ``[num_graphs]``.

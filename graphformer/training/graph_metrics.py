@@ -28,7 +28,8 @@ def regression_metrics(prediction: Tensor, labels: Tensor) -> dict[str, float]:
 
     .. math::
         r2 = 1 - \frac{\sum (y - p)^2}{\sum (y - \bar y)^2}, \qquad
-        pearson = \frac{\sum (y - \bar y)(p - \bar p)}{\sqrt{\sum (y - \bar y)^2 \sum (p - \bar p)^2}}
+        pearson = \frac{\sum (y - \bar y)(p - \bar p)}
+        {\sqrt{\sum (y - \bar y)^2 \sum (p - \bar p)^2}}
 
     in each column, then the mean over columns. A column needs two different labels, for ``pearson``
     two different predictions as well; without one, and where there are no labels at all, values are

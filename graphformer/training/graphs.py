@@ -59,7 +59,7 @@ class GraphTrainingResult:
 class GraphTrainer(ResumableTrainer):
     """transformers' Trainer for a :class:`~graphformer.models.GraphTransformer`.
 
-    >>> trainer = GraphTrainer(net, train, validation, "runs/first", epochs=50, max_nodes=1024, patience=10)
+    >>> trainer = GraphTrainer(net, train, validation, "runs/first", epochs=50, patience=10)
     >>> result = trainer.fit()
     >>> trainer.predict(test)  # [graphs, out_dim], in the unit of the labels
 

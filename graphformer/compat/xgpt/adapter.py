@@ -5,7 +5,8 @@ One decoder block with everything read from a checkpoint, ``attention`` and ``gr
 block's own queries and keys:
 
 >>> gin, scale = sparse_gin(settings, state, hidden_size=2048, num_heads=16)
->>> out = place(settings.gnn_logic, x, attention, norm2, feed_forward, lambda v: v + scale * gin(v, graph))
+>>> adapter = lambda v: v + scale * gin(v, graph)
+>>> out = place(settings.gnn_logic, x, attention, norm2, feed_forward, adapter)
 """
 
 from __future__ import annotations

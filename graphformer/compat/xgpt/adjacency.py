@@ -20,7 +20,9 @@ class LearnedMerge(nn.Module):
     r"""A network that merges the heads' weights of each pair
     (``adj_construction_method="learnable_aggregate"``).
 
-    .. math:: a_{ij} = \mathrm{act}\big(w_2 \cdot \mathrm{ReLU}(W_1 (A_{1ij}, \dots, A_{Hij}) + b_1) + b_2\big)
+    .. math::
+        a_{ij} = \mathrm{act}\big(w_2 \cdot \mathrm{ReLU}(W_1 (A_{1ij}, \dots, A_{Hij}) + b_1)
+        + b_2\big)
 
     with the sigmoid, or a softmax over all L senders of the row. That softmax counts later tokens
     and padding; they are cut afterwards, and what is left is not scaled up again.

@@ -38,7 +38,7 @@ class Settings:
         ValueError: an unknown name among the values, or values that contradict each other.
 
     Example:
-        >>> Settings(use_GNN_from_attention="LlamaAttentionGIN", attention_GIN_MLP_multiplier=0.5).gnn_mode
+        >>> Settings(use_GNN_from_attention="LlamaAttentionGIN").gnn_mode
         'none'
     """
 
@@ -260,14 +260,17 @@ _SILENT = ("model_type", "tokenizer", "plot_for_debugging")
 
 # What transformers itself keeps in its configurations, up to version 5.
 _OF_TRANSFORMERS = """
-add_cross_attention architectures attn_implementation auto_map bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward
-cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size
-eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id id2label is_decoder
-is_encoder_decoder label2id length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_labels
-num_return_sequences output_attentions output_hidden_states output_scores pad_token_id prefix problem_type pruned_heads
-quantization_config remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id suppress_tokens
-task_specific_params temperature tf_legacy_loss tie_encoder_decoder tie_word_embeddings tokenizer_class top_p torch_dtype torchscript
-transformers_version typical_p use_bfloat16 use_return_dict
+ add_cross_attention architectures attn_implementation auto_map bad_words_ids begin_suppress_tokens
+bos_token_id chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id
+diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
+exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id id2label
+is_decoder is_encoder_decoder label2id length_penalty max_length min_length no_repeat_ngram_size
+num_beam_groups num_beams num_labels num_return_sequences output_attentions output_hidden_states
+output_scores pad_token_id prefix problem_type pruned_heads quantization_config
+remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id
+suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder
+tie_word_embeddings tokenizer_class top_p torch_dtype torchscript transformers_version typical_p
+use_bfloat16 use_return_dict
 """
 
 
