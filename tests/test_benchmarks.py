@@ -167,6 +167,15 @@ def test_node_table_has_the_distance_to_the_better_peer(tmp_path, monkeypatch):
         "(+5.00) |"
     )
     assert row in study.table(content)
+    content["runs"][0]["settings"] = {
+        **content["runs"][0]["settings"],
+        "width": 1,
+    }  # a run of an older script
+    assert "| cora | accuracy | 1 | 50.00 | 75.00 | 70.00 (-5.00) | 80.00 (+5.00) |" in study.table(
+        content
+    )
+    content["runs"].pop()
+    assert "cora" not in study.table(content)
 
 
 def test_node_page_shows_what_is_stored():

@@ -12,7 +12,7 @@ GINAttentionConv in the same script.
 
 All layers have the script's widths, rates, dropout and steps. The rates of the script for
 heterophilous graphs were chosen for PyG's layers, which have their constructors' defaults; what
-ours are given (``study.GIVEN``) was chosen on Cora's validation nodes, with seeds from 100.
+ours are given (``study.GIVEN``) was chosen on validation nodes, with seeds from 100.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ from graphformer.nn.conv_options import refuse_others
 from graphformer.nn.edge_attention import EdgeAttention
 from graphformer.nn.edge_list import EdgeList, check_ends
 from graphformer.nn.edge_masks import GivenEdges
+from graphformer.nn.edge_scores import SCORES, AdditiveScore
 from graphformer.nn.graph_inputs import (
     check_size,
     is_dgl,
@@ -66,11 +67,13 @@ class AttentionConv(EdgeAttention):
         w^h_{e} = \omega_e\, \mathrm{normalize}_{e \to i}(s^h_e), \qquad
         m^h_i = \sum_{e = (j \to i)} w^h_e \,(W_v x_j + W_e a_e)^h
 
-    for an edge :math:`e` from sender :math:`j` to receiver :math:`i` with features :math:`a_e` and
-    weight :math:`\omega_e` (``edge_weight``, 1 where none is given). Features act twice: they bias
-    the score, and they are part of the message. Without the second a receiver with one edge would
-    not see its features, for its softmax weight is 1. Reductions other than sum and mean (max, min,
-    std) look at :math:`W_v x_j` alone.
+    (``score="additive"``: another :math:`s^h_e`, see
+    :class:`~graphformer.nn.conv_options.ConvOptions`) for an edge :math:`e` from
+    sender :math:`j` to receiver :math:`i` with features :math:`a_e` and weight
+    :math:`\omega_e` (``edge_weight``, 1 where none is given). Features act twice:
+    they bias the score, and they are part of the message. Without the second a receiver with
+    one edge would not see its features, for its softmax weight is 1. Reductions other than sum
+    and mean (max, min, std) look at :math:`W_v x_j` alone.
 
     To ``to_hetero``, ``summary`` and the explainers it is one of PyG's MessagePassing layers, hooks
     and masks included (:class:`~graphformer.nn.message_layer.MessageLayer`).
@@ -104,6 +107,7 @@ class AttentionConv(EdgeAttention):
         *,
         sparsify: Sparsifier | None = None,
         normalize: str | Normalizer = "softmax",
+        score: str = "dot",
         sharpening: bool | float = True,
         dropout: float = 0.0,
         backend: str = "auto",
@@ -136,6 +140,8 @@ class AttentionConv(EdgeAttention):
                 f"fill_value={fill_value} is the features of self-loops, and add_self_loops is "
                 "False: give both, or neither"
             )
+        if score not in SCORES:
+            raise ValueError(f"unknown score {score!r}; known: {', '.join(SCORES)}")
         if head_channels is None and concat and out_channels % heads:
             raise ValueError(
                 f"out_channels {out_channels} is not a multiple of heads {heads}: every head makes "
@@ -164,12 +170,16 @@ class AttentionConv(EdgeAttention):
             in_channels if isinstance(in_channels, int) else (from_senders, from_receivers)
         )
         width = heads * self.head_channels
-        self.q_proj = conv_inputs.linear(from_receivers, width)
-        self.k_proj = conv_inputs.linear(from_senders, width)
-        self.v_proj = conv_inputs.linear(from_senders, width)
+        self.score, additive = score, score == "additive"
+        self.q_proj = None if additive else conv_inputs.linear(from_receivers, width)
+        self.k_proj = None if additive else conv_inputs.linear(from_senders, width)
+        self.v_proj = conv_inputs.linear(from_senders, width, glorot=additive)
         self.self_proj = (
-            None if isinstance(in_channels, int) else conv_inputs.linear(from_receivers, width)
+            None
+            if isinstance(in_channels, int)
+            else conv_inputs.linear(from_receivers, width, glorot=additive)
         )
+        self.additive = AdditiveScore(heads, self.head_channels) if additive else None
         self.edge_bias = (
             None if edge_dim is None else conv_inputs.linear(edge_dim, heads, "edge_dim")
         )
@@ -425,6 +435,7 @@ class AttentionConv(EdgeAttention):
 
     def _switches(self) -> list[tuple[str, Any, Any]]:
         return [
+            ("score", self.score, "dot"),
             ("concat", self.concat, True),
             ("residual", self.res is not None, False),
             ("add_self_loops", self.add_self_loops, False),

@@ -46,12 +46,15 @@ class GINAttentionConv(AttentionConv):
             and little of its size, which GIN's own MLP reads.
         mlp_residual: add the sum to what the MLP makes of it, so that it reaches the output by a
             linear way too. Then ``dropout`` acts on the MLP's output, as dropout of a residual
-            branch. In the place of GATConv give ``mlp_residual=True, mlp_norm=False, mlp_ratio=1.0,
-            self_weight=0.0, add_self_loops=True`` (docs/node-benchmarks.md).
+            branch.
+        train_eps: False keeps every epsilon at 0. In the place of GATConv give
+            ``score="additive", sharpening=False, bias=True, self_weight=0.0, add_self_loops=True,
+            mlp_residual=True, mlp_norm=False, mlp_ratio=1.0, train_eps=False``
+            (docs/node-benchmarks.md).
         options: what all layers on edges take, see
             :class:`~graphformer.nn.conv_options.ConvOptions`: ``sparsify``, ``normalize``,
-            ``sharpening``, ``dropout``, ``backend``, ``head_channels``, ``concat``, ``residual``,
-            ``bias``, ``add_self_loops``, ``flow``.
+            ``score``, ``sharpening``, ``dropout``, ``backend``, ``head_channels``, ``concat``,
+            ``residual``, ``bias``, ``add_self_loops``, ``flow``.
 
     Shape: ``[N, in_channels]`` and ``[2, E]`` to ``[N, out_channels]``.
 
@@ -71,6 +74,7 @@ class GINAttentionConv(AttentionConv):
         self_weight: float = 1.0,
         mlp_norm: bool = True,
         mlp_residual: bool = False,
+        train_eps: bool = True,
         **options: Unpack[ConvOptions],
     ) -> None:
         super().__init__(
@@ -81,6 +85,7 @@ class GINAttentionConv(AttentionConv):
                 self_weight=self_weight,
                 norm=mlp_norm,
                 residual=mlp_residual,
+                train_eps=train_eps,
                 dropout=options.get("dropout", 0.0) if mlp_residual else 0.0,
             ),
             in_channels,

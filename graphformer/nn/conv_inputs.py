@@ -169,15 +169,33 @@ def edge_factors(edge_weight: Tensor | None, num_edges: int) -> Tensor | None:
     return edge_weight
 
 
-def linear(in_features: int, out_features: int, name: str = "in_channels") -> nn.Linear:
-    """A map without bias; -1 takes its width from the first call."""
+class GlorotLinear(nn.Linear):
+    """A map that starts as those of PyG's GATConv: variance ``2 / (inputs + outputs)``."""
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.weight)
+
+
+class LazyGlorotLinear(nn.LazyLinear, GlorotLinear):
+    """The same with a width that the first call decides."""
+
+    cls_to_become = GlorotLinear
+
+
+def linear(
+    in_features: int, out_features: int, name: str = "in_channels", *, glorot: bool = False
+) -> nn.Linear:
+    """A map without bias; -1 takes its width from the first call.
+
+    ``glorot``: its weights start as :class:`GlorotLinear`'s.
+    """
     if in_features == -1:
-        return nn.LazyLinear(out_features, bias=False)
+        return (LazyGlorotLinear if glorot else nn.LazyLinear)(out_features, bias=False)
     if whole(name, in_features, -1) < 1:
         raise ValueError(
             f"{name} must be at least 1, or -1 to take it from the first call; got {in_features}"
         )
-    return nn.Linear(in_features, out_features, bias=False)
+    return (GlorotLinear if glorot else nn.Linear)(in_features, out_features, bias=False)
 
 
 def apply(map: nn.Linear, x: Tensor) -> Tensor:

@@ -22,6 +22,9 @@ class ConvOptions(TypedDict, total=False):
             keeps the lower sender, so ties depend on how nodes are numbered.
         normalize: ``"softmax"``, ``"sigmoid"``, ``"relu"``, ``"identity"`` or a normalizer; over
             the edges into a receiver.
+        score: ``"dot"``: queries times keys. ``"additive"``: the score of GATConv,
+            ``LeakyReLU(<a, W_v x_i> + <b, W_v x_j>)`` with slope 0.2, and the values' weights start
+            as GATConv's. It has no queries and keys, and a receiver without features adds 0.
         sharpening: a trainable alpha that starts at 1 (or at the number given), or ``False``.
         dropout: on the weights.
         backend: ``"torch"``, ``"pyg"``, ``"dgl"``, ``"torch_sparse"`` or ``"auto"`` (torch); never
@@ -48,6 +51,7 @@ class ConvOptions(TypedDict, total=False):
 
     sparsify: Sparsifier | None
     normalize: str | Normalizer
+    score: Literal["dot", "additive"]
     sharpening: bool | float
     dropout: float
     backend: str
@@ -71,10 +75,11 @@ ELSEWHERE = {
     "self_weight=0.0",
     "beta": "a gate between a node and its neighbours is not part of this layer; residual=True "
     "adds a trained map of the input",
-    "negative_slope": "scores are dot products, without a LeakyReLU",
+    "negative_slope": "scores are dot products, without a LeakyReLU; that of "
+    "score='additive' has the slope 0.2",
     "share_weights": "queries, keys and values have maps of their own",
-    "eps": "GIN's epsilon is trained, one a head; self_weight is what it is added to",
-    "train_eps": "GIN's epsilon is always trained",
+    "eps": "GIN's epsilon starts at 0, one a head; self_weight is what it is added to",
+    "train_eps": "epsilon is GIN's alone: GINAttentionConv(train_eps=False)",
     "nn": "the operator brings its own MLP, mlp_ratio as wide as a head",
     "deg": "PNA's reference degree is trained; avg_degree is where it starts",
     "aggr_kwargs": "the reductions are the operator's; PNAAttentionConv(aggregators=...) chooses "
@@ -113,8 +118,8 @@ def refuse_others(
         )
     if decomposed_layers != 1:
         raise ValueError(
-            f"decomposed_layers={decomposed_layers}: scores are dot products over all channels, "
-            "which cannot be cut into parts"
+            f"decomposed_layers={decomposed_layers}: scores are dot products or sums over all "
+            "channels, which cannot be cut into parts"
         )
     if flow not in ("source_to_target", "target_to_source"):
         raise ValueError(f"flow must be 'source_to_target' or 'target_to_source', got {flow!r}")

@@ -25,6 +25,7 @@ from graphformer.nn import conv_inputs
 from graphformer.nn.added_loops import Edges
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
+from graphformer.nn.edge_scores import AdditiveScore
 from graphformer.nn.graph_inputs import numberless
 from graphformer.nn.message_layer import MessageLayer
 from graphformer.nn.recompute import in_stretches
@@ -47,12 +48,14 @@ class EdgeAttention(MessageLayer):
     Attributes:
         q_proj, k_proj, v_proj, self_proj: maps of receivers, senders, senders, receivers (None:
             values serve).
+        additive: what makes scores in the place of q_proj and k_proj.
         edge_bias, edge_message: what edge features add to the scores, and to the messages.
         o_proj, res, bias: on the heads' outputs, beside them, and added last.
     """
 
-    q_proj: nn.Linear
-    k_proj: nn.Linear
+    q_proj: nn.Linear | None
+    k_proj: nn.Linear | None
+    additive: AdditiveScore | None
     v_proj: nn.Linear
     self_proj: nn.Linear | None
     edge_bias: nn.Linear | None
@@ -124,21 +127,29 @@ class EdgeAttention(MessageLayer):
     def _projected(
         self, x_src: Tensor, x_dst: Tensor | None, num_receivers: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values, own features, queries and keys, each ``[H, N, d]``."""
-        values, k = (
-            self._heads(conv_inputs.apply(self.v_proj, x_src)),
-            self._heads(conv_inputs.apply(self.k_proj, x_src)),
-        )
+        """Values, own features, queries and keys, each ``[H, N, d]``; of additive scores what
+        stands for the last two, ``[H, N, 1]``.
+        """
+        values = self._heads(conv_inputs.apply(self.v_proj, x_src))
         if x_dst is None:
-            nothing = values.new_zeros(self.heads, num_receivers, self.head_channels)
-            return values, nothing, nothing, k
-        shared = x_src is x_dst and self.self_proj is None
-        own = (
-            values
-            if shared
-            else self._heads(conv_inputs.apply(self.self_proj or self.v_proj, x_dst))
+            own = values.new_zeros(self.heads, num_receivers, self.head_channels)
+        else:
+            shared = x_src is x_dst and self.self_proj is None
+            own = (
+                values
+                if shared
+                else self._heads(conv_inputs.apply(self.self_proj or self.v_proj, x_dst))
+            )
+        if self.additive is not None:
+            return values, own, *self.additive.halves(own, values)
+        assert self.q_proj is not None and self.k_proj is not None
+        k = self._heads(conv_inputs.apply(self.k_proj, x_src))
+        return (
+            values,
+            own,
+            own if x_dst is None else self._heads(conv_inputs.apply(self.q_proj, x_dst)),
+            k,
         )
-        return values, own, self._heads(conv_inputs.apply(self.q_proj, x_dst)), k
 
     def _operated(self, own: Tensor, reduced: dict[str, Tensor], x_dst: Tensor | None) -> Tensor:
         """The operator on reductions ``[H, N, d]``, and what makes the output of its heads."""
@@ -170,9 +181,19 @@ class EdgeAttention(MessageLayer):
         return scores
 
     def _scaled(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys in the precision of scores, with the factors of a dot product where one
+        is taken.
+        """
         dtype = torch.promote_types(q.dtype, torch.float32)
+        if self.additive is not None:
+            return q.to(dtype), k.to(dtype)
         factor = 1.0 if self.sharpening is None else self.sharpening.to(dtype)
         return q.to(dtype) * (factor / math.sqrt(self.head_channels)), k.to(dtype)
+
+    def _added(self, q: Tensor, k: Tensor, receivers: Tensor, senders: Tensor) -> Tensor:
+        """Additive scores ``[H * E]``, times the sharpening."""
+        scores = AdditiveScore.on_edges(q, k, receivers, senders)
+        return scores if self.sharpening is None else scores * self.sharpening.to(scores.dtype)
 
     def _weigh(
         self,
@@ -188,9 +209,11 @@ class EdgeAttention(MessageLayer):
         with exact(q):
             q, k = self._scaled(q, k)
             every = edges.heads(self.heads)
-            scores = self._biased(
-                sampled_scores(q.unsqueeze(0), k.unsqueeze(0), every), edge_attr, edge_bias
-            )
+            if self.additive is None:
+                scores = sampled_scores(q.unsqueeze(0), k.unsqueeze(0), every)
+            else:
+                scores = self._added(q, k, edges.receivers, edges.senders)
+            scores = self._biased(scores, edge_attr, edge_bias)
             require_finite(
                 scores,
                 "the scores are not finite: they hold",
@@ -290,7 +313,12 @@ class EdgeAttention(MessageLayer):
         senders, receivers, lanes = edges.senders, edges.receivers, self.heads * num_receivers
         with exact(q):
             q, k = self._scaled(q, k)
-            scores = (q.index_select(1, receivers) * k.index_select(1, senders)).sum(-1).reshape(-1)
+            if self.additive is None:
+                scores = (
+                    (q.index_select(1, receivers) * k.index_select(1, senders)).sum(-1).reshape(-1)
+                )
+            else:
+                scores = self._added(q, k, receivers, senders)
             scores = self._biased(scores, edges.attr, edges.bias)
             lane = torch.arange(self.heads, device=receivers.device).unsqueeze(-1)
             rows = (receivers + num_receivers * lane).reshape(-1)

@@ -34,10 +34,12 @@ class GINOperator(Operator):
     (arXiv 1810.00826, eq. 4.1).
 
     With ``residual`` it is ``out_i = z_i + dropout(MLP_h(z_i))``: the sum reaches the output by a
-    linear way too.
+    linear way too. With ``train_eps=False`` epsilon stays as it starts, as in PyG's GINConv unless
+    asked for otherwise; a state dict holds it either way.
     """
 
     reductions = ("sum",)
+    eps: Tensor
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class GINOperator(Operator):
         norm: bool = True,
         norm_eps: float = 1e-6,
         residual: bool = False,
+        train_eps: bool = True,
     ) -> None:
         super().__init__()
         whole("num_heads", num_heads)
@@ -58,7 +61,11 @@ class GINOperator(Operator):
         number("norm_eps", norm_eps, least=0.0)
         self.initial_eps, self.self_weight = number("eps", eps), number("self_weight", self_weight)
         self.residual, self.dropout = residual, dropout
-        self.eps = nn.Parameter(torch.full((num_heads,), float(eps)))
+        start = torch.full((num_heads,), float(eps))
+        if train_eps:
+            self.eps = nn.Parameter(start)
+        else:
+            self.register_buffer("eps", start)
         self.mlp = HeadMLP(
             num_heads,
             dim,
@@ -79,7 +86,12 @@ class GINOperator(Operator):
         return z + F.dropout(out, self.dropout, self.training) if self.residual else out
 
     def extra_repr(self) -> str:
-        return f"self_weight={self.self_weight}" + ", residual=True" * self.residual
+        fixed = not isinstance(self.eps, nn.Parameter)
+        return (
+            f"self_weight={self.self_weight}"
+            + ", residual=True" * self.residual
+            + ", train_eps=False" * fixed
+        )
 
 
 class GINAttention(GraphAttention):

@@ -218,8 +218,8 @@ class MessageLayer(MessagePassing):
     def decomposed_layers(self, value: int) -> None:
         if value != 1:
             raise ValueError(
-                f"decomposed_layers={value}: scores are dot products over all channels, which "
-                "cannot be cut into parts"
+                f"decomposed_layers={value}: scores are dot products or sums over all channels, "
+                "which cannot be cut into parts"
             )
 
     def _no_fused_hook(self, hook: Callable[..., Any]) -> NoReturn:
