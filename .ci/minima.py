@@ -1,14 +1,15 @@
-"""The oldest release that pyproject.toml declares for each dependency, as a pip constraints
-file.
+"""The oldest release that pyproject.toml declares for each dependency, as a pip constraints file.
+
+pip's own copies of packaging and tomli read it, so that a fresh environment can run this.
 """
 
 import sys
 from pathlib import Path
 
-import tomllib
-from packaging.requirements import Requirement
+from pip._vendor import tomli
+from pip._vendor.packaging.requirements import Requirement
 
-project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+project = tomli.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 declared = list(project["dependencies"])
 for extra in project["optional-dependencies"].values():
     declared += extra

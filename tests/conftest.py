@@ -1,6 +1,8 @@
 """What all tests share: one thread, one seed, and where the real data lie."""
 
 import os
+import runpy
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from interpreters import Interpreters
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,6 +63,25 @@ def float64(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture(scope="session")
+def interpreters() -> Iterator[Interpreters]:
+    started = Interpreters(ROOT)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def interpreter(interpreters: Interpreters) -> Callable[..., str]:
+    """Runs code in a new interpreter, and returns what it printed."""
+
+    def run(code: str, *arguments: object) -> str:
+        ended, out, err = interpreters(textwrap.dedent(code), *arguments)
+        assert ended == 0, err[-3000:]
+        return out.strip()
+
+    return run
+
+
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture):
     """Runs the command line: (exit code, output, errors)."""
@@ -70,6 +92,27 @@ def call(capsys: pytest.CaptureFixture):
         with pytest.raises(SystemExit) as end:
             main([str(argument) for argument in arguments])
         return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def run_example(tmp_path, monkeypatch, capfd):
+    """Runs an example in an empty folder and in this process, which has imported already what it
+    imports: what it prints.
+    """
+    import transformers
+
+    def run(name, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
+        threads, verbosity = torch.get_num_threads(), transformers.logging.get_verbosity()
+        try:
+            runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+        finally:
+            torch.set_num_threads(threads)
+            transformers.logging.set_verbosity(verbosity)
+        return capfd.readouterr().out
 
     return run
 

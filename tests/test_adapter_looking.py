@@ -1,9 +1,7 @@
 """A look inside an adapter: scales over training, edges, and adapters of equal size."""
 
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -172,40 +170,30 @@ def test_sizes_that_cannot_be_met() -> None:
 
 
 @pytest.mark.slow
-def test_the_example_runs(data_dir: Path, tmp_path: Path) -> None:
-    model, script = (
-        data_dir.parent / "models" / "stories260K",
-        Path(__file__).resolve().parents[1] / "examples" / "finetune_llm.py",
-    )
+@pytest.mark.float32
+def test_the_example_runs(data_dir: Path, tmp_path: Path, run_example: Callable[..., str]) -> None:
+    model = data_dir.parent / "models" / "stories260K"
     if not model.is_dir():
         pytest.skip("stories260K is not here")
     (tmp_path / "text.txt").write_text(
         (data_dir / "tinyshakespeare" / "input.txt").read_text()[:30_000]
     )
-    command = [
-        sys.executable,
-        str(script),
+    options = (
         "--model",
-        str(model),
+        model,
         "--text",
-        str(tmp_path / "text.txt"),
+        tmp_path / "text.txt",
         "--steps",
-        "20",
+        20,
         "--context",
-        "64",
-    ]
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path / "adapter")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
+        64,
+        "--output",
+        tmp_path / "adapter",
     )
-    assert done.returncode == 0, done.stderr
+    out = run_example("finetune_llm", *options)
     before, after = (
         float(n)
-        for n in re.search(
-            r"perplexity: ([\d.]+) before, ([\d.]+) after 20 steps", done.stdout
-        ).groups()
+        for n in re.search(r"perplexity: ([\d.]+) before, ([\d.]+) after 20 steps", out).groups()
     )
-    assert after < before and "model.layers.4.self_attn: " in done.stdout
+    assert after < before and "model.layers.4.self_attn: " in out
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()

@@ -1,8 +1,11 @@
 """Each benchmark runs with --quick, prints its tables and leaves no result behind."""
 
+import gc
 import os
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,32 @@ def written(name: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in RESULTS.glob(f"{name}*")}
 
 
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """``python -m benchmarks.<words>`` in this process, which has imported already what they all
+    import: what it prints.
+    """
+
+    import transformers
+
+    def start(name, *words):
+        monkeypatch.setattr("sys.argv", [name, *words])
+        verbosity = transformers.logging.get_verbosity()
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", "'benchmarks.*' found in sys.modules", RuntimeWarning
+                )
+                runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
+        finally:
+            gc.unfreeze()  # frozen for the measurements
+            transformers.logging.set_verbosity(verbosity)
+            transformers.logging.enable_progress_bar()
+        return capsys.readouterr().out
+
+    return start
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -31,20 +60,20 @@ def written(name: str) -> dict[str, int]:
         "nodes cora tolokers --repeats 1",
     ],
 )
-def test_quick(call):
+def test_quick(run, call):
     name, *words = call.split()
     before = written(name)
-    command = [sys.executable, "-m", f"benchmarks.{name}", *words, "--quick"]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "| --- |" in done.stdout
+    assert "| --- |" in run(name, *words, "--quick")
     assert written(name) == before
+
+
+def test_a_benchmark_is_a_command(tmp_path):
+    """In a process of its own, from another folder."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "benchmarks.aggregate", "--quick"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| --- |" in done.stdout and not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(
@@ -55,8 +84,9 @@ def test_peak_memory_sees_what_a_step_frees_again():
 
     from benchmarks import measure
 
-    found, _ = measure.peak_memory(lambda: torch.ones(2**23).sum().item())
-    assert 31 * 2**20 < found < 40 * 2**20
+    # malloc gives no such block again from what it keeps
+    found, _ = measure.peak_memory(lambda: torch.ones(2**25).sum().item())
+    assert 127 * 2**20 < found < 140 * 2**20
 
 
 def test_slope_is_the_exponent():
@@ -67,17 +97,13 @@ def test_slope_is_the_exponent():
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no data at {DATA}")
 @pytest.mark.parametrize("name", ["polymer-dft-ei", "mechanical-mnist", "brec"])
-def test_quick_studies_of_real_data(name, tmp_path):
-    command = [sys.executable, "-m", "benchmarks.graphs", name, "--quick", "--models", "gin", "gps"]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "GRAPHFORMER_DATA": str(DATA),
-        "XDG_CACHE_HOME": str(tmp_path),
-    }
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "| ours, GIN" in done.stdout and "| GPSConv (PyG)" in done.stdout
+def test_quick_studies_of_real_data(run, name, tmp_path, monkeypatch):
+    from benchmarks.graphs import studies
+
+    monkeypatch.setenv("GRAPHFORMER_DATA", str(DATA))
+    monkeypatch.setattr(studies, "CACHE", tmp_path)
+    out = run("graphs", name, "--quick", "--models", "gin", "gps")
+    assert "| ours, GIN" in out and "| GPSConv (PyG)" in out
 
 
 def test_a_stored_run_is_not_repeated_unless_its_settings_change(tmp_path):

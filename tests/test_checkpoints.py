@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -350,32 +349,30 @@ def test_damaged_settings_are_told(folder, text):
 # ---- One run a folder
 
 
-HOLD = """
-import sys, time
-from graphformer.training.run import run_folder
-with run_folder(sys.argv[1], resume=False):
-    open(sys.argv[1] + "/run.json", "w").write("{}")
-    print("held", flush=True)
-    time.sleep(float(sys.argv[2]))
-"""
-
-
-def hold(folder, seconds):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), str(seconds)], env=environment, **pipes
-    )
+def hold(folder):
+    """The number of a process that has a run in this folder until it is killed."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            with run_folder(folder, resume=False):
+                (folder / "run.json").write_text("{}")
+                os.write(writer, b"held")
+                time.sleep(600)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    with open(reader) as told:
+        assert told.read(4) == "held"
+    return child
 
 
 def test_a_folder_with_a_living_run_is_refused_and_with_a_killed_one_not(tmp_path, call, words):
-    living = hold(tmp_path / "run", 600)
-    assert living.stdout.readline() == "held\n"
+    living = hold(tmp_path / "run")
     for resume in (False, True):
         with pytest.raises(
             ValueError,
-            match=rf"another run \(process {living.pid} on \S+\) is writing into '.*run'; wait "
-            r"until",
+            match=rf"another run \(process {living} on \S+\) is writing into '.*run'; wait until",
         ):
             run(tmp_path / "run", resume=resume)
     for options in (["--resume"], []):
@@ -385,8 +382,8 @@ def test_a_folder_with_a_living_run_is_refused_and_with_a_killed_one_not(tmp_pat
             and not out
             and re.fullmatch(r"error: output_dir: another run .* name another folder\.\n", err)
         )
-    os.kill(living.pid, signal.SIGKILL)
-    living.communicate()
+    os.kill(living, signal.SIGKILL)
+    os.waitpid(living, 0)
     assert run(tmp_path / "run").steps == 4
 
 

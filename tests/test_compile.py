@@ -80,8 +80,23 @@ def assert_same(compiled: list[Tensor], eager: list[Tensor]) -> None:
         assert_close(got, want)
 
 
-@pytest.mark.parametrize("mask", masks(1))
-@pytest.mark.parametrize("kind", LAYERS)
+# Every mask with one layer that builds no edges and one that does; the others with each kind of
+# mask in turn. make test-long runs all.
+TURNS = {
+    "gin": masks(1),
+    "gin-threshold": masks(1),
+    "pna": ["all", "pairs"],
+    "sum": ["everything"],
+    "gin-projected": ["int", "none"],
+}
+PAIRS = [
+    pytest.param(kind, mask, marks=() if mask in TURNS.get(kind, ["bool"]) else pytest.mark.long)
+    for kind in LAYERS
+    for mask in masks(1)
+]
+
+
+@pytest.mark.parametrize(("kind", "mask"), PAIRS)
 def test_a_layer_is_one_graph(kind: str, mask: str) -> None:
     layer, x, keep = LAYERS[kind](), torch.randn(2, 11, 42), masks(11)[mask]
     assert_same(results(compile_whole(layer), layer, x, keep), results(layer, layer, x, keep))

@@ -87,7 +87,11 @@ def test_other_reductions_of_the_traced_form(monkeypatch: pytest.MonkeyPatch):
         ("gin", "threshold"),
         *(
             pytest.param(*one, marks=pytest.mark.slow)
-            for one in (("gin", "features"), ("pna", "bare"), ("sum", "features"), ("sum", "loops"))
+            for one in (("pna", "bare"), ("sum", "loops"))
+        ),
+        *(
+            pytest.param(*one, marks=pytest.mark.long)
+            for one in (("gin", "features"), ("sum", "features"))
         ),
     ],
 )
@@ -206,7 +210,7 @@ def test_weights_of_self_loops_cannot_be_exported_and_it_says_so():
 
 @pytest.mark.filterwarnings("ignore")  # of the exporter
 @pytest.mark.parametrize(
-    "kind", ["gin", *(pytest.param(one, marks=pytest.mark.slow) for one in ("pna", "sum"))]
+    "kind", ["gin", *(pytest.param(one, marks=pytest.mark.long) for one in ("pna", "sum"))]
 )
 def test_onnx_runs_it(kind: str, tmp_path):
     pytest.importorskip("onnxscript")

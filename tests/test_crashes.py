@@ -73,8 +73,8 @@ def broken_runs(faulty_disk, folder, command, first, every):
 @pytest.mark.parametrize(
     ("command", "first", "every"),
     [
-        pytest.param(TEXT, 20, 61, id="text"),
-        pytest.param(GRAPHS, 10, 47, id="graphs"),
+        pytest.param(TEXT, 20, 97, id="text"),
+        pytest.param(GRAPHS, 10, 71, id="graphs"),
         pytest.param(TEXT, 0, 3, id="text, every third call", marks=pytest.mark.long),
         pytest.param(GRAPHS, 0, 2, id="graphs, every second call", marks=pytest.mark.long),
     ],

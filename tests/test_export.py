@@ -58,7 +58,9 @@ def test_an_exported_layer_takes_a_mask():
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("name", ["gin", "gin threshold", "pna threshold"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("gin", marks=pytest.mark.long), "gin threshold", "pna threshold"]
+)
 def test_onnx_gives_the_eager_output(name, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")

@@ -4,31 +4,12 @@ a picture.
 
 import csv
 import re
-import runpy
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
-    """Runs an example in an empty folder and returns what it prints."""
-
-    def start(name, *arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
-        threads = torch.get_num_threads()
-        try:
-            runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-        finally:
-            torch.set_num_threads(threads)
-        return capfd.readouterr().out
-
-    return start
 
 
 def rows_of(path):
@@ -36,7 +17,7 @@ def rows_of(path):
         return list(csv.reader(file))
 
 
-def test_polymers(run, tmp_path):
+def test_polymers(run_example, tmp_path):
     pytest.importorskip("rdkit")
     units = [
         f"*C{'C' * i}(*){end}" for i in range(8) for end in ("", "F", "O", "C(C)C", "c1ccccc1")
@@ -57,7 +38,7 @@ def test_polymers(run, tmp_path):
         1,
     ]
     with pytest.warns(UserWarning, match="1 left out, 40 kept"):
-        out = run("polymer", *arguments, "--new", *new)
+        out = run_example("polymer", *arguments, "--new", *new)
     assert re.search(
         r"model +\d+\.\d+ +\d+\.\d+ +-?\d+\.\d+\n +ridge regression +\d+\.\d+ +\d+\.\d+ "
         r"+-?\d+\.\d+",
@@ -71,14 +52,14 @@ def test_polymers(run, tmp_path):
     assert [row[0] for row in rows_of(tmp_path / "polymer/new.csv")] == ["psmiles", *new]
     assert (tmp_path / "polymer/refined.png").stat().st_size > 10_000
     with pytest.raises(SystemExit, match="--output polymer is there already"):
-        run("polymer", *arguments)
+        run_example("polymer", *arguments)
     with pytest.raises(SystemExit, match=r"--csv none\.csv is no file"):
-        run("polymer", "--csv", "none.csv", "--output", "other")
+        run_example("polymer", "--csv", "none.csv", "--output", "other")
     with pytest.raises(ValueError, match="'CCO': a repeat unit is one molecule with two ends"):
-        run("polymer", *arguments, "--output", "other", "--new", "CCO")
+        run_example("polymer", *arguments, "--output", "other", "--new", "CCO")
 
 
-def test_proteins(run, tmp_path, data_dir):
+def test_proteins(run_example, tmp_path, data_dir):
     pytest.importorskip("biotite")
     folder = data_dir / "protein-structures"
     if not folder.is_dir():
@@ -93,7 +74,9 @@ def test_proteins(run, tmp_path, data_dir):
         "biotite/1k6p.cif",
     ):
         shutil.copyfile(folder / name, tmp_path / "files" / Path(name).name)
-    out = run("protein", "--structures", "files", "--folds", 2, "--epochs", 1, "--draw", "1k6p.cif")
+    out = run_example(
+        "protein", "--structures", "files", "--folds", 2, "--epochs", 1, "--draw", "1k6p.cif"
+    )
     assert (
         "6 structures, 702 residues" in out
         and "exposure, 694 residues" in out
@@ -117,10 +100,10 @@ def test_proteins(run, tmp_path, data_dir):
     assert {row[0] for row in rows[1:]} == {path.name for path in (tmp_path / "files").iterdir()}
     assert (tmp_path / "protein/refined.png").stat().st_size > 10_000
     with pytest.raises(SystemExit, match="--structures nowhere is no folder"):
-        run("protein", "--structures", "nowhere", "--output", "other")
+        run_example("protein", "--structures", "nowhere", "--output", "other")
 
 
-def test_the_demo_of_graphs_is_what_make_runs(run, tmp_path):
+def test_the_demo_of_graphs_is_what_make_runs(run_example, tmp_path):
     """With fewer images: `make demo` names the options that the example takes."""
     command = next(
         line
@@ -130,7 +113,7 @@ def test_the_demo_of_graphs_is_what_make_runs(run, tmp_path):
     options = command.split("microstructure.py ")[1].split()
     options[options.index("--graphs") + 1], options[options.index("--epochs") + 1] = "12", "1"
     (tmp_path / "demo").mkdir()
-    out = run("microstructure", *options)
+    out = run_example("microstructure", *options)
     assert (
         "12 label images to learn their conductivity from" in out
         and (tmp_path / "demo/microstructure/refined.png").is_file()

@@ -16,25 +16,21 @@ OPTIONAL = ("dgl", "rdkit", "biotite", "skimage", "matplotlib", "typer", "torchm
 ALSO_OPTIONAL = ("peft", "accelerate", "tensorboard", "networkx", "torch_sparse", "torch_scatter")
 
 
-def fresh(code: str) -> str:
-    """Run code in a new interpreter and return what it printed."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+def test_import_takes_no_heavy_package_and_prints_nothing():
+    heavy = (*OPTIONAL, *ALSO_OPTIONAL, "transformers", "torch_geometric", "scipy")
+    code = (
+        f"import sys, graphformer; print([name for name in {heavy} if name in sys.modules], "
+        "'adapters' in dir(graphformer))"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip()
+    assert done.stdout.strip() == "[] True"
 
 
-def test_import_takes_no_heavy_package_and_prints_nothing():
-    heavy = (*OPTIONAL, *ALSO_OPTIONAL, "transformers", "torch_geometric", "scipy")
-    assert (
-        fresh(f"import sys, graphformer; print([name for name in {heavy} if name in sys.modules])")
-        == "[]"
-    )
-
-
-def test_the_whole_public_face_takes_no_optional_package():
+def test_the_whole_public_face_takes_no_optional_package(interpreter):
     """Layers need PyG and models need transformers; nothing needs an extra until it is used."""
     code = f"""
 import sys
@@ -43,17 +39,17 @@ assert attention_graph.__module__ == "graphformer.attention.build"
 assert nn.__name__ == "graphformer.nn"
 print([name for name in {OPTIONAL} if name in sys.modules])
 """
-    assert fresh(code) == "[]"
+    assert interpreter(code) == "[]"
 
 
-def test_language_models_do_without_pyg():
+def test_language_models_do_without_pyg(interpreter):
     code = """
 import sys, graphformer
 from graphformer.nn import GINAttention
 model, explain = graphformer.GraphformerForCausalLM, graphformer.explain
 print(model.__name__, explain.__name__, "torch_geometric" in sys.modules)
 """
-    assert fresh(code) == "GraphformerForCausalLM explain False"
+    assert interpreter(code) == "GraphformerForCausalLM explain False"
 
 
 def test_all_names_resolve():
@@ -88,7 +84,7 @@ def test_unknown_names_are_attribute_errors():
         "AutoConfig",
     ],
 )
-def test_auto_classes_know_the_model_in_any_order(imports: str):
+def test_auto_classes_know_the_model_in_any_order(imports: str, interpreter):
     code = f"""
 import sys
 {imports}
@@ -98,12 +94,12 @@ sizes = dict(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layer
 sizes.update(num_attention_heads=2, num_key_value_heads=2)
 print(type(AutoModelForCausalLM.from_config(AutoConfig.for_model("graphformer", **sizes))).__name__)
 """
-    assert fresh(code) == "GraphformerForCausalLM"
+    assert interpreter(code) == "GraphformerForCausalLM"
 
 
-def test_auto_config_alone_knows_the_model():
+def test_auto_config_alone_knows_the_model(interpreter):
     code = (
         "import graphformer; from transformers import AutoConfig; "
         "print(type(AutoConfig.for_model('graphformer')).__name__)"
     )
-    assert fresh(code) == "GraphformerConfig"
+    assert interpreter(code) == "GraphformerConfig"

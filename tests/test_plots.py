@@ -4,9 +4,8 @@ by pixels.
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -246,11 +245,11 @@ class NoMatplotlib:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def test_importing_and_drawing_leave_no_global_state() -> None:
+def test_importing_and_drawing_leave_no_global_state(interpreter: Callable[[str], str]) -> None:
     code = (
         "import sys, torch, graphformer.inspect as i; assert 'matplotlib' not in sys.modules;"
         "from graphformer.graph import AttentionGraph as G;"
         "i.plot_head(G.from_dense(torch.ones(3, 3)));"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    interpreter(code)

@@ -651,7 +651,7 @@ def test_a_model_without_stereo_is_told_what_it_does_not_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, count", [("Egb", 561), ("Ei", 370), pytest.param("Egc", 3380, marks=pytest.mark.slow)]
+    "name, count", [("Egb", 561), ("Ei", 370), pytest.param("Egc", 3380, marks=pytest.mark.long)]
 )
 def test_homopolymers_are_what_was_published(data_dir, name, count):
     folder = data_dir / "polymer-dft"

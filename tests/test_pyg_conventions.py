@@ -9,8 +9,6 @@ which PyG's TransformerConv is held to beside ours; and the meaning of what PyG 
 import copy
 import io
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -1056,7 +1054,7 @@ def test_data_that_are_no_graph():
 @pytest.mark.parametrize(
     "imports", ["torch, graphformer", "graphformer, torch", "torch, graphformer.nn"]
 )
-def test_a_saved_graph_is_loaded_by_a_fresh_process(imports: str, tmp_path):
+def test_a_saved_graph_is_loaded_by_a_fresh_process(imports: str, tmp_path, interpreter):
     """torch.load takes graphs under weights_only, its default: they hold tensors and numbers."""
     graph = gf.AttentionGraph.from_edges(INDEX[0], INDEX[1], torch.rand(EDGES), num_nodes=NODES)
     assert graph.indptr.shape == (NODES + 1,)  # with what was derived from it
@@ -1067,10 +1065,7 @@ def test_a_saved_graph_is_loaded_by_a_fresh_process(imports: str, tmp_path):
         f"graph = torch.load({str(file)!r})['graph']\n"
         "print(graph.num_edges, float(graph.weight.sum()))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    edges, total = done.stdout.split()
+    edges, total = interpreter(script).split()
     assert int(edges) == EDGES and float(total) == pytest.approx(
         float(graph.weight.sum()), rel=1e-6
     )
