@@ -26,8 +26,8 @@ LAWS := $(addprefix tests/test_,float32.py layers.py executors.py scores.py merg
 CAPABILITY ?= default
 FOR_VERSIONS := '.[text,graphs,viz,adapters]' pytest pytest-timeout pytest-xdist hypothesis packaging
 # What other packages' versions could decide.
-QUICK := $(addprefix tests/test_,graph.py attention_graph.py layers.py conv.py graph_transformer.py language_model.py \
-    adapter.py adapter_models.py training.py graph_training.py imports.py)
+QUICK := $(addprefix tests/test_,graph.py layers.py conv.py language_model.py adapter.py \
+    adapter_models.py training.py graph_training.py imports.py)
 
 .PHONY: setup demo test test-long test-processor test-newest test-minima versions lint docs clean check-python
 

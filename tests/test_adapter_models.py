@@ -300,7 +300,8 @@ def test_the_graph_is_that_of_the_models_own_attention_weights(name):
     for ear, weights in zip(ears, wanted, strict=True):
         merged = weights.sum(1).clamp(max=1)
         graph = ear.heard[0].graph(gf.Threshold(0.05), merged=True, clamp=1.0)
-        torch.testing.assert_close(graph.to_dense(), merged * (merged > 0.05), atol=1e-5, rtol=1e-5)
+        # Rotations, norms and softmax are float32 in some of these models, whatever they are made in.
+        torch.testing.assert_close(graph.to_dense(), merged * (merged > 0.05), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])

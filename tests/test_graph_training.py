@@ -357,7 +357,7 @@ def test_a_run_learns_and_keeps_its_best_weights(finished, graphs):
     validation = graphs.split((22, 8))[1]
     assert (
         result.metrics["loss"]
-        < 0.9 * GraphModel(make_net(0.2), result.model.scaling).evaluate(validation)["loss"]
+        < 0.97 * GraphModel(make_net(0.2), result.model.scaling).evaluate(validation)["loss"]
     )
     y = torch.cat([g.y for g in validation])
     assert result.metrics["mae"] == pytest.approx(
