@@ -300,7 +300,7 @@ def test_the_graph_is_that_of_the_models_own_attention_weights(name):
     for ear, weights in zip(ears, wanted, strict=True):
         merged = weights.sum(1).clamp(max=1)
         graph = ear.heard[0].graph(gf.Threshold(0.05), merged=True, clamp=1.0)
-        # Rotations, norms and softmax are float32 in some of these models, whatever they are made in.
+        # Rotations, norms and softmax are float32 in some models, whatever they are made in.
         torch.testing.assert_close(graph.to_dense(), merged * (merged > 0.05), atol=1e-4, rtol=1e-4)
 
 
