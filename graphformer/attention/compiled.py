@@ -8,7 +8,6 @@ edges again: saved ones would bring their number back in.
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from graphformer.attention.plans import Plan
 from graphformer.attention.problem import Problem
 from graphformer.attention.scores import ScaledDotProduct
 from graphformer.attention.sparsifiers import Threshold, TopFraction, TopK, trainable
+from graphformer.uncompiled import uncompiled
 
 # An operator takes tensors, numbers and text. Other values travel as their number here. It does not
 # keep them alive: whoever runs the compiled code holds them, which is guarded by their identity.
@@ -80,21 +80,15 @@ def value_at(number: int) -> Any:
     return _values[number]()
 
 
-def over_edges_apart(
-    problem: Problem, x: Tensor, reductions: tuple[str, ...], chosen: Plan, dropout: float
-) -> dict[str, Tensor]:
-    return over_edges_now(problem, x, reductions, chosen, dropout)[0]
-
-
-_reason = (
+@uncompiled(
     "these edges cannot be taken into the graph: a rule, normalizer or sparsifier is made inside "
     "the compiled function (make it before), or it holds tensors that are trained, or the score is "
     "not the scaled dot product, or this is an export"
 )
-_with_reason: dict[str, Any] = (
-    {"reason": _reason} if "reason" in inspect.signature(torch.compiler.disable).parameters else {}
-)
-over_edges_apart = torch.compiler.disable(over_edges_apart, **_with_reason)
+def over_edges_apart(
+    problem: Problem, x: Tensor, reductions: tuple[str, ...], chosen: Plan, dropout: float
+) -> dict[str, Tensor]:
+    return over_edges_now(problem, x, reductions, chosen, dropout)[0]
 
 
 OWN, ALL, CAUSAL, KEEP, PACKED, BOTH, WINDOW, EDGES, EDGES_OF_SEQUENCES = range(9)

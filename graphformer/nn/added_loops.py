@@ -11,6 +11,7 @@ from torch import Tensor
 from torch_geometric.utils import scatter
 
 from graphformer.keys import numbers_of
+from graphformer.uncompiled import uncompiled
 
 PARTS = ("attr", "bias", "weight", "there")
 FILLS = ("add", "mean", "min", "max", "mul")
@@ -32,8 +33,8 @@ def check_fill(value: float | Tensor | str) -> float | Tensor | str:
     return value
 
 
-@torch.compiler.disable(
-    reason="return_attention_weights with add_self_loops=True: how many self-loops make way for "
+@uncompiled(
+    "return_attention_weights with add_self_loops=True: how many self-loops make way for "
     "others is in the numbers of edge_index. Set add_self_loops=False and give edges with "
     "self-loops, or compile without fullgraph"
 )
