@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def uncompiled(reason: str) -> Callable[[F], F]:
-    """``torch.compiler.disable`` with the reason that ``fullgraph=True`` tells; torch 2.6 tells none."""
+    """``torch.compiler.disable`` with the reason that ``fullgraph=True`` tells; torch 2.6 has none."""
     takes_reason = "reason" in inspect.signature(torch.compiler.disable).parameters
     told: dict[str, Any] = {"reason": reason} if takes_reason else {}
 
