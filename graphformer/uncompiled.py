@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def uncompiled(reason: str) -> Callable[[F], F]:
-    """``torch.compiler.disable`` with the reason that ``fullgraph=True`` tells; torch 2.6 has none."""
+    """``torch.compiler.disable``, and what ``fullgraph=True`` tells (torch 2.6 tells nothing)."""
     takes_reason = "reason" in inspect.signature(torch.compiler.disable).parameters
     told: dict[str, Any] = {"reason": reason} if takes_reason else {}
 
