@@ -3,7 +3,7 @@
 # make test    pytest; more arguments in PYTEST_ARGS, e.g. make test PYTEST_ARGS="-m 'not slow' -k graph"
 # make test-long   the tests that take minutes each: every write of a save, 2,000 random heads, the inductor
 # make test-processor   the laws as the plainest processor sums (ATEN_CPU_CAPABILITY=default; CAPABILITY=avx2 is another)
-# make versions    the environments of the next two, about 6 GB each, most of them CUDA libraries that torch brings
+# make versions    the environments of the next two, about 6 GB each, most of it torch's CUDA libraries
 # make test-newest, make test-minima   the quick part with the newest and the oldest packages that pyproject.toml allows
 # make lint    ruff and mypy
 # make docs    the pages, into docs/_build/html
@@ -21,7 +21,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 
 # What a processor's way of summing could decide.
-# Models are left out: they are made of these layers, and their laws hold in float64 or are bounded in test_float32.py.
+# Models are left out: they are made of these layers, and hold their laws in float64 or as
+# test_float32.py bounds them.
 LAWS := $(addprefix tests/test_,float32.py layers.py executors.py scores.py merged.py sparse_gin.py xgpt_golden.py)
 CAPABILITY ?= default
 FOR_VERSIONS := '.[text,graphs,viz,adapters]' pytest pytest-timeout pytest-xdist hypothesis packaging
@@ -46,7 +47,7 @@ test-long: $(VENV)/.stamp-dev
 test-processor: $(VENV)/.stamp-dev
 	ATEN_CPU_CAPABILITY=$(CAPABILITY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(LAWS) $(PYTEST_ARGS)
 
-# Packages are installed without compiled files, which is most of the work, so what is imported must be allowed to write them.
+# Packages are installed without compiled files, so what is imported must be allowed to write them.
 test-newest test-minima: test-%: $(VENV)-%/.stamp
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest -n 2 -m "not slow" $(QUICK) $(PYTEST_ARGS)
 
