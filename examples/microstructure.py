@@ -26,9 +26,9 @@ from matplotlib.figure import Figure
 
 import graphformer as gf
 from graphformer.datasets import Microstructures
-from graphformer.datasets.voronoi import Recipe, make_polycrystal
+from graphformer.datasets.microstructures.voronoi import Recipe, make_polycrystal
 from graphformer.training import GraphModel, GraphTrainer, load_graph_model
-from graphformer.training.graph_metrics import regression_metrics
+from graphformer.training.graphs.metrics import regression_metrics
 
 CONTRAST = 100.0
 

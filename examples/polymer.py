@@ -34,7 +34,7 @@ from torch_geometric.data import Data
 import graphformer as gf
 from graphformer.datasets import PolymerGraphs, polymer_graph
 from graphformer.training import GraphModel, GraphTrainer, load_graph_model
-from graphformer.training.graph_metrics import regression_metrics
+from graphformer.training.graphs.metrics import regression_metrics
 
 DATA = Path(os.environ.get("GRAPHFORMER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 NEW = {

@@ -34,9 +34,9 @@ from torch_geometric.data import Data
 
 import graphformer as gf
 from graphformer.datasets import ProteinStructures
-from graphformer.datasets.protein import AMINO_ACIDS
+from graphformer.datasets.proteins.protein import AMINO_ACIDS
 from graphformer.training import GraphModel, cross_validate, load_graph_model
-from graphformer.training.graph_metrics import regression_metrics
+from graphformer.training.graphs.metrics import regression_metrics
 
 DATA = Path(os.environ.get("GRAPHFORMER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from graphformer import _auto
+from graphformer import _auto, _moved
 from graphformer._lazy import lazy
 
 __version__ = "0.1.0"
@@ -69,6 +69,7 @@ _HOME = {
 __all__ = list(_HOME)
 __getattr__, __dir__ = lazy(__name__, _HOME)
 
+_moved.lead_to_new_places()
 _auto.register_config()
 _auto.register_adapters()
 _auto.register_graph()

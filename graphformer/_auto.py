@@ -31,7 +31,7 @@ def register_config() -> None:
         return
     from transformers.models.auto.configuration_auto import AutoConfig
 
-    from graphformer.models.configuration import GraphformerConfig
+    from graphformer.models.language.configuration import GraphformerConfig
 
     AutoConfig.register("graphformer", GraphformerConfig, exist_ok=True)
 
@@ -41,8 +41,8 @@ def register_models() -> None:
     """Make AutoModel and AutoModelForCausalLM know our models."""
     from transformers import AutoModel, AutoModelForCausalLM
 
-    from graphformer.models.configuration import GraphformerConfig
-    from graphformer.models.language import GraphformerForCausalLM, GraphformerModel
+    from graphformer.models.language.configuration import GraphformerConfig
+    from graphformer.models.language.model import GraphformerForCausalLM, GraphformerModel
 
     AutoModel.register(GraphformerConfig, GraphformerModel, exist_ok=True)
     AutoModelForCausalLM.register(GraphformerConfig, GraphformerForCausalLM, exist_ok=True)

@@ -20,8 +20,9 @@ from adapter_models import (
 )
 
 import graphformer as gf
-from graphformer.adapters import UnsupportedModel, capture
+from graphformer.adapters import UnsupportedModel
 from graphformer.adapters.looking import adapted_layers
+from graphformer.frozen import capture
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -17,9 +17,10 @@ from transformers import (
 )
 
 import graphformer as gf
-from graphformer.adapters import UnsupportedModel, capture, edges_per_token, scales
+from graphformer.adapters import UnsupportedModel, edges_per_token, scales
 from graphformer.adapters.looking import adapted_layers
 from graphformer.attention import blocks
+from graphformer.frozen import capture
 
 pytestmark = pytest.mark.usefixtures("float64")
 

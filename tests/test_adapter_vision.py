@@ -17,8 +17,9 @@ from transformers import (
 )
 
 import graphformer as gf
-from graphformer.adapters import UnsupportedModel, edges_per_token, probe, scales
+from graphformer.adapters import UnsupportedModel, edges_per_token, scales
 from graphformer.adapters.looking import adapted_layers
+from graphformer.frozen import probe
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -681,7 +681,7 @@ def test_the_best_checkpoint_is_verified_with_the_newest(call, graph_run, tmp_pa
 def test_an_interrupt_says_what_is_kept_and_goes_on(
     call, monkeypatch, text_run, tmp_path, after, told
 ):
-    from graphformer.training.trainer import LanguageTrainer
+    from graphformer.training.language.trainer import LanguageTrainer
 
     steps = iter(range(after))
     real = LanguageTrainer.training_step

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from torch_geometric.data import Batch, Data
 
 import graphformer as gf
-from graphformer.models.graph_data import read_structure
+from graphformer.models.graphs.data import read_structure
 from graphformer.nn import substructures
 from graphformer.nn.encodings import encode_nodes, encoding
 from graphformer.nn.pairs import candidates

@@ -21,8 +21,8 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.transforms import AddSelfLoops, Compose, ToUndirected
 
 from graphformer.datasets import DownloadError, GraphDataset, MechanicalMNIST, RawFile
-from graphformer.datasets.download import download, find
-from graphformer.datasets.fingerprint import describe
+from graphformer.datasets.store.download import download, find
+from graphformer.datasets.store.fingerprint import describe
 
 
 class Paths(GraphDataset):
@@ -221,7 +221,7 @@ def test_what_cannot_be_described_is_refused(tmp_path):
 def test_descriptions_are_the_same_in_every_process():
     """Sets of text have another order in each process."""
     code = (
-        "from graphformer.datasets.fingerprint import describe\n"
+        "from graphformer.datasets.store.fingerprint import describe\n"
         "import numpy as np\n"
         "print(describe([lambda x: x in {'a', 'b', 'c'}, {'p', 'q', 'r'}, np.arange(3), {'b': 1, "
         "'a': (2, None)}]))"

@@ -35,7 +35,7 @@ from graphformer.training import (
     graphs_of_files,
     load_graph_model,
 )
-from graphformer.training.graph_metrics import classification_metrics, regression_metrics
+from graphformer.training.graphs.metrics import classification_metrics, regression_metrics
 
 NAN = math.nan
 SMALL = {

@@ -19,7 +19,7 @@ from torch_geometric.data import Batch, Data
 import graphformer as gf
 from graphformer.attention import Reweigh
 from graphformer.models import Target
-from graphformer.models.graph_parts import Merge, Refined, target_loss
+from graphformer.models.graphs.parts import Merge, Refined, target_loss
 from graphformer.nn import AddStructure, EdgeList
 from graphformer.nn.encodings import encode_nodes, encoding, shortest_path
 from graphformer.nn.hierarchy import cluster, coarse_edges, match, number_groups, pool, symmetric
@@ -632,7 +632,7 @@ def test_every_layer_has_a_threshold_of_its_own():
 
 
 def structure(data: Data | Batch) -> Structure:
-    from graphformer.models.graph_data import read_structure
+    from graphformer.models.graphs.data import read_structure
 
     return read_structure(data)
 

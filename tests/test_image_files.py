@@ -17,7 +17,7 @@ from torch_geometric.data import Batch
 
 import graphformer as gf
 from graphformer.datasets import Microstructures, grain_graph
-from graphformer.datasets.images import read_image
+from graphformer.datasets.microstructures.images import read_image
 from graphformer.training import GraphModel, featuriser_of, prediction_table
 
 tifffile = pytest.importorskip("tifffile", reason="needs the extra microstructure")

@@ -9,7 +9,7 @@ import torch
 
 import graphformer as gf
 from graphformer.attention import compiled
-from graphformer.keys import order_of, pair_keys, split_keys, unique_pairs
+from graphformer.graph.keys import order_of, pair_keys, split_keys, unique_pairs
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.hierarchy import number_groups, symmetric
 from graphformer.nn.pairs import hops

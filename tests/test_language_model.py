@@ -33,7 +33,7 @@ from transformers.cache_utils import DynamicCache, StaticCache
 import graphformer as gf
 from graphformer.attention import blocks
 from graphformer.models import GraphformerModelOutput
-from graphformer.models.language import CACHE
+from graphformer.models.language.model import CACHE
 from graphformer.nn import GINAttention, PNAAttention, SumAttention
 from graphformer.testing import (
     check_agreement,

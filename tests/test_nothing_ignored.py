@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch_geometric.data import Data
 
 import graphformer as gf
-from graphformer.models.graph_base import GraphNetwork
+from graphformer.models.graphs.base import GraphNetwork
 from graphformer.nn.attention import Options
 from graphformer.nn.conv_options import ConvOptions
 

@@ -16,7 +16,7 @@ pytest.importorskip("rdkit")
 
 import graphformer as gf
 from graphformer.datasets import CopolymerGraphs, PolymerGraphs, polymer_graph
-from graphformer.datasets.smiles import EDGE_NAMES, NODE_NAMES
+from graphformer.datasets.polymers.smiles import EDGE_NAMES, NODE_NAMES
 
 BLOCK = "<1-2:0.375:0.375<1-1:0.375:0.375<2-2:0.375:0.375<3-4:0.375:0.375<3-3:0.375:0.375"
 BLOCK += "<4-4:0.125:0.125<1-3:0.125:0.125<1-4:0.125:0.125<2-3:0.125:0.125<2-4:0.125:0.125"

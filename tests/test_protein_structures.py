@@ -9,7 +9,7 @@ import torch
 from torch_geometric.utils import is_undirected
 
 from graphformer.datasets import ProteinStructures
-from graphformer.datasets.protein import AMINO_ACIDS
+from graphformer.datasets.proteins.protein import AMINO_ACIDS
 
 pytest.importorskip("biotite")
 

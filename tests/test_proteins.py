@@ -8,8 +8,13 @@ import torch
 from torch_geometric.utils import is_undirected
 
 from graphformer.datasets import ProteinSecondaryStructure, RawFile
-from graphformer.datasets.download import sha256
-from graphformer.datasets.protein import AMINO_ACIDS, STATES, encode_amino_acids, sequence_edges
+from graphformer.datasets.proteins.protein import (
+    AMINO_ACIDS,
+    STATES,
+    encode_amino_acids,
+    sequence_edges,
+)
+from graphformer.datasets.store.download import sha256
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 from test_protein_structures import TEN, amino, helix, line, make, peptide  # noqa: F401
 
 from graphformer.datasets import ProteinStructures
-from graphformer.datasets.residues import read_residues
-from graphformer.datasets.structure_files import structure_kind
+from graphformer.datasets.proteins.files import structure_kind
+from graphformer.datasets.proteins.residues import read_residues
 
 biotite = pytest.importorskip("biotite")
 pytestmark = pytest.mark.filterwarnings("ignore:ProteinStructures")

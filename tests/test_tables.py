@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphformer.datasets.tables import MISSING, number, numbers, read_rows, some
+from graphformer.datasets.store.tables import MISSING, number, numbers, read_rows, some
 
 TEXT = "name,smiles,gap\na,*CC*,1.5\nb,*CO*,2.5\n"
 

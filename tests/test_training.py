@@ -167,7 +167,7 @@ def test_nano_gpt_schedule_and_decay(tmp_path):
 
 @pytest.mark.parametrize("operator", ["gin", "pna"])
 def test_only_matrices_decay(operator):
-    from graphformer.training.trainer import LanguageTrainer
+    from graphformer.training.language.trainer import LanguageTrainer
 
     model = make_model(operator)
     decays = set(LanguageTrainer.get_decay_parameter_names(None, model))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch_geometric.nn import GINEConv, GPSConv
 
 from graphformer.errors import require_known
-from graphformer.models.graph_base import GraphNetwork, GraphTransformerOutput
-from graphformer.models.graph_parts import TargetHead
+from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
+from graphformer.models.graphs.parts import TargetHead
 
 
 class GINEBlock(nn.Module):

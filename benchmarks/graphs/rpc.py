@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from graphformer.datasets import BREC
-from graphformer.models.graph_data import read_structure
+from graphformer.models.graphs.data import read_structure
 from graphformer.nn.encodings import encode_nodes, encoding
 from graphformer.nn.pairs import stored_name
 

@@ -23,7 +23,7 @@ from graphformer.datasets import (
 )
 from graphformer.nn import AddStructure
 from graphformer.training import GraphModel
-from graphformer.training.graph_metrics import regression_metrics
+from graphformer.training.graphs.metrics import regression_metrics
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "graphformer"
 QUICK = 48

@@ -22,7 +22,7 @@ import graphformer as gf
 from benchmarks import report
 from benchmarks.graphs.peers import Peer
 from graphformer.training import GraphModel, GraphTrainer
-from graphformer.training.graph_metrics import regression_metrics
+from graphformer.training.graphs.metrics import regression_metrics
 
 PEERS = {"gine": "GINEConv (PyG)", "gps": "GPSConv (PyG)"}
 OURS = {"sum": "ours, plain attention", "gin": "ours, GIN"}

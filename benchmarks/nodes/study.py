@@ -28,7 +28,7 @@ from benchmarks.nodes.data import (
     planetoid,
     rows,
 )
-from graphformer.training.graph_metrics import classification_metrics
+from graphformer.training.graphs.metrics import classification_metrics
 
 PEERS: dict[str, type[nn.Module]] = {"GATConv": GATConv, "TransformerConv": TransformerConv}
 OURS: dict[str, type[nn.Module]] = {

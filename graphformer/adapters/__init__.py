@@ -7,12 +7,12 @@ is used, before or after it.
 """
 
 from graphformer.adapters import registration
-from graphformer.adapters.anatomy import UnsupportedModel
 from graphformer.adapters.config import SparseGINConfig
 from graphformer.adapters.layer import SparseGINLayer
 from graphformer.adapters.looking import LambdaRecorder, edges_per_token, scales
 from graphformer.adapters.matching import count_trainable, match_parameters
 from graphformer.adapters.tuner import SparseGINModel
+from graphformer.frozen.anatomy import UnsupportedModel
 
 registration.register(SparseGINConfig, SparseGINModel)
 

@@ -7,7 +7,7 @@ import warnings
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from graphformer.adapters.anatomy import Place
+from graphformer.frozen.anatomy import Place
 from graphformer.graph import AttentionGraph
 
 

@@ -16,14 +16,15 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from graphformer.adapters import calls, capture, memory
-from graphformer.adapters.anatomy import Place
+from graphformer.adapters import calls, memory
 from graphformer.adapters.calls import BASE, Call
-from graphformer.adapters.capture import Attention
 from graphformer.adapters.config import SparseGINConfig
 from graphformer.adapters.edgeless import Edgeless
-from graphformer.adapters.steps import stream_in, stream_out
 from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.frozen import capture
+from graphformer.frozen.anatomy import Place
+from graphformer.frozen.capture import Attention
+from graphformer.frozen.steps import stream_in, stream_out
 from graphformer.graph import AttentionGraph
 from graphformer.nn.sparse_gin import SparseGIN, self_loops
 
@@ -54,7 +55,7 @@ class Settings:
 
 class SparseGINLayer(nn.Module, BaseTunerLayer):
     r"""``y -> y + scale * SparseGIN(h, graph)``, ``h`` being the stream that ``y`` belongs to (see
-    :mod:`graphformer.adapters.anatomy`).
+    :mod:`graphformer.frozen.anatomy`).
 
     Args:
         place: where it stands.

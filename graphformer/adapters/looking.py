@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from graphformer.adapters import capture
-from graphformer.adapters.capture import Attention
 from graphformer.adapters.layer import Settings, SparseGINLayer
 from graphformer.errors import whole
+from graphformer.frozen import capture
+from graphformer.frozen.capture import Attention
 
 
 def adapted_layers(model: nn.Module) -> dict[str, SparseGINLayer]:

@@ -15,12 +15,13 @@ from peft.utils import _get_submodules
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
-from graphformer.adapters import anatomy, calls, capture
-from graphformer.adapters.anatomy import Layer, Place
+from graphformer.adapters import calls
 from graphformer.adapters.calls import BASE
 from graphformer.adapters.config import SparseGINConfig
 from graphformer.adapters.edgeless import Edgeless
 from graphformer.adapters.layer import NAME, NO_MERGE, SparseGINLayer
+from graphformer.frozen import anatomy, capture
+from graphformer.frozen.anatomy import Layer, Place
 
 _lock = threading.Lock()
 

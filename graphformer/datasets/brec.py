@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from graphformer.datasets.cache import GraphDataset
-from graphformer.datasets.download import RawFile
+from graphformer.datasets.store.cache import GraphDataset
+from graphformer.datasets.store.download import RawFile
 
 _ADDRESS = "https://raw.githubusercontent.com/GraphPKU/BREC/966b5ed5c27bf6372ea081f90ef8c8b2a3342ebc/customize/Data/raw/"
 _PARTS = {  # in the official order: file, checksum
@@ -60,7 +60,7 @@ class BREC(GraphDataset):
     Args:
         root: folder of the cache and of downloads; None keeps the graphs in memory alone.
         raw: folder that holds the seven raw files. See
-            :class:`~graphformer.datasets.cache.GraphDataset` for where they are sought.
+            :class:`~graphformer.datasets.store.cache.GraphDataset` for where they are sought.
         transform, pre_transform, pre_filter, log, force_reload: as in PyG.
 
     Raises:

@@ -7,31 +7,31 @@ from typing import TYPE_CHECKING
 from graphformer._lazy import lazy
 
 if TYPE_CHECKING:
-    from graphformer.models.configuration import GraphformerConfig
-    from graphformer.models.graph import GraphTransformer
-    from graphformer.models.graph_base import GraphTransformerOutput
-    from graphformer.models.graph_parts import Target
-    from graphformer.models.language import (
+    from graphformer.models.graphs.base import GraphTransformerOutput
+    from graphformer.models.graphs.parts import Target
+    from graphformer.models.graphs.transformer import GraphTransformer
+    from graphformer.models.language.configuration import GraphformerConfig
+    from graphformer.models.language.model import (
         GraphformerCausalLMOutput,
         GraphformerForCausalLM,
         GraphformerModel,
         GraphformerModelOutput,
         GraphformerPreTrainedModel,
     )
-    from graphformer.models.twin import count_parameters, parameter_matched
+    from graphformer.models.language.twin import count_parameters, parameter_matched
 
 _HOME = {
-    "GraphTransformer": "graph",
-    "GraphTransformerOutput": "graph_base",
-    "GraphformerCausalLMOutput": "language",
-    "GraphformerConfig": "configuration",
-    "GraphformerForCausalLM": "language",
-    "GraphformerModel": "language",
-    "GraphformerModelOutput": "language",
-    "GraphformerPreTrainedModel": "language",
-    "Target": "graph_parts",
-    "count_parameters": "twin",
-    "parameter_matched": "twin",
+    "GraphTransformer": "graphs.transformer",
+    "GraphTransformerOutput": "graphs.base",
+    "GraphformerCausalLMOutput": "language.model",
+    "GraphformerConfig": "language.configuration",
+    "GraphformerForCausalLM": "language.model",
+    "GraphformerModel": "language.model",
+    "GraphformerModelOutput": "language.model",
+    "GraphformerPreTrainedModel": "language.model",
+    "Target": "graphs.parts",
+    "count_parameters": "language.twin",
+    "parameter_matched": "language.twin",
 }
 __all__ = list(_HOME)
 __getattr__, __dir__ = lazy(__name__, _HOME)

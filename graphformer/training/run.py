@@ -15,7 +15,7 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers import PretrainedConfig
 
-from graphformer.datasets.text import TextDataset
+from graphformer.datasets.text.windows import TextDataset
 from graphformer.training.checkpoints import found_checkpoints
 from graphformer.training.file_checks import read_json
 from graphformer.training.saving import is_leftover, remove_leftovers, write_text

@@ -23,8 +23,8 @@ from graphformer.compat.xgpt.slots import (
     sparsifier_spec,
 )
 from graphformer.compat.xgpt.weights import attention_state
-from graphformer.models.configuration import GraphformerConfig
-from graphformer.models.language import GraphformerDecoderLayer, GraphformerForCausalLM
+from graphformer.models.language.configuration import GraphformerConfig
+from graphformer.models.language.model import GraphformerDecoderLayer, GraphformerForCausalLM
 
 
 def config(settings: Settings, llama: Any, *, quirks: Collection[str] = ()) -> GraphformerConfig:

@@ -1,0 +1,3 @@
+from graphformer.cli import main
+
+main()

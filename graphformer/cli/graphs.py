@@ -1,0 +1,313 @@
+"""The command line for graphs: ``graphformer train-graphs`` and ``graphformer predict``;
+:mod:`graphformer.cli` calls them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+
+from graphformer.cli import graph_data
+from graphformer.cli.options import given, refuse_idle
+from graphformer.errors import number, require
+from graphformer.training.run import claim_output_dir, is_main_process
+from graphformer.training.saving import write_text
+
+typer = require("typer", extra="text", why="The command line")
+
+TOLD = 20  # how many unreadable inputs predict tells one by one
+
+
+DATASET = (
+    "The embedded generator; a folder of label images; a CSV of polymers; or a folder of PDB and "
+    "mmCIF files."
+)
+
+
+def train_graphs(
+    output: Annotated[Path, typer.Option(help="Folder for the model and the checkpoints.")],
+    dataset: Annotated[str, typer.Option(metavar="polycrystal|FOLDER|CSV", help=DATASET)],
+    targets: Annotated[
+        Path | None, typer.Option(help="Images: a CSV with a column 'file' and a column a target.")
+    ] = None,
+    tables: Annotated[
+        Path | None,
+        typer.Option(help="Images: a folder of <stem>.csv, properties of the grains by 'label'."),
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(metavar="grains|phases", help="Images: what a node is.")
+    ] = "grains",
+    periodic: Annotated[
+        bool, typer.Option("--periodic", help="Images: they continue on their other side.")
+    ] = False,
+    relative: Annotated[
+        bool, typer.Option("--relative", help="Images: lengths in units of the mean grain.")
+    ] = False,
+    graphs: Annotated[int, typer.Option(min=1, help="Polycrystals: how many.")] = 1000,
+    grains: Annotated[
+        str, typer.Option(metavar="N|LEAST,MOST", help="Polycrystals: grains of each.")
+    ] = "20,40",
+    dim: Annotated[int, typer.Option(help="Polycrystals: 2 or 3.")] = 2,
+    resolution: Annotated[
+        int, typer.Option(min=1, help="Polycrystals: voxels along an axis.")
+    ] = 64,
+    law: Annotated[
+        str,
+        typer.Option(metavar="lognormal|two-phase", help="Polycrystals: what grains are made of."),
+    ] = "two-phase",
+    contrast: Annotated[float, typer.Option(help="Polycrystals: of the second phase.")] = 100.0,
+    smiles_column: Annotated[
+        str, typer.Option(help="Polymers: the column of pSMILES or copolymers.")
+    ] = "smiles",
+    target_columns: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Polymers: the columns that are learned.")
+    ] = None,
+    residue_target: Annotated[
+        str,
+        typer.Option(
+            metavar="exposure|sasa|secondary", help="Proteins: what is learned of each residue."
+        ),
+    ] = "exposure",
+    features: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Proteins: of these, what the model may read."),
+    ] = None,
+    cutoff: Annotated[
+        float, typer.Option(help="Proteins: CA atoms in contact are at most so many Å apart.")
+    ] = 8.0,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps the graphs for the next run [default: none]."),
+    ] = None,
+    operator: Annotated[
+        str, typer.Option(help="gin, pna or sum; or one for each layer: gin,pna,gin.")
+    ] = "gin",
+    candidates: Annotated[
+        str, typer.Option(help="Pairs that are scored: edges, edges+k_hop:2, all, ...")
+    ] = "edges",
+    normalize: Annotated[
+        str, typer.Option(help="Weights that sum to 1: softmax; each edge for itself: sigmoid.")
+    ] = "softmax",
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Coarse levels: cluster, or groups: group_0,group_1 [default: none].",
+        ),
+    ] = None,
+    hidden_size: Annotated[int, typer.Option(min=1, help="Width of a node.")] = 64,
+    layers: Annotated[int, typer.Option(min=1, help="Number of layers.")] = 3,
+    heads: Annotated[int, typer.Option(min=1, help="Heads; each is one graph.")] = 4,
+    dropout: Annotated[float, typer.Option(help="Dropout of blocks and heads.")] = 0.0,
+    target_scaling: Annotated[
+        str, typer.Option(metavar="standard|log|none", help="log: for positive targets.")
+    ] = "standard",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes through the training set.")] = 50,
+    max_nodes: Annotated[int, typer.Option(min=1, help="Nodes of a batch and process.")] = 1024,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop after so many epochs without gain [default: never]."),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    held_out: Annotated[
+        float,
+        typer.Option(help="Part of the graphs for validation, and again as much for the test."),
+    ] = 0.1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same model.")
+    ] = 0,
+    resume: Annotated[
+        bool, typer.Option(help="Continue the run in --output from its newest complete checkpoint.")
+    ] = False,
+) -> None:
+    """Train a model that predicts properties of images of grains, of polymers, or of each residue
+    of proteins.
+
+    The metrics at the end are those of graphs that were neither trained on nor used to choose the
+    weights.
+    """
+    if not 0 < held_out < 0.5:
+        raise ValueError(
+            f"--held-out must be above 0 and below 0.5, got {held_out}; 0.1 is customary."
+        )
+    what = graph_data.kind_of(dataset)
+    graph_data.refuse_foreign(what, given(), dataset)
+    if law == "lognormal":
+        refuse_idle({"contrast": "with --law lognormal, which has one phase"})
+    if residue_target == "secondary":
+        refuse_idle(
+            {"target_scaling": "with --residue-target secondary, whose targets are classes"}
+        )
+    if patience is not None and patience >= epochs:
+        warnings.warn(
+            f"--patience {patience} has no effect with --epochs {epochs}: there are no more "
+            "evaluations to wait for",
+            stacklevel=2,
+        )
+    number("--learning-rate", learning_rate, above=0.0)
+    from graphformer import GraphTransformer
+    from graphformer.training import GraphTrainer
+
+    transformers.logging.set_verbosity_error()
+    bar, groups = (
+        is_main_process(),
+        tuple(part.strip() for part in (levels or "").split(",") if part.strip()),
+    )
+    operators = operator.split(",")
+    network: dict[str, Any] = {
+        "hidden_size": hidden_size,
+        "num_layers": layers,
+        "num_heads": heads,
+        "operator": operators if len(operators) > 1 else operator,
+        "candidates": candidates,
+        "normalize": normalize,
+        "levels": groups,
+        "dropout": dropout,
+    }
+    GraphTransformer(1, **network)  # what does not fit is told before any time is spent
+    claim_output_dir(output, resume)
+    if what == "polycrystals":
+        phases: dict[str, Any] = {"contrast": contrast} if law == "two-phase" else {}
+        options = {
+            "dim": dim,
+            "resolution": resolution,
+            "seed": seed,
+            "law": law,
+            **phases,
+            "log": bar,
+        }
+        opened = graph_data.polycrystals(cache, graphs, grains, options)
+    elif what == "label images":
+        options = {"kind": kind, "periodic": periodic, "relative": relative, "log": bar}
+        opened = graph_data.images(dataset, cache, targets, tables, options)
+    elif what == "polymers":
+        opened = graph_data.polymers(dataset, cache, smiles_column, target_columns, bar)
+    else:
+        opened = graph_data.proteins(dataset, cache, residue_target, features, cutoff, groups, bar)
+    data = graph_data.labelled(opened.dataset)
+    held = max(1, round(held_out * len(data)))
+    if len(data) < 2 * held + 1:
+        raise ValueError(
+            f"--dataset: {len(data)} graphs are too few; training, validation and test need at "
+            "least one each."
+        )
+    train, validation, test = data.split((len(data) - 2 * held, held, held), seed)
+
+    transformers.set_seed(seed)
+    net = GraphTransformer(
+        node_dim=data[0].x.shape[1], edge_dim=data[0].edge_attr.shape[1], **network, **opened.target
+    )
+    trainer = GraphTrainer(
+        net,
+        train,
+        validation,
+        output,
+        epochs=epochs,
+        max_nodes=max_nodes,
+        patience=patience,
+        learning_rate=learning_rate,
+        target_scaling=target_scaling,
+        seed=seed,
+    )
+    weights = sum(p.numel() for p in net.parameters())
+    _say(
+        f"{len(train)} graphs to learn from, {len(validation)} to validate, {len(test)} to test; "
+        f"{weights:,} parameters"
+    )
+    result = trainer.fit(resume)
+    found = result.model.evaluate(test, max_nodes)
+    values = ", ".join(
+        f"{name.upper()} {value:.4g}" for name, value in found.items() if name != "loss"
+    )
+    _say(f"test: {values}, over {len(test)} graphs; {result.epochs} epochs, {result.steps} steps")
+    _say(f"saved in {output}")
+    _say(f"next: graphformer predict {shlex.quote(str(output))} {opened.next_files}")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def predict(
+    model_dir: Annotated[
+        Path, typer.Argument(help="A folder that graphformer train-graphs wrote.")
+    ],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="What the model reads: label images, CSV files of polymers, PDB or mmCIF files."
+        ),
+    ],
+    tables: Annotated[
+        Path | None,
+        typer.Option(help="Images: a folder of <stem>.csv, properties of the grains by 'label'."),
+    ] = None,
+    smiles_column: Annotated[
+        str | None, typer.Option(help="Polymers: their column [default: as in training].")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="A CSV file to write [default: print].")
+    ] = None,
+    max_nodes: Annotated[int, typer.Option(min=1, help="Nodes of a batch.")] = 4096,
+) -> None:
+    """Predict what is in new files with a trained model: a line an image, a polymer or a residue,
+    in the unit of the training targets.
+
+    A polymer that cannot be read keeps its line, with an empty prediction. What could not be read
+    is told, with the reason.
+    """
+    from graphformer.training import load_graph_model, prediction_table
+
+    if output is not None and output.exists():
+        raise ValueError(
+            f"--output: {str(output)!r} is there already, and nothing is written over; name "
+            "another file."
+        )
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(
+            f"--output: there is no folder {str(output.parent)!r}; name one that is there."
+        )
+    model = load_graph_model(model_dir)
+    reader = model.featuriser.get("reader")
+    for name, value, owner in (
+        ("tables", tables, "microstructure"),
+        ("smiles-column", smiles_column, "polymer"),
+    ):
+        if value is not None and reader != owner:
+            raise ValueError(
+                f"--{name} {str(value)!r} is for models of {owner}s, and MODEL_DIR reads "
+                f"{reader}s; leave it out."
+            )
+    table = prediction_table(model, files, tables, smiles_column, max_nodes)
+    for problem in table.problems[:TOLD]:
+        _say(f"warning: no prediction for {problem}", err=True)
+    if len(table.problems) > TOLD:
+        _say(f"warning: and {len(table.problems) - TOLD} more without a prediction", err=True)
+    for note in table.notes[:TOLD]:
+        _say(f"warning: {note}", err=True)
+    if len(table.notes) > TOLD:
+        _say(f"warning: and {len(table.notes) - TOLD} more in doubt", err=True)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(
+        [
+            [f"{value:.6g}" if isinstance(value, float) else value for value in row]
+            for row in table.rows
+        ]
+    )
+    if output is None:
+        _say(text.getvalue().rstrip("\n"))
+    else:
+        write_text(output, text.getvalue())
+        _say(f"{len(table.rows) - table.without} predictions in {output}")
+
+
+def _say(text: str, err: bool = False) -> None:
+    if is_main_process():
+        typer.echo(text, err=err)

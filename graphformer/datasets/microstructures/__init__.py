@@ -1,0 +1,1 @@
+"""Graphs of grains from images and models of microstructures, and their properties."""

@@ -1,0 +1,1 @@
+"""Graphs of proteins from sequences and structures."""

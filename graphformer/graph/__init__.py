@@ -1,0 +1,5 @@
+"""The graph of an attention head as a value."""
+
+from graphformer.graph.attention_graph import AttentionGraph, degrees, refuse_nan
+
+__all__ = ["AttentionGraph", "degrees", "refuse_nan"]

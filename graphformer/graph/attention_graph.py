@@ -1,0 +1,536 @@
+"""AttentionGraph: the edges of every head of every sequence, as one value."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from graphformer.errors import number, whole
+from graphformer.finite import readable
+from graphformer.graph.keys import numbers_of, order_of, unique_pairs
+
+if TYPE_CHECKING:
+    import dgl
+    import networkx
+    import scipy.sparse
+    import torch_geometric.data
+
+
+def refuse_nan(weight: Tensor) -> None:
+    """NaN compares false with every threshold, so it would get lost without a word."""
+    count = int(torch.isnan(weight.detach()).sum())
+    if count:
+        raise ValueError(f"weight holds {count} NaN among {weight.numel()} edges")
+
+
+def degrees(index: Tensor, size: int) -> Tensor:
+    """How often each of ``0..size - 1`` occurs, int64 ``[size]``."""
+    if readable(index):
+        return torch.bincount(index, minlength=size)
+    # bincount looks for the largest number first, which an accelerator is waited for and a compiler
+    # cannot know.
+    return torch.zeros(size, dtype=torch.int64, device=index.device).index_add(
+        0, index, torch.ones_like(index, dtype=torch.int64)
+    )
+
+
+def _starts(degree: Tensor) -> Tensor:
+    """Where each node's edges start, from the number of its edges: one entry more than nodes."""
+    ends = torch.cumsum(degree, dim=0)
+    return torch.cat((ends.new_zeros(1), ends))
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionGraph:
+    """Directed, weighted edges from senders to receivers, for a batch of independent lanes.
+
+    A *lane* is one independent graph: head ``h`` of sequence ``b`` is lane ``b * H + h``. Nodes are
+    numbered ``lane * num_nodes + node``, so the whole batch is one disjoint graph and any graph
+    library can run on it.
+
+    Edges are sorted by receiver, then by sender: row ``i`` of the attention matrix is the slice
+    ``indptr[i]:indptr[i + 1]``. Use :meth:`from_edges` to build a graph from edges in any order; it
+    sorts and checks them.
+
+    Attributes:
+        senders: int64 ``[E]``, global index of the node a message comes from (a key),
+            ``0 <= s < num_lanes * num_senders``.
+        receivers: int64 ``[E]``, global index of the node it goes to (a query), ascending.
+        weight: floating ``[E]``, one weight an edge; carries gradients.
+        num_lanes: number of independent graphs, the product of ``batch_shape``.
+        num_senders: nodes per lane on the sending side (keys).
+        num_receivers: nodes per lane on the receiving side (queries). Where it is smaller than
+            ``num_senders`` (decoding with a cache), the last receiver is the same token as the last
+            sender.
+        batch_shape: what the lanes are, usually ``(B, H)``; ``(B,)`` after merging heads; ``()``
+            for one lane.
+    """
+
+    senders: Tensor
+    receivers: Tensor
+    weight: Tensor
+    num_lanes: int
+    num_senders: int
+    num_receivers: int
+    batch_shape: tuple[int, ...]
+    # What is derived from the edges alone is computed once and shared by all graphs that differ
+    # only in their weights.
+    _derived: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        edges = self.senders.shape
+        if len(edges) != 1 or self.receivers.shape != edges or self.weight.shape != edges:
+            raise ValueError(
+                "senders, receivers and weight must be one-dimensional and equally long, got "
+                f"shapes {tuple(self.senders.shape)}, {tuple(self.receivers.shape)} and "
+                f"{tuple(self.weight.shape)}"
+            )
+        if math.prod(self.batch_shape) != self.num_lanes:
+            raise ValueError(
+                f"batch_shape {self.batch_shape} holds {math.prod(self.batch_shape)} lanes, but "
+                f"num_lanes is {self.num_lanes}"
+            )
+
+    # ------------------------------------------------------------------ building
+
+    @classmethod
+    def from_edges(
+        cls,
+        senders: Tensor,
+        receivers: Tensor,
+        weight: Tensor | None = None,
+        *,
+        num_nodes: int | None = None,
+        num_senders: int | None = None,
+        num_receivers: int | None = None,
+        batch_shape: tuple[int, ...] = (),
+    ) -> AttentionGraph:
+        """A graph from edges in any order.
+
+        Args:
+            senders: integer ``[E]``, global sender indices (``lane * num_senders + node``).
+            receivers: integer ``[E]``, global receiver indices (``lane * num_receivers + node``).
+            weight: floating ``[E]``; ones when left out.
+            num_nodes: nodes per lane, where both sides have the same number.
+            num_senders, num_receivers: nodes per lane on either side, where they differ.
+            batch_shape: shape of the lanes; ``()`` is a single lane.
+
+        Raises:
+            ValueError: sizes are missing or contradict each other, lengths differ, an index is out
+                of range, or a weight is NaN.
+            TypeError: the indices are not integers or the weight is not floating point.
+        """
+        if num_nodes is not None:
+            if num_senders not in (None, num_nodes) or num_receivers not in (None, num_nodes):
+                raise ValueError(
+                    f"num_nodes={num_nodes} contradicts num_senders={num_senders}, "
+                    f"num_receivers={num_receivers}; give one or the other"
+                )
+            num_senders = num_receivers = num_nodes
+        if num_senders is None or num_receivers is None:
+            raise ValueError(
+                "the number of nodes per lane is missing: give num_nodes, or both num_senders and "
+                "num_receivers"
+            )
+        whole("num_senders", num_senders, 0)
+        whole("num_receivers", num_receivers, 0)
+        for name, value in (("senders", senders), ("receivers", receivers)):
+            if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+                raise TypeError(f"{name} must hold integers, got {value.dtype}")
+        senders, receivers = senders.long(), receivers.long()
+        if weight is None:
+            weight = torch.ones(senders.shape, device=senders.device)
+        elif not weight.is_floating_point():
+            raise TypeError(
+                f"weight must be floating point, got {weight.dtype}; convert it with weight.float()"
+            )
+        num_lanes = math.prod(batch_shape)
+        graph = cls(
+            senders, receivers, weight, num_lanes, num_senders, num_receivers, tuple(batch_shape)
+        )
+        for name, value, size in (
+            ("senders", senders, num_senders),
+            ("receivers", receivers, num_receivers),
+        ):
+            if value.numel() and not 0 <= int(value.min()) <= int(value.max()) < num_lanes * size:
+                raise ValueError(
+                    f"{name} must lie in 0..{num_lanes * size - 1} ({num_lanes} lanes of {size} "
+                    f"nodes), got values from {int(value.min())} to {int(value.max())}"
+                )
+        if senders.numel() and num_senders and num_receivers:
+            crossing = torch.div(senders, num_senders, rounding_mode="floor") != torch.div(
+                receivers, num_receivers, rounding_mode="floor"
+            )
+            if bool(crossing.any()):
+                e = int(crossing.nonzero()[0])
+                raise ValueError(
+                    f"edge {e} joins two lanes (sender {int(senders[e])}, receiver "
+                    f"{int(receivers[e])}); lanes are independent graphs"
+                )
+        refuse_nan(weight)
+        order = order_of(receivers, senders, num_lanes * num_receivers, num_lanes * num_senders)
+        return dataclasses.replace(
+            graph,
+            senders=senders[order],
+            receivers=receivers[order],
+            weight=weight[order],
+            _derived={},
+        )
+
+    @classmethod
+    def from_dense(cls, weights: Tensor, *, keep: Tensor | None = None) -> AttentionGraph:
+        """A graph from attention matrices ``[..., num_receivers, num_senders]``; the leading axes
+        are the lanes.
+
+        Non-zero entries become edges, or, where ``keep`` (bool, the same shape) is given, exactly
+        the kept ones. The weights stay differentiable.
+        """
+        from graphformer.graph import convert
+
+        return convert.from_dense(weights, keep=keep)
+
+    @classmethod
+    def from_scipy(cls, matrix: scipy.sparse.sparray | scipy.sparse.spmatrix) -> AttentionGraph:
+        """One lane from a scipy sparse matrix with receivers in rows and senders in columns."""
+        from graphformer.graph import convert
+
+        return convert.from_scipy(matrix)
+
+    @classmethod
+    def from_networkx(cls, graph: networkx.DiGraph, weight: str = "weight") -> AttentionGraph:
+        """One lane from a networkx graph; edges run from sender to receiver, an undirected edge
+        runs both ways.
+        """
+        from graphformer.graph import convert
+
+        return convert.from_networkx(graph, weight=weight)
+
+    @classmethod
+    def from_pyg(
+        cls, data: torch_geometric.data.Data | torch_geometric.data.HeteroData
+    ) -> AttentionGraph:
+        """The inverse of :meth:`to_pyg`; any ``Data`` with ``edge_index`` and ``edge_weight``, or
+        with ``adj_t``, is one lane.
+        """
+        from graphformer.graph import convert
+
+        return convert.from_pyg(data)
+
+    @classmethod
+    def from_dgl(cls, graph: dgl.DGLGraph, weight: str = "w") -> AttentionGraph:
+        """The inverse of :meth:`to_dgl`; each graph of a DGL batch becomes a lane where they have
+        equal sizes.
+        """
+        from graphformer.graph import convert
+
+        return convert.from_dgl(graph, weight=weight)
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def num_edges(self) -> int:
+        return self.senders.shape[0]
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes per lane, where senders and receivers are the same nodes."""
+        if self.num_senders != self.num_receivers:
+            raise ValueError(
+                f"this graph has {self.num_senders} senders and {self.num_receivers} receivers per "
+                "lane: ask for one of them"
+            )
+        return self.num_senders
+
+    @property
+    def edge_index(self) -> Tensor:
+        """int64 ``[2, E]``: senders, then receivers (PyG's ``source_to_target``)."""
+        return torch.stack((self.senders, self.receivers))
+
+    @property
+    def device(self) -> torch.device:
+        return self.senders.device
+
+    @property
+    def indptr(self) -> Tensor:
+        """int64 ``[num_lanes * num_receivers + 1]``: where each receiver's edges start (compressed
+        sparse rows).
+        """
+        return self.derived("indptr", lambda: _starts(self.in_degree()))
+
+    @property
+    def by_sender(self) -> tuple[Tensor, Tensor]:
+        """Edge numbers int64 ``[E]`` in the order of their senders, and where each sender's start,
+        ``[num_lanes * num_senders + 1]``.
+        """
+        size = self.num_lanes * self.num_senders
+
+        def compute() -> tuple[Tensor, Tensor]:
+            numbers = self.senders.int() if size < 2**31 else self.senders  # sorted twice as fast
+            return numbers.argsort(stable=True), _starts(degrees(self.senders, size))
+
+        return self.derived("by_sender", compute)
+
+    def derived(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A value that depends on the edges and not on their weights: computed once, kept by
+        :meth:`with_weight`.
+        """
+        if name not in self._derived:
+            self._derived[name] = compute()
+        return self._derived[name]
+
+    @property
+    def sender_lane(self) -> Tensor:
+        """int64 ``[E]``: the lane each edge lies in."""
+        return torch.div(self.senders, max(self.num_senders, 1), rounding_mode="floor")
+
+    def in_degree(self) -> Tensor:
+        """int64 ``[num_lanes * num_receivers]``: the number of kept senders of each receiver."""
+        size = self.num_lanes * self.num_receivers
+        return self.derived("in_degree", lambda: degrees(self.receivers, size))
+
+    def in_weight(self, *, absolute: bool = False) -> Tensor:
+        """``[num_lanes * num_receivers]``: the summed weight of each receiver's edges, or of its
+        absolute weights; differentiable.
+        """
+        # |w| with slope 1 at 0, so that nothing changes where no weight is negative.
+        weight = (
+            torch.where(self.weight < 0, -self.weight, self.weight) if absolute else self.weight
+        )
+        return weight.new_zeros(self.num_lanes * self.num_receivers).index_add(
+            0, self.receivers, weight
+        )
+
+    def lane(self, index: int) -> AttentionGraph:
+        """One lane as a graph of its own, with nodes numbered from 0."""
+        if not -self.num_lanes <= index < self.num_lanes:
+            raise IndexError(
+                f"lane {index} does not exist: this graph has {self.num_lanes} lanes, numbered "
+                "from 0"
+            )
+        index %= self.num_lanes
+        first, last = (
+            self.indptr[index * self.num_receivers],
+            self.indptr[(index + 1) * self.num_receivers],
+        )
+        edges = slice(int(first), int(last))
+        return AttentionGraph(
+            self.senders[edges] - index * self.num_senders,
+            self.receivers[edges] - index * self.num_receivers,
+            self.weight[edges],
+            1,
+            self.num_senders,
+            self.num_receivers,
+            (),
+        )
+
+    # ----------------------------------------------------------- editing (each returns a new graph)
+
+    def with_weight(self, weight: Tensor) -> AttentionGraph:
+        """The same edges with other weights ``[E]``."""
+        return dataclasses.replace(self, weight=weight)
+
+    def unweighted(self) -> AttentionGraph:
+        """The same edges, each of weight 1."""
+        return self.with_weight(torch.ones_like(self.weight))
+
+    def detach(self) -> AttentionGraph:
+        """The same graph cut off from autograd."""
+        return self.with_weight(self.weight.detach())
+
+    def to(self, *args: Any, **kwargs: Any) -> AttentionGraph:
+        """To another device or weight precision, like ``Tensor.to``; the indices stay int64."""
+        weight = self.weight.to(*args, **kwargs)
+        if weight.device == self.device:
+            return self.with_weight(weight)
+        senders, receivers = self.senders.to(weight.device), self.receivers.to(weight.device)
+        return dataclasses.replace(
+            self, senders=senders, receivers=receivers, weight=weight, _derived={}
+        )
+
+    def select(self, keep: Tensor) -> AttentionGraph:
+        """The edges for which ``keep`` (bool ``[E]``) is true; weights are not changed."""
+        if keep.shape != self.senders.shape or keep.dtype != torch.bool:
+            raise ValueError(
+                f"keep must be bool of shape {tuple(self.senders.shape)}, got {keep.dtype} of "
+                f"shape {tuple(keep.shape)}"
+            )
+        kept = numbers_of(keep)
+        senders, receivers = self.senders[kept], self.receivers[kept]
+        return dataclasses.replace(
+            self, senders=senders, receivers=receivers, weight=self.weight[kept], _derived={}
+        )
+
+    def renormalize(self) -> AttentionGraph:
+        """Weights divided by the sum of their receiver's absolute weights, which then sum to 1
+        (weights that are all 0 stay so).
+
+        The sum itself may be about 0 where weights have either sign, and dividing by it would have
+        no bound.
+        """
+        total = self.in_weight(absolute=True)[self.receivers]
+        safe = torch.where(total == 0, torch.ones_like(total), total)
+        return self.with_weight(
+            torch.where(total == 0, torch.zeros_like(self.weight), self.weight / safe)
+        )
+
+    def reverse(self) -> AttentionGraph:
+        """Every edge turned round; senders and receivers change places."""
+        return AttentionGraph.from_edges(
+            self.receivers,
+            self.senders,
+            self.weight,
+            num_senders=self.num_receivers,
+            num_receivers=self.num_senders,
+            batch_shape=self.batch_shape,
+        )
+
+    def merge_heads(self, reduce: str = "sum", *, clamp: float | None = None) -> AttentionGraph:
+        """The heads of each sequence merged into one graph: lanes ``[..., H]`` become ``[...]``.
+
+        ``a_ij = reduce_h w_hij``, over all ``H`` heads (a head without the edge counts as 0 in
+        ``sum`` and ``mean``), then ``min(a_ij, clamp)``. With ``reduce="sum", clamp=1.0`` this is
+        the graph of Sparse-GIN (arXiv 2501.02393, section 2.3).
+
+        Raises:
+            ValueError: no head axis is left, or ``reduce`` is not ``sum``, ``mean`` or ``max``.
+        """
+        if not self.batch_shape:
+            raise ValueError(
+                "merge_heads needs a head axis, but this graph is a single lane (batch_shape is ())"
+            )
+        if reduce not in ("sum", "mean", "max"):
+            raise ValueError(f"unknown reduce {reduce!r}; known: sum, mean, max")
+        *outer, heads = self.batch_shape
+        lane = torch.div(self.sender_lane, max(heads, 1), rounding_mode="floor")
+        senders = lane * self.num_senders + self.senders % max(self.num_senders, 1)
+        receivers = lane * self.num_receivers + self.receivers % max(self.num_receivers, 1)
+        lanes = math.prod(outer)
+        receivers, senders, edge = unique_pairs(
+            receivers, senders, lanes * self.num_receivers, lanes * self.num_senders
+        )
+        if reduce == "max":
+            weight = self.weight.new_zeros(senders.shape).scatter_reduce(
+                0, edge, self.weight, "amax", include_self=False
+            )
+        else:
+            weight = self.weight.new_zeros(senders.shape).index_add(0, edge, self.weight)
+            weight = weight / heads if reduce == "mean" else weight
+        if clamp is not None:
+            weight = weight.clamp(max=number("clamp", clamp))
+        return AttentionGraph(
+            senders,
+            receivers,
+            weight,
+            lanes,
+            self.num_senders,
+            self.num_receivers,
+            tuple(outer),
+        )
+
+    # ------------------------------------------------------------------ converting
+
+    def to_dense(self) -> Tensor:
+        """``[*batch_shape, num_receivers, num_senders]`` with 0 where there is no edge;
+        differentiable.
+        """
+        from graphformer.graph import convert
+
+        return convert.to_dense(self)
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """``scipy.sparse.csr_array`` ``[num_lanes * num_receivers, num_lanes * num_senders]``,
+        block-diagonal over lanes.
+        """
+        from graphformer.graph import convert
+
+        return convert.to_scipy(self)
+
+    def to_networkx(self) -> networkx.DiGraph:
+        """``networkx.DiGraph`` with edge attribute ``weight``; see
+        :func:`graphformer.graph.convert.to_networkx`.
+        """
+        from graphformer.graph import convert
+
+        return convert.to_networkx(self)
+
+    def to_pyg(self) -> torch_geometric.data.Data | torch_geometric.data.HeteroData:
+        """PyG ``Data`` (or bipartite ``HeteroData``) with ``edge_weight``; see
+        :func:`graphformer.graph.convert.to_pyg`.
+        """
+        from graphformer.graph import convert
+
+        return convert.to_pyg(self)
+
+    def to_dgl(self) -> dgl.DGLGraph:
+        """A ``DGLGraph`` with edge data ``w``; see :func:`graphformer.graph.convert.to_dgl`."""
+        from graphformer.graph import convert
+
+        return convert.to_dgl(self)
+
+    # ------------------------------------------------------------------ saving
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the graph as one safetensors file."""
+        from safetensors.torch import save_file
+
+        sizes = {
+            "num_senders": self.num_senders,
+            "num_receivers": self.num_receivers,
+            "batch_shape": list(self.batch_shape),
+        }
+        tensors = {
+            "senders": self.senders,
+            "receivers": self.receivers,
+            "weight": self.weight.detach(),
+        }
+        # Clones, because safetensors refuses tensors that share memory (in a graph of self-loops
+        # the ends may be one tensor).
+        tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
+        save_file(tensors, path, metadata={"attention_graph": json.dumps(sizes)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AttentionGraph:
+        """Read a graph that :meth:`save` wrote."""
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "attention_graph" not in metadata:
+                raise ValueError(
+                    f"{os.fspath(path)} is a safetensors file, but not one that "
+                    "AttentionGraph.save wrote"
+                )
+            sizes = json.loads(metadata["attention_graph"])
+            sizes["batch_shape"] = tuple(sizes["batch_shape"])
+            return cls.from_edges(
+                file.get_tensor("senders"),
+                file.get_tensor("receivers"),
+                file.get_tensor("weight"),
+                **sizes,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was derived may be another library's graph, and is quickly derived again.
+        return {**self.__dict__, "_derived": {}}
+
+    def __repr__(self) -> str:
+        grad = ", differentiable" if self.weight.requires_grad else ""
+        return (
+            f"AttentionGraph({self.num_edges} edges, batch_shape={self.batch_shape}, "
+            f"num_senders={self.num_senders}, num_receivers={self.num_receivers}, "
+            f"{self.weight.dtype}, {self.device}{grad})"
+        )
+
+
+# What a pickled graph calls it, whichever module it stands in.
+AttentionGraph.__module__ = "graphformer.graph"
+# torch.load takes it under weights_only: it holds tensors and numbers
+torch.serialization.add_safe_globals([AttentionGraph])

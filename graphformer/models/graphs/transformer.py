@@ -1,0 +1,481 @@
+r"""GraphTransformer: a hierarchical transformer over graphs that refines its graph from layer to
+layer. Reads top to bottom.
+
+The figure 13 of arXiv 2501.02393, as a data flow::
+
+    Data / Batch --> x, edge_attr, pos, u
+        --> nodes h [N, hidden] = features + encodings + graph inputs
+    candidates of each layer (given edges, k-hop, kNN, expander, all pairs)
+        --> pairs [E] and their features [E, edge_hidden]
+
+    in every layer, at every level, finest first:
+        scores <q_i, k_j>, biased by the pair's features and the refined graph of the layer before
+            --> normalize --> sparsify --> the heads' graphs
+            --> GIN / PNA / sum --> h, feed-forward --> h
+        the heads' graphs merged --> the refined graph that the next layer starts from
+        after the first layer: groups (given, or clusters of the refined graph)
+            --> the nodes and edges of the next level
+        members --> their group (up), before a level's own layer
+        group --> its members (down), when all levels are done
+
+    nodes, pairs of nodes, or a readout of all levels
+        --> targets --> predictions, and a loss that leaves missing labels out
+
+A batch is one disjoint graph: nothing is padded, and cost is linear in the candidate pairs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphformer.attention import normalizers
+from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.errors import number, require_known, whole
+from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
+from graphformer.models.graphs.data import Level, Pairs, given_groups
+from graphformer.models.graphs.label_masks import Mask
+from graphformer.models.graphs.parts import (
+    MERGES,
+    OPERATORS,
+    Block,
+    Down,
+    Merge,
+    PairFeatures,
+    Refined,
+    Target,
+    Up,
+    make_conv,
+)
+from graphformer.nn.attention import head_dim
+from graphformer.nn.conv_options import OF_THE_EDGE_LIST, ConvOptions
+from graphformer.nn.edge_list import EdgeList
+from graphformer.nn.edge_masks import GivenEdges
+from graphformer.nn.hierarchy import cluster, coarse_edges, number_groups, pool
+from graphformer.nn.mlp import probability
+from graphformer.nn.pairs import Structure, candidates, check_spec, stored_name
+
+
+class Layer(nn.Module):
+    """A block for every level, and the maps between neighbouring levels."""
+
+    def __init__(self, blocks: Sequence[Block], hidden_size: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.up = nn.ModuleList(Up(hidden_size) for _ in blocks[1:])
+        self.down = nn.ModuleList(Down(hidden_size) for _ in blocks[1:])
+
+
+class GraphTransformer(GraphNetwork):
+    r"""A transformer over graphs: PyG ``Data`` or ``Batch`` in, predictions for graphs, nodes or
+    edges out.
+
+    >>> sizes = dict(hidden_size=64, num_layers=3, num_heads=4)
+    >>> net = gf.GraphTransformer(node_dim=7, edge_dim=3, target="graph", out_dim=2, **sizes)
+    >>> out = net(batch)  # out.prediction [num_graphs, 2], out.loss where batch.y is there
+
+    Input: ``x``, ``edge_index``, and where they are asked for ``edge_attr``, ``pos``, ``u`` (graph
+    inputs, ``[num_graphs, global_dim]``) and groups. Labels: ``y``, or for several targets the
+    attribute of each one's name; NaN is a missing label. Edge targets are predicted for
+    ``edge_label_index`` with labels ``edge_label`` where the data hold them (PyG's
+    RandomLinkSplit), else for the given edges. Masks choose the labels that count in the loss:
+    ``train_mask`` in training mode, ``val_mask`` or ``test_mask`` in evaluation mode; in batches of
+    NeighborLoader it is the seed nodes (:mod:`graphformer.models.graphs.label_masks`). Attributes
+    that mean something in PyG and are not read (``edge_weight``, ``pos``, ``z``, ...) are told in a
+    warning, each once.
+
+    Args:
+        node_dim: channels of x; or the number of categories, where x holds one integer a node; or a
+            sequence: categories of each integer column; or 0: nodes have no features.
+        edge_dim: the same of ``edge_attr``; None leaves it unread.
+        hidden_size: width of a node; a multiple of ``num_heads``.
+        num_layers: layers.
+        num_heads: heads; each is one graph.
+        target: ``"graph"``, ``"node"``, ``"edge"``; or several by name: ``{"gap": Target("graph"),
+            "charge": Target("node")}``, whose predictions and labels then go by these names.
+        out_dim, task, loss: see :class:`~graphformer.models.Target`; of the one target.
+        operator: ``"gin"``, ``"pna"`` or ``"sum"`` (plain attention); a sequence: one a layer.
+        operator_options: further arguments of an operator's layer
+            (:class:`~graphformer.nn.GINAttentionConv` and the others): ``{"pna": {"aggregators":
+            ["mean", "max"], "scalers": ["identity"]}}``. Here GIN is made with ``self_weight`` 0,
+            for blocks are residual, and without ``mlp_norm``; ``{"gin": {"self_weight": 1.0,
+            "mlp_norm": True}}`` is the layer as it comes.
+        candidates: which pairs are scored, see :mod:`graphformer.nn.pairs`: ``"edges"``,
+            ``"edges+k_hop:2"``, ``"edges+knn:8"``, ``"edges+expander:4"``, ``"all"``; a sequence:
+            one a layer.
+        encodings: what nodes and pairs are told about the graph, see
+            :mod:`graphformer.nn.encodings`: ``("random_walk:16", "laplacian:8", "degree",
+            "distance:10", "shortest_path:4")``. Weights that sum to 1 do not tell how many
+            neighbours there are, so the degree is told unless something else is asked for.
+        sparsify: ``None``, ``gf.Threshold(tau)``, ``gf.TopK(k)`` or another, or its dictionary
+            (``{"name": "threshold", "tau": 0.1}``). One with parameters is copied for every layer.
+        normalize: ``"softmax"``: the weights of a receiver sum to 1, so each head takes a mean.
+            ``"sigmoid"``: every edge has a weight of its own, each head takes a sum, as GIN does
+            (arXiv 1810.00826), and knows how many neighbours there are. Or another normalizer.
+        merge: the heads' graphs to the refined graph: ``"mean"``, ``"sum"`` (at most 1) or
+            ``"learned"``, a convex combination. What no later layer reads (the last layer's) is
+            merged by the mean.
+        refine: True: the refined graph biases the scores of the next layer. ``"restrict"``:
+            moreover a candidate that no head kept is no candidate of the next layer. False: layers
+            are independent.
+        levels: coarser levels, each made of the one before: the name of an attribute that gives the
+            group of every node of ``data`` (``("group_0", "group_1")``, nested; numbered from 0 in
+            each graph, PyG's batching needs no ``__inc__`` for them), or ``"cluster"``: matched
+            pairs of the first layer's refined graph; ``"cluster:2"``: matched twice, clusters of up
+            to 4.
+        level_candidates: candidates at the coarse levels, where ``edges`` are those that some head
+            kept between different groups.
+        edge_hidden: width of the features of a pair.
+        global_dim: width of ``u``, which every node and the readout see.
+        readout: of graph targets, over all levels: some of ``mean``, ``max``, ``sum`` (compressed
+            to a logarithm).
+        mlp_ratio: hidden width of a head's MLP over the head's width.
+        sharpening: a trainable factor of the scores in each layer.
+        dropout: on what blocks add and in heads. ``attention_dropout``: on weights.
+        backend: who aggregates; never changes the answer.
+
+    ``settings`` holds the arguments: ``GraphTransformer(**net.settings)`` is the same model with
+    new weights.
+
+    Raises:
+        ValueError: an argument or an input that does not fit; the text names it, its value and the
+            remedy.
+
+    Source: arXiv 2501.02393, sections 2.1, 2.2 and figure 13.
+    """
+
+    def __init__(
+        self,
+        node_dim: int | Sequence[int],
+        edge_dim: int | Sequence[int] | None = None,
+        hidden_size: int = 64,
+        num_layers: int = 3,
+        num_heads: int = 4,
+        target: str | Target | Mapping[str, Any] = "graph",
+        out_dim: int = 1,
+        task: str = "regression",
+        *,
+        loss: str = "mse",
+        operator: str | Sequence[str] = "gin",
+        operator_options: Mapping[str, Mapping[str, Any]] | None = None,
+        candidates: str | Sequence[str] = "edges",
+        encodings: Sequence[str] = ("degree",),
+        sparsify: Sparsifier | Mapping[str, Any] | None = None,
+        normalize: str | Normalizer = "softmax",
+        merge: str = "mean",
+        refine: bool | str = True,
+        levels: Sequence[str] = (),
+        level_candidates: str = "edges",
+        edge_hidden: int = 16,
+        global_dim: int = 0,
+        readout: Sequence[str] = ("mean", "max", "sum"),
+        mlp_ratio: float = 1.0,
+        sharpening: bool | float = True,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        settings = {
+            name: value for name, value in locals().items() if name not in ("self", "__class__")
+        }
+        head_dim(hidden_size, num_heads, None)
+        whole("num_layers", num_layers)
+        number("mlp_ratio", mlp_ratio, above=0.0)
+        probability("attention_dropout", attention_dropout)
+        if not levels and level_candidates != "edges":
+            raise ValueError(
+                f"level_candidates={level_candidates!r} is for coarse levels: give levels too, or "
+                "leave it out"
+            )
+        if not refine and merge == "learned":
+            raise ValueError(
+                "merge='learned' is never read: with refine=False no layer starts from a refined "
+                "graph"
+            )
+        require_known("merge", merge, MERGES)
+        if refine not in (True, False, "restrict"):
+            raise ValueError(f"refine must be True, False or 'restrict', got {refine!r}")
+        operators = per_layer("operator", operator, num_layers)
+        for one in operators:
+            require_known("operator", one, OPERATORS)
+        options = check_options(operator_options, operators)
+        levels = [check_level(name) for name in ([levels] if isinstance(levels, str) else levels)]
+        super().__init__(
+            node_dim,
+            edge_dim,
+            hidden_size,
+            target,
+            out_dim,
+            task,
+            loss=loss,
+            encodings=encodings,
+            edge_hidden=edge_hidden,
+            global_dim=global_dim,
+            readout=readout,
+            dropout=dropout,
+            num_levels=len(levels) + 1,
+        )
+        self.settings, self.levels, self.refine = settings, levels, refine
+        self.candidates = [
+            check_spec(spec) for spec in per_layer("candidates", candidates, num_layers)
+        ]
+        self.level_candidates = check_spec(level_candidates)
+
+        # Level 0 has features of pairs where something describes them; above it, there is always
+        # the number of edges that became one.
+        kinds = any(spec != "edges" for spec in self.candidates)
+        described_pairs = edge_dim is not None or kinds or bool(self.pair_encodings)
+        self.pair_features = nn.ModuleList([PairFeatures(edge_hidden, kinds, self.pair_encodings)])
+        self.merged_edges = nn.ModuleList()
+        for depth in range(len(self.levels)):
+            self.pair_features.append(
+                PairFeatures(edge_hidden, self.level_candidates != "edges", self.pair_encodings)
+            )
+            self.merged_edges.append(
+                nn.Linear(edge_hidden * (described_pairs or depth > 0) + 1, edge_hidden)
+            )
+
+        shared: dict[str, Any] = {
+            "sparsify": sparsify,
+            "normalize": normalizers.resolve(normalize),
+            "sharpening": sharpening,
+            "dropout": attention_dropout,
+            "backend": backend,
+        }
+        top = len(self.levels)
+        self.layers = nn.ModuleList()
+        for i, name in enumerate(operators):
+            blocks = []
+            for depth in range(top + 1):
+                edge_width = edge_hidden if described_pairs or depth else None
+                conv = make_conv(
+                    name,
+                    hidden_size,
+                    num_heads,
+                    edge_width,
+                    options.get(name, {}),
+                    mlp_ratio=mlp_ratio,
+                    **shared,
+                )
+                read_later = bool(refine) and (i < num_layers - 1 or (i == 0 and depth < top))
+                prior = bool(refine) and (i > 0 or depth > 0)
+                blocks.append(
+                    Block(
+                        conv,
+                        hidden_size,
+                        dropout,
+                        prior=prior,
+                        merge=Merge(
+                            merge if read_later or merge != "learned" else "mean", num_heads
+                        ),
+                    )
+                )
+            self.layers.append(Layer(blocks, hidden_size))
+
+    def reads(self) -> set[str]:
+        """As of every network over graphs, and what candidates and levels read."""
+        parts = {
+            part for spec in (*self.candidates, self.level_candidates) for part in spec.split("+")
+        }
+        groups = {name for name in self.levels if name.partition(":")[0] != "cluster"}
+        pos = (
+            {"pos"} if any(part.partition(":")[0] in ("knn", "radius") for part in parts) else set()
+        )
+        return super().reads() | groups | pos | {stored_name("candidates", part) for part in parts}
+
+    # ------------------------------------------------------------------ forward
+
+    def forward(
+        self, data: Any, *, output_graphs: bool = False, mask: Mask = None
+    ) -> GraphTransformerOutput:
+        """
+        Args:
+            data: PyG ``Data`` or ``Batch``.
+            output_graphs: also return the graphs of every layer and level, and the groups.
+            mask: which labels count in the loss: the name of a mask of the data, a bool tensor with
+                an entry for each row of the predictions, or ``"all"``. Unless given, ``train_mask``
+                in training mode, and in evaluation mode ``val_mask``, or ``test_mask`` where there
+                is no ``val_mask``; all labels of data without masks.
+        """
+        levels = [self.embed(data)]
+        graphs, refined = [], []
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
+            for depth, block in enumerate(layer.blocks):
+                if depth == len(levels):
+                    levels.append(self._coarser(levels, data))
+                level = levels[depth]
+                if depth:
+                    assert level.parent is not None
+                    level.h = level.h + layer.up[depth - 1](
+                        levels[depth - 1].h, level.parent, level.structure.num_nodes
+                    )
+                edges, features, given = self._pairs(
+                    level, depth, self.level_candidates if depth else self.candidates[i]
+                )
+                if level.dropped is not None:
+                    keep = ~torch.isin(edges.keys, level.dropped)
+                    edges, features = (
+                        edges.select(keep),
+                        None if features is None else features[keep],
+                    )
+                    given = None if given is None else given.select(keep)
+                prior = (
+                    level.refined.on(edges) if level.refined is not None and self.refine else None
+                )
+                level.h, graph, level.refined = block(level.h, edges, features, prior, given)
+                if self.refine == "restrict":
+                    gone = level.refined.dropped()
+                    level.dropped = (
+                        gone if level.dropped is None else torch.cat((level.dropped, gone))
+                    )
+                if output_graphs:
+                    graphs.append(graph)
+                    refined.append(level.refined.graph())
+            for depth in range(len(levels) - 1, 0, -1):
+                parent = levels[depth].parent
+                levels[depth - 1].h = levels[depth - 1].h + layer.down[depth - 1](
+                    levels[depth].h, parent
+                )
+        out = self.answer(levels, data, mask)
+        if output_graphs:
+            out.graphs, out.refined = tuple(graphs), tuple(refined)
+            out.groups = tuple(level.parent for level in levels[1:] if level.parent is not None)
+        return out
+
+    # ------------------------------------------------------------------ levels
+
+    def _coarser(self, levels: list[Level], data: Any) -> Level:
+        """The next level: groups that were given, or clusters of the refined graph of the level
+        below.
+        """
+        below, name = levels[-1], self.levels[len(levels) - 1]
+        fine, refined = below.structure, below.refined
+        assert refined is not None
+        kind, _, times = name.partition(":")
+        found = kind == "cluster"
+        group = (
+            cluster(refined.edges, refined.weight, int(times or 1))
+            if found
+            else given_groups(data, name, levels)
+        )
+        parent, graph = number_groups(group, fine.graph)
+        count = len(graph)
+        senders, receivers, into = coarse_edges(refined.edges, refined.kept, parent, count)
+        joins = into >= 0
+        pos = None if fine.pos is None else pool(fine.pos, parent, count, "mean")
+        structure = Structure(senders, receivers, graph, fine.num_graphs, pos)
+        weight = refined.weight.new_zeros(len(senders)).index_add(
+            0, into[joins], refined.weight[joins]
+        )
+        described = [
+            torch.bincount(into[joins], minlength=len(senders))
+            .unsqueeze(-1)
+            .to(below.h.dtype)
+            .log1p()
+        ]
+        if (features := self._features_of(below, refined.edges)) is not None:
+            described.append(pool(features[joins], into[joins], len(senders), "mean"))
+        edge_features = self.merged_edges[len(levels) - 1](torch.cat(described, -1))
+        level = Level(structure, below.h.new_zeros(count, below.h.shape[1]), edge_features, parent)
+        # The weights between groups are what the new level's first layer starts from.
+        edges = EdgeList.sort(senders, receivers, count, count)
+        level.refined = Refined(
+            edges, weight[edges.order], torch.ones_like(edges.senders, dtype=torch.bool)
+        )
+        return level
+
+    def _pairs(self, level: Level, depth: int, spec: str) -> Pairs:
+        """The candidates of that name, their features, and which edges of the data they are; made
+        once.
+        """
+        if spec not in level.pairs:
+            edges, number = candidates(level.structure, spec)
+            features = self.pair_features[depth](
+                level.structure, edges, number, level.edge_features
+            )
+            ends = torch.stack((level.structure.senders, level.structure.receivers))
+            level.pairs[spec] = edges, features, None if depth else GivenEdges(number, ends)
+        return level.pairs[spec]
+
+    def _features_of(self, level: Level, edges: EdgeList) -> Tensor | None:
+        """The features that belong to these candidates of a level's first layer."""
+        for listed, features, _ in level.pairs.values():
+            if listed is edges:
+                return features
+        raise AssertionError("the first layer's candidates are those that were just made")
+
+    def extra_repr(self) -> str:
+        return (
+            f"candidates={self.candidates}, levels={self.levels}, refine={self.refine}, "
+            f"targets={self.targets}"
+        )
+
+
+# ---------------------------------------------------------------------- reading arguments
+
+
+def per_layer(name: str, value: str | Sequence[str], num_layers: int) -> list[str]:
+    """One text for all layers, or one a layer."""
+    values = [value] * num_layers if isinstance(value, str) else list(value)
+    if len(values) != num_layers:
+        hint = (
+            ": candidates that all layers have together are one text, 'edges+k_hop:2'"
+            if name == "candidates"
+            else ""
+        )
+        raise ValueError(
+            f"{name} must be one text or one for each of the {num_layers} layers, got "
+            f"{len(values)}: {values}{hint}"
+        )
+    return values
+
+
+def check_options(
+    given: Mapping[str, Mapping[str, Any]] | None, operators: Sequence[str]
+) -> Mapping[str, Mapping[str, Any]]:
+    """Further arguments by operator; ValueError for an operator that no layer has and for what its
+    layer does not take.
+    """
+    for name, options in (given or {}).items():
+        if name not in operators:
+            raise ValueError(
+                f"operator_options holds {name!r}, and no layer is one: operator is "
+                f"{', '.join(dict.fromkeys(operators))}"
+            )
+        taken = [
+            one.name
+            for one in inspect.signature(OPERATORS[name]).parameters.values()
+            if one.kind is one.KEYWORD_ONLY
+        ]
+        if unread := sorted(set(options) & set(OF_THE_EDGE_LIST)):
+            raise ValueError(
+                f"operator_options[{name!r}] holds {', '.join(unread)}, which acts while a layer "
+                "reads edges; this model makes its own list of pairs: put self-loops into the "
+                "data, or candidates='all'"
+            )
+        taken += [
+            option for option in ConvOptions.__annotations__ if option not in OF_THE_EDGE_LIST
+        ]
+        if unknown := sorted(set(options) - set(taken)):
+            raise ValueError(
+                f"operator_options[{name!r}] holds {', '.join(unknown)}, which is none of its "
+                f"options: {', '.join(taken)}"
+            )
+    return given or {}
+
+
+def check_level(name: str) -> str:
+    """The text itself, or ValueError."""
+    kind, colon, times = name.partition(":")
+    if colon and (kind != "cluster" or not times.isdigit() or int(times) < 1):
+        raise ValueError(
+            f"unknown level {name!r}; give the name of an attribute that holds groups, 'cluster' "
+            "or 'cluster:2'"
+        )
+    return name

@@ -1,0 +1,446 @@
+"""Graphformer: a causal language model whose attention heads are graphs. Reads top to bottom."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationConfig, GenerationMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from graphformer.attention.candidates import Packed, Rule
+from graphformer.attention.reweigh import NormalizeWeights, Reweigh
+from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopK, from_spec
+from graphformer.graph import AttentionGraph
+from graphformer.models.language.configuration import GraphformerConfig
+from graphformer.models.language.inputs import (
+    OF_THE_LOSS,
+    check_labels,
+    check_others,
+    check_tokens,
+    refuse_packed_and_padded,
+)
+from graphformer.nn import (
+    GatedMLP,
+    GINAttention,
+    GINOperator,
+    GraphAttention,
+    HeadMLP,
+    PNAAttention,
+    PNAOperator,
+    SumAttention,
+)
+from graphformer.nn.scoring import DifferentialScoring
+
+# What the installed transformers calls the cache: its output classes know, `cache` since 5.24.
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
+def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
+    """The cache, by whichever of its two names it was given."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError(
+            "give exactly one of cache and past_key_values: they are two names of one argument"
+        )
+    return past_key_values if cache is None else cache
+
+
+@dataclass
+class GraphformerModelOutput(BaseModelOutputWithPast):
+    """As transformers' own, and ``graphs``: one :class:`~graphformer.AttentionGraph` a layer, lanes
+    ``(B, H)``.
+    """
+
+    graphs: tuple[AttentionGraph, ...] | None = None
+
+
+@dataclass
+class GraphformerCausalLMOutput(CausalLMOutputWithPast):
+    """As transformers' own, and ``graphs``: one :class:`~graphformer.AttentionGraph` a layer, lanes
+    ``(B, H)``.
+    """
+
+    graphs: tuple[AttentionGraph, ...] | None = None
+
+
+class GraphformerRMSNorm(nn.RMSNorm):
+    """``x / sqrt(mean(x^2) + eps) * weight``, the mean square taken in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.rms_norm(exact, self.normalized_shape, None, self.eps).to(x.dtype) * self.weight
+
+
+def make_sparsifier(config: GraphformerConfig) -> Sparsifier | None:
+    """The sparsifier that the config's plain numbers stand for."""
+    threshold: Sparsifier | None = None
+    if isinstance(config.threshold, dict):
+        threshold = from_spec(config.threshold, config.num_attention_heads)
+    elif config.threshold is not None:
+        threshold = Threshold(float(config.threshold))
+    top_k = None if config.top_k is None else TopK(config.top_k)
+    if threshold is not None and top_k is not None:
+        return threshold & top_k
+    return threshold or top_k
+
+
+def make_attention(config: GraphformerConfig, layer_idx: int) -> GraphAttention:
+    """The attention layer of one block, by the name of its operator."""
+    operator = config.layer_operators[layer_idx]
+    shared: dict[str, Any] = {
+        "sparsify": make_sparsifier(config),
+        "normalize": config.normalize,
+        "attention_dropout": config.attention_dropout,
+        "backend": config.backend,
+        "executor": config.executor,
+        "layer_idx": layer_idx,
+    }
+    if isinstance(config.score, dict):
+        ((shared["score"], shared["score_width"]),) = config.score.items()
+    else:
+        shared["score"] = config.score
+    for name in ("value_projection", "output_projection"):
+        if getattr(config, name) is not None:
+            shared[name] = getattr(config, name)
+    if operator != "sum":
+        shared |= {"mlp_ratio": config.mlp_ratio, "sharpening": config.sharpening}
+    shared |= (config.operator_options or {}).get(operator, {})
+    heads = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads)
+    kind: Any = {"sum": SumAttention, "gin": GINAttention, "pna": PNAAttention}[operator]
+    try:
+        return kind(*heads, **shared)
+    except TypeError as error:
+        raise ValueError(
+            f"operator_options[{operator!r}] holds what {kind.__name__} does not take: {error}"
+        ) from None
+
+
+class GraphformerDecoderLayer(GradientCheckpointingLayer):
+    """``h = x + attention(norm(x))``, then ``h + feed_forward(norm(h))``."""
+
+    def __init__(self, config: GraphformerConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.self_attn = make_attention(config, layer_idx)
+        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, config.hidden_dropout)
+        self.input_layernorm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = GraphformerRMSNorm(
+            config.hidden_size, eps=config.rms_norm_eps
+        )
+        self.dropout = config.hidden_dropout
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        candidates: Rule | None = None,
+        past_key_values: Cache | None = None,
+        output_graphs: bool = False,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        attended = self.self_attn(
+            self.input_layernorm(hidden_states),
+            attention_mask,
+            # it knows no positions
+            position_embeddings=None
+            if self.self_attn.pairwise is not None
+            else position_embeddings,
+            candidates=candidates,
+            past_key_values=one_cache(cache, past_key_values),
+            output_graph=output_graphs,
+        )
+        if output_graphs:
+            attended, _ = attended  # the graph is picked up by transformers' output recorder
+        hidden_states = hidden_states + F.dropout(attended, self.dropout, self.training)
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class GraphformerPreTrainedModel(PreTrainedModel):
+    """Weights, saving and loading, as in every transformers model."""
+
+    config_class = GraphformerConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GraphformerDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
+    # The layers call scaled_dot_product_attention themselves where no edges are needed; there is no
+    # other implementation to switch to.
+    _supports_sdpa = True
+    _can_record_outputs = {
+        "hidden_states": GraphformerDecoderLayer,
+        "graphs": OutputRecorder(GraphAttention, index=1),
+    }
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, HeadMLP):
+            for weight, bias in ((module.weight1, module.bias1), (module.weight2, module.bias2)):
+                init.normal_(weight, mean=0.0, std=self.config.initializer_range)
+                if bias is not None:
+                    init.zeros_(bias)
+            if module.norm is not None:
+                init.ones_(module.norm)
+        elif isinstance(module, GINOperator):
+            init.constant_(module.eps, module.initial_eps)
+        elif isinstance(module, PNAOperator) and module.delta is not None:
+            init.constant_(module.delta, module.initial_delta)
+        elif isinstance(module, GraphAttention) and module.sharpening is not None:
+            init.constant_(module.sharpening, module.initial_sharpening)
+        elif isinstance(module, DifferentialScoring):
+            init.constant_(module.amount, module.initial_amount)
+        elif isinstance(module, Reweigh) and isinstance(module.tau, nn.Parameter):
+            init.constant_(module.tau, module.initial_tau)
+        elif isinstance(module, NormalizeWeights):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+
+class GraphformerModel(GraphformerPreTrainedModel):
+    """Embedding, decoder blocks, final norm."""
+
+    def __init__(self, config: GraphformerConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(
+            GraphformerDecoderLayer(config, i) for i in range(config.num_hidden_layers)
+        )
+        self.norm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        # reads only fields that our config has too
+        self.rotary_emb = LlamaRotaryEmbedding(cast(Any, config))
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_graphs: bool = False,
+        cache: Cache | None = None,
+        **kwargs: Any,
+    ) -> GraphformerModelOutput:
+        """
+        Args:
+            input_ids: ``[B, N]``, or ``inputs_embeds`` ``[B, N, hidden_size]``.
+            attention_mask: 1 for real tokens, ``[B, N]`` with cached tokens counted, or allowed
+                pairs ``[B, 1, N, Nk]``.
+            position_ids: ``[B, N]``. Without cached tokens and where no mask hides anything, a
+                position that does not follow its predecessor starts a new text: packed texts do not
+                see each other.
+            cache: a transformers cache. ``past_key_values`` is its older name.
+            output_graphs: return every layer's :class:`~graphformer.AttentionGraph`.
+            kwargs: ``output_attentions`` (every layer's weights as a matrix ``[B, H, N, Nk]``, made
+                from its graph: memory goes by the square of the length), ``output_hidden_states``,
+                ``return_dict``. What other models read (``cache_position``, ``token_type_ids``,
+                arguments of kernels for packed texts) may say what is so anyway.
+
+        Raises:
+            TypeError: an unknown keyword.
+            ValueError: inputs that do not fit together, or that this model does not read.
+        """
+        check_tokens(input_ids, inputs_embeds, self.config.hidden_size)
+        length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]  # type: ignore[union-attr]
+        cache = one_cache(cache, past_key_values)
+        past = 0 if cache is None else cache.get_seq_length()
+        own = inspect.signature(GraphformerModel.forward).parameters
+        kwargs = check_others(kwargs, own, position_ids, past, length)
+        dense, return_dict = kwargs.pop("output_attentions", None), kwargs.pop("return_dict", None)
+        dense = getattr(self.config, "output_attentions", False) if dense is None else dense
+        outputs = self._forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_graphs=output_graphs or bool(dense),
+            **{**kwargs, "return_dict": True},
+        )
+        if dense:
+            outputs.attentions = tuple(graph.to_dense() for graph in outputs.graphs)
+            if not output_graphs:
+                outputs.graphs = None
+        return_dict = (
+            getattr(self.config, "return_dict", True) if return_dict is None else return_dict
+        )
+        return outputs if return_dict else outputs.to_tuple()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def _forward(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: Cache | None,
+        inputs_embeds: Tensor | None,
+        use_cache: bool | None,
+        output_graphs: bool,
+        **_: Any,  # what the decorators read
+    ) -> GraphformerModelOutput:
+        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        filled = cache is not None
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        length, past = hidden_states.shape[1], 0 if cache is None else cache.get_seq_length()
+        candidates: Rule | None = None
+        given = position_ids is not None
+        if position_ids is None:
+            position_ids = torch.arange(past, past + length, device=hidden_states.device).unsqueeze(
+                0
+            )
+        elif position_ids.shape not in ((1, length), (hidden_states.shape[0], length)):
+            raise ValueError(
+                f"position_ids must have shape [{hidden_states.shape[0]} or 1, {length}] (batch, "
+                f"length), got {list(position_ids.shape)}"
+            )
+        if attention_mask is not None:
+            attention_mask = without_trivial(attention_mask, past + length, cut=filled)
+        if given and past == 0:
+            candidates = packed_texts(position_ids, hidden_states.shape[0])
+            if candidates is not None and attention_mask is not None:
+                refuse_packed_and_padded(position_ids, attention_mask, past)
+                candidates = None
+        position_embeddings = self.rotary_emb(hidden_states, position_ids)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=attention_mask,
+                position_embeddings=position_embeddings,
+                candidates=candidates,
+                output_graphs=output_graphs,
+                **{CACHE: cache},  # by the name that activation checkpointing takes away
+            )
+        returned: dict[str, Any] = {CACHE: cache}
+        return GraphformerModelOutput(last_hidden_state=self.norm(hidden_states), **returned)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embed_tokens = cast(nn.Embedding, value)
+
+
+def packed_texts(position_ids: Tensor, batch: int) -> Rule | None:
+    """A rule that keeps packed texts apart, or ``None`` where every row is a single text."""
+    jumps = position_ids.diff(dim=-1) != 1
+    if not torch.compiler.is_compiling() and not bool(jumps.any()):
+        return None
+    segments = F.pad(jumps.long().cumsum(-1), (1, 0)) if position_ids.shape[-1] else position_ids
+    return Packed(segments.expand(batch, -1))
+
+
+def without_trivial(attention_mask: Tensor, num_senders: int, *, cut: bool) -> Tensor | None:
+    """The mask without a static cache's empty places, or ``None`` where it hides nothing (plain
+    causal attention is faster).
+    """
+    if attention_mask.ndim == 4 and cut:
+        attention_mask = attention_mask[..., :num_senders]
+    if attention_mask.ndim == 2 and attention_mask.shape[1] != num_senders:
+        raise ValueError(
+            f"attention_mask covers {attention_mask.shape[1]} tokens, but there are {num_senders} "
+            "(cached ones included)"
+        )
+    if not torch.compiler.is_compiling() and bool(attention_mask.all()):
+        return None
+    return attention_mask
+
+
+class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
+    """A causal language model: :class:`GraphformerModel` and an output layer, tied to the embedding
+    by default.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: GraphformerConfig) -> None:
+        super().__init__(config)
+        self.model = GraphformerModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+        # transformers reads settings of generation from a config, and takes top_k, edges of a row,
+        # for tokens to sample from.
+        self.generation_config.top_k = GenerationConfig().top_k
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, and with it ``generate_batch``: transformers keeps the keys of all its requests
+        in pages of one tensor, by an attention function of its own, and the heads here are graphs
+        over the keys of one sequence.
+        """
+        raise NotImplementedError(
+            "GraphformerForCausalLM has no continuous batching (generate_batch, transformers "
+            "serve): its attention cannot read paged keys. Pad the prompts on the left and call "
+            "generate(input_ids, attention_mask=...)"
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_graphs: bool = False,
+        logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
+        **kwargs: Any,
+    ) -> GraphformerCausalLMOutput:
+        """As :meth:`GraphformerModel.forward`; ``labels`` ``[B, N]`` (-100 is ignored) give the
+        mean next-token loss in nats.
+
+        ``num_items_in_batch``, ``ignore_index`` and ``shift_labels`` go to transformers' loss
+        function; ``logits_to_keep`` (a number of last tokens, or their places) leaves logits out,
+        and is refused beside labels.
+        """
+        for_loss = {name: kwargs.pop(name) for name in OF_THE_LOSS if name in kwargs}
+        check_tokens(input_ids, inputs_embeds, self.config.hidden_size)
+        batch, length = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]  # type: ignore[union-attr]
+        check_labels(labels, batch, length, for_loss)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=one_cache(cache, past_key_values),
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_graphs=output_graphs,
+            **{**kwargs, "return_dict": True},
+        )
+        # 0 keeps all
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None or for_loss.get("shift_labels") is not None:
+            if logits.shape[1] != length:
+                raise ValueError(
+                    f"logits_to_keep={logits_to_keep} leaves logits of labels out: without it the "
+                    "loss is that of all labels"
+                )
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **for_loss
+            )
+        return GraphformerCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            graphs=outputs.graphs,
+            **{CACHE: outputs.get(CACHE)},
+        )
