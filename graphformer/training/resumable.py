@@ -4,12 +4,13 @@ not at all.
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import Trainer, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from graphformer.finite import NotFinite
 from graphformer.training.checkpoints import STATE, found_checkpoints, model_problems
@@ -26,6 +27,22 @@ def diverged(args: TrainingArguments, state: TrainerState, found: str) -> ValueE
         "diverged; use a smaller learning_rate or more warmup_steps, look for extreme values among "
         "the inputs, and start again."
     )
+
+
+class StopWhenDiverged(TrainerCallback):
+    """An error instead of hours of NaN."""
+
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise diverged(args, state, f"the loss is {loss}")
 
 
 class ResumableTrainer(Trainer):

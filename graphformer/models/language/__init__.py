@@ -7,10 +7,12 @@ from graphformer._lazy import lazy
 _HOME = {
     "GraphformerCausalLMOutput": "model",
     "GraphformerConfig": "configuration",
+    "GraphformerDecoderLayer": "model",
     "GraphformerForCausalLM": "model",
     "GraphformerModel": "model",
     "GraphformerModelOutput": "model",
     "GraphformerPreTrainedModel": "model",
+    "GraphformerRMSNorm": "model",
     "count_parameters": "twin",
     "parameter_matched": "twin",
 }

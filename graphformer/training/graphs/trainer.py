@@ -24,8 +24,7 @@ from graphformer.training.graphs.callbacks import EpochEnds, GraphProgress, grap
 from graphformer.training.graphs.files import featuriser_of
 from graphformer.training.graphs.model import GraphModel, plain_settings, tell_fields
 from graphformer.training.graphs.scaling import Scaling, fingerprint
-from graphformer.training.language.trainer import StopWhenDiverged
-from graphformer.training.resumable import ResumableTrainer
+from graphformer.training.resumable import ResumableTrainer, StopWhenDiverged
 from graphformer.training.run import (
     is_main_process,
     require_same_settings,

@@ -4,7 +4,6 @@ quiet progress bar.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from transformers import (
     EvalPrediction,
     ProgressCallback,
-    TrainerCallback,
     TrainerState,
     TrainingArguments,
 )
@@ -24,7 +22,7 @@ from transformers.utils import logging
 
 from graphformer.datasets.text.windows import collate_windows
 from graphformer.training.language.evaluation import Evaluation, window_losses
-from graphformer.training.resumable import ResumableTrainer, diverged
+from graphformer.training.resumable import ResumableTrainer, StopWhenDiverged
 
 
 class LanguageTrainer(ResumableTrainer):
@@ -128,22 +126,6 @@ class QuietProgress(ProgressCallback):
             self.training_bar.set_postfix(
                 loss=f"{logs['loss']:.4f}", lr=f"{logs['learning_rate']:.2e}"
             )
-
-
-class StopWhenDiverged(TrainerCallback):
-    """An error instead of hours of NaN."""
-
-    def on_log(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise diverged(args, state, f"the loss is {loss}")
 
 
 @contextmanager
