@@ -23,12 +23,14 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 # What a processor's way of summing could decide.
 # Models are left out: they are made of these layers, and hold their laws in float64 or as
 # test_float32.py bounds them.
-LAWS := $(addprefix tests/test_,float32.py layers.py executors.py scores.py merged.py sparse_gin.py xgpt_golden.py)
+LAWS := $(addprefix tests/,test_float32.py nn/test_layers.py attention/test_executors.py \
+    attention/test_scores.py attention/test_merged.py nn/test_sparse_gin.py compat/test_xgpt_golden.py)
 CAPABILITY ?= default
 FOR_VERSIONS := '.[text,graphs,viz,adapters]' pytest pytest-timeout pytest-xdist hypothesis packaging
 # What other packages' versions could decide.
-QUICK := $(addprefix tests/test_,graph.py layers.py conv.py language_model.py adapter.py \
-    adapter_models.py training.py graph_training.py imports.py)
+QUICK := $(addprefix tests/,graph/test_graph.py nn/test_layers.py nn/test_conv.py \
+    models/language/test_language_model.py adapters/test_adapter.py adapters/test_adapter_models.py training/language/test_training.py \
+    training/graphs/test_graph_training.py test_imports.py)
 
 .PHONY: setup demo test test-long test-processor test-newest test-minima versions lint docs clean check-python
 

@@ -10,7 +10,8 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from interpreters import Interpreters
+
+from tests.interpreters import Interpreters
 
 ROOT = Path(__file__).resolve().parent.parent
 

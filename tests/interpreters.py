@@ -47,7 +47,7 @@ class Interpreters:
 
     def __init__(self, root: Path) -> None:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "tests")])
+        environment["PYTHONPATH"] = str(root)
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.forks = subprocess.Popen([sys.executable, "-c", FORKS], env=environment, **pipes)
 

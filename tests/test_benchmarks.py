@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT
+
 RESULTS = ROOT / "benchmarks" / "results"
 DATA = Path(os.environ.get("GRAPHFORMER_DATA", ROOT.parent / "shared" / "data"))
 

@@ -10,7 +10,6 @@ import copy
 import peft
 import pytest
 import torch
-from adapter_models import DECODERS, ENCODERS, VISION, feed, make
 from torch import nn
 
 import graphformer as gf
@@ -27,6 +26,7 @@ from graphformer.testing import (
     rounding_loss,
     token_ids,
 )
+from tests.adapter_models import DECODERS, ENCODERS, VISION, feed, make
 
 IDS = token_ids(17)
 KINDS = {

@@ -15,8 +15,6 @@ from typing import Any
 import peft
 import pytest
 import torch
-from adapter_models import feed, make
-from conftest import ROOT, _folder
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
@@ -25,6 +23,8 @@ from graphformer.adapters import SparseGINLayer, edges_per_token
 from graphformer.adapters.calls import _calls
 from graphformer.compat import xgpt
 from graphformer.testing import check_threads, hidden_states, random_graph, token_ids
+from tests.adapter_models import feed, make
+from tests.conftest import ROOT, _folder
 
 VOCAB = 17
 SHAPES = ((2, 11), (1, 7), (3, 5), (2, 13))  # batch, length
