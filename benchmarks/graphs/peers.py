@@ -14,7 +14,7 @@ from torch_geometric.nn import GINEConv, GPSConv
 
 from graphformer.errors import require_known
 from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
-from graphformer.models.graphs.parts import TargetHead
+from graphformer.models.graphs.targets import TargetHead
 
 
 class GINEBlock(nn.Module):

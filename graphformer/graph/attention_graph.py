@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Callable
@@ -13,39 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from graphformer.errors import number, whole
-from graphformer.finite import readable
-from graphformer.graph.keys import numbers_of, order_of, unique_pairs
+from graphformer.graph import checks, lanes
+from graphformer.graph.counts import degrees, refuse_nan, starts
+from graphformer.graph.keys import numbers_of, order_of
 
 if TYPE_CHECKING:
     import dgl
     import networkx
     import scipy.sparse
     import torch_geometric.data
-
-
-def refuse_nan(weight: Tensor) -> None:
-    """NaN compares false with every threshold, so it would get lost without a word."""
-    count = int(torch.isnan(weight.detach()).sum())
-    if count:
-        raise ValueError(f"weight holds {count} NaN among {weight.numel()} edges")
-
-
-def degrees(index: Tensor, size: int) -> Tensor:
-    """How often each of ``0..size - 1`` occurs, int64 ``[size]``."""
-    if readable(index):
-        return torch.bincount(index, minlength=size)
-    # bincount looks for the largest number first, which an accelerator is waited for and a compiler
-    # cannot know.
-    return torch.zeros(size, dtype=torch.int64, device=index.device).index_add(
-        0, index, torch.ones_like(index, dtype=torch.int64)
-    )
-
-
-def _starts(degree: Tensor) -> Tensor:
-    """Where each node's edges start, from the number of its edges: one entry more than nodes."""
-    ends = torch.cumsum(degree, dim=0)
-    return torch.cat((ends.new_zeros(1), ends))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,24 +103,8 @@ class AttentionGraph:
                 of range, or a weight is NaN.
             TypeError: the indices are not integers or the weight is not floating point.
         """
-        if num_nodes is not None:
-            if num_senders not in (None, num_nodes) or num_receivers not in (None, num_nodes):
-                raise ValueError(
-                    f"num_nodes={num_nodes} contradicts num_senders={num_senders}, "
-                    f"num_receivers={num_receivers}; give one or the other"
-                )
-            num_senders = num_receivers = num_nodes
-        if num_senders is None or num_receivers is None:
-            raise ValueError(
-                "the number of nodes per lane is missing: give num_nodes, or both num_senders and "
-                "num_receivers"
-            )
-        whole("num_senders", num_senders, 0)
-        whole("num_receivers", num_receivers, 0)
-        for name, value in (("senders", senders), ("receivers", receivers)):
-            if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-                raise TypeError(f"{name} must hold integers, got {value.dtype}")
-        senders, receivers = senders.long(), receivers.long()
+        num_senders, num_receivers = checks.sizes(num_nodes, num_senders, num_receivers)
+        senders, receivers = checks.whole_numbers(senders, receivers)
         if weight is None:
             weight = torch.ones(senders.shape, device=senders.device)
         elif not weight.is_floating_point():
@@ -156,25 +115,7 @@ class AttentionGraph:
         graph = cls(
             senders, receivers, weight, num_lanes, num_senders, num_receivers, tuple(batch_shape)
         )
-        for name, value, size in (
-            ("senders", senders, num_senders),
-            ("receivers", receivers, num_receivers),
-        ):
-            if value.numel() and not 0 <= int(value.min()) <= int(value.max()) < num_lanes * size:
-                raise ValueError(
-                    f"{name} must lie in 0..{num_lanes * size - 1} ({num_lanes} lanes of {size} "
-                    f"nodes), got values from {int(value.min())} to {int(value.max())}"
-                )
-        if senders.numel() and num_senders and num_receivers:
-            crossing = torch.div(senders, num_senders, rounding_mode="floor") != torch.div(
-                receivers, num_receivers, rounding_mode="floor"
-            )
-            if bool(crossing.any()):
-                e = int(crossing.nonzero()[0])
-                raise ValueError(
-                    f"edge {e} joins two lanes (sender {int(senders[e])}, receiver "
-                    f"{int(receivers[e])}); lanes are independent graphs"
-                )
+        checks.refuse_strangers(graph)
         refuse_nan(weight)
         order = order_of(receivers, senders, num_lanes * num_receivers, num_lanes * num_senders)
         return dataclasses.replace(
@@ -263,7 +204,7 @@ class AttentionGraph:
         """int64 ``[num_lanes * num_receivers + 1]``: where each receiver's edges start (compressed
         sparse rows).
         """
-        return self.derived("indptr", lambda: _starts(self.in_degree()))
+        return self.derived("indptr", lambda: starts(self.in_degree()))
 
     @property
     def by_sender(self) -> tuple[Tensor, Tensor]:
@@ -274,7 +215,7 @@ class AttentionGraph:
 
         def compute() -> tuple[Tensor, Tensor]:
             numbers = self.senders.int() if size < 2**31 else self.senders  # sorted twice as fast
-            return numbers.argsort(stable=True), _starts(degrees(self.senders, size))
+            return numbers.argsort(stable=True), starts(degrees(self.senders, size))
 
         return self.derived("by_sender", compute)
 
@@ -310,26 +251,7 @@ class AttentionGraph:
 
     def lane(self, index: int) -> AttentionGraph:
         """One lane as a graph of its own, with nodes numbered from 0."""
-        if not -self.num_lanes <= index < self.num_lanes:
-            raise IndexError(
-                f"lane {index} does not exist: this graph has {self.num_lanes} lanes, numbered "
-                "from 0"
-            )
-        index %= self.num_lanes
-        first, last = (
-            self.indptr[index * self.num_receivers],
-            self.indptr[(index + 1) * self.num_receivers],
-        )
-        edges = slice(int(first), int(last))
-        return AttentionGraph(
-            self.senders[edges] - index * self.num_senders,
-            self.receivers[edges] - index * self.num_receivers,
-            self.weight[edges],
-            1,
-            self.num_senders,
-            self.num_receivers,
-            (),
-        )
+        return lanes.lane(self, index)
 
     # ----------------------------------------------------------- editing (each returns a new graph)
 
@@ -402,38 +324,7 @@ class AttentionGraph:
         Raises:
             ValueError: no head axis is left, or ``reduce`` is not ``sum``, ``mean`` or ``max``.
         """
-        if not self.batch_shape:
-            raise ValueError(
-                "merge_heads needs a head axis, but this graph is a single lane (batch_shape is ())"
-            )
-        if reduce not in ("sum", "mean", "max"):
-            raise ValueError(f"unknown reduce {reduce!r}; known: sum, mean, max")
-        *outer, heads = self.batch_shape
-        lane = torch.div(self.sender_lane, max(heads, 1), rounding_mode="floor")
-        senders = lane * self.num_senders + self.senders % max(self.num_senders, 1)
-        receivers = lane * self.num_receivers + self.receivers % max(self.num_receivers, 1)
-        lanes = math.prod(outer)
-        receivers, senders, edge = unique_pairs(
-            receivers, senders, lanes * self.num_receivers, lanes * self.num_senders
-        )
-        if reduce == "max":
-            weight = self.weight.new_zeros(senders.shape).scatter_reduce(
-                0, edge, self.weight, "amax", include_self=False
-            )
-        else:
-            weight = self.weight.new_zeros(senders.shape).index_add(0, edge, self.weight)
-            weight = weight / heads if reduce == "mean" else weight
-        if clamp is not None:
-            weight = weight.clamp(max=number("clamp", clamp))
-        return AttentionGraph(
-            senders,
-            receivers,
-            weight,
-            lanes,
-            self.num_senders,
-            self.num_receivers,
-            tuple(outer),
-        )
+        return lanes.merge_heads(self, reduce, clamp)
 
     # ------------------------------------------------------------------ converting
 
@@ -479,43 +370,16 @@ class AttentionGraph:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the graph as one safetensors file."""
-        from safetensors.torch import save_file
+        from graphformer.graph import files
 
-        sizes = {
-            "num_senders": self.num_senders,
-            "num_receivers": self.num_receivers,
-            "batch_shape": list(self.batch_shape),
-        }
-        tensors = {
-            "senders": self.senders,
-            "receivers": self.receivers,
-            "weight": self.weight.detach(),
-        }
-        # Clones, because safetensors refuses tensors that share memory (in a graph of self-loops
-        # the ends may be one tensor).
-        tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
-        save_file(tensors, path, metadata={"attention_graph": json.dumps(sizes)})
+        files.save(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AttentionGraph:
         """Read a graph that :meth:`save` wrote."""
-        from safetensors import safe_open
+        from graphformer.graph import files
 
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "attention_graph" not in metadata:
-                raise ValueError(
-                    f"{os.fspath(path)} is a safetensors file, but not one that "
-                    "AttentionGraph.save wrote"
-                )
-            sizes = json.loads(metadata["attention_graph"])
-            sizes["batch_shape"] = tuple(sizes["batch_shape"])
-            return cls.from_edges(
-                file.get_tensor("senders"),
-                file.get_tensor("receivers"),
-                file.get_tensor("weight"),
-                **sizes,
-            )
+        return files.load(path)
 
     def __getstate__(self) -> dict[str, Any]:
         # What was derived may be another library's graph, and is quickly derived again.

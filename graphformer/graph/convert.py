@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from graphformer.errors import require
-from graphformer.graph.attention_graph import AttentionGraph, refuse_nan
+from graphformer.graph.attention_graph import AttentionGraph
+from graphformer.graph.counts import refuse_nan
 
 _BIPARTITE = ("sender", "to", "receiver")
 

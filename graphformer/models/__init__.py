@@ -8,7 +8,7 @@ from graphformer._lazy import lazy
 
 if TYPE_CHECKING:
     from graphformer.models.graphs.base import GraphTransformerOutput
-    from graphformer.models.graphs.parts import Target
+    from graphformer.models.graphs.targets import Target
     from graphformer.models.graphs.transformer import GraphTransformer
     from graphformer.models.language.configuration import GraphformerConfig
     from graphformer.models.language.model import (
@@ -29,7 +29,7 @@ _HOME = {
     "GraphformerModel": "language.model",
     "GraphformerModelOutput": "language.model",
     "GraphformerPreTrainedModel": "language.model",
-    "Target": "graphs.parts",
+    "Target": "graphs.targets",
     "count_parameters": "language.twin",
     "parameter_matched": "language.twin",
 }

@@ -7,7 +7,7 @@ from graphformer._lazy import lazy
 _HOME = {
     "GraphTransformer": "transformer",
     "GraphTransformerOutput": "base",
-    "Target": "parts",
+    "Target": "targets",
 }
 __all__ = list(_HOME)
 __getattr__, __dir__ = lazy(__name__, _HOME)

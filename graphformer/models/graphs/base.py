@@ -24,7 +24,8 @@ from graphformer.models.graphs.label_masks import (
     num_rows,
     undecided,
 )
-from graphformer.models.graphs.parts import FeatureEncoder, Readout, Target, TargetHead, target_loss
+from graphformer.models.graphs.parts import FeatureEncoder, Readout
+from graphformer.models.graphs.targets import Target, TargetHead, target_loss
 from graphformer.models.graphs.unread import tell_unread
 from graphformer.nn.edge_list import check_ends
 from graphformer.nn.encodings import encode_nodes, encoding

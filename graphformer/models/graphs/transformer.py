@@ -26,7 +26,6 @@ A batch is one disjoint graph: nothing is padded, and cost is linear in the cand
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,35 +39,24 @@ from graphformer.errors import number, require_known, whole
 from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graphs.data import Level, Pairs, given_groups
 from graphformer.models.graphs.label_masks import Mask
+from graphformer.models.graphs.options import check_level, check_options
 from graphformer.models.graphs.parts import (
     MERGES,
     OPERATORS,
     Block,
-    Down,
+    Layer,
     Merge,
     PairFeatures,
     Refined,
-    Target,
-    Up,
     make_conv,
 )
+from graphformer.models.graphs.targets import Target
 from graphformer.nn.attention import head_dim
-from graphformer.nn.conv_options import OF_THE_EDGE_LIST, ConvOptions
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.hierarchy import cluster, coarse_edges, number_groups, pool
 from graphformer.nn.mlp import probability
 from graphformer.nn.pairs import Structure, candidates, check_spec, stored_name
-
-
-class Layer(nn.Module):
-    """A block for every level, and the maps between neighbouring levels."""
-
-    def __init__(self, blocks: Sequence[Block], hidden_size: int) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.up = nn.ModuleList(Up(hidden_size) for _ in blocks[1:])
-        self.down = nn.ModuleList(Down(hidden_size) for _ in blocks[1:])
 
 
 class GraphTransformer(GraphNetwork):
@@ -434,48 +422,3 @@ def per_layer(name: str, value: str | Sequence[str], num_layers: int) -> list[st
             f"{len(values)}: {values}{hint}"
         )
     return values
-
-
-def check_options(
-    given: Mapping[str, Mapping[str, Any]] | None, operators: Sequence[str]
-) -> Mapping[str, Mapping[str, Any]]:
-    """Further arguments by operator; ValueError for an operator that no layer has and for what its
-    layer does not take.
-    """
-    for name, options in (given or {}).items():
-        if name not in operators:
-            raise ValueError(
-                f"operator_options holds {name!r}, and no layer is one: operator is "
-                f"{', '.join(dict.fromkeys(operators))}"
-            )
-        taken = [
-            one.name
-            for one in inspect.signature(OPERATORS[name]).parameters.values()
-            if one.kind is one.KEYWORD_ONLY
-        ]
-        if unread := sorted(set(options) & set(OF_THE_EDGE_LIST)):
-            raise ValueError(
-                f"operator_options[{name!r}] holds {', '.join(unread)}, which acts while a layer "
-                "reads edges; this model makes its own list of pairs: put self-loops into the "
-                "data, or candidates='all'"
-            )
-        taken += [
-            option for option in ConvOptions.__annotations__ if option not in OF_THE_EDGE_LIST
-        ]
-        if unknown := sorted(set(options) - set(taken)):
-            raise ValueError(
-                f"operator_options[{name!r}] holds {', '.join(unknown)}, which is none of its "
-                f"options: {', '.join(taken)}"
-            )
-    return given or {}
-
-
-def check_level(name: str) -> str:
-    """The text itself, or ValueError."""
-    kind, colon, times = name.partition(":")
-    if colon and (kind != "cluster" or not times.isdigit() or int(times) < 1):
-        raise ValueError(
-            f"unknown level {name!r}; give the name of an attribute that holds groups, 'cluster' "
-            "or 'cluster:2'"
-        )
-    return name

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from graphformer.attention.candidates import Packed, Rule
 from graphformer.errors import did_you_mean
 
 IGNORED_LABEL = -100
@@ -160,3 +162,28 @@ def refuse_packed_and_padded(position_ids: Tensor, attention_mask: Tensor, past:
                 "texts, and with a mask of tokens they would see each other: leave attention_mask "
                 "out, or give pairs [B, 1, N, N] that keep the texts apart"
             )
+
+
+def packed_texts(position_ids: Tensor, batch: int) -> Rule | None:
+    """A rule that keeps packed texts apart, or ``None`` where every row is a single text."""
+    jumps = position_ids.diff(dim=-1) != 1
+    if not torch.compiler.is_compiling() and not bool(jumps.any()):
+        return None
+    segments = F.pad(jumps.long().cumsum(-1), (1, 0)) if position_ids.shape[-1] else position_ids
+    return Packed(segments.expand(batch, -1))
+
+
+def without_trivial(attention_mask: Tensor, num_senders: int, *, cut: bool) -> Tensor | None:
+    """The mask without a static cache's empty places, or ``None`` where it hides nothing (plain
+    causal attention is faster).
+    """
+    if attention_mask.ndim == 4 and cut:
+        attention_mask = attention_mask[..., :num_senders]
+    if attention_mask.ndim == 2 and attention_mask.shape[1] != num_senders:
+        raise ValueError(
+            f"attention_mask covers {attention_mask.shape[1]} tokens, but there are {num_senders} "
+            "(cached ones included)"
+        )
+    if not torch.compiler.is_compiling() and bool(attention_mask.all()):
+        return None
+    return attention_mask

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -13,23 +12,29 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationConfig, GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from graphformer.attention.candidates import Packed, Rule
+from graphformer.attention.candidates import Rule
 from graphformer.attention.reweigh import NormalizeWeights, Reweigh
 from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopK, from_spec
-from graphformer.graph import AttentionGraph
 from graphformer.models.language.configuration import GraphformerConfig
 from graphformer.models.language.inputs import (
     OF_THE_LOSS,
     check_labels,
     check_others,
     check_tokens,
+    packed_texts,
     refuse_packed_and_padded,
+    without_trivial,
+)
+from graphformer.models.language.outputs import (
+    CACHE,
+    GraphformerCausalLMOutput,
+    GraphformerModelOutput,
+    one_cache,
 )
 from graphformer.nn import (
     GatedMLP,
@@ -42,36 +47,6 @@ from graphformer.nn import (
     SumAttention,
 )
 from graphformer.nn.scoring import DifferentialScoring
-
-# What the installed transformers calls the cache: its output classes know, `cache` since 5.24.
-CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
-
-
-def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
-    """The cache, by whichever of its two names it was given."""
-    if cache is not None and past_key_values is not None:
-        raise ValueError(
-            "give exactly one of cache and past_key_values: they are two names of one argument"
-        )
-    return past_key_values if cache is None else cache
-
-
-@dataclass
-class GraphformerModelOutput(BaseModelOutputWithPast):
-    """As transformers' own, and ``graphs``: one :class:`~graphformer.AttentionGraph` a layer, lanes
-    ``(B, H)``.
-    """
-
-    graphs: tuple[AttentionGraph, ...] | None = None
-
-
-@dataclass
-class GraphformerCausalLMOutput(CausalLMOutputWithPast):
-    """As transformers' own, and ``graphs``: one :class:`~graphformer.AttentionGraph` a layer, lanes
-    ``(B, H)``.
-    """
-
-    graphs: tuple[AttentionGraph, ...] | None = None
 
 
 class GraphformerRMSNorm(nn.RMSNorm):
@@ -333,31 +308,6 @@ class GraphformerModel(GraphformerPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.embed_tokens = cast(nn.Embedding, value)
-
-
-def packed_texts(position_ids: Tensor, batch: int) -> Rule | None:
-    """A rule that keeps packed texts apart, or ``None`` where every row is a single text."""
-    jumps = position_ids.diff(dim=-1) != 1
-    if not torch.compiler.is_compiling() and not bool(jumps.any()):
-        return None
-    segments = F.pad(jumps.long().cumsum(-1), (1, 0)) if position_ids.shape[-1] else position_ids
-    return Packed(segments.expand(batch, -1))
-
-
-def without_trivial(attention_mask: Tensor, num_senders: int, *, cut: bool) -> Tensor | None:
-    """The mask without a static cache's empty places, or ``None`` where it hides nothing (plain
-    causal attention is faster).
-    """
-    if attention_mask.ndim == 4 and cut:
-        attention_mask = attention_mask[..., :num_senders]
-    if attention_mask.ndim == 2 and attention_mask.shape[1] != num_senders:
-        raise ValueError(
-            f"attention_mask covers {attention_mask.shape[1]} tokens, but there are {num_senders} "
-            "(cached ones included)"
-        )
-    if not torch.compiler.is_compiling() and bool(attention_mask.all()):
-        return None
-    return attention_mask
 
 
 class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):

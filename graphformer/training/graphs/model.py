@@ -22,7 +22,7 @@ from graphformer.attention.sparsifiers import TopFraction
 from graphformer.datasets import GraphDataset
 from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graphs.label_masks import Mask
-from graphformer.models.graphs.parts import Target, target_loss
+from graphformer.models.graphs.targets import Target, target_loss
 from graphformer.models.graphs.transformer import GraphTransformer
 from graphformer.models.graphs.unread import forget_known, tell_unread
 from graphformer.training.checkpoints import WEIGHTS, model_problems

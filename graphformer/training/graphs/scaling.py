@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graphformer.errors import require_known
 from graphformer.models.graphs.label_masks import MASKS, Mask, without_uncounted
-from graphformer.models.graphs.parts import Target
+from graphformer.models.graphs.targets import Target
 
 KINDS = ("standard", "log", "none")
 

@@ -19,7 +19,8 @@ from torch_geometric.data import Batch, Data
 import graphformer as gf
 from graphformer.attention import Reweigh
 from graphformer.models import Target
-from graphformer.models.graphs.parts import Merge, Refined, target_loss
+from graphformer.models.graphs.parts import Merge, Refined
+from graphformer.models.graphs.targets import target_loss
 from graphformer.nn import AddStructure, EdgeList
 from graphformer.nn.encodings import encode_nodes, encoding, shortest_path
 from graphformer.nn.hierarchy import cluster, coarse_edges, match, number_groups, pool, symmetric

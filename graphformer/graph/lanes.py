@@ -1,0 +1,73 @@
+"""A lane as a graph of its own, and the lanes of several heads as one."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from graphformer.errors import number
+from graphformer.graph.keys import unique_pairs
+
+if TYPE_CHECKING:
+    from graphformer.graph.attention_graph import AttentionGraph
+
+
+def lane(graph: AttentionGraph, index: int) -> AttentionGraph:
+    """See :meth:`AttentionGraph.lane`."""
+    if not -graph.num_lanes <= index < graph.num_lanes:
+        raise IndexError(
+            f"lane {index} does not exist: this graph has {graph.num_lanes} lanes, numbered from 0"
+        )
+    index %= graph.num_lanes
+    first, last = (
+        graph.indptr[index * graph.num_receivers],
+        graph.indptr[(index + 1) * graph.num_receivers],
+    )
+    edges = slice(int(first), int(last))
+    return type(graph)(
+        graph.senders[edges] - index * graph.num_senders,
+        graph.receivers[edges] - index * graph.num_receivers,
+        graph.weight[edges],
+        1,
+        graph.num_senders,
+        graph.num_receivers,
+        (),
+    )
+
+
+def merge_heads(graph: AttentionGraph, reduce: str, clamp: float | None) -> AttentionGraph:
+    """See :meth:`AttentionGraph.merge_heads`."""
+    if not graph.batch_shape:
+        raise ValueError(
+            "merge_heads needs a head axis, but this graph is a single lane (batch_shape is ())"
+        )
+    if reduce not in ("sum", "mean", "max"):
+        raise ValueError(f"unknown reduce {reduce!r}; known: sum, mean, max")
+    *outer, heads = graph.batch_shape
+    sequence = torch.div(graph.sender_lane, max(heads, 1), rounding_mode="floor")
+    senders = sequence * graph.num_senders + graph.senders % max(graph.num_senders, 1)
+    receivers = sequence * graph.num_receivers + graph.receivers % max(graph.num_receivers, 1)
+    lanes = math.prod(outer)
+    receivers, senders, edge = unique_pairs(
+        receivers, senders, lanes * graph.num_receivers, lanes * graph.num_senders
+    )
+    if reduce == "max":
+        weight = graph.weight.new_zeros(senders.shape).scatter_reduce(
+            0, edge, graph.weight, "amax", include_self=False
+        )
+    else:
+        weight = graph.weight.new_zeros(senders.shape).index_add(0, edge, graph.weight)
+        weight = weight / heads if reduce == "mean" else weight
+    if clamp is not None:
+        weight = weight.clamp(max=number("clamp", clamp))
+    return type(graph)(
+        senders,
+        receivers,
+        weight,
+        lanes,
+        graph.num_senders,
+        graph.num_receivers,
+        tuple(outer),
+    )

@@ -1,0 +1,57 @@
+"""Arguments of :class:`~graphformer.models.GraphTransformer` that name others: an operator's
+options, and levels.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graphformer.models.graphs.parts import OPERATORS
+from graphformer.nn.conv_options import OF_THE_EDGE_LIST, ConvOptions
+
+
+def check_options(
+    given: Mapping[str, Mapping[str, Any]] | None, operators: Sequence[str]
+) -> Mapping[str, Mapping[str, Any]]:
+    """Further arguments by operator; ValueError for an operator that no layer has and for what its
+    layer does not take.
+    """
+    for name, options in (given or {}).items():
+        if name not in operators:
+            raise ValueError(
+                f"operator_options holds {name!r}, and no layer is one: operator is "
+                f"{', '.join(dict.fromkeys(operators))}"
+            )
+        taken = [
+            one.name
+            for one in inspect.signature(OPERATORS[name]).parameters.values()
+            if one.kind is one.KEYWORD_ONLY
+        ]
+        if unread := sorted(set(options) & set(OF_THE_EDGE_LIST)):
+            raise ValueError(
+                f"operator_options[{name!r}] holds {', '.join(unread)}, which acts while a layer "
+                "reads edges; this model makes its own list of pairs: put self-loops into the "
+                "data, or candidates='all'"
+            )
+        taken += [
+            option for option in ConvOptions.__annotations__ if option not in OF_THE_EDGE_LIST
+        ]
+        if unknown := sorted(set(options) - set(taken)):
+            raise ValueError(
+                f"operator_options[{name!r}] holds {', '.join(unknown)}, which is none of its "
+                f"options: {', '.join(taken)}"
+            )
+    return given or {}
+
+
+def check_level(name: str) -> str:
+    """The text itself, or ValueError."""
+    kind, colon, times = name.partition(":")
+    if colon and (kind != "cluster" or not times.isdigit() or int(times) < 1):
+        raise ValueError(
+            f"unknown level {name!r}; give the name of an attribute that holds groups, 'cluster' "
+            "or 'cluster:2'"
+        )
+    return name
