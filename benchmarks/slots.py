@@ -43,9 +43,9 @@ from graphformer.attention import (
     TopK,
     Window,
     attention_graph,
-    blocks,
 )
 from graphformer.attention.attend import attend
+from graphformer.attention.executors import blocks
 from graphformer.testing.common import row_scale
 
 LENGTHS = (1, 2, 3, 5, 7, 11)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         training,
     )
     from graphformer.adapters import SparseGINConfig, match_parameters
-    from graphformer.attention import Edges, Threshold, TopK, attention_graph
+    from graphformer.attention import Compute, Edges, Head, Threshold, TopK, attention_graph
     from graphformer.backends import aggregate
     from graphformer.errors import MissingExtra
     from graphformer.graph import AttentionGraph
@@ -41,11 +41,13 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AttentionGraph": "graph",
+    "Compute": "attention",
     "Edges": "attention",
     "GraphTransformer": "models",
     "GraphformerConfig": "models",
     "GraphformerForCausalLM": "models",
     "GraphformerModel": "models",
+    "Head": "attention",
     "MissingExtra": "errors",
     "SparseGINConfig": "adapters",
     "Threshold": "attention",

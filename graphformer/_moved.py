@@ -47,6 +47,14 @@ MOVED = {
     "graphformer.adapters.capture": "graphformer.frozen.capture",
     "graphformer.adapters.probe": "graphformer.frozen.probe",
     "graphformer.adapters.steps": "graphformer.frozen.steps",
+    **{
+        f"graphformer.attention.{name}": f"graphformer.attention.executors.{name}"
+        for name in (
+            *("blocks", "compiled", "dense", "edges", "exported", "flash", "merged"),
+            *("plans", "sampled", "stream", "twice"),
+        )
+    },
+    "graphformer.attention.reweigh": "graphformer.attention.sparsifiers.reweigh",
     "graphformer.convert": "graphformer.graph.convert",
     "graphformer.datasets.protein_structures": "graphformer.datasets.proteins.structures",
     "graphformer.datasets.smiles_features": "graphformer.datasets.polymers.features",
@@ -61,6 +69,11 @@ MOVED = {
     "graphformer.models.language_inputs": "graphformer.models.language.inputs",
     "graphformer.models.twin": "graphformer.models.language.twin",
     "graphformer.models.unread": "graphformer.models.graphs.unread",
+    "graphformer.nn.attention": "graphformer.nn.presets",
+    "graphformer.nn.gin": "graphformer.nn.presets",
+    "graphformer.nn.plain": "graphformer.nn.presets",
+    "graphformer.nn.pna": "graphformer.nn.presets",
+    "graphformer.nn.scoring": "graphformer.attention.scores",
     "graphformer.training.evaluation": "graphformer.training.language.evaluation",
     "graphformer.training.graph_batches": "graphformer.training.graphs.batches",
     "graphformer.training.graph_callbacks": "graphformer.training.graphs.callbacks",

@@ -97,3 +97,10 @@ def require(module: str, *, extra: str, why: str) -> ModuleType:
             f"{why} needs the package {module!r}, which is not installed. Install it with: pip "
             f"install 'graphformer[{extra}]'"
         ) from error
+
+
+def probability(name: str, value: float) -> float:
+    """The value itself, checked."""
+    if not 0 <= number(name, value) <= 1:
+        raise ValueError(f"{name} must be a probability in 0..1, got {value}")
+    return value

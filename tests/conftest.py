@@ -172,6 +172,6 @@ def recorded(golden_dir: Path) -> Callable[[str], dict[str, torch.Tensor]]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of two or three rows, so that streaming has several."""
-    from graphformer.attention import blocks
+    from graphformer.attention.executors import blocks
 
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 500)

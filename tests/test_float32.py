@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import graphformer as gf
-from graphformer.attention import blocks
+from graphformer.attention.executors import blocks
 from graphformer.testing import (
     LawViolation,
     check_cache,

@@ -19,8 +19,8 @@ from torch_geometric.data import Data
 
 import graphformer as gf
 from graphformer.models.graphs.base import GraphNetwork
-from graphformer.nn.attention import Options
 from graphformer.nn.conv_options import ConvOptions
+from graphformer.nn.presets import Options
 
 PACKAGES = ["graphformer"] + [
     f"graphformer.{name}"

@@ -15,8 +15,8 @@ from packaging.version import Version
 from peft import PeftConfig
 
 from graphformer.adapters.registration import peft_type
-from graphformer.attention.reweigh import Reweigh
 from graphformer.attention.sparsifiers import Sparsifier, Threshold, from_spec, trainable
+from graphformer.attention.sparsifiers.reweigh import Reweigh
 from graphformer.errors import number, require_flag, require_known, whole
 from graphformer.nn.sparse_gin import check_settings
 

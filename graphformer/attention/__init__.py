@@ -4,25 +4,49 @@ AttentionGraph.
 
 from graphformer.attention.attend import attend
 from graphformer.attention.build import attention_graph
-from graphformer.attention.candidates import All, Causal, Edges, Keep, Packed, Pairs, Rule, Window
-from graphformer.attention.merged import merged_graph
-from graphformer.attention.normalizers import Identity, ReLU, Sigmoid, Softmax
-from graphformer.attention.plans import Plan
-from graphformer.attention.reweigh import NormalizeWeights, Reweigh
-from graphformer.attention.scores import Differential, Pairwise, ScaledDotProduct, Score
-from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopFraction, TopK
+from graphformer.attention.candidates import All, Causal, Edges, Keep, Packed, PerHead, Rule, Window
+from graphformer.attention.executors.merged import merged_graph
+from graphformer.attention.executors.plans import Plan
+from graphformer.attention.head import Compute, Head
+from graphformer.attention.normalizers import Identity, Normalizer, ReLU, Sigmoid, Softmax
+from graphformer.attention.operators import EdgeMessages, Operator
+from graphformer.attention.pairs import Block, Listed, Pairs
+from graphformer.attention.scores import (
+    Differential,
+    Pairwise,
+    PerHeadScore,
+    ScaledDotProduct,
+    Score,
+)
+from graphformer.attention.sparsifiers import (
+    NormalizeWeights,
+    Reweigh,
+    Sparsifier,
+    Threshold,
+    TopFraction,
+    TopK,
+)
 
 __all__ = [
     "All",
+    "Block",
     "Causal",
+    "Compute",
     "Differential",
+    "EdgeMessages",
     "Edges",
+    "Head",
     "Identity",
     "Keep",
+    "Listed",
     "NormalizeWeights",
+    "Normalizer",
+    "Operator",
     "Packed",
     "Pairs",
     "Pairwise",
+    "PerHead",
+    "PerHeadScore",
     "Plan",
     "ReLU",
     "Reweigh",

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphformer import backends, finite
-from graphformer.attention import flash
 from graphformer.attention.build import build, choose
 from graphformer.attention.candidates import Edges, Rule
+from graphformer.attention.executors import flash
+from graphformer.attention.executors.plans import Plan, witness
 from graphformer.attention.normalizers import Normalizer
-from graphformer.attention.plans import Plan, witness
 from graphformer.attention.problem import Problem, pose
 from graphformer.attention.scores import Score, choose_score
 from graphformer.attention.sparsifiers import Sparsifier
@@ -80,6 +80,7 @@ def attend(
     executor: str = "auto",
     backend: str = "auto",
     output_graph: bool = False,
+    training: bool = False,
 ) -> tuple[dict[str, Tensor], AttentionGraph | None]:
     """Each named reduction of the senders' features at every receiver.
 
@@ -96,9 +97,9 @@ def attend(
     The other arguments are those of :func:`graphformer.attention_graph`.
 
     ``torch.compile`` takes this into its graph, the edges as one operator
-    (:mod:`graphformer.attention.compiled`), whose backward pass builds them again. The graph breaks
-    with ``output_graph=True`` (how many edges there are is in the data), and where a score other
-    than the dot product or a trainable sparsifier needs edges.
+    (:mod:`graphformer.attention.executors.compiled`), whose backward pass builds them again. The
+    graph breaks with ``output_graph=True`` (how many edges there are is in the data), and where a
+    score other than the dot product or a trainable sparsifier needs edges.
 
     Returns:
         The reductions ``[B, H, Nq, D]`` by name, in x's precision, and the graph or ``None``.
@@ -115,6 +116,7 @@ def attend(
         score=choose_score(score, scale, sharpening),
         normalize=normalize,
         sparsify=sparsify,
+        training=training,
     )
     chosen = plan(
         problem, reductions, executor=executor, backend=backend, output_graph=output_graph
@@ -143,11 +145,11 @@ def attend(
         out = flash.weighted_sum(problem, q, k, x, dropout)
         return dict.fromkeys(reductions, out), None
     if exporting() and not output_graph:
-        from graphformer.attention import exported
+        from graphformer.attention.executors import exported
 
         return exported.over_pairs(problem, x, reductions, dropout), None
     if torch.compiler.is_compiling() and not output_graph:
-        from graphformer.attention import compiled
+        from graphformer.attention.executors import compiled
 
         return compiled.over_edges(problem, x, reductions, chosen, dropout), None
     reduced, graph = over_edges(problem, x, reductions, chosen, dropout)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from graphformer.attention import blocks, dense, edges, stream
 from graphformer.attention.candidates import Edges, Rule
+from graphformer.attention.executors import blocks, dense, edges, stream
 from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.pairs import Listed
 from graphformer.attention.problem import Problem, pose
 from graphformer.attention.scores import Score, choose_score
 from graphformer.attention.sparsifiers import Sparsifier
@@ -104,7 +105,20 @@ def build(problem: Problem, executor: str = "auto") -> AttentionGraph:
     # Scores decide which edges exist: autocast would take the decision in half precision.
     with torch.autocast(problem.q.device.type, enabled=False):
         graph = EXECUTORS[name](problem)
-        return graph if problem.sparsify is None else problem.sparsify.refine(graph)
+        return refined(problem.sparsify, graph, problem.sizes[1])
+
+
+def refined(sparsify: Sparsifier | None, graph: AttentionGraph, heads: int) -> AttentionGraph:
+    """What a sparsifier makes of the weights of the edges that it kept; lanes ``(B, heads)``, or
+    ``(heads,)``.
+    """
+    while sparsify is not None and (sparsify.renormalize or sparsify.reweighs):
+        pairs = Listed.of(graph, heads)
+        graph = graph.with_weight(sparsify.refine(graph.weight, pairs))
+        sparsify = sparsify.then
+        if sparsify is not None:
+            graph = graph.select(sparsify.keep(graph.weight.detach(), pairs))
+    return graph
 
 
 def choose(problem: Problem) -> str:

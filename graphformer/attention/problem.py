@@ -11,8 +11,9 @@ from torch import Tensor
 from graphformer import finite
 from graphformer.attention import candidates as candidate_rules
 from graphformer.attention import normalizers, sparsifiers
-from graphformer.attention.candidates import All, Causal, Edges, Keep, Pairs, Rule
+from graphformer.attention.candidates import All, Causal, Edges, Keep, Rule
 from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.pairs import Block, Listed, Pairs
 from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
@@ -51,9 +52,33 @@ class Problem:
         """Sequences, heads, receivers, senders."""
         return self.q.shape[0], self.q.shape[1], self.q.shape[2], self.k.shape[2]
 
+    @property
+    def is_softmax(self) -> bool:
+        """Whether weights are one softmax of plain dot products: then executors have gradients of
+        their own.
+        """
+        dots = self.score.dots(self.q, self.k)
+        return self.normalize.is_softmax and dots is not None and len(dots) == 1
+
     def allowed(self) -> Tensor:
         """Bool, broadcastable to ``[B, H, Nq, Nk]``."""
         return self.rule.allow(Pairs.every(*self.sizes, self.q.device))
+
+    def pairs(self) -> Block:
+        """All pairs, as one block."""
+        every = Pairs.every(*self.sizes, self.q.device)
+        return Block(**vars(every), allowed=self.rule.allow(every))
+
+    def weights(
+        self, pairs: Block | Listed, q: Tensor | None = None, k: Tensor | None = None
+    ) -> Tensor:
+        """Score and normalizer on pairs; 0 where a pair is no candidate.
+
+        Args:
+            q, k: other tensors in the places of the problem's own.
+        """
+        q, k = self.q if q is None else q, self.k if k is None else k
+        return weigh(self.score, self.normalize, pairs, q, k)
 
     def require_finite(self, *, cuts: bool = False) -> None:
         """Scores that are NaN or infinite, or may become so, are refused where numbers can be read:
@@ -86,6 +111,23 @@ class Problem:
             )
 
 
+def weigh(
+    score: Score,
+    normalize: Normalizer,
+    pairs: Block | Listed,
+    q: Tensor,
+    k: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """The slots' formulas on pairs, from prepared queries and keys; ``bias`` is added to the
+    logits.
+    """
+    maps = score.maps(q, k, pairs)
+    if bias is not None:
+        maps = tuple(logits + bias for logits in maps)
+    return score.combine([pairs.only(normalize.weights(logits, pairs)) for logits in maps], pairs)
+
+
 def pose(
     q: Tensor,
     k: Tensor,
@@ -96,6 +138,7 @@ def pose(
     score: Score,
     normalize: str | Normalizer = "softmax",
     sparsify: Sparsifier | None = None,
+    training: bool = False,
 ) -> Problem:
     """Check every argument against the others and fold the score's factors into q."""
     for name, value in (("q", q), ("k", k)):
@@ -124,10 +167,11 @@ def pose(
         )
     if isinstance(candidates, AttentionGraph):
         fits = (candidates.num_receivers, candidates.num_senders) == (num_receivers, k.shape[2])
-        if not fits or (len(candidates.batch_shape) == 1 and candidates.batch_shape != (batch,)):
+        if not fits or candidates.batch_shape not in ((), (batch,), (batch, heads)):
             raise ValueError(
                 f"candidates from a graph must have {k.shape[2]} senders, {num_receivers} "
-                f"receivers, and one lane or {batch} (one a sequence), got {candidates}"
+                f"receivers, and one lane, {batch} (one a sequence) or {batch} x {heads} (one a "
+                f"head), got {candidates}"
             )
     resolved = candidate_rules.resolve(candidates)
     edges, rule = (resolved, All()) if isinstance(resolved, Edges) else (None, resolved)
@@ -137,6 +181,7 @@ def pose(
         keep = Keep(attention_mask)
         rule = keep if isinstance(rule, All) else rule & keep
     rule.check(batch, heads, num_receivers, k.shape[2])
+    rule = rule.of_call(q, k, training)
     prepared_q, prepared_k = score.prepare(q, k)
     return Problem(
         prepared_q,

@@ -2,8 +2,8 @@
 
 A sum over each receiver's edges is an embedding bag in compressed-row order. That never holds the
 ``[E, D]`` messages of a gather and scatter, and its gradient is the same bag in the senders' order.
-The readable twin of every reduction is :func:`graphformer.attention.dense.reduce`; the sums
-themselves, which can be differentiated any number of times, are in
+The readable twin of every reduction is :func:`graphformer.attention.executors.dense.reduce`; the
+sums themselves, which can be differentiated any number of times, are in
 :mod:`graphformer.backends.sums`.
 """
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphformer.attention.plans import Plan, witnessed
-from graphformer.nn.attention import GraphAttention
+from graphformer.attention.executors.plans import Plan, witnessed
+from graphformer.nn.tokens import GraphAttention
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,14 @@
 from typing import TYPE_CHECKING
 
 from graphformer._lazy import lazy
-from graphformer.nn.attention import GraphAttention, Operator
+from graphformer.attention.operators import GINOperator, HeadMLP, Operator, PNAOperator, SumOperator
+from graphformer.attention.scores import DifferentialScoring, PairwiseScoring
 from graphformer.nn.edge_list import EdgeList
-from graphformer.nn.gin import GINAttention, GINOperator
-from graphformer.nn.mlp import GatedMLP, HeadMLP
-from graphformer.nn.plain import SumAttention, SumOperator
-from graphformer.nn.pna import PNAAttention, PNAOperator
+from graphformer.nn.mlp import GatedMLP
+from graphformer.nn.presets import GINAttention, PNAAttention, SumAttention
 from graphformer.nn.rope import rotary_embeddings, rotate
-from graphformer.nn.scoring import DifferentialScoring, PairwiseScoring
 from graphformer.nn.sparse_gin import SparseGIN, self_loops
+from graphformer.nn.tokens import GraphAttention
 
 if TYPE_CHECKING:
     from graphformer.nn.attention_conv import AttentionConv

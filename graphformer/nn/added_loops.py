@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import scatter
 
-from graphformer.keys import numbers_of
+from graphformer.graph.keys import numbers_of
 from graphformer.uncompiled import uncompiled
 
 PARTS = ("attr", "bias", "weight", "there")

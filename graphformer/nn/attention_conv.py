@@ -21,8 +21,9 @@ edge has weight 0 there, so no shape depends on numbers.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,20 +32,24 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from graphformer import backends
-from graphformer.attention import normalizers, sparsifiers
+from graphformer.attention.candidates import Edges
+from graphformer.attention.features import Features
+from graphformer.attention.head import Head, head_of
 from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.operators import Operator
+from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.attention.updates import Concat
 from graphformer.errors import number, whole
 from graphformer.graph import AttentionGraph
-from graphformer.keys import order_of
+from graphformer.graph.keys import order_of
 from graphformer.nn import conv_inputs
-from graphformer.nn.added_loops import Edges, check_fill, present
-from graphformer.nn.attention import Operator, sharpening_start
+from graphformer.nn.added_loops import Edges as GivenList
+from graphformer.nn.added_loops import check_fill, present
 from graphformer.nn.conv_options import refuse_others
 from graphformer.nn.edge_attention import EdgeAttention
 from graphformer.nn.edge_list import EdgeList, check_ends
 from graphformer.nn.edge_masks import GivenEdges
-from graphformer.nn.edge_scores import SCORES, AdditiveScore
 from graphformer.nn.graph_inputs import (
     check_size,
     is_dgl,
@@ -54,6 +59,7 @@ from graphformer.nn.graph_inputs import (
     refuse_crossing,
 )
 from graphformer.nn.mlp import probability
+from graphformer.nn.tokens import sharpening_start
 
 Channels = int | tuple[int, int]
 
@@ -79,7 +85,7 @@ class AttentionConv(EdgeAttention):
     and masks included (:class:`~graphformer.nn.message_layer.MessageLayer`).
 
     Args:
-        operator: makes the operator from the number of heads and the width of one.
+        operator: what runs on each head's graph; it takes its sizes from the layer.
         in_channels: width of x; a pair (senders, receivers) where they differ: then receivers have
             a projection of their own; -1: taken from the first call.
         out_channels: width of the output, **all heads together**: each head makes ``out_channels /
@@ -90,6 +96,10 @@ class AttentionConv(EdgeAttention):
         heads: heads; each is one graph.
         edge_dim: width of ``edge_attr``; -1: taken from the first call.
 
+    head: a :class:`~graphformer.Head` in the place of ``sparsify``, ``normalize`` and ``score``.
+        score: ``"dot"``, ``"differential"``, ``"pairwise"`` or a
+        :class:`~graphformer.attention.Score`.
+
     The other arguments: :class:`~graphformer.nn.conv_options.ConvOptions`.
 
     Raises:
@@ -99,7 +109,7 @@ class AttentionConv(EdgeAttention):
 
     def __init__(
         self,
-        operator: Callable[[int, int], Operator],
+        operator: Operator,
         in_channels: Channels,
         out_channels: int,
         heads: int,
@@ -107,7 +117,6 @@ class AttentionConv(EdgeAttention):
         *,
         sparsify: Sparsifier | None = None,
         normalize: str | Normalizer = "softmax",
-        score: str = "dot",
         sharpening: bool | float = True,
         dropout: float = 0.0,
         backend: str = "auto",
@@ -121,6 +130,8 @@ class AttentionConv(EdgeAttention):
         aggr: str | None = None,
         node_dim: int = -2,
         decomposed_layers: int = 1,
+        head: Head | Mapping[str, Any] | None = None,
+        score: str | Score = "dot",
         **others: Any,
     ) -> None:
         refuse_others(aggr, node_dim, decomposed_layers, flow, others)
@@ -140,8 +151,6 @@ class AttentionConv(EdgeAttention):
                 f"fill_value={fill_value} is the features of self-loops, and add_self_loops is "
                 "False: give both, or neither"
             )
-        if score not in SCORES:
-            raise ValueError(f"unknown score {score!r}; known: {', '.join(SCORES)}")
         if head_channels is None and concat and out_channels % heads:
             raise ValueError(
                 f"out_channels {out_channels} is not a multiple of heads {heads}: every head makes "
@@ -156,12 +165,16 @@ class AttentionConv(EdgeAttention):
             edge_dim,
         )
         self.head_channels = head_channels or (out_channels // heads if concat else out_channels)
+        self.o_proj_width = head_channels
         self.concat, self.add_self_loops, self.fill_value = (
             concat,
             add_self_loops,
             check_fill(fill_value),
         )
-        self.normalize, self.sparsify = normalizers.resolve(normalize), sparsifiers.check(sparsify)
+        given = {"sparsify": sparsify, "normalize": normalize, "score": score}
+        made = head_of(
+            head, given, {"sparsify": None, "normalize": "softmax", "score": "dot"}
+        ).with_defaults(operator=operator)
         backends.get(backend)  # an unknown or missing one is reported here, not in the first step
         self.backend, self.dropout = backend, probability("dropout", dropout)
         pair = (in_channels, in_channels) if isinstance(in_channels, int) else tuple(in_channels)
@@ -170,16 +183,20 @@ class AttentionConv(EdgeAttention):
             in_channels if isinstance(in_channels, int) else (from_senders, from_receivers)
         )
         width = heads * self.head_channels
-        self.score, additive = score, score == "additive"
-        self.q_proj = None if additive else conv_inputs.linear(from_receivers, width)
-        self.k_proj = None if additive else conv_inputs.linear(from_senders, width)
-        self.v_proj = conv_inputs.linear(from_senders, width, glorot=additive)
+        made = self._sized(made, from_receivers, from_senders, width)
+        self.candidates, self.normalize = made.candidates, made.normalize
+        self.sparsify, self.update_slot = made.sparsify, made.update
+        self._score_attribute = made.score.attribute
+        setattr(self, made.score.attribute, made.score)
+        projects, glorot = made.score.projects, made.score.name == "additive"
+        self.q_proj = conv_inputs.linear(from_receivers, width) if projects else None
+        self.k_proj = conv_inputs.linear(from_senders, width) if projects else None
+        self.v_proj = conv_inputs.linear(from_senders, width, glorot=glorot)
         self.self_proj = (
             None
             if isinstance(in_channels, int)
-            else conv_inputs.linear(from_receivers, width, glorot=additive)
+            else conv_inputs.linear(from_receivers, width, glorot=glorot)
         )
-        self.additive = AdditiveScore(heads, self.head_channels) if additive else None
         self.edge_bias = (
             None if edge_dim is None else conv_inputs.linear(edge_dim, heads, "edge_dim")
         )
@@ -190,7 +207,7 @@ class AttentionConv(EdgeAttention):
             self.edge_message = (
                 UninitializedParameter() if waits else nn.Parameter(torch.empty(shape))
             )
-        self.operator = operator(heads, self.head_channels)
+        self.operator: Any = made.operator
         merged = width if concat else self.head_channels
         self.o_proj = (
             None
@@ -202,10 +219,47 @@ class AttentionConv(EdgeAttention):
             nn.Parameter(torch.zeros(out_channels)) if bias and self.o_proj is None else None
         )
         self.initial_sharpening = sharpening_start(sharpening)
+        trained = bool(sharpening) and self.score_slot.scaled
         self.sharpening = (
-            nn.Parameter(torch.full((1,), self.initial_sharpening)) if sharpening else None
+            nn.Parameter(torch.full((1,), self.initial_sharpening)) if trained else None
         )
         self._reset_edge_message()
+
+    def _sized(self, head: Head, from_receivers: int, from_senders: int, width: int) -> Head:
+        """The head of this layer, what cannot stand in it refused."""
+        if isinstance(head.candidates, Edges):
+            raise ValueError(
+                "candidates of a layer on given edges are a rule among them; the edges themselves "
+                "are edge_index"
+            )
+        if head.features is not None and not (
+            head.features.projects and type(head.features).of_nodes is Features.of_nodes
+        ):
+            raise ValueError(
+                f"features={head.features.name!r}: a layer on edges sends a projection of x; leave "
+                "it out"
+            )
+        asks = type(head.score).of_hidden is not Score.of_hidden and head.score.name != "additive"
+        if asks and -1 in (from_receivers, from_senders):
+            raise ValueError(
+                f"score={head.score.name!r} needs in_channels; -1 takes them from the first call"
+            )
+        update = Concat() if head.update is None else head.update
+        if update.maps and self.o_proj_width is None:
+            raise ValueError(
+                "update with an output map: give head_channels, the width of a head, and the map "
+                "follows"
+            )
+        return dataclasses.replace(head, update=update).for_layer(
+            num_heads=self.heads,
+            num_kv_heads=self.heads,
+            dim=self.head_channels,
+            hidden_size=from_receivers,
+            sender_size=from_senders,
+            query_size=width,
+            kv_size=width,
+            layer_idx=None,
+        )
 
     def reset_parameters(self) -> None:
         """Every parameter as the constructor left it (linear maps drawn anew)."""
@@ -235,6 +289,7 @@ class AttentionConv(EdgeAttention):
         size: tuple[int, int] | None = None,
         return_attention_weights: bool | None = None,
         output_graph: bool = False,
+        previous: AttentionGraph | None = None,
     ) -> Any:
         """``conv(x, edge_index, edge_attr)`` in PyG's convention, ``conv(graph, feat, edge_feat)``
         in DGL's.
@@ -271,6 +326,7 @@ class AttentionConv(EdgeAttention):
                 with self-loops. Of a ``SparseTensor``, the same with ``alpha`` as its values; of a
                 sparse matrix of torch, the pair of such a matrix and ``alpha``.
             output_graph: also return the heads' graph, as the last.
+            previous: the graph of the layer before, lanes ``(heads,)``, for a score that reads it.
 
         Returns:
             ``[N, out_channels]`` (receivers), and the :class:`~graphformer.AttentionGraph` with
@@ -282,6 +338,11 @@ class AttentionConv(EdgeAttention):
                 expected.
             TypeError: an argument of the wrong kind.
         """
+        if previous is not None and not self.score_slot.previous:
+            raise ValueError(
+                f"previous is given, and score={self.score_slot.name!r} reads no graph of the "
+                "layer before: leave it out"
+            )
         if is_dgl(x):
             x, graph = read_dgl(x, edge_index, self.flow)
         else:
@@ -306,14 +367,14 @@ class AttentionConv(EdgeAttention):
         edge_attr, edge_weight = conv_inputs.stored_values(
             graph.value, graph.source, edge_attr, edge_weight, self.edge_dim
         )
-        edges = Edges(
+        edges = GivenList(
             senders.long(),
             receivers.long(),
             self._edge_features(edge_attr, num_edges),
             conv_inputs.edge_scores_bias(edge_bias, num_edges, self.heads),
             conv_inputs.edge_factors(edge_weight, num_edges),
         )
-        static = numberless(x_src)
+        static = numberless(x_src) and previous is None
         loops = min(num_senders, num_receivers) if self.add_self_loops else 0
         if self.add_self_loops:
             edges = edges.with_self_loops(loops, num_receivers, self.fill_value, static)
@@ -335,7 +396,13 @@ class AttentionConv(EdgeAttention):
                     "such a layer with a break in the graph"
                 )
             out, heads_graph, alpha = self._listed(
-                x_src, x_dst, num_receivers, edges, loops, bool(return_attention_weights)
+                x_src,
+                x_dst,
+                num_receivers,
+                edges,
+                loops,
+                bool(return_attention_weights),
+                previous,
             )
         if batches is not None:
             out = out.view(batches, -1, self.out_channels)
@@ -349,7 +416,7 @@ class AttentionConv(EdgeAttention):
             answer.append(heads_graph)
         return answer[0] if len(answer) == 1 else tuple(answer)
 
-    def _present(self, listed: Edges, alpha: Tensor) -> tuple[Edges, Tensor]:
+    def _present(self, listed: GivenList, alpha: Tensor) -> tuple[GivenList, Tensor]:
         """Without the self-loops that made way for others."""
         assert listed.there is not None
         if not torch.compiler.is_dynamo_compiling() and (
@@ -363,9 +430,9 @@ class AttentionConv(EdgeAttention):
                 "graph"
             )
         senders, receivers, alpha = present(listed.there, listed.senders, listed.receivers, alpha)
-        return Edges(senders, receivers), alpha
+        return GivenList(senders, receivers), alpha
 
-    def _attention_weights(self, graph: Any, listed: Edges, alpha: Tensor) -> Any:
+    def _attention_weights(self, graph: Any, listed: GivenList, alpha: Tensor) -> Any:
         if not self.add_self_loops:
             return graph.with_weights(alpha)
         ends = (listed.senders, listed.receivers)
@@ -386,9 +453,10 @@ class AttentionConv(EdgeAttention):
         x_src: Tensor,
         x_dst: Tensor | None,
         num_receivers: int,
-        edges: Edges,
+        edges: GivenList,
         loops: int,
         weights: bool,
+        previous: AttentionGraph | None = None,
     ) -> tuple[Tensor, AttentionGraph, Tensor | None]:
         """Output, the heads' graph, and if asked for the weights ``[E, heads]`` in the order of the
         edges.
@@ -401,7 +469,14 @@ class AttentionConv(EdgeAttention):
         )
         edges = edges.select(order)
         out, graph, kept = self.attend(
-            x_src, x_dst, listed, edges.attr, edges.bias, given, edge_weight=edges.weight
+            x_src,
+            x_dst,
+            listed,
+            edges.attr,
+            edges.bias,
+            given,
+            edge_weight=edges.weight,
+            previous=previous,
         )
         if not weights:
             return out, graph, None
@@ -435,7 +510,7 @@ class AttentionConv(EdgeAttention):
 
     def _switches(self) -> list[tuple[str, Any, Any]]:
         return [
-            ("score", self.score, "dot"),
+            ("score", self.score_slot.name, "dot"),
             ("concat", self.concat, True),
             ("residual", self.res is not None, False),
             ("add_self_loops", self.add_self_loops, False),

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
 from typing_extensions import Unpack
 
-from graphformer.errors import number
-from graphformer.nn.attention import Operator
+from graphformer.attention.operators import GINOperator, OwnAdded, OwnScaled, SumOperator
+from graphformer.attention.operators.pna import AGGREGATORS, SCALERS, PNAOperator
 from graphformer.nn.attention_conv import AttentionConv, Channels
 from graphformer.nn.conv_options import ConvOptions
-from graphformer.nn.gin import GINOperator
-from graphformer.nn.plain import SumOperator
-from graphformer.nn.pna import AGGREGATORS, SCALERS, PNAOperator
 
 
 class GINAttentionConv(AttentionConv):
@@ -78,10 +74,8 @@ class GINAttentionConv(AttentionConv):
         **options: Unpack[ConvOptions],
     ) -> None:
         super().__init__(
-            lambda number, width: GINOperator(
-                number,
-                width,
-                mlp_ratio,
+            GINOperator(
+                mlp_ratio=mlp_ratio,
                 self_weight=self_weight,
                 norm=mlp_norm,
                 residual=mlp_residual,
@@ -133,11 +127,9 @@ class PNAAttentionConv(AttentionConv):
     ) -> None:
         everything = ("own", *aggregators) if self_weight else tuple(aggregators)
         super().__init__(
-            lambda number, width: OwnScaled(
+            OwnScaled(
                 PNAOperator(
-                    number,
-                    width,
-                    mlp_ratio,
+                    mlp_ratio=mlp_ratio,
                     aggregators=everything,
                     scalers=scalers,
                     avg_degree=avg_degree,
@@ -172,32 +164,10 @@ class SumAttentionConv(AttentionConv):
         **options: Unpack[ConvOptions],
     ) -> None:
         super().__init__(
-            lambda number, width: OwnAdded(SumOperator(), self_weight),
+            OwnAdded(SumOperator(), self_weight),
             in_channels,
             out_channels,
             heads,
             edge_dim,
             **options,
         )
-
-
-class OwnScaled(Operator):
-    """An operator that sees ``self_weight`` times the receiver's own features."""
-
-    def __init__(self, inner: Operator, self_weight: float) -> None:
-        super().__init__()
-        number("self_weight", self_weight)
-        self.inner, self.self_weight, self.reductions = inner, self_weight, inner.reductions
-
-    def reset_parameters(self) -> None:
-        self.inner.reset_parameters()
-
-    def forward(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
-        return self.inner(self.self_weight * own, reduced)
-
-
-class OwnAdded(OwnScaled):
-    """An operator to whose result ``self_weight`` times the receiver's own features are added."""
-
-    def forward(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
-        return self.inner(own, reduced) + self.self_weight * own

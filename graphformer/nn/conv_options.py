@@ -4,11 +4,14 @@ something else here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
 from torch import Tensor
 
+from graphformer.attention.head import Head
 from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
 
 
@@ -17,6 +20,8 @@ class ConvOptions(TypedDict, total=False):
     :class:`~graphformer.nn.AttentionConv`.
 
     Attributes:
+        head: a :class:`~graphformer.Head` in the place of ``score``, ``normalize`` and
+            ``sparsify``; it may bring an operator and an update too.
         sparsify: ``None``, ``gf.Threshold(tau)``, ``gf.TopK(k)``,
             :class:`~graphformer.attention.Reweigh` (also with a trained tau). Of equal weights TopK
             keeps the lower sender, so ties depend on how nodes are numbered.
@@ -25,6 +30,7 @@ class ConvOptions(TypedDict, total=False):
         score: ``"dot"``: queries times keys. ``"additive"``: the score of GATConv,
             ``LeakyReLU(<a, W_v x_i> + <b, W_v x_j>)`` with slope 0.2, and the values' weights start
             as GATConv's. It has no queries and keys, and a receiver without features adds 0.
+            ``"differential"``, ``"pairwise"``, or a :class:`~graphformer.attention.Score`.
         sharpening: a trainable alpha that starts at 1 (or at the number given), or ``False``.
         dropout: on the weights.
         backend: ``"torch"``, ``"pyg"``, ``"dgl"``, ``"torch_sparse"`` or ``"auto"`` (torch); never
@@ -49,9 +55,10 @@ class ConvOptions(TypedDict, total=False):
         aggr, node_dim, decomposed_layers: PyG's; what :func:`refuse_others` says.
     """
 
+    head: Head | Mapping[str, Any] | None
+    score: str | Score
     sparsify: Sparsifier | None
     normalize: str | Normalizer
-    score: Literal["dot", "additive"]
     sharpening: bool | float
     dropout: float
     backend: str

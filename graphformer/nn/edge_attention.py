@@ -4,28 +4,30 @@ traces, in plain torch.
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphformer import backends
-from graphformer.attention import sparsifiers
+from graphformer.attention.build import refined
+from graphformer.attention.candidates import Rule
+from graphformer.attention.executors.plans import Plan, witness
 from graphformer.attention.normalizers import Normalizer
-from graphformer.attention.plans import Plan, witness
-from graphformer.attention.sampled import sampled_scores
+from graphformer.attention.operators import EdgeMessages
+from graphformer.attention.pairs import Listed
+from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.attention.updates import Update
 from graphformer.backends import base
-from graphformer.backends.torch import magnitude
 from graphformer.finite import batched, require_finite
 from graphformer.graph import AttentionGraph
 from graphformer.nn import conv_inputs
 from graphformer.nn.added_loops import Edges
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
-from graphformer.nn.edge_scores import AdditiveScore
 from graphformer.nn.graph_inputs import numberless
 from graphformer.nn.message_layer import MessageLayer
 from graphformer.nn.recompute import in_stretches
@@ -48,14 +50,12 @@ class EdgeAttention(MessageLayer):
     Attributes:
         q_proj, k_proj, v_proj, self_proj: maps of receivers, senders, senders, receivers (None:
             values serve).
-        additive: what makes scores in the place of q_proj and k_proj.
         edge_bias, edge_message: what edge features add to the scores, and to the messages.
         o_proj, res, bias: on the heads' outputs, beside them, and added last.
     """
 
     q_proj: nn.Linear | None
     k_proj: nn.Linear | None
-    additive: AdditiveScore | None
     v_proj: nn.Linear
     self_proj: nn.Linear | None
     edge_bias: nn.Linear | None
@@ -63,11 +63,19 @@ class EdgeAttention(MessageLayer):
     res: nn.Linear | None
     bias: nn.Parameter | None
     sharpening: nn.Parameter | None
+    candidates: Rule | None
     normalize: Normalizer
+    update_slot: Update
     sparsify: Sparsifier | None
     backend: str
     dropout: float
     concat: bool
+    _score_attribute: str
+
+    @property
+    def score_slot(self) -> Any:
+        """The score, under whatever name it stands."""
+        return getattr(self, self._score_attribute)
 
     @torch.compiler.disable
     def attend(
@@ -80,6 +88,7 @@ class EdgeAttention(MessageLayer):
         given: GivenEdges | None = None,
         *,
         edge_weight: Tensor | None = None,
+        previous: AttentionGraph | None = None,
     ) -> tuple[Tensor, AttentionGraph, AttentionGraph]:
         """The layer on a sorted edge list; what belongs to edges in the list's order. PyG's
         explainers see the edges that are ``given``.
@@ -90,7 +99,7 @@ class EdgeAttention(MessageLayer):
         """
         num_receivers = edges.num_receivers
         values, own, q, k = self._projected(x_src, x_dst, num_receivers)
-        kept = self._weigh(q, k, edges, edge_attr, edge_bias, edge_weight)
+        kept = self._weigh(q, k, edges, edge_attr, edge_bias, edge_weight, previous)
         messages = given is not None and self.messages_wanted()
         by = "torch" if messages or self.backend == "auto" else self.backend
         witness(
@@ -121,35 +130,38 @@ class EdgeAttention(MessageLayer):
             )
         if not messages:
             weighted = graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
+            if self.operator.reads_edges:
+                rows = (
+                    None if edge_attr is None else edge_attr[kept.senders % max(edges.num_edges, 1)]
+                )
+                seen = EdgeMessages(weighted, self.heads, self.backend, rows)
+                out = self.operator.on_edges(own.unsqueeze(0), values.unsqueeze(0), seen).squeeze(0)
+                return self._finished(out, x_dst, num_receivers), graph, kept
             reduced = self._reduce(weighted, values, kept.senders, edges, edge_attr)
         return self._operated(own, reduced, x_dst), graph, kept
 
     def _projected(
         self, x_src: Tensor, x_dst: Tensor | None, num_receivers: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values, own features, queries and keys, each ``[H, N, d]``; of additive scores what
-        stands for the last two, ``[H, N, 1]``.
-        """
+        """Values and own features ``[H, N, d]``, and what the score takes for queries and keys."""
         values = self._heads(conv_inputs.apply(self.v_proj, x_src))
         if x_dst is None:
             own = values.new_zeros(self.heads, num_receivers, self.head_channels)
+        elif x_src is x_dst and self.self_proj is None:
+            own = values
         else:
-            shared = x_src is x_dst and self.self_proj is None
-            own = (
-                values
-                if shared
-                else self._heads(conv_inputs.apply(self.self_proj or self.v_proj, x_dst))
-            )
-        if self.additive is not None:
-            return values, own, *self.additive.halves(own, values)
-        assert self.q_proj is not None and self.k_proj is not None
-        k = self._heads(conv_inputs.apply(self.k_proj, x_src))
-        return (
-            values,
-            own,
-            own if x_dst is None else self._heads(conv_inputs.apply(self.q_proj, x_dst)),
-            k,
-        )
+            own = self._heads(conv_inputs.apply(self.self_proj or self.v_proj, x_dst))
+        q, k = own, values
+        if self.q_proj is not None and self.k_proj is not None:
+            k = self._heads(conv_inputs.apply(self.k_proj, x_src))
+            q = own if x_dst is None else self._heads(conv_inputs.apply(self.q_proj, x_dst))
+        if type(self.score_slot).of_hidden is Score.of_hidden:
+            return values, own, q, k
+        if x_dst is None:
+            x_dst = x_src.new_zeros(num_receivers, x_src.shape[-1])
+        given = (x_dst.unsqueeze(0), x_src.unsqueeze(0), q.unsqueeze(0), k.unsqueeze(0))
+        found = self.score_slot.of_hidden(*given, lambda x: self._heads(x[0]).unsqueeze(0))
+        return values, own, *(one.squeeze(0) for one in found)
 
     def _operated(self, own: Tensor, reduced: dict[str, Tensor], x_dst: Tensor | None) -> Tensor:
         """The operator on reductions ``[H, N, d]``, and what makes the output of its heads."""
@@ -162,6 +174,18 @@ class EdgeAttention(MessageLayer):
                 own.unsqueeze(0),
                 {name: value.unsqueeze(0) for name, value in reduced.items()},
             ).squeeze(0)
+        return self._finished(out, x_dst, num_receivers)
+
+    def _finished(self, out: Tensor, x_dst: Tensor | None, num_receivers: int) -> Tensor:
+        """The output ``[N, out_channels]`` from that of the heads ``[H, N, d]``."""
+        if type(self.update_slot).of_heads is not Update.of_heads:
+            if x_dst is None:
+                raise ValueError(
+                    f"update={self.update_slot.name!r} reads the features of receivers, and there "
+                    "are none: give (x_senders, x_receivers)"
+                )
+            hidden = x_dst if x_dst.layout == torch.strided else x_dst.to_dense()
+            out = self.update_slot.of_heads(out.unsqueeze(0), hidden.unsqueeze(0)).squeeze(0)
         out = out.transpose(0, 1).flatten(1) if self.concat else out.mean(0)
         out = out if self.o_proj is None else self.o_proj(out)
         if self.res is not None and x_dst is not None:
@@ -170,30 +194,51 @@ class EdgeAttention(MessageLayer):
 
     # ------------------------------------------------------------------ scores, weights, reductions
 
-    def _biased(self, scores: Tensor, edge_attr: Tensor | None, edge_bias: Tensor | None) -> Tensor:
-        """Scores ``[H * E]`` with what edges add to them."""
+    def _bias(self, edge_attr: Tensor | None, edge_bias: Tensor | None) -> Tensor | None:
+        """What edges add to the logits ``[H * E]``; None where nothing."""
+        total: Tensor | None = None
         if edge_attr is not None:
             assert self.edge_bias is not None
-            edge_attr = F.linear(edge_attr.to(scores.dtype), self.edge_bias.weight.to(scores.dtype))
-        for bias in (edge_attr, edge_bias):
-            if bias is not None:
-                scores = scores + bias.to(scores.dtype).t().reshape(-1)  # [E, H] to [H * E]
-        return scores
+            dtype = torch.promote_types(edge_attr.dtype, torch.float32)
+            total = F.linear(edge_attr.to(dtype), self.edge_bias.weight.to(dtype))
+        if edge_bias is not None:
+            edge_bias = edge_bias.to(torch.promote_types(edge_bias.dtype, torch.float32))
+            total = edge_bias if total is None else total + edge_bias
+        return None if total is None else total.t().reshape(-1)
 
-    def _scaled(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys in the precision of scores, with the factors of a dot product where one
-        is taken.
+    def _score(self, previous: AttentionGraph | None) -> Score:
+        """The score of this call."""
+        score = self.score_slot
+        return (
+            score.of_call(self.sharpening, previous)
+            if score.previous
+            else score.of_call(self.sharpening)
+        )
+
+    def _allowed(self, q: Tensor, k: Tensor, pairs: Listed, score: Score) -> Tensor | None:
+        """Bool ``[H * E]``: which of the given edges the head's candidates, and its score, allow;
+        None for all.
         """
-        dtype = torch.promote_types(q.dtype, torch.float32)
-        if self.additive is not None:
-            return q.to(dtype), k.to(dtype)
-        factor = 1.0 if self.sharpening is None else self.sharpening.to(dtype)
-        return q.to(dtype) * (factor / math.sqrt(self.head_channels)), k.to(dtype)
+        allowed = None
+        if self.candidates is not None:
+            rule = self.candidates.of_call(q.unsqueeze(0), k.unsqueeze(0), self.training)
+            rule.check(1, self.heads, pairs.num_receivers, pairs.num_senders)
+            allowed = rule.allow(pairs).expand(pairs.sender.shape)
+        if (limit := score.candidates()) is not None:
+            there = pairs.of_graph(limit)[1]
+            allowed = there if allowed is None else allowed & there
+        return allowed
 
-    def _added(self, q: Tensor, k: Tensor, receivers: Tensor, senders: Tensor) -> Tensor:
-        """Additive scores ``[H * E]``, times the sharpening."""
-        scores = AdditiveScore.on_edges(q, k, receivers, senders)
-        return scores if self.sharpening is None else scores * self.sharpening.to(scores.dtype)
+    def _finite(self, maps: list[Tensor]) -> list[Tensor]:
+        for one in maps:
+            require_finite(
+                one,
+                "the scores are not finite: they hold",
+                "look for a diverged training step, an overflow in half precision, or NaN in "
+                "edge_attr or edge_bias",
+                cuts=self.sparsify is not None,
+            )
+        return maps
 
     def _weigh(
         self,
@@ -203,39 +248,36 @@ class EdgeAttention(MessageLayer):
         edge_attr: Tensor | None,
         edge_bias: Tensor | None,
         edge_weight: Tensor | None,
+        previous: AttentionGraph | None = None,
     ) -> AttentionGraph:
         """Scores, weights and the kept edges: lanes ``(H,)`` with edges in the place of senders."""
         # Scores decide which edges exist: autocast would take the decision in half precision.
         with exact(q):
-            q, k = self._scaled(q, k)
+            score = self._score(previous)
             every = edges.heads(self.heads)
-            if self.additive is None:
-                scores = sampled_scores(q.unsqueeze(0), k.unsqueeze(0), every)
-            else:
-                scores = self._added(q, k, edges.receivers, edges.senders)
-            scores = self._biased(scores, edge_attr, edge_bias)
-            require_finite(
-                scores,
-                "the scores are not finite: they hold",
-                "look for a diverged training step, an overflow in half precision, or NaN in "
-                "edge_attr or edge_bias",
-                cuts=self.sparsify is not None,
+            pairs = Listed.of(every, self.heads)
+            allowed = self._allowed(q, k, pairs, score)
+            bias = self._bias(edge_attr, edge_bias)
+            numbers = None
+            if allowed is not None:
+                numbers = allowed.nonzero().squeeze(1)
+                pairs = Listed.of(every.select(allowed), self.heads)
+                bias = None if bias is None else bias[numbers]
+            q, k = score.prepare(q.unsqueeze(0), k.unsqueeze(0))
+            maps = self._finite(
+                [one if bias is None else one + bias for one in score.maps(q, k, pairs)]
             )
-            weight = self.normalize.edges(
-                scores, every.receivers, every.num_lanes * every.num_receivers
-            )
-            graph = edges.edges_as_senders(self.heads, weight)
+            weights = [pairs.only(self.normalize.weights(one, pairs)) for one in maps]
+            graph = edges.edges_as_senders(self.heads, score.combine(weights, pairs), numbers)
             if self.sparsify is not None:
-                keep = self.sparsify.edges(
-                    weight.detach(), graph.receivers, graph.num_lanes * graph.num_receivers
-                )
+                keep = self.sparsify.keep(graph.weight.detach(), pairs)
                 if batched(keep):
                     raise ValueError(
                         "torch.func.vmap cannot run over nodes or parameters of a layer that cuts "
                         "edges: which ones remain is in the data. Give the samples as a batch "
                         "(PyG's Batch), loop over them, or set sparsify=None"
                     )
-                graph = self.sparsify.refine(graph.select(keep))
+                graph = refined(self.sparsify, graph.select(keep), self.heads)
             if edge_weight is None:
                 return graph
             factor = edge_weight.to(graph.weight.dtype)[graph.senders % max(edges.num_edges, 1)]
@@ -295,7 +337,7 @@ class EdgeAttention(MessageLayer):
 
     def _traceable(self) -> bool:
         """Whether it can be computed without a shape that numbers decide."""
-        return self.backend in ("auto", "torch", "pyg") and sparsifiers.elementwise(self.sparsify)
+        return self.backend in ("auto", "torch", "pyg") and not self.operator.reads_edges
 
     def _traced(
         self, x_src: Tensor, x_dst: Tensor | None, num_receivers: int, edges: Edges
@@ -305,46 +347,53 @@ class EdgeAttention(MessageLayer):
         """
         values, own, q, k = self._projected(x_src, x_dst, num_receivers)
         back = None
-        # of equal weights the earlier sender is kept
-        if self.sparsify is not None and self.sparsify.bound is None:
+        if self.sparsify is not None and (
+            self.sparsify.bound is None or self.sparsify.then is not None
+        ):  # of equal weights the earlier sender is kept
             order = torch.argsort(edges.senders, stable=True)
             order = order[torch.argsort(edges.receivers[order], stable=True)]
             edges, back = edges.select(order), torch.argsort(order)
         senders, receivers, lanes = edges.senders, edges.receivers, self.heads * num_receivers
         with exact(q):
-            q, k = self._scaled(q, k)
-            if self.additive is None:
-                scores = (
-                    (q.index_select(1, receivers) * k.index_select(1, senders)).sum(-1).reshape(-1)
-                )
-            else:
-                scores = self._added(q, k, receivers, senders)
-            scores = self._biased(scores, edges.attr, edges.bias)
+            score = self._score(None)
             lane = torch.arange(self.heads, device=receivers.device).unsqueeze(-1)
-            rows = (receivers + num_receivers * lane).reshape(-1)
-            keep = (
-                torch.ones_like(scores, dtype=torch.bool)
-                if edges.there is None
-                else edges.there.repeat(self.heads)
+            num_senders = x_src.shape[0]
+            every = AttentionGraph(
+                (senders + num_senders * lane).reshape(-1),
+                (receivers + num_receivers * lane).reshape(-1),
+                q.new_ones(self.heads * edges.num_edges),
+                self.heads,
+                num_senders,
+                num_receivers,
+                (self.heads,),
             )
-            # such an edge is sent to a receiver of its own, where no other sees it
+            keep = torch.ones_like(every.senders, dtype=torch.bool)
             if edges.there is not None:
-                rows = torch.where(keep, rows, lanes)
-            weight = self.normalize.edges(scores, rows, lanes + 1)
-            if self.sparsify is not None:
-                keep = keep & self.sparsify.edges(weight.detach(), rows, lanes + 1)
+                keep = edges.there.repeat(self.heads)
+            allowed = self._allowed(q, k, Listed.of(every, self.heads), score)
+            keep = keep if allowed is None else keep & allowed
+            rows = None
+            if edges.there is not None or allowed is not None:
+                # An edge that is none is sent to a receiver of its own, where no other sees it.
+                rows = torch.where(keep, every.receivers, lanes)
+            pairs = Listed.of(every, self.heads, group=rows, in_order=False)
+            q, k = score.prepare(q.unsqueeze(0), k.unsqueeze(0))
+            bias = self._bias(edges.attr, edges.bias)
+            maps = [one if bias is None else one + bias for one in score.maps(q, k, pairs)]
+            weight = score.combine([self.normalize.weights(one, pairs) for one in maps], pairs)
+            sparsify = self.sparsify
+            while sparsify is not None:
+                keep = keep & sparsify.keep(weight.detach(), pairs)
+                weight = torch.where(keep, weight, torch.zeros_like(weight))
+                pairs = Listed.of(
+                    every,
+                    self.heads,
+                    group=torch.where(keep, every.receivers, lanes),
+                    in_order=False,
+                )
+                weight = sparsify.refine(weight, pairs)
+                sparsify = sparsify.then
             weight = torch.where(keep, weight, torch.zeros_like(weight))
-            if self.sparsify is not None and self.sparsify.renormalize:
-                total = (
-                    weight.new_zeros(lanes + 1)
-                    .index_add(0, rows, magnitude(weight))
-                    .index_select(0, rows)
-                )
-                weight = torch.where(
-                    total == 0,
-                    torch.zeros_like(weight),
-                    weight / torch.where(total == 0, torch.ones_like(total), total),
-                )
             if edges.weight is not None:
                 factor = edges.weight.to(weight.dtype).repeat(self.heads)
                 weight, keep = weight * factor, keep & (factor != 0)

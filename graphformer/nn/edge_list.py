@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphformer.finite import readable
 from graphformer.graph import AttentionGraph
-from graphformer.keys import numbers_of, order_of, pair_keys
+from graphformer.graph.keys import numbers_of, order_of, pair_keys
 from graphformer.nn.graph_inputs import numberless
 
 
@@ -192,23 +192,24 @@ class EdgeList:
             self._graphs["rows", num_heads] = graph
         return self._graphs["rows", num_heads]
 
-    def edges_as_senders(self, num_heads: int, weight: Tensor) -> AttentionGraph:
+    def edges_as_senders(
+        self, num_heads: int, weight: Tensor, numbers: Tensor | None = None
+    ) -> AttentionGraph:
         """The same edges with each edge in the place of its sender: lanes ``(H,)``, ``E`` senders,
         so sender ``h * E + e`` is edge ``e``.
+
+        ``numbers`` picks some of these edges, whose weights are given; unless given, all.
 
         Sparsifiers act on this one: whatever they drop, the edges that remain know which they are,
         equal pairs too.
         """
-        graph = self.heads(num_heads)
-        numbers = torch.arange(num_heads * self.num_edges, device=self.senders.device)
+        receivers = self.heads(num_heads).receivers
+        if numbers is None:
+            numbers = torch.arange(num_heads * self.num_edges, device=self.senders.device)
+        else:
+            receivers = receivers[numbers]
         return AttentionGraph(
-            numbers,
-            graph.receivers,
-            weight,
-            num_heads,
-            self.num_edges,
-            self.num_receivers,
-            (num_heads,),
+            numbers, receivers, weight, num_heads, self.num_edges, self.num_receivers, (num_heads,)
         )
 
     def _ones(self, num_heads: int) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from graphformer.keys import unique_pairs
+from graphformer.graph.keys import unique_pairs
 from graphformer.nn.edge_list import EdgeList
 
 ROUNDS = 16

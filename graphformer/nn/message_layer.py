@@ -14,8 +14,8 @@ from torch.nn.parameter import UninitializedParameter, is_lazy
 from torch_geometric.nn import MessagePassing
 from torch_geometric.typing import OptPairTensor, OptTensor
 
+from graphformer.attention.operators import Operator
 from graphformer.graph import AttentionGraph
-from graphformer.nn.attention import Operator
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.messages import reduce_messages

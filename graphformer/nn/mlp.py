@@ -1,98 +1,14 @@
-"""Feed-forward parts: one MLP per head, run as two batched matmuls, and the gated feed-forward of a
-decoder block.
-"""
+"""The gated feed-forward of a block, and the heads' MLPs under the name they have in ``gf.nn``."""
 
 from __future__ import annotations
 
-import math
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphformer.errors import number, whole
+from graphformer.attention.operators.head_mlp import HeadMLP
+from graphformer.errors import probability, whole
 
-
-def probability(name: str, value: float) -> float:
-    """The value itself, checked."""
-    if not 0 <= number(name, value) <= 1:
-        raise ValueError(f"{name} must be a probability in 0..1, got {value}")
-    return value
-
-
-class HeadMLP(nn.Module):
-    r"""A separate MLP for each head: ``Linear -> dropout -> RMSNorm -> SiLU -> Linear`` (arXiv
-    2501.02393, eq. 8).
-
-    Args:
-        num_heads: number of MLPs ``H``.
-        in_features, hidden_features, out_features: widths of one MLP.
-        bias: whether the linear maps have biases.
-        norm: whether the hidden layer is RMS-normalised.
-        dropout: probability, before the norm.
-        eps: added to the mean square in the norm.
-
-    Shape: ``[B, H, N, in_features]`` to ``[B, H, N, out_features]``.
-    """
-
-    def __init__(
-        self,
-        num_heads: int,
-        in_features: int,
-        hidden_features: int,
-        out_features: int,
-        *,
-        bias: bool = True,
-        norm: bool = True,
-        dropout: float = 0.0,
-        eps: float = 1e-6,
-    ) -> None:
-        super().__init__()
-        sizes = {
-            "num_heads": num_heads,
-            "in_features": in_features,
-            "hidden_features": hidden_features,
-        }
-        for name, value in (sizes | {"out_features": out_features}).items():
-            whole(name, value)
-        self.eps = number("eps", eps, least=0.0)
-        self.dropout = probability("dropout", dropout)
-        self.weight1 = nn.Parameter(torch.empty(num_heads, in_features, hidden_features))
-        self.bias1 = nn.Parameter(torch.empty(num_heads, 1, hidden_features)) if bias else None
-        self.norm = nn.Parameter(torch.empty(num_heads, 1, hidden_features)) if norm else None
-        self.weight2 = nn.Parameter(torch.empty(num_heads, hidden_features, out_features))
-        self.bias2 = nn.Parameter(torch.empty(num_heads, 1, out_features)) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """As ``nn.Linear``: uniform within ``1 / sqrt(fan_in)``; the norm starts at 1."""
-        for weight, bias in ((self.weight1, self.bias1), (self.weight2, self.bias2)):
-            bound = 1 / math.sqrt(weight.shape[1])
-            nn.init.uniform_(weight, -bound, bound)
-            if bias is not None:
-                nn.init.uniform_(bias, -bound, bound)
-        if self.norm is not None:
-            nn.init.ones_(self.norm)
-
-    def forward(self, z: Tensor) -> Tensor:
-        hidden = z @ self.weight1
-        if self.bias1 is not None:
-            hidden = hidden + self.bias1
-        hidden = F.dropout(hidden, self.dropout, self.training)
-        if self.norm is not None:
-            # The mean square of half precision overflows at 256, so it is taken in float32.
-            exact = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-            exact = exact * (exact.square().mean(-1, keepdim=True) + self.eps).rsqrt()
-            hidden = exact.to(hidden.dtype) * self.norm
-        out = F.silu(hidden) @ self.weight2
-        return out if self.bias2 is None else out + self.bias2
-
-    def extra_repr(self) -> str:
-        heads, inner, hidden = self.weight1.shape
-        return (
-            f"{heads} heads, {inner} -> {hidden} -> {self.weight2.shape[2]}, "
-            f"bias={self.bias1 is not None}, norm={self.norm is not None}"
-        )
+__all__ = ["GatedMLP", "HeadMLP", "probability"]
 
 
 class GatedMLP(nn.Module):

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from graphformer.keys import pair_keys, split_keys
+from graphformer.graph.keys import pair_keys, split_keys
 from graphformer.nn.edge_list import EdgeList
 
 PAIR_LIMIT = 2**26

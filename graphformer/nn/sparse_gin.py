@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from graphformer import backends
 from graphformer.errors import number, require_flag, require_known, whole
 from graphformer.graph import AttentionGraph
-from graphformer.nn.attention import head_dim
 from graphformer.nn.mlp import probability
+from graphformer.nn.tokens import head_dim
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

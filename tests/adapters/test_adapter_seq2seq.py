@@ -18,7 +18,7 @@ from transformers import (
 import graphformer as gf
 from graphformer.adapters import UnsupportedModel, edges_per_token, scales
 from graphformer.adapters.looking import adapted_layers
-from graphformer.attention import blocks
+from graphformer.attention.executors import blocks
 from graphformer.frozen import capture
 from tests.adapter_models import SEQ2SEQ, feed, make
 

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 import graphformer as gf
 from graphformer.attention import candidates as rules
-from graphformer.attention import compiled as compiled_edges
 from graphformer.attention.attend import attend
+from graphformer.attention.executors import compiled as compiled_edges
 from graphformer.attention.normalizers import Sigmoid
 from graphformer.nn import GINAttention, PNAAttention, SumAttention
 
@@ -204,17 +204,14 @@ def test_another_sparsifier_after_compiling() -> None:
         assert_same(results(compiled, layer, x), results(layer, layer, x))
 
 
-class Tempered(nn.Module):
+class Tempered(nn.Module, gf.attention.Normalizer):
     """A normalizer with a parameter."""
 
     def __init__(self) -> None:
         super().__init__()
         self.temperature = nn.Parameter(torch.tensor(0.7))
 
-    def rows(self, scores: Tensor, allowed: Tensor) -> Tensor:
-        return (scores * self.temperature).sigmoid().masked_fill(~allowed, 0.0)
-
-    def edges(self, scores: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
+    def weights(self, scores: Tensor, pairs: rules.Pairs) -> Tensor:
         return (scores * self.temperature).sigmoid()
 
 
@@ -420,8 +417,8 @@ class DropEdge(gf.attention.sparsifiers.Sparsifier):
 
     renormalize = False
 
-    def rows(self, weights: Tensor, allowed: Tensor) -> Tensor:
-        return (torch.rand_like(weights) < 0.5) & allowed
+    def keep(self, weights: Tensor, pairs: rules.Pairs) -> Tensor:
+        return torch.rand_like(weights) < 0.5
 
 
 def test_a_random_sparsifier_keeps_the_same_edges_in_the_backward_pass() -> None:

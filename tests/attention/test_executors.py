@@ -19,6 +19,7 @@ import graphformer as gf
 from graphformer import AttentionGraph, attention_graph
 from graphformer.attention import (
     All,
+    Block,
     Causal,
     Edges,
     Keep,
@@ -28,11 +29,11 @@ from graphformer.attention import (
     Threshold,
     TopK,
     Window,
-    blocks,
     merged_graph,
 )
+from graphformer.attention.executors import blocks
+from graphformer.attention.executors.sampled import sampled_scores
 from graphformer.attention.problem import Problem, pose
-from graphformer.attention.sampled import sampled_scores
 from graphformer.attention.scores import ScaledDotProduct
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.nn import GINAttention, PNAAttention, recompute
@@ -395,7 +396,9 @@ def merge_densely(
     allowed = full.unweighted().to_dense().bool().any(1)
     if clamp is not None:
         weights = weights.clamp(max=clamp)
-    kept = weights * sparsify.rows(weights, allowed)
+    every = Pairs.every(len(weights), 1, *weights.shape[-2:], weights.device)
+    pairs = Block(**vars(every), allowed=allowed.unsqueeze(1))
+    kept = weights * (sparsify.keep(weights.unsqueeze(1), pairs).squeeze(1) & allowed)
     if sparsify.renormalize:
         kept = kept / kept.sum(-1, keepdim=True).clamp(min=1e-300)
     return kept

@@ -30,6 +30,17 @@ LAYERS = {
 }
 
 
+def double(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+class EdgeWise(gf.nn.Operator):
+    """An operator in the general form."""
+
+    def on_edges(self, own, x, edges):
+        return edges.sum(edges.weight * edges.at_senders(x))
+
+
 def exported(layer, x, *more):
     # Of fewer candidates than TopK keeps the program would be another.
     shapes = {1: torch.export.Dim("length", min=4, max=512)}
@@ -105,7 +116,10 @@ def test_an_exported_language_model_equals_the_eager_one():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"sparsify": Reweigh("sigmoid", 0.1)}, r"Reweigh gives edges other weights .* Threshold"),
+        (
+            {"head": gf.Head(operator=EdgeWise())},
+            r"EdgeWise reads edges one by one and cannot be exported",
+        ),
         (
             {"sparsify": gf.Threshold(0.1), "backend": "pyg"},
             r"backend='pyg' cannot be exported: make the layer with backend='auto'",
@@ -115,6 +129,12 @@ def test_an_exported_language_model_equals_the_eager_one():
 def test_what_cannot_be_exported_is_refused_by_name(options, text):
     with pytest.raises(Exception, match=text):
         exported(GINAttention(42, 6, **options).eval(), torch.randn(2, 11, 42))
+
+
+@pytest.mark.parametrize("curve", ["sigmoid", "relu"])
+def test_weights_of_a_curve_are_exported(curve):
+    layer, x = GINAttention(42, 6, sparsify=Reweigh(curve, 0.1)).double().eval(), double(2, 11, 42)
+    assert_close(exported(layer, x).module()(x), layer(x), atol=1e-10, rtol=1e-10)
 
 
 def test_explicit_edges_are_not_exported():

@@ -9,14 +9,17 @@ from torch.testing import assert_close
 
 from graphformer import AttentionGraph
 from graphformer.attention import (
+    Block,
     NormalizeWeights,
+    Pairs,
     Reweigh,
     Sparsifier,
     Threshold,
     TopK,
-    blocks,
     merged_graph,
 )
+from graphformer.attention.build import refined
+from graphformer.attention.executors import blocks
 
 PAPER = Reweigh("sigmoid", 0.1, beta=10.0, above=0.6)
 CUTS = {
@@ -59,6 +62,14 @@ def mask_named(name: str, queries: int, keys: int) -> tuple[dict, Tensor]:
     return arguments, keep
 
 
+def kept_in_block(sparsify: Sparsifier, weights: Tensor, allowed: Tensor) -> Tensor:
+    """What it keeps of matrices ``[B, H or nothing, Nq, Nk]``."""
+    shaped = weights if weights.ndim == 4 else weights.view(-1, 1, *weights.shape[-2:])
+    every = Pairs.every(len(shaped), shaped.shape[1], *weights.shape[-2:], weights.device)
+    pairs = Block(**vars(every), allowed=allowed.expand(weights.shape).reshape(shaped.shape))
+    return (sparsify.keep(shaped, pairs) & pairs.allowed).view(weights.shape)
+
+
 def densely(
     q: Tensor,
     k: Tensor,
@@ -95,9 +106,8 @@ def densely(
     )
     merged = merged if clamp is None else merged.clamp(max=clamp)
     allowed = (keep if reduce is None else keep.squeeze(1)).expand(merged.shape)
-    return sparsify.refine(
-        AttentionGraph.from_dense(merged, keep=sparsify.rows(merged, allowed) & allowed)
-    ), weights
+    graph = AttentionGraph.from_dense(merged, keep=kept_in_block(sparsify, merged, allowed))
+    return refined(sparsify, graph, 1 if reduce is not None else q.shape[1]), weights
 
 
 def check(q: Tensor, k: Tensor, v: Tensor, mask: str, cut: Sparsifier, **options) -> None:
@@ -201,7 +211,9 @@ def test_the_cut_comes_before_the_edges(monkeypatch):
     seen: list[int] = []
     refine = Reweigh.refine
     monkeypatch.setattr(
-        Reweigh, "refine", lambda self, graph: seen.append(graph.num_edges) or refine(self, graph)
+        Reweigh,
+        "refine",
+        lambda self, weights, pairs: seen.append(len(weights)) or refine(self, weights, pairs),
     )
     monkeypatch.setattr(
         blocks, "allowed", lambda *_: pytest.fail("weights above the cut are allowed anyway")
@@ -277,11 +289,7 @@ def test_above_is_a_cut_of_the_new_weights(trainable: bool):
     weights = torch.rand(7, 11, dtype=torch.float64)
     cut = Reweigh("sigmoid", 0.1, beta=10.0, above=0.6, trainable=trainable).double()
     assert torch.equal(
-        cut.rows(weights, torch.tensor(True)), (10 * (weights - 0.1)).sigmoid() > 0.6
-    )
-    assert torch.equal(
-        cut.edges(weights[0], torch.zeros(11, dtype=torch.int64), 1),
-        cut.rows(weights[0], torch.tensor(True)),
+        kept_in_block(cut, weights, torch.tensor(True)), (10 * (weights - 0.1)).sigmoid() > 0.6
     )
     assert cut.bound == pytest.approx(0.1 + math.log(1.5) / 10)
     assert "above=0.6" in repr(cut)
@@ -312,7 +320,7 @@ def test_bounds(cut: Sparsifier, bound: float | None):
     assert cut.bound == (None if bound is None else pytest.approx(bound))
     if bound is not None:
         weights = torch.rand(5, 7) - 0.3
-        assert torch.equal(cut.rows(weights, torch.tensor(True)), weights > bound)
+        assert torch.equal(kept_in_block(cut, weights, torch.tensor(True)), weights > bound)
 
 
 def test_above_refuses():

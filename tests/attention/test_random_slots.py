@@ -144,7 +144,7 @@ def test_a_refusal_of_what_can_be_done_is_a_disagreement(monkeypatch: pytest.Mon
     case = next(
         case for case in (slots.draw_case(SEED, i) for i in range(100)) if case.can("flash")
     )
-    from graphformer.attention import flash
+    from graphformer.attention.executors import flash
 
     monkeypatch.setattr(flash, "obstacle", lambda *given: "it is not so")
     _, disagreements = slots.check(case)
@@ -170,7 +170,7 @@ def test_an_amount_for_each_head_or_sequence_stays_with_it(
     """As many channels as heads, so that a factor laid along the wrong axis fits; and blocks of
     single sequences.
     """
-    from graphformer.attention import blocks
+    from graphformer.attention.executors import blocks
 
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 11)
     q, k, x = (torch.randn(2, 3, 5, size, dtype=torch.float64) for size in (4, 4, 3))

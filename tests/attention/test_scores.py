@@ -22,10 +22,10 @@ from graphformer.attention import (
     TopFraction,
     TopK,
     attend,
-    blocks,
 )
-from graphformer.attention.reweigh import CURVES
+from graphformer.attention.executors import blocks
 from graphformer.attention.sparsifiers import from_spec
+from graphformer.attention.sparsifiers.reweigh import CURVES
 from graphformer.nn import GINAttention, PNAAttention, SumAttention
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -324,6 +324,16 @@ def test_compiled(kind: str) -> None:
 # ---------------------------------------------------------------------- sparsifiers
 
 
+def keep_in_block(by: Sparsifier, weights: Tensor, allowed: Tensor) -> Tensor:
+    every = gf.attention.Pairs.every(1, 1, *weights.shape[-2:], weights.device)
+    pairs = gf.attention.Block(**vars(every), allowed=allowed.expand(1, *weights.shape))
+    return by.keep(weights.unsqueeze(0), pairs).squeeze(0) & allowed
+
+
+def refined(by: Sparsifier, graph: gf.AttentionGraph) -> gf.AttentionGraph:
+    return graph.with_weight(by.refine(graph.weight, gf.attention.Listed.of(graph, 3)))
+
+
 @given(st.integers(0, 10**6), st.floats(0.01, 1), st.booleans())
 def test_a_fraction_of_a_row_is_that_of_its_prefix(seed: int, fraction: float, ties: bool) -> None:
     torch.manual_seed(seed)
@@ -331,8 +341,8 @@ def test_a_fraction_of_a_row_is_that_of_its_prefix(seed: int, fraction: float, t
     weights = (weights * 4).round() / 4 if ties else weights
     allowed = torch.ones(13, 13, dtype=torch.bool).tril()
     by = TopFraction(fraction)
-    kept = by.rows(weights, allowed)
-    assert torch.equal(by.rows(weights[:, :7, :7], allowed[:7, :7]), kept[:, :7, :7])
+    kept = keep_in_block(by, weights, allowed)
+    assert torch.equal(keep_in_block(by, weights[:, :7, :7], allowed[:7, :7]), kept[:, :7, :7])
     number = torch.arange(1, 14).double() * fraction
     assert (
         ((kept.sum(-1)[0] - number).abs() < 1 + 1e-6).all()
@@ -340,10 +350,8 @@ def test_a_fraction_of_a_row_is_that_of_its_prefix(seed: int, fraction: float, t
         and not kept[:, ~allowed].any()
     )
     graph = gf.AttentionGraph.from_dense(weights, keep=allowed.expand(1, 13, 13))
-    assert torch.equal(
-        graph.select(by.edges(graph.weight, graph.receivers, 13)).to_dense() != 0,
-        kept & (weights != 0),
-    )
+    listed = by.keep(graph.weight, gf.attention.Listed.of(graph, 1))
+    assert torch.equal(graph.select(listed).to_dense() != 0, kept & (weights != 0))
 
 
 def test_normalized_weights() -> None:
@@ -351,13 +359,13 @@ def test_normalized_weights() -> None:
     graph = gf.AttentionGraph.from_dense(
         weights, keep=torch.ones(7, 7, dtype=torch.bool).tril().expand(2, 3, 7, 7)
     )
-    rows = NormalizeWeights(3).double().refine(graph).to_dense()
+    rows = refined(NormalizeWeights(3).double(), graph).to_dense()
     wanted = weights[1, 2, 4, :5]
     assert_close(
         rows[1, 2, 4, :5], (wanted - wanted.mean()) / (wanted.var(correction=0) + 1e-5).sqrt()
     )
     whole = nn.GroupNorm(3, 3).double()(weights.flatten(2)).view_as(weights).tril()
-    assert_close(NormalizeWeights(3, "map").double().refine(graph).to_dense(), whole)
+    assert_close(refined(NormalizeWeights(3, "map").double(), graph).to_dense(), whole)
 
 
 def test_max_norm_at_a_weight() -> None:
@@ -401,12 +409,12 @@ def test_blocks_of_a_wide_pairwise_score_are_small(executor: str) -> None:
         (
             lambda: from_spec({"curve": "relu"}, 3),
             ValueError,
-            "needs a name, one of threshold, top_k",
+            "needs a name, one of both, normalize_weights",
         ),
         (
             lambda: from_spec({"name": "cut"}, 3),
             ValueError,
-            "unknown sparsifier 'cut'; known: threshold",
+            "unknown sparsifier 'cut'; known: both, normalize_weights",
         ),
         (
             lambda: from_spec({"name": "top_k", "n": 3}, 3),
@@ -416,7 +424,7 @@ def test_blocks_of_a_wide_pairwise_score_are_small(executor: str) -> None:
         (
             lambda: GINAttention(30, 5, score="cosine"),
             ValueError,
-            "unknown score 'cosine'; known: dot, differential, pairwise",
+            "unknown score 'cosine'; known: differential, dot, pairwise",
         ),
         (
             lambda: GINAttention(30, 5, score_width=7),

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 import graphformer as gf
 from graphformer.attention import Reweigh
-from graphformer.attention import blocks as block_sizes
 from graphformer.attention.attend import attend
+from graphformer.attention.executors import blocks as block_sizes
 from graphformer.nn import (
     GINAttention,
     GINAttentionConv,
@@ -193,7 +193,7 @@ def test_second_derivative_of_flash_with_dropout_says_who_can() -> None:
     """The kernel on this processor writes its matrix out where weights are dropped; one that does
     not must say so.
     """
-    from graphformer.attention import twice
+    from graphformer.attention.executors import twice
 
     q = torch.randn(1, 2, NODES, 3, requires_grad=True)
     entered, _, x = twice.Entry.apply(twice.Passage(None, 1.0, True), q, q, q)  # type: ignore[arg-type]

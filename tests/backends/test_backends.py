@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from graphformer import AttentionGraph, MissingExtra, aggregate, backends
-from graphformer.attention.dense import reduce as dense_reduce
+from graphformer.attention.executors.dense import reduce as dense_reduce
 from graphformer.backends import REDUCTIONS
 
 KNOWN = ("torch", "pyg", "dgl", "torch_sparse")

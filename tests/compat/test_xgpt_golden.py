@@ -15,8 +15,9 @@ from torch.testing import assert_close
 
 import graphformer as gf
 from graphformer.attention import Reweigh, TopK
-from graphformer.attention.reweigh import CURVES
+from graphformer.attention.build import refined
 from graphformer.attention.sparsifiers import from_spec
+from graphformer.attention.sparsifiers.reweigh import CURVES
 from graphformer.compat import xgpt
 from graphformer.compat.xgpt.weights import attention_state
 
@@ -183,7 +184,9 @@ def reweighed(attention: Tensor, by: gf.attention.Sparsifier | None) -> gf.Atten
     return (
         graph
         if by is None
-        else by.refine(graph.select(by.edges(graph.weight.detach(), graph.receivers, 2 * 4 * 12)))
+        else refined(
+            by, graph.select(by.keep(graph.weight.detach(), gf.attention.Listed.of(graph, 4))), 4
+        )
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import graphformer as gf
-from graphformer.attention import compiled
+from graphformer.attention.executors import compiled
 from graphformer.graph.keys import order_of, pair_keys, split_keys, unique_pairs
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.hierarchy import number_groups, symmetric

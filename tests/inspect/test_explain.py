@@ -49,7 +49,7 @@ def test_reasons(options, executor, backend, reason):
 
 
 def test_long_sequences_are_streamed(monkeypatch):
-    monkeypatch.setattr("graphformer.attention.blocks.BLOCK_ELEMENTS", 10)
+    monkeypatch.setattr("graphformer.attention.executors.blocks.BLOCK_ELEMENTS", 10)
     (explanation,) = gf.explain(gf.nn.GINAttention(6, 2, sparsify=gf.TopK(2)), torch.randn(1, 5, 6))
     assert explanation.plan.executor == "stream"
 

@@ -632,7 +632,7 @@ def test_dgl_mistakes():
         ({"in_channels": 0}, "in_channels must be at least 1, or -1"),
         ({"dropout": 1.5}, "dropout must be a probability"),
         ({"backend": "jax"}, "unknown backend 'jax'"),
-        ({"normalize": "hardmax"}, "unknown normalize 'hardmax'"),
+        ({"normalize": "hardmax"}, "unknown normalizer 'hardmax'"),
         ({"mlp_ratio": 0.01}, "mlp_ratio 0.01 leaves no hidden unit"),
     ],
 )

@@ -27,12 +27,22 @@ from tests.nn.test_conv import (
 )
 
 each_conv = pytest.mark.parametrize("kind", CONVS)
+
+
+class EdgeWise(gf.nn.Operator):
+    """An operator in the general form."""
+
+    def on_edges(self, own: Tensor, x: Tensor, edges: gf.attention.EdgeMessages) -> Tensor:
+        return edges.sum(edges.weight * edges.at_senders(x))
+
+
 CASES = {
     "features": {},
     "bare": {"edge_dim": None},
     "threshold": {"sparsify": gf.Threshold(0.3)},
     "renormalized": {"sparsify": gf.Threshold(0.2, renormalize=True), "normalize": "sigmoid"},
     "top_k": {"sparsify": gf.TopK(2) & gf.Threshold(0.1)},
+    "reweighed": {"sparsify": Reweigh("relu", 0.2)},
     "loops": {"add_self_loops": True, "concat": False, "residual": True, "bias": True},
 }
 
@@ -195,7 +205,7 @@ def test_exported_for_any_graph(kind: str, case: str):
 
 
 @pytest.mark.parametrize(
-    "options", [{"sparsify": Reweigh("relu", 0.2)}, {"backend": "torch_sparse"}]
+    "options", [{"head": gf.Head(operator=EdgeWise())}, {"backend": "torch_sparse"}]
 )
 def test_what_cannot_be_exported_says_so(options: dict):
     if options.get("backend", "torch") not in gf.backends.available():

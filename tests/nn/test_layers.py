@@ -490,13 +490,10 @@ def test_sharpening_multiplies_the_scores() -> None:
 def test_self_weight_one_without_self_loops_is_pygs_ginconv() -> None:
     from torch_geometric.nn import GINConv
 
-    class Ones:
+    class Ones(gf.attention.Normalizer):
         """Every candidate weighs 1: an unweighted graph."""
 
-        def rows(self, scores: Tensor, allowed: Tensor) -> Tensor:
-            return torch.ones_like(scores) * allowed
-
-        def edges(self, scores: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
+        def weights(self, scores: Tensor, pairs: gf.attention.Pairs) -> Tensor:
             return torch.ones_like(scores)
 
     layer = GINAttention(
@@ -776,7 +773,7 @@ def test_parameters_are_counted() -> None:
         (
             {"normalize": "entmax"},
             ValueError,
-            "unknown normalize 'entmax'; known: softmax, sigmoid, relu, identity",
+            "unknown normalizer 'entmax'; known: identity, relu, sigmoid, softmax",
         ),
         (
             {"normalize": 3},

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphformer.attention.reweigh import Reweigh
 from graphformer.attention.sparsifiers import Threshold
+from graphformer.attention.sparsifiers.reweigh import Reweigh
 from graphformer.compat.xgpt.settings import Settings
 from graphformer.errors import require_known
 from graphformer.nn.sparse_gin import SparseGIN

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+import math
+
 from torch import Tensor
 
-from graphformer.attention.reweigh import straight_through
-from graphformer.attention.sparsifiers import Sparsifier, ranks
+from graphformer.attention.pairs import Block, Listed
+from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.attention.sparsifiers.reweigh import straight_through
 from graphformer.errors import require_known
-from graphformer.graph import AttentionGraph
 
 CURVE_OF_MODE = {
     "silu": "silu",
@@ -82,21 +83,11 @@ class ScaledTopK(Sparsifier):
             raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
         self.fraction, self.tau = fraction, tau
 
-    def rows(self, weights: Tensor, allowed: Tensor) -> Tensor:
-        return allowed.expand(weights.shape)
+    def keep(self, weights: Tensor, pairs: Block | Listed) -> Tensor:
+        before = (pairs.sender < pairs.position).expand(weights.shape)
+        judged = weights.masked_fill(weights < self.tau, 0.0).masked_fill(~before, -math.inf)
+        number = (pairs.position * self.fraction - 1e-9).ceil().clamp(min=1)
+        return before & (pairs.rank(judged) < number)
 
-    def edges(self, weights: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
-        return torch.ones_like(weights, dtype=torch.bool)
-
-    def refine(self, graph: AttentionGraph) -> AttentionGraph:
-        position = graph.receivers % graph.num_receivers + graph.num_senders - graph.num_receivers
-        before = graph.select(graph.senders % graph.num_senders < position)
-        judged = before.weight.detach().masked_fill(before.weight < self.tau, 0.0)
-        number = (
-            (position[graph.senders % graph.num_senders < position] * self.fraction - 1e-9)
-            .ceil()
-            .clamp(min=1)
-        )
-        chosen = ranks(judged, before.receivers, before.num_lanes * before.num_receivers) < number
-        kept = before.select(chosen)
-        return kept.with_weight(straight_through(kept.weight))
+    def refine(self, weights: Tensor, pairs: Block | Listed) -> Tensor:
+        return straight_through(weights)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphformer.graph import AttentionGraph
 from graphformer.models.graphs.parts import Refined
 from graphformer.models.graphs.unread import refuse_other_edges
 from graphformer.nn.edge_list import EdgeList, check_ends
@@ -30,6 +31,7 @@ class Level:
         edge_features: of its given edges, ``[E, edge_hidden]``.
         parent: the node of this level that each node of the level below belongs to.
         refined: its last refined graph.
+        graph: the heads' last graph.
         pairs: by candidates' name: the pairs, their features, and at the finest level which of the
             data's edges they are; made once for all layers.
         dropped: pairs (:attr:`EdgeList.keys`) that a refined graph has dropped.
@@ -40,6 +42,7 @@ class Level:
     edge_features: Tensor | None
     parent: Tensor | None = None
     refined: Refined | None = None
+    graph: AttentionGraph | None = None
     pairs: dict[str, Pairs] = field(default_factory=dict)
     dropped: Tensor | None = None
 

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graphformer.attention.head import Head
 from graphformer.models.graphs.parts import OPERATORS
 from graphformer.nn.conv_options import OF_THE_EDGE_LIST, ConvOptions
 
@@ -55,3 +56,16 @@ def check_level(name: str) -> str:
             "or 'cluster:2'"
         )
     return name
+
+
+def per_layer_heads(head: Any, num_layers: int) -> list[Head | None]:
+    """One head for all layers, or one a layer."""
+    if head is None:
+        return [None] * num_layers
+    if isinstance(head, (Head, Mapping)):
+        return [Head.read(head)] * num_layers
+    if len(head) != num_layers:
+        raise ValueError(
+            f"head must be one head or one for each of the {num_layers} layers, got {len(head)}"
+        )
+    return [Head.read(one) for one in head]

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphformer.attention.sparsifiers import Sparsifier, from_spec
+from graphformer.attention.head import Head
+from graphformer.attention.slot import from_spec, own_copy
 from graphformer.errors import require_known
 from graphformer.graph import AttentionGraph
 
@@ -255,23 +256,25 @@ def make_conv(
     options: Mapping[str, Any],
     *,
     mlp_ratio: float,
-    sparsify: Sparsifier | Mapping[str, Any] | None,
+    head: Head | None = None,
     **shared: Any,
 ) -> AttentionConv:
-    """The attention of one block; a sparsifier with parameters is one for each. ``options`` of its
+    """The attention of one block; slot values with parameters are one for each. ``options`` of its
     operator overrule the shared ones.
     """
     own = IN_A_BLOCK[operator] | ({} if operator == "sum" else {"mlp_ratio": mlp_ratio})
     # Given, head_channels asks for an output map, which mixes the heads before they are added to
     # what was there.
-    shared |= {
-        "head_channels": hidden_size // num_heads,
-        **own,
-        **copy.deepcopy({"sparsify": sparsify, **options}),
-    }
-    if isinstance(shared["sparsify"], Mapping):
-        shared["sparsify"] = from_spec(shared["sparsify"], num_heads)
-    return OPERATORS[operator](hidden_size, hidden_size, num_heads, edge_dim, **shared)
+    shared |= {"head_channels": hidden_size // num_heads, **own, **options}
+    for slot in ("sparsify", "normalize", "score"):
+        if isinstance(shared.get(slot), Mapping):
+            shared[slot] = from_spec(slot, shared[slot], num_heads=num_heads)
+        shared[slot] = own_copy(shared[slot])
+    if head is not None:
+        shared["head"] = head
+    return OPERATORS[operator](
+        hidden_size, hidden_size, num_heads, edge_dim, **copy.deepcopy(shared)
+    )
 
 
 class Block(nn.Module):
@@ -300,6 +303,7 @@ class Block(nn.Module):
         features: Tensor | None,
         refined: Tensor | None,
         given: GivenEdges | None,
+        previous: AttentionGraph | None = None,
     ) -> tuple[Tensor, AttentionGraph, Refined]:
         """Nodes ``[N, hidden]``, candidates and their features, the last refined graph's weights
         ``[E]`` on them, and which are given.
@@ -310,7 +314,10 @@ class Block(nn.Module):
             else refined.unsqueeze(-1) * self.prior.to(refined.dtype)
         )
         x = self.attention_norm(h)
-        attended, graph, kept = self.conv.attend(x, x, edges, features, bias, given)
+        previous = previous if self.conv.score_slot.previous else None
+        attended, graph, kept = self.conv.attend(
+            x, x, edges, features, bias, given, previous=previous
+        )
         h = h + F.dropout(attended, self.dropout, self.training)
         h = h + self.feed_forward(self.feed_forward_norm(h))
         return h, graph, self.merge(edges, kept)

@@ -32,14 +32,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphformer.attention import normalizers
+from graphformer.attention import sparsifiers
+from graphformer.attention.head import Head
 from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import number, require_known, whole
 from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graphs.data import Level, Pairs, given_groups
 from graphformer.models.graphs.label_masks import Mask
-from graphformer.models.graphs.options import check_level, check_options
+from graphformer.models.graphs.options import check_level, check_options, per_layer_heads
 from graphformer.models.graphs.parts import (
     MERGES,
     OPERATORS,
@@ -51,12 +53,12 @@ from graphformer.models.graphs.parts import (
     make_conv,
 )
 from graphformer.models.graphs.targets import Target
-from graphformer.nn.attention import head_dim
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.hierarchy import cluster, coarse_edges, number_groups, pool
 from graphformer.nn.mlp import probability
 from graphformer.nn.pairs import Structure, candidates, check_spec, stored_name
+from graphformer.nn.tokens import head_dim
 
 
 class GraphTransformer(GraphNetwork):
@@ -105,6 +107,10 @@ class GraphTransformer(GraphNetwork):
         normalize: ``"softmax"``: the weights of a receiver sum to 1, so each head takes a mean.
             ``"sigmoid"``: every edge has a weight of its own, each head takes a sum, as GIN does
             (arXiv 1810.00826), and knows how many neighbours there are. Or another normalizer.
+        score: as in the layers on edges.
+        head: a :class:`~graphformer.Head` in the place of ``sparsify``, ``normalize`` and
+            ``score``, which may bring an operator and an update too; a sequence: one a layer. Each
+            layer and level has parameters of its own.
         merge: the heads' graphs to the refined graph: ``"mean"``, ``"sum"`` (at most 1) or
             ``"learned"``, a convex combination. What no later layer reads (the last layer's) is
             merged by the mean.
@@ -154,7 +160,9 @@ class GraphTransformer(GraphNetwork):
         candidates: str | Sequence[str] = "edges",
         encodings: Sequence[str] = ("degree",),
         sparsify: Sparsifier | Mapping[str, Any] | None = None,
-        normalize: str | Normalizer = "softmax",
+        normalize: str | Normalizer | Mapping[str, Any] = "softmax",
+        score: str | Score | Mapping[str, Any] = "dot",
+        head: Head | Mapping[str, Any] | Sequence[Head | Mapping[str, Any]] | None = None,
         merge: str = "mean",
         refine: bool | str = True,
         levels: Sequence[str] = (),
@@ -228,9 +236,16 @@ class GraphTransformer(GraphNetwork):
                 nn.Linear(edge_hidden * (described_pairs or depth > 0) + 1, edge_hidden)
             )
 
+        heads = per_layer_heads(head, num_layers)
+        if head is not None and (sparsify is not None or normalize != "softmax" or score != "dot"):
+            raise ValueError(
+                "head and one of sparsify, normalize, score are given: say it in one place, in the "
+                "head"
+            )
         shared: dict[str, Any] = {
-            "sparsify": sparsify,
-            "normalize": normalizers.resolve(normalize),
+            "sparsify": sparsifiers.check(sparsify),
+            "normalize": normalize,
+            "score": score,
             "sharpening": sharpening,
             "dropout": attention_dropout,
             "backend": backend,
@@ -248,6 +263,7 @@ class GraphTransformer(GraphNetwork):
                     edge_width,
                     options.get(name, {}),
                     mlp_ratio=mlp_ratio,
+                    head=heads[i],
                     **shared,
                 )
                 read_later = bool(refine) and (i < num_layers - 1 or (i == 0 and depth < top))
@@ -316,14 +332,16 @@ class GraphTransformer(GraphNetwork):
                 prior = (
                     level.refined.on(edges) if level.refined is not None and self.refine else None
                 )
-                level.h, graph, level.refined = block(level.h, edges, features, prior, given)
+                level.h, level.graph, level.refined = block(
+                    level.h, edges, features, prior, given, level.graph
+                )
                 if self.refine == "restrict":
                     gone = level.refined.dropped()
                     level.dropped = (
                         gone if level.dropped is None else torch.cat((level.dropped, gone))
                     )
                 if output_graphs:
-                    graphs.append(graph)
+                    graphs.append(level.graph)
                     refined.append(level.refined.graph())
             for depth in range(len(levels) - 1, 0, -1):
                 parent = levels[depth].parent

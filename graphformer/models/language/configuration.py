@@ -14,12 +14,12 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
 from graphformer import _auto, backends
-from graphformer.attention import normalizers
 from graphformer.attention.build import EXECUTORS
+from graphformer.attention.head import Head
+from graphformer.attention.slot import KINDS, Slot, from_spec, spec
 from graphformer.errors import did_you_mean, number, require_known, whole
 
 OPERATORS = ("sum", "gin", "pna")
-SCORES = ("dot", "differential", "pairwise")
 
 # What PreTrainedConfig takes beside its fields, in this version of transformers or an older one; it
 # has a use for each, or had.
@@ -118,6 +118,18 @@ _OF_THE_HUB = {
     ),
 }
 
+_SLOTS = {"head", "score", "threshold", "normalize"}
+
+
+def plain(value: Any) -> Any:
+    """Slot values and heads in their plain form, as a config file holds them."""
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, Head):
+        return value.spec()
+    return spec(value) if isinstance(value, Slot) else value
+
+
 _from_file: ContextVar[bool] = ContextVar("from_file", default=False)
 
 
@@ -139,15 +151,20 @@ class GraphformerConfig(PreTrainedConfig):
         mlp_ratio: gamma, hidden width of the heads' MLPs over the heads' width (GIN, PNA).
         sharpening: a trainable factor on the scores of GIN and PNA layers; plain attention has
             none.
+        head: a :class:`~graphformer.Head` for all layers, or a list with one for each, in the place
+            of ``score``, ``threshold``, ``top_k``, ``normalize`` and the projections; kept as
+            dictionaries. Slots that it leaves out are the operator's usual ones.
         score: ``"dot"``, ``"differential"``, ``"pairwise"``, or ``{"pairwise": width}`` (see
-            :mod:`graphformer.nn.scoring`).
+            :mod:`graphformer.attention.scores`).
         threshold: keep edges whose weight exceeds it; ``None`` keeps all. Any other sparsifier is a
             dictionary of name and arguments, see
             :func:`graphformer.attention.sparsifiers.from_spec`: ``{"name": "reweigh", "curve":
             "relu", "tau": 0.1, "trainable": True}``.
         top_k: keep this many edges of each row; ``None`` keeps all. With both, an edge must pass
             both.
-        normalize: ``"softmax"``, ``"sigmoid"``, ``"relu"``, ``"identity"``.
+        normalize: ``"softmax"``, ``"sigmoid"``, ``"relu"``, ``"identity"``, or a dictionary:
+            ``{"name": "sigmoid", "bias": "count"}``. Of any slot a value may be given too, and its
+            dictionary is kept.
         value_projection, output_projection: projections around the operator; ``None`` is the
             operator's own habit: GIN has neither, sum and PNA have both.
         operator_options: further arguments of each operator's layer: ``{"pna": {"aggregators":
@@ -183,10 +200,11 @@ class GraphformerConfig(PreTrainedConfig):
     operator: str | list[str] | tuple[str, ...] = "gin"
     mlp_ratio: int | float = 0.5
     sharpening: bool = True
-    score: str | dict[str, int] = "dot"
-    threshold: int | float | dict[str, Any] | None = None
+    score: str | dict[str, Any] | Slot = "dot"
+    threshold: int | float | dict[str, Any] | Slot | None = None
     top_k: int | None = None
-    normalize: str = "softmax"
+    normalize: str | dict[str, Any] | Slot = "softmax"
+    head: dict[str, Any] | list[dict[str, Any] | Head] | Head | None = None
     value_projection: bool | None = None
     output_projection: bool | None = None
     operator_options: dict[str, dict[str, Any]] | None = None
@@ -203,6 +221,9 @@ class GraphformerConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
     backend: str = "auto"
     executor: str = "auto"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, plain(value) if name in _SLOTS else value)
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs = self._without_unknown(kwargs)
@@ -330,18 +351,52 @@ class GraphformerConfig(PreTrainedConfig):
                 self.rope_parameters.get("rope_theta", 10000.0),
                 above=0.0,
             )
-        if isinstance(self.score, dict) and len(self.score) != 1:
+        if isinstance(self.score, dict) and len(self.score) != 1 and "name" not in self.score:
             raise ValueError(
                 "score must hold one name and its width, as in {'pairwise': 16}, got "
                 f"{self.score}"
             )
-        require_known(
-            "score", self.score if isinstance(self.score, str) else next(iter(self.score)), SCORES
-        )
-        if isinstance(self.normalize, str):
-            require_known("normalize", self.normalize, normalizers.NAMED)
+        if isinstance(self.score, dict) and "name" in self.score:
+            from_spec("score", self.score)
+        else:
+            names = list(self.score) if isinstance(self.score, dict) else [self.score]
+            require_known("score", str(names[0]), KINDS["score"])
+        from_spec("normalize", self.normalize)
+        self._check_heads()
         require_known("executor", self.executor, ("auto", "flash", *EXECUTORS))
         require_known("backend", self.backend, ("auto", *backends.NAMES))
+
+    @property
+    def layer_heads(self) -> tuple[Head | None, ...]:
+        """The head of each layer; None where the other fields say what its slots hold."""
+        if self.head is None:
+            return (None,) * self.num_hidden_layers
+        if isinstance(self.head, (list, tuple)):
+            return tuple(Head.read(one) for one in self.head)
+        return tuple(Head.read(self.head) for _ in range(self.num_hidden_layers))
+
+    def _check_heads(self) -> None:
+        if self.head is None:
+            return
+        if len(self.layer_heads) != self.num_hidden_layers:
+            raise ValueError(
+                f"head holds {len(self.layer_heads)} heads, but num_hidden_layers is "
+                f"{self.num_hidden_layers}; give one, or one for each"
+            )
+        defaults = type(self).__dataclass_fields__
+        for name in (
+            "score",
+            "threshold",
+            "top_k",
+            "normalize",
+            "value_projection",
+            "output_projection",
+        ):
+            if getattr(self, name) != defaults[name].default:
+                raise ValueError(
+                    f"head and {name}={getattr(self, name)!r} are given: say it in one place, in "
+                    "the head"
+                )
 
     def _check_rope(self, given: dict[str, Any]) -> None:
         known = {

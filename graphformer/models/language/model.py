@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from typing import Any, cast
 
 import torch
@@ -18,8 +19,9 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from graphformer.attention.candidates import Rule
-from graphformer.attention.reweigh import NormalizeWeights, Reweigh
+from graphformer.attention.slot import from_spec as from_plain
 from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopK, from_spec
+from graphformer.graph import AttentionGraph
 from graphformer.models.language.configuration import GraphformerConfig
 from graphformer.models.language.inputs import (
     OF_THE_LOSS,
@@ -39,14 +41,11 @@ from graphformer.models.language.outputs import (
 from graphformer.nn import (
     GatedMLP,
     GINAttention,
-    GINOperator,
     GraphAttention,
     HeadMLP,
     PNAAttention,
-    PNAOperator,
     SumAttention,
 )
-from graphformer.nn.scoring import DifferentialScoring
 
 
 class GraphformerRMSNorm(nn.RMSNorm):
@@ -62,7 +61,7 @@ def make_sparsifier(config: GraphformerConfig) -> Sparsifier | None:
     threshold: Sparsifier | None = None
     if isinstance(config.threshold, dict):
         threshold = from_spec(config.threshold, config.num_attention_heads)
-    elif config.threshold is not None:
+    elif isinstance(config.threshold, int | float):
         threshold = Threshold(float(config.threshold))
     top_k = None if config.top_k is None else TopK(config.top_k)
     if threshold is not None and top_k is not None:
@@ -70,34 +69,45 @@ def make_sparsifier(config: GraphformerConfig) -> Sparsifier | None:
     return threshold or top_k
 
 
+LAYERS: dict[str, Any] = {"sum": SumAttention, "gin": GINAttention, "pna": PNAAttention}
+
+
 def make_attention(config: GraphformerConfig, layer_idx: int) -> GraphAttention:
-    """The attention layer of one block, by the name of its operator."""
-    operator = config.layer_operators[layer_idx]
+    """The attention layer of one block: its head, or what the names of single slots stand for."""
+    head = config.layer_heads[layer_idx]
     shared: dict[str, Any] = {
-        "sparsify": make_sparsifier(config),
-        "normalize": config.normalize,
         "attention_dropout": config.attention_dropout,
         "backend": config.backend,
         "executor": config.executor,
         "layer_idx": layer_idx,
     }
-    if isinstance(config.score, dict):
-        ((shared["score"], shared["score_width"]),) = config.score.items()
+    operator = config.layer_operators[layer_idx]
+    if head is not None:
+        shared["head"] = head
     else:
-        shared["score"] = config.score
-    for name in ("value_projection", "output_projection"):
-        if getattr(config, name) is not None:
-            shared[name] = getattr(config, name)
+        shared |= {
+            "sparsify": make_sparsifier(config),
+            "normalize": from_plain("normalize", config.normalize),
+        }
+        if isinstance(config.score, dict) and "name" not in config.score:
+            ((shared["score"], shared["score_width"]),) = config.score.items()
+        else:
+            shared["score"] = (
+                config.score if isinstance(config.score, str) else from_plain("score", config.score)
+            )
+        for name in ("value_projection", "output_projection"):
+            if getattr(config, name) is not None:
+                shared[name] = getattr(config, name)
     if operator != "sum":
         shared |= {"mlp_ratio": config.mlp_ratio, "sharpening": config.sharpening}
     shared |= (config.operator_options or {}).get(operator, {})
     heads = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads)
-    kind: Any = {"sum": SumAttention, "gin": GINAttention, "pna": PNAAttention}[operator]
     try:
-        return kind(*heads, **shared)
+        return LAYERS[operator](*heads, **shared)
     except TypeError as error:
         raise ValueError(
-            f"operator_options[{operator!r}] holds what {kind.__name__} does not take: {error}"
+            f"operator_options[{operator!r}] holds what {LAYERS[operator].__name__} does not take: "
+            f"{error}"
         ) from None
 
 
@@ -113,6 +123,7 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
             config.hidden_size, eps=config.rms_norm_eps
         )
         self.dropout = config.hidden_dropout
+        self.next_reads = False  # whether the next layer reads this one's graph
 
     def forward(
         self,
@@ -123,22 +134,26 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         output_graphs: bool = False,
         cache: Cache | None = None,
-    ) -> Tensor:
-        attended = self.self_attn(
+        previous: AttentionGraph | None = None,
+    ) -> Any:
+        layer = self.self_attn
+        reads = layer.score_slot.previous
+        attended = layer(
             self.input_layernorm(hidden_states),
             attention_mask,
-            # it knows no positions
-            position_embeddings=None
-            if self.self_attn.pairwise is not None
-            else position_embeddings,
+            # else it knows no positions
+            position_embeddings=position_embeddings if layer.score_slot.projects else None,
             candidates=candidates,
             past_key_values=one_cache(cache, past_key_values),
-            output_graph=output_graphs,
+            output_graph=output_graphs or self.next_reads,
+            previous=previous if reads else None,
         )
-        if output_graphs:
-            attended, _ = attended  # the graph is picked up by transformers' output recorder
+        graph = None
+        if output_graphs or self.next_reads:
+            attended, graph = attended  # transformers' output recorder picks it up too
         hidden_states = hidden_states + F.dropout(attended, self.dropout, self.training)
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        return (hidden_states, graph) if self.next_reads else hidden_states
 
 
 class GraphformerPreTrainedModel(PreTrainedModel):
@@ -166,19 +181,9 @@ class GraphformerPreTrainedModel(PreTrainedModel):
                     init.zeros_(bias)
             if module.norm is not None:
                 init.ones_(module.norm)
-        elif isinstance(module, GINOperator):
-            init.constant_(module.eps, module.initial_eps)
-        elif isinstance(module, PNAOperator) and module.delta is not None:
-            init.constant_(module.delta, module.initial_delta)
-        elif isinstance(module, GraphAttention) and module.sharpening is not None:
-            init.constant_(module.sharpening, module.initial_sharpening)
-        elif isinstance(module, DifferentialScoring):
-            init.constant_(module.amount, module.initial_amount)
-        elif isinstance(module, Reweigh) and isinstance(module.tau, nn.Parameter):
-            init.constant_(module.tau, module.initial_tau)
-        elif isinstance(module, NormalizeWeights):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
+        elif hasattr(module, "reset_own_parameters"):
+            # layers and slots; transformers guards what was loaded
+            module.reset_own_parameters()  # type: ignore[operator]
 
 
 class GraphformerModel(GraphformerPreTrainedModel):
@@ -190,6 +195,13 @@ class GraphformerModel(GraphformerPreTrainedModel):
         self.layers = nn.ModuleList(
             GraphformerDecoderLayer(config, i) for i in range(config.num_hidden_layers)
         )
+        for layer, after in itertools.pairwise(self.layers):
+            layer.next_reads = after.self_attn.score_slot.previous  # type: ignore[union-attr]
+        if config.num_hidden_layers and self.layers[0].self_attn.score_slot.previous:  # type: ignore[union-attr]
+            raise ValueError(
+                "the first layer's score reads the graph of the layer before, and there is none: "
+                "give heads by layer"
+            )
         self.norm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         # reads only fields that our config has too
         self.rotary_emb = LlamaRotaryEmbedding(cast(Any, config))
@@ -291,15 +303,18 @@ class GraphformerModel(GraphformerPreTrainedModel):
                 refuse_packed_and_padded(position_ids, attention_mask, past)
                 candidates = None
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
+        graph = None
         for layer in self.layers:
-            hidden_states = layer(
+            made = layer(
                 hidden_states,
                 attention_mask=attention_mask,
                 position_embeddings=position_embeddings,
                 candidates=candidates,
                 output_graphs=output_graphs,
+                previous=graph,
                 **{CACHE: cache},  # by the name that activation checkpointing takes away
             )
+            hidden_states, graph = made if layer.next_reads else (made, None)
         returned: dict[str, Any] = {CACHE: cache}
         return GraphformerModelOutput(last_hidden_state=self.norm(hidden_states), **returned)
 

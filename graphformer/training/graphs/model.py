@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import graphformer
-from graphformer.attention import Sparsifier, Threshold, TopK
-from graphformer.attention.sparsifiers import TopFraction
+from graphformer.attention.head import Head
+from graphformer.attention.slot import Slot, spec
 from graphformer.datasets import GraphDataset
 from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graphs.label_masks import Mask
@@ -33,7 +33,6 @@ from graphformer.training.graphs.scaling import Scaling, any_label, labels_that_
 from graphformer.training.saving import new_files, write_text
 
 _KIND = "graphformer-graph-transformer"
-_SPARSIFIERS = {Threshold: "threshold", TopK: "top_k", TopFraction: "top_fraction"}
 
 
 @dataclass
@@ -258,8 +257,11 @@ def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    if isinstance(value, Sparsifier) and type(value) in _SPARSIFIERS:
-        return {"name": _SPARSIFIERS[type(value)], **dataclasses.asdict(value)}  # type: ignore[call-overload]
+    if isinstance(value, (Slot, Head)):
+        try:
+            return value.spec() if isinstance(value, Head) else spec(value)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be saved with the model: {error}") from None
     if isinstance(value, Target):
         return dataclasses.asdict(value)
     if isinstance(value, Mapping):
@@ -268,5 +270,6 @@ def _plain(name: str, value: Any) -> Any:
         return [_plain(name, one) for one in value]
     if value is None or isinstance(value, str | int | float):
         return value
-    hint = "give it as a dictionary, {'name': ...}" if name == "sparsify" else "give it by its name"
-    raise ValueError(f"{name}: a {type(value).__name__} cannot be saved with the model; {hint}.")
+    raise ValueError(
+        f"{name}: a {type(value).__name__} cannot be saved with the model; give it by its name."
+    )

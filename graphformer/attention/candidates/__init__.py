@@ -1,0 +1,60 @@
+"""Slot 1, candidates: which pairs of sender and receiver may be scored at all. One method, one
+file.
+
+A rule is a boolean formula on index tensors that broadcast against each other (like FlexAttention's
+``mask_mod``). One formula serves blocks of rows and lists of edges alike. Rules combine with ``&``.
+A rule may look at a pair's positions, never at the total length, so that a prefix gives the answers
+of the full sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graphformer.attention.candidates.base import All, Both, Rule, overlap
+from graphformer.attention.candidates.causal import Causal
+from graphformer.attention.candidates.edges import Edges
+from graphformer.attention.candidates.keep import Keep
+from graphformer.attention.candidates.packed import Packed
+from graphformer.attention.candidates.per_head import PerHead
+from graphformer.attention.candidates.window import Window
+from graphformer.attention.pairs import Pairs
+from graphformer.attention.slot import KINDS, from_spec
+from graphformer.graph import AttentionGraph
+
+__all__ = [
+    "All",
+    "Both",
+    "Causal",
+    "Edges",
+    "Keep",
+    "Packed",
+    "Pairs",
+    "PerHead",
+    "Rule",
+    "Window",
+    "overlap",
+    "resolve",
+]
+
+
+def resolve(value: Rule | Edges | AttentionGraph | str | Mapping[str, Any] | None) -> Rule | Edges:
+    """A rule or edges from what a user may pass; ``None`` is every pair."""
+    if value is None:
+        return All()
+    if isinstance(value, AttentionGraph):
+        return Edges.from_graph(value)
+    if isinstance(value, str) and value not in KINDS["candidates"]:
+        raise ValueError(
+            f"unknown candidates {value!r}; known: {', '.join(KINDS['candidates'])}, a Rule, Edges "
+            "or an AttentionGraph"
+        )
+    if isinstance(value, (str, Mapping)):
+        return from_spec("candidates", value)
+    if not isinstance(value, (Rule, Edges)):
+        raise TypeError(
+            "candidates must be a name, a Rule, Edges or an AttentionGraph, got "
+            f"{type(value).__name__}"
+        )
+    return value

@@ -1,0 +1,91 @@
+"""Slot 1, candidates: which pairs of sender and receiver may be scored at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphformer.attention.pairs import Pairs
+from graphformer.attention.slot import Slot
+
+
+class Rule(Slot, slot="candidates"):
+    """Base of the candidate rules; a rule of your own overrides :meth:`allow`."""
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        """Bool, broadcastable to the pairs' common shape: may this sender be attended to by this
+        receiver?
+        """
+        raise NotImplementedError
+
+    def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
+        """Raise ValueError where the rule does not fit these sizes."""
+
+    def of_call(self, q: Tensor, k: Tensor, training: bool) -> Rule:
+        """The rule for these queries ``[B, H, Nq, d]`` and keys ``[B, Hkv, Nk, d]``; one that looks
+        at positions alone is its own.
+        """
+        return self
+
+    # Two bounds that save work where they are known. They may be wide, never wrong.
+
+    def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        """Senders outside which nothing is allowed for any of these (consecutive) receivers."""
+        return range(num_senders)
+
+    def free(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        """Senders that are allowed for each of these receivers, in every lane."""
+        return range(0)
+
+    def __and__(self, other: Rule) -> Rule:
+        return Both(self, other)
+
+
+@dataclass(frozen=True)
+class Both(Rule, name="both"):
+    """Pairs that both rules allow."""
+
+    first: Rule
+    second: Rule
+
+    def of_call(self, q: Tensor, k: Tensor, training: bool) -> Rule:
+        parts = self.first.of_call(q, k, training), self.second.of_call(q, k, training)
+        return self if parts == (self.first, self.second) else Both(*parts)
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        return self.first.allow(pairs) & self.second.allow(pairs)
+
+    def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
+        self.first.check(batch, heads, num_receivers, num_senders)
+        self.second.check(batch, heads, num_receivers, num_senders)
+
+    def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        return overlap(
+            self.first.reach(rows, num_receivers, num_senders),
+            self.second.reach(rows, num_receivers, num_senders),
+        )
+
+    def free(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        return overlap(
+            self.first.free(rows, num_receivers, num_senders),
+            self.second.free(rows, num_receivers, num_senders),
+        )
+
+
+def overlap(first: range, second: range) -> range:
+    """The numbers in both ranges."""
+    start = max(first.start, second.start)
+    return range(start, max(start, min(first.stop, second.stop)))
+
+
+@dataclass(frozen=True)
+class All(Rule, name="all"):
+    """Every pair."""
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        return torch.ones((), dtype=torch.bool, device=pairs.sender.device)
+
+    def free(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        return range(num_senders)

@@ -1,0 +1,31 @@
+"""Senders at or before the receiver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from graphformer.attention.candidates.base import Rule
+from graphformer.attention.pairs import Pairs
+
+
+@dataclass(frozen=True)
+class Causal(Rule, name="causal"):
+    """Senders at or before the receiver; the last receiver sees the last sender."""
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        return pairs.sender <= pairs.position
+
+    def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        return range(max(0, rows.stop + num_senders - num_receivers))
+
+    def free(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        return range(max(0, rows.start + 1 + num_senders - num_receivers))
+
+    def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
+        if num_receivers > num_senders:
+            raise ValueError(
+                f"causal attention needs at least as many keys as queries, got {num_receivers} "
+                f"queries and {num_senders} keys: the last query sees the last key"
+            )

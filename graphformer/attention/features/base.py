@@ -1,0 +1,43 @@
+"""The features slot: what a node sends to its receivers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from graphformer.attention.slot import Slot
+
+
+class Features(Slot, slot="features"):
+    """Base of the features; one of your own overrides :meth:`of_nodes`.
+
+    Attributes:
+        projects: whether they begin with the layer's projection of values, else with the heads'
+            slices of the hidden states.
+    """
+
+    projects: bool = False
+
+    def of_nodes(self, x: Tensor, hidden_states: Tensor) -> Tensor:
+        """What each node sends, ``[B, Hkv, N, D]``.
+
+        A cache keeps it, so it must not depend on later nodes.
+
+        Args:
+            x: slices or projected values ``[B, Hkv, N, D]``.
+            hidden_states: what they were made of, ``[B, N, channels]``.
+        """
+        return x
+
+
+@dataclass(frozen=True)
+class Slice(Features, name="slice"):
+    """The head's own slice of the hidden states (arXiv 2501.02393)."""
+
+
+@dataclass(frozen=True)
+class Projection(Features, name="projection"):
+    """``W_v x``, as in plain attention (arXiv 1706.03762)."""
+
+    projects = True

@@ -1,0 +1,18 @@
+"""What runs on the graph of a head. One method, one file."""
+
+from graphformer.attention.operators.base import EdgeMessages, Operator, OwnAdded, OwnScaled
+from graphformer.attention.operators.gin import GINOperator
+from graphformer.attention.operators.head_mlp import HeadMLP
+from graphformer.attention.operators.pna import PNAOperator
+from graphformer.attention.operators.sum import SumOperator
+
+__all__ = [
+    "EdgeMessages",
+    "GINOperator",
+    "HeadMLP",
+    "Operator",
+    "OwnAdded",
+    "OwnScaled",
+    "PNAOperator",
+    "SumOperator",
+]

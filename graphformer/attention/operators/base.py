@@ -1,0 +1,132 @@
+"""The operator: what runs on the graph of each head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from graphformer import backends
+from graphformer.attention.pairs import Listed
+from graphformer.attention.slot import Slot
+from graphformer.backends import base
+from graphformer.errors import number
+from graphformer.graph import AttentionGraph
+
+
+class Operator(nn.Module, Slot, slot="operator"):
+    """Base of the operators; one of your own overrides :meth:`forward`, or in the general form
+    :meth:`on_edges`.
+
+    In the usual form ``reductions`` names what it needs from a receiver's senders (see
+    :func:`graphformer.attention.attend`), and no message is ever made: where it needs sums alone,
+    no edge is. In the general form a message may depend on receiver and sender; then edges are
+    built.
+    """
+
+    reductions: tuple[str, ...] = ()
+
+    @property
+    def reads_edges(self) -> bool:
+        """Whether it is written in the general form."""
+        return type(self).on_edges is not Operator.on_edges
+
+    def forward(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
+        """Combine the reductions, each ``[B, H, Nq, D]``, with the receiver's own features
+        ``[B, H, Nq, D]``.
+        """
+        raise NotImplementedError
+
+    def on_edges(self, own: Tensor, x: Tensor, edges: EdgeMessages) -> Tensor:
+        """From receivers' own features ``[B, H, Nq, D]``, what senders send ``[B, H, Nk, D]``, and
+        the heads' edges, to ``[B, H, Nq, D]``.
+        """
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Parameters as the constructor left them; an operator without any has nothing to do."""
+        self.reset_own_parameters()
+        for module in self.children():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()  # type: ignore[operator]
+
+    def reset_own_parameters(self) -> None:
+        """The same of those that are not a child's."""
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeMessages:
+    """The heads' edges, for operators in the general form.
+
+    Attributes:
+        graph: lanes ``(B, H)``, its weights those of this pass (after dropout).
+        heads: H.
+        backend: who adds up.
+        edge_attr: features of the edges ``[E, D]``, where there are some; one row an edge of the
+            graph.
+    """
+
+    graph: AttentionGraph
+    heads: int
+    backend: str = "auto"
+    edge_attr: Tensor | None = None
+
+    @property
+    def pairs(self) -> Listed:
+        return self.graph.derived(f"pairs {self.heads}", lambda: Listed.of(self.graph, self.heads))
+
+    @property
+    def weight(self) -> Tensor:
+        """``[E, 1]``, beside messages ``[E, D]``."""
+        return self.graph.weight.unsqueeze(-1)
+
+    def at_receivers(self, t: Tensor) -> Tensor:
+        """``[B, H, Nq, D]`` to ``[E, D]``."""
+        return self.pairs.at_receivers(t)
+
+    def at_senders(self, t: Tensor) -> Tensor:
+        """``[B, H, Nk, D]`` to ``[E, D]``."""
+        return self.pairs.at_senders(t)
+
+    def sum(self, messages: Tensor) -> Tensor:
+        """Messages ``[E, D]`` added up at their receivers, ``[B, H, Nq, D]``."""
+        graph = self.graph
+        rows = AttentionGraph(
+            torch.arange(graph.num_edges, device=graph.device),
+            graph.receivers,
+            messages.new_ones(graph.num_edges),
+            1,
+            graph.num_edges,
+            graph.num_lanes * graph.num_receivers,
+            (),
+        )
+        out = base.aggregate(rows, messages, ("sum",), backends.get(self.backend))["sum"]
+        return out.view(-1, self.heads, graph.num_receivers, messages.shape[-1])
+
+    def reduce(self, x: Tensor, reduction: str = "sum") -> Tensor:
+        """A reduction of features ``[B, H, Nk, D]`` with the weights, ``[B, H, Nq, D]``; no message
+        is made.
+        """
+        flat = x.flatten(0, 2)
+        out = base.aggregate(self.graph, flat, (reduction,), backends.get(self.backend))[reduction]
+        return out.view(-1, self.heads, self.graph.num_receivers, x.shape[-1])
+
+
+class OwnScaled(Operator, name="own_scaled"):
+    """An operator that sees ``self_weight`` times the receiver's own features."""
+
+    def __init__(self, inner: Operator, self_weight: float = 1.0) -> None:
+        super().__init__()
+        number("self_weight", self_weight)
+        self.inner, self.self_weight, self.reductions = inner, self_weight, inner.reductions
+
+    def forward(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
+        return self.inner(self.self_weight * own, reduced)
+
+
+class OwnAdded(OwnScaled, name="own_added"):
+    """An operator to whose result ``self_weight`` times the receiver's own features are added."""
+
+    def forward(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
+        return self.inner(own, reduced) + self.self_weight * own

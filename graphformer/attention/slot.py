@@ -1,0 +1,294 @@
+"""Slot values: named, copied and written down in one way.
+
+A *slot* is a place in a head (candidates, score, normalize, sparsify, features, operator, update).
+What stands in it is a small value: a frozen dataclass, or a module where it has parameters.
+``name=`` in the class statement registers it, and from that one name come
+
+- its plain form, for config files: :func:`spec` and :func:`from_spec` are inverse,
+- a copy for each layer, with the sizes of that layer filled in: :meth:`Slot.for_layer`,
+- its way through ``torch.compile`` (:mod:`graphformer.attention.executors.travel`).
+
+>>> class Cauchy(Normalizer, name="cauchy"):
+...     def weights(self, scores, pairs):
+...         return 1 / (1 + scores.square())
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from graphformer.errors import did_you_mean
+
+Own = TypeVar("Own", bound="Slot")
+
+KINDS: dict[str, dict[str, type[Slot]]] = {}
+"""The registered classes by slot and name."""
+
+
+class Slot:
+    """Base of all slot values.
+
+    Attributes:
+        slot: which slot it stands in, ``"normalize"``.
+        name: its own name there, ``"softmax"``; None for a class that was not given one. Such a
+            value can be used, and has no plain form.
+    """
+
+    slot: ClassVar[str] = ""
+    name: ClassVar[str | None] = None
+
+    def __init_subclass__(
+        cls, *, slot: str | None = None, name: str | None = None, **more: Any
+    ) -> None:
+        super().__init_subclass__(**more)
+        if slot is not None:
+            cls.slot = slot
+            KINDS.setdefault(slot, {})
+        cls.name = name
+        if name is not None:
+            known = KINDS[cls.slot]
+            before = known.get(name)
+            if before is not None and before.__qualname__ != cls.__qualname__:
+                raise ValueError(
+                    f"{cls.slot} {name!r} is {before.__module__}.{before.__qualname__} already; "
+                    f"give {cls.__qualname__} another name"
+                )
+            known[name] = cls
+        if issubclass(cls, nn.Module) and "__init__" in cls.__dict__:
+            cls.__init__ = _remembering(cls.__init__)  # type: ignore[method-assign]
+
+    def arguments(self) -> dict[str, Any]:
+        """What the constructor was given, defaults filled in."""
+        if dataclasses.is_dataclass(self):
+            return {
+                one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.init
+            }
+        return dict(self.__dict__.get("_given", {}))
+
+    def for_layer(self: Own, **sizes: Any) -> Own:
+        """The value for one layer: sizes that were left out (None) are the layer's.
+
+        Args:
+            sizes: ``num_heads``, ``num_kv_heads``, ``dim`` (of a head), ``hidden_size``,
+                ``layer_idx``. Only those count that the constructor has an argument for.
+        """
+        given = self.arguments()
+        missing = {name: sizes[name] for name in given if given[name] is None and name in sizes}
+        inner = {
+            name: value.for_layer(**sizes)
+            for name, value in given.items()
+            if isinstance(value, Slot)
+        }
+        changed = {name: value for name, value in inner.items() if value is not given[name]}
+        if not (missing or changed):
+            return self
+        return type(self)(**{**given, **missing, **changed})
+
+    def same_as(self, other: object) -> bool:
+        """Whether it is of the same class with the same arguments."""
+        return type(self) is type(other) and _plain(self.arguments()) == _plain(other.arguments())
+
+
+def _remembering(init: Any) -> Any:
+    """A constructor that keeps its arguments in ``_given``; that of a subclass comes first."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if "_given" not in self.__dict__:
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            _, *names = signature.parameters
+            given: dict[str, Any] = {}
+            for name in names:
+                if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+                    given |= bound.arguments[name]
+                elif signature.parameters[name].kind is not inspect.Parameter.VAR_POSITIONAL:
+                    given[name] = bound.arguments[name]
+            self.__dict__["_given"] = given
+        init(self, *args, **kwargs)
+
+    return __init__
+
+
+def own_copy(value: Any) -> Any:
+    """The value, or a copy of it where it has parameters or buffers, so that layers share none."""
+    return copy.deepcopy(value) if has_state(value) else value
+
+
+def has_state(value: Any) -> bool:
+    """Whether a module is in it."""
+    return isinstance(value, nn.Module) or any(has_state(one) for one in children(value))
+
+
+def trainable(value: Any) -> bool:
+    """Whether it has parameters, which then need gradients."""
+    if isinstance(value, nn.Module):
+        return any(True for _ in value.parameters())
+    return any(trainable(one) for one in children(value))
+
+
+def children(value: Any) -> Iterator[Slot]:
+    """The slot values that it holds."""
+    if not isinstance(value, Slot):
+        return
+    for one in value.arguments().values():
+        for part in one if isinstance(one, (tuple, list)) else (one,):
+            if isinstance(part, Slot):
+                yield part
+
+
+# ---------------------------------------------------------------------- the plain form
+
+
+def spec(value: Slot) -> dict[str, Any]:
+    """The plain form: ``{"name": "threshold", "tau": 0.1}``. Arguments that have their default are
+    left out.
+
+    Raises:
+        ValueError: its class has no name, or an argument no plain form (a tensor, a function).
+    """
+    if value.name is None:
+        raise ValueError(
+            f"a {type(value).__qualname__} has no plain form: register its class by a name, "
+            f"class {type(value).__qualname__}(..., name={_suggested(type(value))!r})"
+        )
+    defaults = {
+        name: one.default for name, one in inspect.signature(type(value)).parameters.items()
+    }
+    given = value.arguments()
+    told = {
+        name: _plain_argument(value, name, one)
+        for name, one in given.items()
+        if name not in defaults or not _equal(one, defaults[name])
+    }
+    return {"name": value.name, **told}
+
+
+def from_spec(slot: str, plain: Any, **sizes: Any) -> Any:
+    """The slot value of a plain form: its name, or a dictionary of name and arguments.
+
+    >>> keep = {"name": "top_k", "k": 3}
+    >>> from_spec("sparsify", {"name": "reweigh", "curve": "binary", "tau": 0.0, "keep": keep})
+
+    Args:
+        slot: which slot, see :data:`KINDS`.
+        sizes: as in :meth:`Slot.for_layer`, for arguments that the dictionary leaves out.
+
+    Raises:
+        ValueError: an unknown name, or arguments that do not describe a value.
+    """
+    if isinstance(plain, Slot):
+        return plain
+    known = KINDS[slot]
+    kind = slot_noun(slot)
+    if isinstance(plain, str):
+        plain = {"name": plain}
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"{slot} must be a name or a dictionary with one, got {plain!r}")
+    arguments = dict(plain)
+    name = arguments.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(
+            f"a {kind}'s dictionary needs a name, one of {', '.join(known)}; got {dict(plain)}"
+        )
+    if name not in known:
+        raise ValueError(
+            f"unknown {kind} {name!r}; known: {', '.join(known)}{did_you_mean(name, known)}"
+        )
+    parameters = inspect.signature(known[name]).parameters
+    for key, value in arguments.items():
+        arguments[key] = _from_plain(slot, value, sizes)
+    arguments |= {key: sizes[key] for key in sizes if key in parameters and key not in arguments}
+    try:
+        return known[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"{dict(plain)} does not describe a {kind}: {error}") from None
+
+
+def slot_noun(slot: str) -> str:
+    """What messages call a value of the slot."""
+    return {
+        "sparsify": "sparsifier",
+        "normalize": "normalizer",
+        "candidates": "rule of candidates",
+    }.get(slot, slot)
+
+
+def _from_plain(slot: str, value: Any, sizes: Mapping[str, Any]) -> Any:
+    if isinstance(value, Mapping) and "name" in value:
+        return from_spec(slot, value, **sizes)
+    if isinstance(value, list):
+        return tuple(_from_plain(slot, one, sizes) for one in value)
+    return value
+
+
+def _suggested(cls: type) -> str:
+    letters = [f"_{one.lower()}" if one.isupper() else one for one in cls.__name__]
+    return "".join(letters).lstrip("_")
+
+
+def _equal(value: Any, default: Any) -> bool:
+    if isinstance(value, (Tensor, Slot)) or isinstance(default, (Tensor, Slot)):
+        return value is default
+    return type(value) is type(default) and bool(value == default)
+
+
+def _plain_argument(owner: Slot, name: str, value: Any) -> Any:
+    if isinstance(value, Slot):
+        return spec(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain_argument(owner, name, one) for one in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain_argument(owner, name, one) for key, one in value.items()}
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad:
+        return value.item()
+    what = (
+        f"a tensor {list(value.shape)}"
+        if isinstance(value, Tensor)
+        else f"a {type(value).__name__}"
+    )
+    raise ValueError(
+        f"{name} of {type(owner).__qualname__} is {what}, which has no plain form; give a number, "
+        "a text or another slot value"
+    )
+
+
+def _plain(arguments: Mapping[str, Any]) -> Any:
+    return {
+        name: [id(value)]
+        if isinstance(value, Tensor)
+        else (type(value), _plain(value.arguments()))
+        if isinstance(value, Slot)
+        else value
+        for name, value in arguments.items()
+    }
+
+
+def check_slot(slot: str, base: type[Slot], value: Any, hint: str = "") -> Any:
+    """A slot value from what a user may pass: a value, a name, or a dictionary.
+
+    Raises:
+        TypeError: something else. ValueError: an unknown name.
+    """
+    if isinstance(value, base):
+        return value
+    if isinstance(value, (str, Mapping)):
+        return from_spec(slot, value)
+    if hasattr(value, "rows") and hasattr(value, "edges"):
+        raise TypeError(
+            f"{type(value).__name__} has methods rows and edges, which became one formula on "
+            f"pairs: derive it from {base.__module__}.{base.__qualname__}"
+        )
+    raise TypeError(
+        f"{slot} must be {hint or f'a name or a {base.__name__}'}, got {type(value).__name__}"
+    )

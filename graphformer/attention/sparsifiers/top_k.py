@@ -1,0 +1,31 @@
+"""A fixed number of edges for each row."""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from graphformer.attention.pairs import Block, Listed
+from graphformer.attention.sparsifiers.base import Sparsifier
+
+
+@dataclass(frozen=True)
+class TopK(Sparsifier, name="top_k"):
+    """Keep the ``k`` largest weights of each row (all of them where a row has fewer candidates); of
+    equal ones the earlier sender.
+    """
+
+    k: int
+    renormalize: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, numbers.Integral) or isinstance(self.k, bool) or self.k < 1:
+            raise ValueError(
+                "k must be a positive integer (edges per row, independent of the length), got "
+                f"{self.k!r}"
+            )
+
+    def keep(self, weights: Tensor, pairs: Block | Listed) -> Tensor:
+        return pairs.rank(weights) < self.k

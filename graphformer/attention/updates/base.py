@@ -1,0 +1,40 @@
+"""The update slot: what becomes of the heads' outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from graphformer.attention.slot import Slot
+
+
+class Update(Slot, slot="update"):
+    """Base of the updates; one of your own overrides :meth:`of_heads`.
+
+    Attributes:
+        maps: whether the layer's linear map over all heads follows.
+    """
+
+    maps: bool = False
+
+    def of_heads(self, out: Tensor, hidden_states: Tensor) -> Tensor:
+        """The heads' outputs, changed, ``[B, H, N, D]``; then they stand beside each other.
+
+        Args:
+            out: what the operator made, ``[B, H, N, D]``.
+            hidden_states: the layer's input at the receivers, ``[B, N, channels]``.
+        """
+        return out
+
+
+@dataclass(frozen=True)
+class Concat(Update, name="concat"):
+    """The heads beside each other (arXiv 2501.02393)."""
+
+
+@dataclass(frozen=True)
+class OutputMap(Update, name="output_map"):
+    """The heads beside each other, then a linear map (arXiv 1706.03762)."""
+
+    maps = True

@@ -1,3 +1,0 @@
-"""See :mod:`graphformer.graph.keys`."""
-
-from graphformer.graph.keys import *  # noqa: F403

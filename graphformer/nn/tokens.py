@@ -1,0 +1,317 @@
+"""The shell around a head for tokens: projections, positions, cache, graph. The slots do the
+rest.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphformer.attention.attend import attend, exporting
+from graphformer.attention.candidates import Edges, Rule, resolve
+from graphformer.attention.features import Slice
+from graphformer.attention.head import Compute, Head
+from graphformer.attention.operators import EdgeMessages, Operator
+from graphformer.attention.updates import Concat
+from graphformer.errors import number, probability, whole
+from graphformer.graph import AttentionGraph
+from graphformer.nn.recompute import in_stretches
+from graphformer.nn.rope import rotate
+
+
+def head_dim(hidden_size: int, num_heads: int, num_kv_heads: int | None) -> tuple[int, int]:
+    """The width of a head and the number of key heads, checked."""
+    for name, value in (("hidden_size", hidden_size), ("num_heads", num_heads)):
+        whole(name, value)
+    if hidden_size % num_heads:
+        raise ValueError(
+            f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}: every head "
+            "takes an equal slice"
+        )
+    kv_heads = num_heads if num_kv_heads is None else whole("num_kv_heads", num_kv_heads, 0)
+    if kv_heads < 1 or num_heads % kv_heads:
+        raise ValueError(
+            f"num_heads {num_heads} is not a multiple of num_kv_heads {kv_heads}: every key head "
+            "serves an equal group"
+        )
+    return hidden_size // num_heads, kv_heads
+
+
+def sharpening_start(sharpening: bool | float) -> float:
+    """Where the factor of the scores starts: 1 for True, 0 (there is none) for False, or the number
+    given.
+    """
+    if isinstance(sharpening, bool):
+        return float(sharpening)
+    return float(number("sharpening", sharpening, above=0.0, hint="; or False"))
+
+
+class GraphAttention(nn.Module):
+    """Hidden states in, hidden states out; what its heads do is a :class:`~graphformer.Head`. Base
+    of the layers in this package.
+
+    The sharpening parameter ``[1]`` starts at 1 and multiplies the scores before masking. Without a
+    projection of values the node features of head ``h`` are the ``h``-th slice of the hidden
+    states, as in the paper.
+
+    Under ``torch.compile`` a layer is one graph (``fullgraph=True``), also where it builds edges:
+    that is one operator, whose backward pass builds them again. A break remains around the edges
+    with ``output_graph=True``, with an operator that reads edges, and where a slot value is made
+    inside the compiled function or holds what is neither text, number nor tensor.
+
+    Args:
+        head: the slots. An operator alone stands for the head that the paper has around it.
+        sharpening: a trainable factor of the logits that starts at 1 (or at the number given), or
+            False.
+        attention_dropout: on the weights.
+        layer_idx: place of this layer in a model's cache.
+    """
+
+    def __init__(
+        self,
+        head: Head | Operator,
+        *,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int | None = None,
+        sharpening: bool | float = True,
+        is_causal: bool = True,
+        backend: str = "auto",
+        executor: str = "auto",
+        attention_dropout: float = 0.0,
+        layer_idx: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.head_dim, self.num_kv_heads = head_dim(hidden_size, num_heads, num_kv_heads)
+        self.hidden_size, self.num_heads, self.is_causal = hidden_size, num_heads, is_causal
+        compute = Compute(executor, backend)
+        self.executor, self.backend = compute.executor, compute.backend
+        if layer_idx is not None:
+            whole("layer_idx", layer_idx, 0)
+        self.layer_idx = layer_idx
+        self.attention_dropout = probability("attention_dropout", attention_dropout)
+        kv_size = self.num_kv_heads * self.head_dim
+        head = Head(operator=head) if isinstance(head, Operator) else head
+        head = head.with_defaults(features=Slice(), update=Concat()).for_layer(
+            num_heads=num_heads,
+            num_kv_heads=self.num_kv_heads,
+            dim=self.head_dim,
+            hidden_size=hidden_size,
+            kv_size=kv_size,
+            layer_idx=layer_idx,
+        )
+        self.candidates, self.normalize, self.sparsify = (
+            head.candidates,
+            head.normalize,
+            head.sparsify,
+        )
+        self.operator: Any = head.operator
+        self.q_proj = (
+            nn.Linear(hidden_size, hidden_size, bias=False) if head.score.projects else None
+        )
+        self.k_proj = nn.Linear(hidden_size, kv_size, bias=False) if head.score.projects else None
+        # A score with parameters stands under the name that saved models know.
+        self.differential: Any = None
+        self.pairwise: Any = None
+        self._score_attribute = head.score.attribute
+        setattr(self, head.score.attribute, head.score)
+        self.features, self.update = head.features, head.update
+        self.v_proj = (
+            nn.Linear(hidden_size, kv_size, bias=False) if head.features.projects else None
+        )
+        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False) if head.update.maps else None
+        self.initial_sharpening = sharpening_start(sharpening)
+        if not head.score.scaled and not isinstance(sharpening, bool):
+            raise ValueError(
+                f"sharpening={sharpening} is for scores that are dot products; "
+                f"score={head.score.name!r} has a scale of its own"
+            )
+        trained = bool(sharpening) and head.score.scaled
+        self.sharpening = (
+            nn.Parameter(torch.full((1,), self.initial_sharpening)) if trained else None
+        )
+
+    @property
+    def score_slot(self) -> Any:
+        """The score, under whatever name it stands."""
+        return getattr(self, self._score_attribute)
+
+    @property
+    def head(self) -> Head:
+        """The slots as one value; its parameters are the layer's."""
+        slots = ("candidates", "normalize", "sparsify", "features", "operator", "update")
+        return Head(score=self.score_slot, **{name: getattr(self, name) for name in slots})
+
+    def reset_parameters(self) -> None:
+        """Every parameter as the constructor left it (linear maps drawn anew)."""
+        for module in self.children():
+            if hasattr(module, "reset_parameters"):  # a sparsifier of a user's own may have none
+                module.reset_parameters()  # type: ignore[operator]
+        self.reset_own_parameters()
+
+    def reset_own_parameters(self) -> None:
+        if self.sharpening is not None:
+            nn.init.constant_(self.sharpening, self.initial_sharpening)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        candidates: Rule | Edges | AttentionGraph | str | None = None,
+        past_key_values: Any = None,
+        output_graph: bool = False,
+        previous: AttentionGraph | None = None,
+    ) -> Tensor | tuple[Tensor, AttentionGraph]:
+        """
+        Args:
+            hidden_states: ``[B, N, hidden_size]``.
+            attention_mask: true or 1 for real tokens ``[B, Nk]``, or for allowed pairs
+                ``[B, 1, N, Nk]``; ``Nk`` counts cached tokens too.
+            position_embeddings: ``cos`` and ``sin`` of these N tokens, each
+                ``[B or 1, N, head_dim]``.
+            candidates: further limits on the pairs, as in :func:`graphformer.attention_graph`.
+            past_key_values: a transformers ``Cache``; keys go in after RoPE, node features in the
+                place of values.
+            output_graph: also return the heads' graph.
+            previous: the graph of the layer before, lanes ``(B, H)``, for a score that reads it.
+
+        Returns:
+            ``[B, N, hidden_size]``, and the :class:`~graphformer.AttentionGraph` with lanes
+            ``(B, H)`` if asked for.
+        """
+        if hidden_states.ndim != 3 or hidden_states.shape[-1] != self.hidden_size:
+            raise ValueError(
+                f"hidden_states must be [batch, length, {self.hidden_size}], got shape "
+                f"{tuple(hidden_states.shape)}"
+            )
+        batch, length, _ = hidden_states.shape
+        score = self.score_slot
+        if previous is not None and not score.previous:
+            raise ValueError(
+                f"previous is given, and score={score.name!r} reads no graph of the layer before: "
+                "leave it out"
+            )
+        own = self._heads(hidden_states if self.v_proj is None else self.v_proj(hidden_states))
+        own = self.features.of_nodes(own, hidden_states)
+        q, k = self._queries_and_keys(hidden_states, own, position_embeddings)
+        features = own
+        if past_key_values is not None:
+            if self.layer_idx is None:
+                raise ValueError(
+                    "past_key_values needs layer_idx, this layer's place in the cache: give it to "
+                    "the constructor"
+                )
+            filled = past_key_values.get_seq_length(self.layer_idx) + length
+            k, features = past_key_values.update(k, own, self.layer_idx)
+            # a static cache hands out its empty places too
+            k, features = k[:, :, :filled], features[:, :, :filled]
+        score = (
+            score.of_call(self.sharpening, previous)
+            if score.previous
+            else score.of_call(self.sharpening)
+        )
+        reads_edges = self.operator.reads_edges
+        if reads_edges and exporting():
+            raise ValueError(
+                f"{type(self.operator).__name__} reads edges one by one and cannot be exported: "
+                "how many there are is in the data"
+            )
+        dropout = self.attention_dropout if self.training else 0.0
+        reduced, graph = attend(
+            q,
+            k,
+            features,
+            () if reads_edges else self.operator.reductions,
+            candidates=both_of(self.candidates, score.candidates(), candidates),
+            attention_mask=attention_mask,
+            is_causal=self.is_causal,
+            score=score,
+            normalize=self.normalize,
+            sparsify=self.sparsify,
+            dropout=0.0 if reads_edges else dropout,
+            executor=self.executor,
+            backend=self.backend,
+            output_graph=output_graph or reads_edges,
+            training=self.training,
+        )
+        if own.shape[1] != self.num_heads:
+            own = own.repeat_interleave(self.num_heads // own.shape[1], dim=1)
+        if reads_edges:
+            assert graph is not None
+            dropped = graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
+            if features.shape[1] != self.num_heads:
+                features = features.repeat_interleave(self.num_heads // features.shape[1], dim=1)
+            out = self.operator.on_edges(
+                own, features, EdgeMessages(dropped, self.num_heads, self.backend)
+            )
+        else:
+            out = in_stretches(self.operator, own, reduced)
+        out = self.update.of_heads(out, hidden_states)
+        out = out.transpose(1, 2).reshape(batch, length, self.hidden_size)
+        if self.o_proj is not None:
+            out = self.o_proj(out)
+        if not output_graph:
+            return out
+        assert graph is not None
+        return out, graph
+
+    def _queries_and_keys(
+        self,
+        hidden_states: Tensor,
+        own: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the score takes."""
+        score = self.score_slot
+        if position_embeddings is not None and not score.projects:
+            raise ValueError(
+                f"position_embeddings are not read by score={score.name!r}, which knows no "
+                "positions: leave them out"
+            )
+        split = partial(self._turned_heads, position_embeddings)
+        q = k = own
+        if self.q_proj is not None and self.k_proj is not None:
+            q, k = split(self.q_proj(hidden_states)), split(self.k_proj(hidden_states))
+        return score.of_hidden(hidden_states, hidden_states, q, k, split)
+
+    def _turned_heads(self, position_embeddings: tuple[Tensor, Tensor] | None, x: Tensor) -> Tensor:
+        x = self._heads(x)
+        return x if position_embeddings is None else rotate(x, *position_embeddings)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``[B, N, heads * head_dim]`` to ``[B, heads, N, head_dim]``."""
+        return x.view(x.shape[0], x.shape[1], x.shape[2] // self.head_dim, self.head_dim).transpose(
+            1, 2
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, "
+            f"num_kv_heads={self.num_kv_heads}, is_causal={self.is_causal}, "
+            f"normalize={self.normalize}, sparsify={self.sparsify}, executor={self.executor!r}, "
+            f"backend={self.backend!r}"
+        )
+
+
+def both_of(*candidates: Any) -> Any:
+    """The pairs that all of them allow; None is no limit."""
+    limits = [one for one in candidates if one is not None]
+    if len(limits) < 2:
+        return limits[0] if limits else None
+    rules = [resolve(one) for one in limits]
+    lists = [one for one in rules if isinstance(one, Edges)]
+    if lists:
+        raise ValueError(
+            "the layer's head has candidates, and the call gives others, of which one is an edge "
+            "list: give the edges in one place"
+        )
+    first, *others = rules
+    for one in others:
+        first = first & one  # type: ignore[operator]
+    return first
