@@ -56,6 +56,7 @@ MOVED = {
     },
     "graphformer.attention.reweigh": "graphformer.attention.sparsifiers.reweigh",
     "graphformer.convert": "graphformer.graph.convert",
+    "graphformer.keys": "graphformer.graph.keys",
     "graphformer.datasets.protein_structures": "graphformer.datasets.proteins.structures",
     "graphformer.datasets.smiles_features": "graphformer.datasets.polymers.features",
     "graphformer.datasets.smiles_parse": "graphformer.datasets.polymers.parse",

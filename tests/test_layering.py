@@ -31,7 +31,7 @@ ORDER = (
 
 
 # A former name of graphformer.graph.keys, for what has not moved yet.
-FORMER = {"keys.py"}
+FORMER: set[str] = set()
 
 
 def folder_of(module: str) -> str:
