@@ -70,10 +70,6 @@ MOVED = {
     "graphformer.models.language_inputs": "graphformer.models.language.inputs",
     "graphformer.models.twin": "graphformer.models.language.twin",
     "graphformer.models.unread": "graphformer.models.graphs.unread",
-    "graphformer.nn.attention": "graphformer.nn.presets",
-    "graphformer.nn.gin": "graphformer.nn.presets",
-    "graphformer.nn.plain": "graphformer.nn.presets",
-    "graphformer.nn.pna": "graphformer.nn.presets",
     "graphformer.nn.scoring": "graphformer.attention.scores",
     "graphformer.training.evaluation": "graphformer.training.language.evaluation",
     "graphformer.training.graph_batches": "graphformer.training.graphs.batches",
@@ -87,6 +83,12 @@ MOVED = {
     "graphformer.training.saved_language": "graphformer.training.language.saved",
     "graphformer.training.trainer": "graphformer.training.language.trainer",
 }
+JOINED = {
+    f"graphformer.nn.{name}": "graphformer.nn.presets"
+    for name in ("attention", "gin", "plain", "pna")
+}
+"""Modules that became parts of one."""
+
 _FORMER = {new: old for old, new in MOVED.items()}
 
 
@@ -102,14 +104,14 @@ def lead_to_new_places() -> None:
 
 class _Former(MetaPathFinder, Loader):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        return importlib.util.spec_from_loader(name, self) if name in MOVED else None
+        return importlib.util.spec_from_loader(name, self) if name in MOVED | JOINED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = importlib.import_module(MOVED[spec.name])
+        module = importlib.import_module((MOVED | JOINED)[spec.name])
         spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
         # it has run at its own place; importing by the old name has just given it another spec
-        if module.__spec__ is not None and module.__spec__.name in MOVED:
+        if module.__spec__ is not None and module.__spec__.name in MOVED | JOINED:
             module.__spec__ = module.__spec__.loader_state
