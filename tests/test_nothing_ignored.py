@@ -306,8 +306,11 @@ def test_exceptions_of_the_walk_are_still_there():
 
 
 def test_misspelt_options_of_the_command_line_are_refused():
-    cli = importlib.import_module("graphformer.cli")
-    commands = importlib.import_module("typer.main").get_command(cli.app).commands
+    commands = (
+        importlib.import_module("typer.main")
+        .get_command(importlib.import_module("graphformer.cli.app").app)
+        .commands
+    )
     assert set(commands) == {"train", "generate", "train-graphs", "predict"}
     for name, command in commands.items():
         options = [
@@ -351,8 +354,6 @@ BASES = {
         "operator": gf.nn.SumOperator(),
         **LAYER,
         **SHELL,
-        "score": "pairwise",
-        "score_width": 5,
     },
     "GINAttentionConv": {"in_channels": 4, "out_channels": 6},
     "PNAAttentionConv": {"in_channels": 4, "out_channels": 6},
@@ -407,6 +408,9 @@ NO_BASE = {
         "AttentionGraph",
         "PredictionTable",
         "Pairs",
+        "Block",
+        "Listed",
+        "EdgeMessages",
         "EdgeList",
         "Evaluation",
         "GraphTrainingResult",

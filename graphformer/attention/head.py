@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -94,14 +95,17 @@ class Head:
             return cls.from_spec(value)
         raise TypeError(f"head must be a gf.Head or its dictionary, got {type(value).__name__}")
 
-    def with_defaults(self, **slots: Any) -> Head:
+    def with_defaults(
+        self, *, operator: Any = None, features: Any = None, update: Any = None
+    ) -> Head:
         """Values for the slots that hold none."""
+        slots = {"operator": operator, "features": features, "update": update}
         missing = {name: value for name, value in slots.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **missing) if missing else self
 
-    def for_layer(self, **sizes: Any) -> Head:
+    def for_layer(self, sizes: Mapping[str, Any]) -> Head:
         """The head of one layer: sizes that its values leave out are the layer's."""
-        made = {name: value.for_layer(**sizes) for name, value in self.items().items()}
+        made = {name: value.for_layer(sizes) for name, value in self.items().items()}
         return dataclasses.replace(self, **made)
 
     def copied(self) -> Head:
@@ -148,6 +152,31 @@ class Compute:
             raise ValueError(
                 f"executor='flash' builds no edges, and backend={self.backend!r} aggregates edges: "
                 "give one of them"
+            )
+
+
+def compute_of(compute: Compute | None, executor: str, backend: str) -> Compute:
+    """One of the two ways to say how heads are computed."""
+    if compute is None:
+        return Compute(executor, backend)
+    if not isinstance(compute, Compute):
+        raise TypeError(f"compute must be a gf.Compute, got {type(compute).__name__}")
+    for name, value in (("executor", executor), ("backend", backend)):
+        if value != "auto":
+            raise ValueError(f"compute and {name}={value!r} are given: say it in one place")
+    return compute
+
+
+def refuse_arguments(owner: type, head: Any, **given: Any) -> None:
+    """ValueError where a head brings an operator and a layer's arguments describe another one."""
+    if head is None or Head.read(head).operator is None:
+        return
+    usual = inspect.signature(owner).parameters
+    for name, value in given.items():
+        if value != usual[name].default:
+            raise ValueError(
+                f"{name}={value!r} is of {owner.__name__}'s own operator, and the head brings "
+                f"{Head.read(head).operator.name!r}: give it to the operator in the head"
             )
 
 

@@ -23,14 +23,14 @@ Rows know nothing of the total length, so a prefix gets what the full sequence g
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from graphformer.backends.sums import EdgeDots, Ends
 from graphformer.graph import AttentionGraph, degrees
-from graphformer.graph.counts import at_least_one
 from graphformer.graph.keys import pair_keys
 
 
@@ -115,7 +115,7 @@ class Block(Pairs):
         t = t if len(t) == 1 else t[self.sequences]
         return t if t.shape[2] == 1 else t[:, :, nodes]
 
-    def of_head(self, p: Tensor | float) -> Tensor | float:
+    def of_head(self, p: Any) -> Any:
         """``[H, ...]`` to ``[H, 1, 1, ...]``; a number stays one."""
         if not isinstance(p, Tensor) or p.ndim == 0:
             return p
@@ -176,35 +176,60 @@ class Listed(Pairs):
     in_order: bool = True
 
     @classmethod
-    def of(
-        cls,
-        graph: AttentionGraph,
-        heads: int,
-        *,
-        group: Tensor | None = None,
-        in_order: bool = True,
-    ) -> Listed:
-        """The edges of a graph as pairs.
-
-        Args:
-            group: other rows than the receivers, one more of them than there are receivers: pairs
-                of the last row are none, which stand there because no shape may depend on numbers.
-        """
+    def of(cls, graph: AttentionGraph, heads: int) -> Listed:
+        """The edges of a graph as pairs."""
         lane = graph.sender_lane
-        rows = graph.num_lanes * graph.num_receivers
         return cls(
             torch.div(lane, max(heads, 1), rounding_mode="floor"),
             lane % max(heads, 1),
-            graph.receivers % at_least_one(graph.num_receivers),
-            graph.senders % at_least_one(graph.num_senders),
+            graph.receivers % max(graph.num_receivers, 1),
+            graph.senders % max(graph.num_senders, 1),
             graph.num_receivers,
             graph.num_senders,
             graph,
             heads,
-            graph.receivers if group is None else group,
-            rows if group is None else rows + 1,
-            in_order,
+            graph.receivers,
+            graph.num_lanes * graph.num_receivers,
         )
+
+    @classmethod
+    def of_heads(
+        cls, senders: Tensor, receivers: Tensor, heads: int, num_senders: int, num_receivers: int
+    ) -> Listed:
+        """The same edges for every head, in any order, made of what any tracer knows.
+
+        It has one row more than there are receivers: that of the pairs that are none
+        (:meth:`kept`), which stand there because no shape may depend on numbers.
+        """
+        lane = torch.arange(heads, device=senders.device).unsqueeze(-1)
+        graph = AttentionGraph(
+            (senders + num_senders * lane).reshape(-1),
+            (receivers + num_receivers * lane).reshape(-1),
+            torch.ones(heads * senders.shape[0], device=senders.device),
+            heads,
+            num_senders,
+            num_receivers,
+            (heads,),
+        )
+        head = lane.expand(-1, senders.shape[0]).reshape(-1)
+        return cls(
+            torch.zeros_like(head),
+            head,
+            receivers.repeat(heads),
+            senders.repeat(heads),
+            num_receivers,
+            num_senders,
+            graph,
+            heads,
+            graph.receivers,
+            heads * num_receivers + 1,
+            False,
+        )
+
+    def kept(self, keep: Tensor) -> Listed:
+        """The pairs for which ``keep`` is true; the others are sent to a row of their own."""
+        last = torch.zeros_like(self.group) + (self.num_groups - 1)
+        return replace(self, group=torch.where(keep, self.graph.receivers, last))
 
     def dot(self, q: Tensor, k: Tensor) -> Tensor:
         if self.heads == 0:  # no head, so no group of them
@@ -233,7 +258,7 @@ class Listed(Pairs):
         place = place + (self.sequence * (kv_heads * nodes) if batch > 1 else 0)
         return t.flatten(0, 2).index_select(0, place)
 
-    def of_head(self, p: Tensor | float) -> Tensor | float:
+    def of_head(self, p: Any) -> Any:
         """``[H, ...]`` to ``[E, ...]``; a number stays one."""
         return p if not isinstance(p, Tensor) or p.ndim == 0 else p.index_select(0, self.head)
 

@@ -176,10 +176,10 @@ def pose(
     resolved = candidate_rules.resolve(candidates)
     edges, rule = (resolved, All()) if isinstance(resolved, Edges) else (None, resolved)
     if is_causal:
-        rule = Causal() if isinstance(rule, All) else rule & Causal()
+        rule = Causal() if type(rule) is All else rule & Causal()
     if attention_mask is not None:
         keep = Keep(attention_mask)
-        rule = keep if isinstance(rule, All) else rule & keep
+        rule = keep if type(rule) is All else rule & keep
     rule.check(batch, heads, num_receivers, k.shape[2])
     rule = rule.of_call(q, k, training)
     prepared_q, prepared_k = score.prepare(q, k)

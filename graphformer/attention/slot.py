@@ -32,6 +32,14 @@ KINDS: dict[str, dict[str, type[Slot]]] = {}
 """The registered classes by slot and name."""
 
 
+FORMULAS = {"normalize": "weights", "sparsify": "keep"}
+"""The one formula of slots that once had two, for rows and for edges."""
+REWRITE = (
+    "{} has the methods rows and edges, which became one formula on pairs: write {}(self, values, "
+    "pairs) in their place (docs/your-own-slot.md)"
+)
+
+
 class Slot:
     """Base of all slot values.
 
@@ -52,6 +60,9 @@ class Slot:
             cls.slot = slot
             KINDS.setdefault(slot, {})
         cls.name = name
+        former = {"rows", "edges"} & set(cls.__dict__)
+        if former and cls.slot in FORMULAS and FORMULAS[cls.slot] not in cls.__dict__:
+            raise TypeError(REWRITE.format(cls.__qualname__, FORMULAS[cls.slot]))
         if name is not None:
             known = KINDS[cls.slot]
             before = known.get(name)
@@ -72,7 +83,7 @@ class Slot:
             }
         return dict(self.__dict__.get("_given", {}))
 
-    def for_layer(self: Own, **sizes: Any) -> Own:
+    def for_layer(self: Own, sizes: Mapping[str, Any]) -> Own:
         """The value for one layer: sizes that were left out (None) are the layer's.
 
         Args:
@@ -82,14 +93,23 @@ class Slot:
         given = self.arguments()
         missing = {name: sizes[name] for name in given if given[name] is None and name in sizes}
         inner = {
-            name: value.for_layer(**sizes)
-            for name, value in given.items()
-            if isinstance(value, Slot)
+            name: value.for_layer(sizes) for name, value in given.items() if isinstance(value, Slot)
         }
         changed = {name: value for name, value in inner.items() if value is not given[name]}
         if not (missing or changed):
             return self
         return type(self)(**{**given, **missing, **changed})
+
+    def reset_parameters(self) -> None:
+        """Parameters as the constructor left them (linear maps drawn anew)."""
+        if isinstance(self, nn.Module):
+            for module in self.children():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()  # type: ignore[operator]
+        self.reset_own_parameters()
+
+    def reset_own_parameters(self) -> None:
+        """The same of those that are not a child's."""
 
     def same_as(self, other: object) -> bool:
         """Whether it is of the same class with the same arguments."""
@@ -284,11 +304,8 @@ def check_slot(slot: str, base: type[Slot], value: Any, hint: str = "") -> Any:
         return value
     if isinstance(value, (str, Mapping)):
         return from_spec(slot, value)
-    if hasattr(value, "rows") and hasattr(value, "edges"):
-        raise TypeError(
-            f"{type(value).__name__} has methods rows and edges, which became one formula on "
-            f"pairs: derive it from {base.__module__}.{base.__qualname__}"
-        )
+    if slot in FORMULAS and hasattr(value, "rows") and hasattr(value, "edges"):
+        raise TypeError(REWRITE.format(type(value).__name__, FORMULAS[slot]))
     raise TypeError(
         f"{slot} must be {hint or f'a name or a {base.__name__}'}, got {type(value).__name__}"
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from graphformer.graph import checks, lanes
-from graphformer.graph.counts import at_least_one, degrees, refuse_nan, starts
+from graphformer.graph.counts import degrees, refuse_nan, starts
 from graphformer.graph.keys import numbers_of, order_of
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class AttentionGraph:
     @property
     def sender_lane(self) -> Tensor:
         """int64 ``[E]``: the lane each edge lies in."""
-        return torch.div(self.senders, at_least_one(self.num_senders), rounding_mode="floor")
+        return torch.div(self.senders, max(self.num_senders, 1), rounding_mode="floor")
 
     def in_degree(self) -> Tensor:
         """int64 ``[num_lanes * num_receivers]``: the number of kept senders of each receiver."""

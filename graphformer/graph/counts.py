@@ -26,11 +26,6 @@ def degrees(index: Tensor, size: int) -> Tensor:
     )
 
 
-def at_least_one(size: int) -> int:
-    """A divisor; a number that a compiler traces is not compared, which would bound it."""
-    return size if torch.compiler.is_compiling() else max(size, 1)
-
-
 def starts(degree: Tensor) -> Tensor:
     """Where each node's edges start, from the number of its edges: one entry more than nodes."""
     ends = torch.cumsum(degree, dim=0)

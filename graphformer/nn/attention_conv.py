@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -85,7 +85,8 @@ class AttentionConv(EdgeAttention):
     and masks included (:class:`~graphformer.nn.message_layer.MessageLayer`).
 
     Args:
-        operator: what runs on each head's graph; it takes its sizes from the layer.
+        operator: what runs on each head's graph, with sizes from the layer; or what makes it
+            from the number of heads and the width of one.
         in_channels: width of x; a pair (senders, receivers) where they differ: then receivers have
             a projection of their own; -1: taken from the first call.
         out_channels: width of the output, **all heads together**: each head makes ``out_channels /
@@ -96,10 +97,6 @@ class AttentionConv(EdgeAttention):
         heads: heads; each is one graph.
         edge_dim: width of ``edge_attr``; -1: taken from the first call.
 
-    head: a :class:`~graphformer.Head` in the place of ``sparsify``, ``normalize`` and ``score``.
-        score: ``"dot"``, ``"differential"``, ``"pairwise"`` or a
-        :class:`~graphformer.attention.Score`.
-
     The other arguments: :class:`~graphformer.nn.conv_options.ConvOptions`.
 
     Raises:
@@ -109,7 +106,7 @@ class AttentionConv(EdgeAttention):
 
     def __init__(
         self,
-        operator: Operator,
+        operator: Operator | Callable[[int, int], Operator],
         in_channels: Channels,
         out_channels: int,
         heads: int,
@@ -171,6 +168,8 @@ class AttentionConv(EdgeAttention):
             add_self_loops,
             check_fill(fill_value),
         )
+        if not isinstance(operator, Operator) and callable(operator):
+            operator = operator(heads, self.head_channels)
         given = {"sparsify": sparsify, "normalize": normalize, "score": score}
         made = head_of(
             head, given, {"sparsify": None, "normalize": "softmax", "score": "dot"}
@@ -183,7 +182,19 @@ class AttentionConv(EdgeAttention):
             in_channels if isinstance(in_channels, int) else (from_senders, from_receivers)
         )
         width = heads * self.head_channels
-        made = self._sized(made, from_receivers, from_senders, width)
+        sizes = {
+            "num_heads": heads,
+            "num_kv_heads": heads,
+            "dim": self.head_channels,
+            "hidden_size": from_receivers,
+            "sender_size": from_senders,
+            "query_size": width,
+            "kv_size": width,
+            "layer_idx": None,
+        }
+        made = self._checked(made, from_receivers, from_senders)
+        # The operator is made in its turn below: parameters are drawn in the order of old seeds.
+        what, made = made.operator, dataclasses.replace(made, operator=None).for_layer(sizes)
         self.candidates, self.normalize = made.candidates, made.normalize
         self.sparsify, self.update_slot = made.sparsify, made.update
         self._score_attribute = made.score.attribute
@@ -197,17 +208,17 @@ class AttentionConv(EdgeAttention):
             if isinstance(in_channels, int)
             else conv_inputs.linear(from_receivers, width, glorot=glorot)
         )
-        self.edge_bias = (
-            None if edge_dim is None else conv_inputs.linear(edge_dim, heads, "edge_dim")
-        )
+        self.edge_bias = None
+        if edge_dim is not None and made.score.biased:
+            self.edge_bias = conv_inputs.linear(edge_dim, heads, "edge_dim")
         self.edge_message: UninitializedParameter | nn.Parameter | None = None
-        if edge_dim is not None:
+        if edge_dim is not None and not what.reads_edges:
             shape = (heads, edge_dim, self.head_channels)
             waits = edge_dim == -1
             self.edge_message = (
                 UninitializedParameter() if waits else nn.Parameter(torch.empty(shape))
             )
-        self.operator: Any = made.operator
+        self.operator: Any = what.for_layer(sizes)
         merged = width if concat else self.head_channels
         self.o_proj = (
             None
@@ -225,8 +236,8 @@ class AttentionConv(EdgeAttention):
         )
         self._reset_edge_message()
 
-    def _sized(self, head: Head, from_receivers: int, from_senders: int, width: int) -> Head:
-        """The head of this layer, what cannot stand in it refused."""
+    def _checked(self, head: Head, from_receivers: int, from_senders: int) -> Head:
+        """The head with its update; what cannot stand in a layer on edges is refused."""
         if isinstance(head.candidates, Edges):
             raise ValueError(
                 "candidates of a layer on given edges are a rule among them; the edges themselves "
@@ -250,16 +261,7 @@ class AttentionConv(EdgeAttention):
                 "update with an output map: give head_channels, the width of a head, and the map "
                 "follows"
             )
-        return dataclasses.replace(head, update=update).for_layer(
-            num_heads=self.heads,
-            num_kv_heads=self.heads,
-            dim=self.head_channels,
-            hidden_size=from_receivers,
-            sender_size=from_senders,
-            query_size=width,
-            kv_size=width,
-            layer_idx=None,
-        )
+        return dataclasses.replace(head, update=update)
 
     def reset_parameters(self) -> None:
         """Every parameter as the constructor left it (linear maps drawn anew)."""
@@ -342,6 +344,11 @@ class AttentionConv(EdgeAttention):
             raise ValueError(
                 f"previous is given, and score={self.score_slot.name!r} reads no graph of the "
                 "layer before: leave it out"
+            )
+        if edge_bias is not None and not self.score_slot.biased:
+            raise ValueError(
+                f"edge_bias is added to scores, and score={self.score_slot.name!r} takes its "
+                "logits as they are: leave it out"
             )
         if is_dgl(x):
             x, graph = read_dgl(x, edge_index, self.flow)
@@ -491,8 +498,8 @@ class AttentionConv(EdgeAttention):
         if isinstance(message, UninitializedParameter) and edge_attr is not None:
             message.materialize((self.heads, edge_attr.shape[1], self.head_channels))
             self._reset_edge_message()
-            assert self.edge_bias is not None
-            self.edge_bias(edge_attr[:0])  # its weight is used, not the module
+            if self.edge_bias is not None:
+                self.edge_bias(edge_attr[:0])  # its weight is used, not the module
         return edge_attr
 
     def __repr__(self) -> str:

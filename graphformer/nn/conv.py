@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing_extensions import Unpack
 
+from graphformer.attention.head import refuse_arguments
 from graphformer.attention.operators import GINOperator, OwnAdded, OwnScaled, SumOperator
 from graphformer.attention.operators.pna import AGGREGATORS, SCALERS, PNAOperator
 from graphformer.nn.attention_conv import AttentionConv, Channels
@@ -73,6 +74,15 @@ class GINAttentionConv(AttentionConv):
         train_eps: bool = True,
         **options: Unpack[ConvOptions],
     ) -> None:
+        refuse_arguments(
+            GINAttentionConv,
+            options.get("head"),
+            mlp_ratio=mlp_ratio,
+            self_weight=self_weight,
+            mlp_norm=mlp_norm,
+            mlp_residual=mlp_residual,
+            train_eps=train_eps,
+        )
         super().__init__(
             GINOperator(
                 mlp_ratio=mlp_ratio,
@@ -125,6 +135,15 @@ class PNAAttentionConv(AttentionConv):
         avg_degree: float = 8.0,
         **options: Unpack[ConvOptions],
     ) -> None:
+        refuse_arguments(
+            PNAAttentionConv,
+            options.get("head"),
+            mlp_ratio=mlp_ratio,
+            self_weight=self_weight,
+            aggregators=aggregators,
+            scalers=scalers,
+            avg_degree=avg_degree,
+        )
         everything = ("own", *aggregators) if self_weight else tuple(aggregators)
         super().__init__(
             OwnScaled(
@@ -163,6 +182,7 @@ class SumAttentionConv(AttentionConv):
         self_weight: float = 1.0,
         **options: Unpack[ConvOptions],
     ) -> None:
+        refuse_arguments(SumAttentionConv, options.get("head"), self_weight=self_weight)
         super().__init__(
             OwnAdded(SumOperator(), self_weight),
             in_channels,

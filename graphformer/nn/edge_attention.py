@@ -197,8 +197,7 @@ class EdgeAttention(MessageLayer):
     def _bias(self, edge_attr: Tensor | None, edge_bias: Tensor | None) -> Tensor | None:
         """What edges add to the logits ``[H * E]``; None where nothing."""
         total: Tensor | None = None
-        if edge_attr is not None:
-            assert self.edge_bias is not None
+        if edge_attr is not None and self.edge_bias is not None:
             dtype = torch.promote_types(edge_attr.dtype, torch.float32)
             total = F.linear(edge_attr.to(dtype), self.edge_bias.weight.to(dtype))
         if edge_bias is not None:
@@ -353,30 +352,18 @@ class EdgeAttention(MessageLayer):
             order = torch.argsort(edges.senders, stable=True)
             order = order[torch.argsort(edges.receivers[order], stable=True)]
             edges, back = edges.select(order), torch.argsort(order)
-        senders, receivers, lanes = edges.senders, edges.receivers, self.heads * num_receivers
+        senders, receivers = edges.senders, edges.receivers
         with exact(q):
             score = self._score(None)
-            lane = torch.arange(self.heads, device=receivers.device).unsqueeze(-1)
             num_senders = x_src.shape[0]
-            every = AttentionGraph(
-                (senders + num_senders * lane).reshape(-1),
-                (receivers + num_receivers * lane).reshape(-1),
-                q.new_ones(self.heads * edges.num_edges),
-                self.heads,
-                num_senders,
-                num_receivers,
-                (self.heads,),
-            )
-            keep = torch.ones_like(every.senders, dtype=torch.bool)
+            pairs = Listed.of_heads(senders, receivers, self.heads, num_senders, num_receivers)
+            keep = torch.ones_like(pairs.sender, dtype=torch.bool)
             if edges.there is not None:
                 keep = edges.there.repeat(self.heads)
-            allowed = self._allowed(q, k, Listed.of(every, self.heads), score)
+            allowed = self._allowed(q, k, pairs, score)
             keep = keep if allowed is None else keep & allowed
-            rows = None
             if edges.there is not None or allowed is not None:
-                # An edge that is none is sent to a receiver of its own, where no other sees it.
-                rows = torch.where(keep, every.receivers, lanes)
-            pairs = Listed.of(every, self.heads, group=rows, in_order=False)
+                pairs = pairs.kept(keep)
             q, k = score.prepare(q.unsqueeze(0), k.unsqueeze(0))
             bias = self._bias(edges.attr, edges.bias)
             maps = [one if bias is None else one + bias for one in score.maps(q, k, pairs)]
@@ -385,12 +372,7 @@ class EdgeAttention(MessageLayer):
             while sparsify is not None:
                 keep = keep & sparsify.keep(weight.detach(), pairs)
                 weight = torch.where(keep, weight, torch.zeros_like(weight))
-                pairs = Listed.of(
-                    every,
-                    self.heads,
-                    group=torch.where(keep, every.receivers, lanes),
-                    in_order=False,
-                )
+                pairs = pairs.kept(keep)
                 weight = sparsify.refine(weight, pairs)
                 sparsify = sparsify.then
             weight = torch.where(keep, weight, torch.zeros_like(weight))

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from graphformer.attention import sparsifiers
 from graphformer.attention.features import Projection, Slice
-from graphformer.attention.head import Head
+from graphformer.attention.head import Compute, Head, refuse_arguments
 from graphformer.attention.normalizers import Normalizer, resolve
 from graphformer.attention.operators import GINOperator, Operator, PNAOperator, SumOperator
 from graphformer.attention.operators.pna import AGGREGATORS, SCALERS
@@ -47,6 +47,7 @@ class Options(TypedDict, total=False):
     attention_dropout: float
     layer_idx: int | None
     head: Head | Mapping[str, Any] | None
+    compute: Compute | None
 
 
 class Preset(GraphAttention):
@@ -173,6 +174,17 @@ class GINAttention(Preset):
         mlp_residual: bool = False,
         **options: Unpack[Options],
     ) -> None:
+        refuse_arguments(
+            GINAttention,
+            options.get("head"),
+            mlp_ratio=mlp_ratio,
+            eps=eps,
+            self_weight=self_weight,
+            mlp_dropout=mlp_dropout,
+            mlp_norm=mlp_norm,
+            mlp_norm_eps=mlp_norm_eps,
+            mlp_residual=mlp_residual,
+        )
         super().__init__(
             GINOperator(
                 mlp_ratio=mlp_ratio,
@@ -240,6 +252,14 @@ class PNAAttention(Preset):
         avg_degree: float = 8.0,
         **options: Unpack[Options],
     ) -> None:
+        refuse_arguments(
+            PNAAttention,
+            options.get("head"),
+            mlp_ratio=mlp_ratio,
+            aggregators=aggregators,
+            scalers=scalers,
+            avg_degree=avg_degree,
+        )
         super().__init__(
             PNAOperator(
                 mlp_ratio=mlp_ratio, aggregators=aggregators, scalers=scalers, avg_degree=avg_degree

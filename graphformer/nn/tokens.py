@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from graphformer.attention.attend import attend, exporting
 from graphformer.attention.candidates import Edges, Rule, resolve
 from graphformer.attention.features import Slice
-from graphformer.attention.head import Compute, Head
+from graphformer.attention.head import Compute, Head, compute_of, head_of
 from graphformer.attention.operators import EdgeMessages, Operator
 from graphformer.attention.updates import Concat
 from graphformer.errors import number, probability, whole
@@ -64,16 +64,19 @@ class GraphAttention(nn.Module):
     inside the compiled function or holds what is neither text, number nor tensor.
 
     Args:
-        head: the slots. An operator alone stands for the head that the paper has around it.
+        operator: a head, whose operator is one slot; or an operator alone, for the head that the
+            paper has around it.
         sharpening: a trainable factor of the logits that starts at 1 (or at the number given), or
             False.
+        compute: executor and backend as one value.
+        sparsify, normalize: slots of the head around an operator that is given alone.
         attention_dropout: on the weights.
         layer_idx: place of this layer in a model's cache.
     """
 
     def __init__(
         self,
-        head: Head | Operator,
+        operator: Operator | Head,
         *,
         hidden_size: int,
         num_heads: int,
@@ -82,27 +85,37 @@ class GraphAttention(nn.Module):
         is_causal: bool = True,
         backend: str = "auto",
         executor: str = "auto",
+        compute: Compute | None = None,
+        sparsify: Any = None,
+        normalize: Any = "softmax",
         attention_dropout: float = 0.0,
         layer_idx: int | None = None,
     ) -> None:
         super().__init__()
         self.head_dim, self.num_kv_heads = head_dim(hidden_size, num_heads, num_kv_heads)
         self.hidden_size, self.num_heads, self.is_causal = hidden_size, num_heads, is_causal
-        compute = Compute(executor, backend)
+        compute = compute_of(compute, executor, backend)
         self.executor, self.backend = compute.executor, compute.backend
         if layer_idx is not None:
             whole("layer_idx", layer_idx, 0)
         self.layer_idx = layer_idx
         self.attention_dropout = probability("attention_dropout", attention_dropout)
         kv_size = self.num_kv_heads * self.head_dim
-        head = Head(operator=head) if isinstance(head, Operator) else head
+        slots = {"sparsify": sparsify, "normalize": normalize}
+        usual = {"sparsify": None, "normalize": "softmax"}
+        if isinstance(operator, Operator):
+            head = Head(operator=operator, **slots)
+        else:
+            head = head_of(operator, slots, usual)
         head = head.with_defaults(features=Slice(), update=Concat()).for_layer(
-            num_heads=num_heads,
-            num_kv_heads=self.num_kv_heads,
-            dim=self.head_dim,
-            hidden_size=hidden_size,
-            kv_size=kv_size,
-            layer_idx=layer_idx,
+            {
+                "num_heads": num_heads,
+                "num_kv_heads": self.num_kv_heads,
+                "dim": self.head_dim,
+                "hidden_size": hidden_size,
+                "kv_size": kv_size,
+                "layer_idx": layer_idx,
+            }
         )
         self.candidates, self.normalize, self.sparsify = (
             head.candidates,

@@ -15,7 +15,10 @@ import graphformer as gf
 from graphformer.attention import candidates as rules
 from graphformer.attention.attend import attend
 from graphformer.attention.executors import compiled as compiled_edges
+from graphformer.attention.executors.travel import Packer
 from graphformer.attention.normalizers import Sigmoid
+from graphformer.attention.problem import pose
+from graphformer.attention.scores import ScaledDotProduct
 from graphformer.nn import GINAttention, PNAAttention, SumAttention
 
 LAYERS = {  # the first three build no edges
@@ -223,9 +226,9 @@ STRANGE: dict[str, Callable[[], dict[str, object]]] = {
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_what_is_made_inside_breaks_the_graph(name: str) -> None:
-    """torch.compile shows an operator an empty imitation of it, so its edges are built outside the
-    graph.
+def test_what_is_made_inside(name: str) -> None:
+    """A frozen dataclass is written down while torch traces. Of a value of another class it shows
+    an empty imitation, so the edges are built outside the graph.
     """
     layer, make = nn.Linear(5, 5), STRANGE[name]
 
@@ -233,19 +236,19 @@ def test_what_is_made_inside_breaks_the_graph(name: str) -> None:
         return attend(layer(x), x.sin(), x, **make())[0]["sum"].cos()
 
     x = torch.randn(2, 3, 11, 5)
+    if name != "rule":
+        assert_same(results(compile_whole(run), layer, x), results(run, layer, x))
+        return
     with pytest.raises(torch._dynamo.exc.Unsupported, match="made inside the compiled function"):
         compile_whole(run)(x)
     assert_same(results(torch.compile(run, backend="aot_eager"), layer, x), results(run, layer, x))
 
 
-def test_a_trained_normalizer_breaks_the_graph() -> None:
-    """Its gradient would be lost in an operator that does not know of its parameters."""
+def test_a_trained_normalizer_gets_its_gradient_in_one_graph() -> None:
     layer, x = GINAttention(42, 6, normalize=Tempered()), torch.randn(2, 11, 42)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="tensors that are trained"):
-        compile_whole(layer)(x)
-    assert_same(
-        results(torch.compile(layer, backend="aot_eager"), layer, x), results(layer, layer, x)
-    )
+    assert_same(results(compile_whole(layer), layer, x), results(layer, layer, x))
+    compile_whole(layer)(x).square().sum().backward()
+    assert float(layer.normalize.temperature.grad.abs()) > 0
 
 
 def test_inputs_without_gradient() -> None:
@@ -308,18 +311,18 @@ def test_backends(backend: str) -> None:
 
 
 def test_the_operator_keeps_torchs_rules() -> None:
-    softmax = PNAAttention(42, 6, 2).normalize
-    slots = [compiled_edges.place(value, id(value)) for value in (softmax, None)]
     q, k, x = (torch.randn(2, 3, 7, 5, requires_grad=True) for _ in range(3))
-    mask, rule = torch.rand(2, 7) > 0.3, [compiled_edges.KEEP, compiled_edges.ALL]
+    problem = pose(q, k, attention_mask=torch.rand(2, 7) > 0.3, score=ScaledDotProduct())
+    packer = Packer()
+    slots = [problem.rule, None, problem.score, problem.normalize, problem.sparsify]
+    text = f"[{', '.join([packer.text(value) for value in slots])}]"
     for dropout, seed in ((0.0, None), (0.3, torch.tensor(5))):
         args = (
             q,
             k,
             x,
-            [mask],
-            rule,
-            slots,
+            packer.tensors,
+            text,
             "sum,max,degree@0.2",
             "stream",
             "torch",

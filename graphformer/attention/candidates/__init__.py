@@ -14,6 +14,7 @@ from typing import Any
 
 from graphformer.attention.candidates.base import All, Both, Rule, overlap
 from graphformer.attention.candidates.causal import Causal
+from graphformer.attention.candidates.clusters import Clusters
 from graphformer.attention.candidates.edges import Edges
 from graphformer.attention.candidates.keep import Keep
 from graphformer.attention.candidates.packed import Packed
@@ -27,6 +28,7 @@ __all__ = [
     "All",
     "Both",
     "Causal",
+    "Clusters",
     "Edges",
     "Keep",
     "Packed",

@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 import json
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ _numbers = itertools.count()
 
 
 class Packer:
-    """Texts of values, and the tensors that belong to them.
+    """Texts of values, and the tensors that belong to them; for code that is being traced.
 
     Attributes:
         tensors: in the order of their numbers.
@@ -46,29 +46,22 @@ class Packer:
         if isinstance(value, Tensor):
             self.tensors.append(value)
             return f'{{"#": {len(self.tensors) - 1}}}'
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return constant(value)
         if isinstance(value, (tuple, list)):
             return f'{{"()": [{", ".join([self.text(one) for one in value])}]}}'
-        if isinstance(value, nn.Module) and isinstance(value, Slot):
-            return self._module(value)
+        if value is None or not isinstance(value, Slot):
+            return constant(value)
+        if not is_ours(type(value)):
+            self.drawing = True
+        whole = text_of(value, id(value), len(self.tensors))
+        if whole:
+            self.tensors += tensors_of(value)
+            return whole
+        # It is made inside the compiled function: a dataclass can be written down part by part.
         number, names = layout(type(value))
         if names is None:
             return self._own(value)
-        if not is_ours(type(value)):
-            self.drawing = True
         inner = [f'"{name}": {self.text(getattr(value, name))}' for name in names]
         return f'{{"class": {number}, "with": {{{", ".join(inner)}}}}}'
-
-    def _module(self, value: Any) -> str:
-        held = [*value.parameters(), *value.buffers()]
-        text = text_of_module(value, id(value), len(self.tensors), len(held))
-        if not text:
-            return self._own(value)
-        if not is_ours(type(value)):
-            self.drawing = True
-        self.tensors += held
-        return text
 
     def _own(self, value: Any) -> str:
         number = place(value, id(value))
@@ -77,9 +70,27 @@ class Packer:
         return f'{{"own": {number}}}'
 
 
-@torch.compiler.assume_constant_result
 def constant(value: Any) -> str:
-    return json.dumps(value)
+    """A number or a text as JSON has it; made of what a compiler can trace."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f'"{value}"' if isinstance(value, str) else f"{value}"
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """The tensors of a value, in the order in which its text numbers them."""
+    if isinstance(value, nn.Module):
+        return [*value.parameters(), *value.buffers()]
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for one in value for tensor in tensors_of(one)]
+    if not isinstance(value, Slot):
+        return []
+    names = layout(type(value))[1] or ()
+    return [tensor for name in names for tensor in tensors_of(getattr(value, name))]
 
 
 @torch.compiler.assume_constant_result
@@ -100,23 +111,39 @@ def layout(cls: type) -> tuple[int, tuple[str, ...] | None]:
 
 
 @torch.compiler.assume_constant_result
-def text_of_module(value: Any, identity: int, first: int, count: int) -> str:
-    """A module's class and arguments; empty where they have no text, or the compiled code itself
-    made it.
+def text_of(value: Slot, identity: int, first: int) -> str:
+    """A value as text, its tensors numbered from ``first``; empty where it has none.
+
+    ``identity`` is ``id(value)`` as compiled code sees it, which guards the text. It is another one
+    where the value is made by the compiled code itself: torch then hands over an empty imitation.
     """
-    if id(value) != identity or (count and exporting()):
+    if id(value) != identity or exporting():
         return ""
-    packer = Packer()
-    inner = [f'"{name}": {packer.text(one)}' for name, one in value.arguments().items()]
-    # Its tensors are those that it holds: an inner module's are among them, another one has no
-    # place.
-    if packer.strange or len(packer.tensors) > count:
+    try:
+        return json.dumps(_written(value, itertools.count(first)))
+    except TypeError:
         return ""
-    number, _ = layout(type(value))
-    held = list(range(first, first + count))
-    training = json.dumps(value.training)
-    arguments = ", ".join(inner)
-    return f'{{"class": {number}, "with": {{{arguments}}}, "held": {held}, "training": {training}}}'
+
+
+def _written(value: Any, numbers: Iterator[int]) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        return {"#": next(numbers)}
+    if isinstance(value, (tuple, list)):
+        return {"()": [_written(one, numbers) for one in value]}
+    number, names = layout(type(value))
+    if isinstance(value, nn.Module) and isinstance(value, Slot):
+        held = [next(numbers) for _ in tensors_of(value)]
+        # Its tensors are those that it holds: an inner module's are among them.
+        inner = {name: _written(one, itertools.count()) for name, one in value.arguments().items()}
+        if any(isinstance(one, Tensor) for one in value.arguments().values()):
+            raise TypeError(f"a tensor is an argument of {type(value).__name__}")
+        return {"class": number, "with": inner, "held": held, "training": value.training}
+    if names is None:
+        raise TypeError(f"{type(value).__name__} has no text")
+    inner = {name: _written(getattr(value, name), numbers) for name in names}
+    return {"class": number, "with": inner}
 
 
 @torch.compiler.assume_constant_result

@@ -4,6 +4,7 @@ from graphformer.attention.operators.base import EdgeMessages, Operator, OwnAdde
 from graphformer.attention.operators.gin import GINOperator
 from graphformer.attention.operators.head_mlp import HeadMLP
 from graphformer.attention.operators.pna import PNAOperator
+from graphformer.attention.operators.sinc import SincOperator
 from graphformer.attention.operators.sum import SumOperator
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "OwnAdded",
     "OwnScaled",
     "PNAOperator",
+    "SincOperator",
     "SumOperator",
 ]

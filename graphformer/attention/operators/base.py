@@ -44,16 +44,6 @@ class Operator(nn.Module, Slot, slot="operator"):
         """
         raise NotImplementedError
 
-    def reset_parameters(self) -> None:
-        """Parameters as the constructor left them; an operator without any has nothing to do."""
-        self.reset_own_parameters()
-        for module in self.children():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()  # type: ignore[operator]
-
-    def reset_own_parameters(self) -> None:
-        """The same of those that are not a child's."""
-
 
 @dataclass(frozen=True, eq=False)
 class EdgeMessages:

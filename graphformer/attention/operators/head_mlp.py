@@ -64,7 +64,7 @@ class HeadMLP(nn.Module):
         self.norm = nn.Parameter(torch.empty(num_heads, 1, hidden_features)) if norm else None
         self.weight2 = nn.Parameter(torch.empty(num_heads, hidden_features, out_features))
         self.bias2 = nn.Parameter(torch.empty(num_heads, 1, out_features)) if bias else None
-        self.reset_parameters()
+        self.reset_own_parameters()
 
     def reset_parameters(self) -> None:
         self.reset_own_parameters()

@@ -9,12 +9,16 @@ from graphformer.attention.scores.base import Score, per_head
 from graphformer.attention.scores.differential import Differential, DifferentialScoring
 from graphformer.attention.scores.dot import ScaledDotProduct
 from graphformer.attention.scores.each_head import PerHeadScore
+from graphformer.attention.scores.echo import Echo
+from graphformer.attention.scores.gatv2 import GATv2
 from graphformer.attention.scores.pairwise import Pairwise, PairwiseScoring
 
 __all__ = [
     "AdditiveScore",
     "Differential",
     "DifferentialScoring",
+    "Echo",
+    "GATv2",
     "Pairwise",
     "PairwiseScoring",
     "PerHeadScore",

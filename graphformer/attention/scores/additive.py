@@ -38,9 +38,6 @@ class AdditiveScore(nn.Module, Score, name="additive"):
         self.sender = nn.Parameter(torch.empty(num_heads, dim))
         self.reset_own_parameters()
 
-    def reset_parameters(self) -> None:
-        self.reset_own_parameters()
-
     def reset_own_parameters(self) -> None:
         """As GATConv: uniform, Glorot's bound for a matrix ``[H, d]``."""
         nn.init.xavier_uniform_(self.receiver)

@@ -115,6 +115,8 @@ class DifferentialScoring(nn.Module, Score, name="differential"):
             return  # for_layer makes it anew, with the layer's sizes
         whole("hidden_size", hidden_size)
         whole("kv_size", kv_size)
+        for name, value in (("query_size", query_size), ("sender_size", sender_size)):
+            whole(name, 1 if value is None else value)
         whole("layer_idx", 0 if layer_idx is None else layer_idx, 0)
         self.initial_amount = 0.8 - 0.6 * math.exp(-0.3 * (layer_idx or 0))
         self.q_proj = nn.Linear(hidden_size, query_size or hidden_size, bias=False)

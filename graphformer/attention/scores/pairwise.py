@@ -101,8 +101,9 @@ class PairwiseScoring(nn.Module, Score, name="pairwise"):
         if hidden_size is None or num_heads is None:
             return  # for_layer makes it anew, with the layer's sizes
         width = hidden_size if width is None else width
-        for name, value in (("hidden_size", hidden_size), ("num_heads", num_heads)):
-            whole(name, value)
+        sizes = {"hidden_size": hidden_size, "num_heads": num_heads, "sender_size": sender_size}
+        for name, value in sizes.items():
+            whole(name, hidden_size if value is None else value)
         self.receiver = nn.Linear(hidden_size, width)
         self.sender = nn.Linear(sender_size or hidden_size, width, bias=False)
         self.out = nn.Linear(width, num_heads)

@@ -51,9 +51,6 @@ class NormalizeWeights(nn.Module, Sparsifier, name="normalize_weights"):
             nn.Parameter(torch.zeros(num_heads)),
         )
 
-    def reset_parameters(self) -> None:
-        self.reset_own_parameters()
-
     def reset_own_parameters(self) -> None:
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)

@@ -172,9 +172,6 @@ class Reweigh(nn.Module, Sparsifier, name="reweigh"):
         self.straight_through, self.above = straight_through, above
         self.tau = nn.Parameter(torch.tensor(self.initial_tau)) if trainable else self.initial_tau
 
-    def reset_parameters(self) -> None:
-        self.reset_own_parameters()
-
     def reset_own_parameters(self) -> None:
         if isinstance(self.tau, nn.Parameter):
             nn.init.constant_(self.tau, self.initial_tau)

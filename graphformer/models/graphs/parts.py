@@ -263,6 +263,8 @@ def make_conv(
     operator overrule the shared ones.
     """
     own = IN_A_BLOCK[operator] | ({} if operator == "sum" else {"mlp_ratio": mlp_ratio})
+    if head is not None and head.operator is not None:
+        own = {}
     # Given, head_channels asks for an output map, which mixes the heads before they are added to
     # what was there.
     shared |= {"head_channels": hidden_size // num_heads, **own, **options}
@@ -293,6 +295,7 @@ class Block(nn.Module):
             nn.LayerNorm(hidden_size),
             GatedMLP(hidden_size, 2 * hidden_size, dropout),
         )
+        prior = prior and conv.score_slot.biased
         self.prior = nn.Parameter(torch.ones(conv.heads)) if prior else None
         self.merge, self.dropout = merge, dropout
 

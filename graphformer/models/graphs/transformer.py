@@ -242,6 +242,13 @@ class GraphTransformer(GraphNetwork):
                 "head and one of sparsify, normalize, score are given: say it in one place, in the "
                 "head"
             )
+        if any(one is not None and one.operator is not None for one in heads):
+            said = (operator, operator_options, mlp_ratio)
+            if said != ("gin", None, 1.0):
+                raise ValueError(
+                    "the head brings an operator, and operator, operator_options or mlp_ratio say "
+                    "something of another one: say it in one place, in the head"
+                )
         shared: dict[str, Any] = {
             "sparsify": sparsifiers.check(sparsify),
             "normalize": normalize,

@@ -384,14 +384,11 @@ class GraphformerConfig(PreTrainedConfig):
                 f"{self.num_hidden_layers}; give one, or one for each"
             )
         defaults = type(self).__dataclass_fields__
-        for name in (
-            "score",
-            "threshold",
-            "top_k",
-            "normalize",
-            "value_projection",
-            "output_projection",
-        ):
+        said = ["score", "threshold", "top_k", "normalize"]
+        said += ["value_projection", "output_projection"]
+        if any(one is not None and one.operator is not None for one in self.layer_heads):
+            said += ["operator", "operator_options", "mlp_ratio"]
+        for name in said:
             if getattr(self, name) != defaults[name].default:
                 raise ValueError(
                     f"head and {name}={getattr(self, name)!r} are given: say it in one place, in "

@@ -99,7 +99,9 @@ def make_attention(config: GraphformerConfig, layer_idx: int) -> GraphAttention:
             if getattr(config, name) is not None:
                 shared[name] = getattr(config, name)
     if operator != "sum":
-        shared |= {"mlp_ratio": config.mlp_ratio, "sharpening": config.sharpening}
+        shared["sharpening"] = config.sharpening
+        if head is None or head.operator is None:
+            shared["mlp_ratio"] = config.mlp_ratio
     shared |= (config.operator_options or {}).get(operator, {})
     heads = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads)
     try:

@@ -326,7 +326,7 @@ def test_positions_do_not_reach_a_score_that_knows_none(ids):
             ValueError,
             "score must hold one name and its width",
         ),
-        ({"normalize": "sofmax"}, ValueError, "unknown normalize 'sofmax'"),
+        ({"normalize": "sofmax"}, ValueError, "unknown normalizer 'sofmax'"),
         ({"executor": "fast"}, ValueError, "unknown executor 'fast'"),
         ({"backend": "jax"}, ValueError, "unknown backend 'jax'"),
         ({"operator": ["gin"]}, ValueError, "operator names 1 layers, but num_hidden_layers is 2"),

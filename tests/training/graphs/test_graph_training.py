@@ -158,6 +158,13 @@ def test_a_graph_beyond_the_budget_is_alone_and_told():
         assert list(NodeBudgetSampler([4, 25, 5], 10)) == [[0], [1], [2]]
 
 
+class Unnamed(gf.attention.Normalizer):
+    """A normalizer of one's own whose class was given no name."""
+
+    def weights(self, scores, pairs):
+        return scores.relu()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -415,8 +422,8 @@ def test_early_stopping_and_its_resume(graphs, tmp_path):
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"warmup": 1.0}, "warmup must be at least 0 and below 1"),
         (
-            {"net": make_net(normalize=gf.attention.normalizers.Softmax())},
-            "normalize: a Softmax cannot be saved",
+            {"net": make_net(normalize=Unnamed())},
+            "normalize cannot be saved with the model: a Unnamed has no plain form: register",
         ),
     ],
 )
@@ -681,7 +688,7 @@ def test_train_graphs_on_images(call, refused, graphs, tmp_path):
         ),
         (
             [*MANY, "--normalize", "tanh"],
-            "unknown normalize 'tanh'; known: softmax, sigmoid, relu, identity",
+            "unknown normalizer 'tanh'; known: identity, relu, sigmoid, sigmoid_per_head",
         ),
         ([*MANY, "--operator", "gcn"], "unknown operator 'gcn'; known: gin, pna, sum"),
         ([*MANY, "--hidden-size", "65"], "hidden_size 65 is not a multiple of num_heads 4"),

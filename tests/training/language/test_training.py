@@ -295,8 +295,9 @@ class KilledAt(TextDataset):
 
 def test_a_killed_run_continues_bit_for_bit(finished, tmp_path, interpreters):
     code = (
-        "import sys, test_training as t; t.run(sys.argv[1], t.make_model(dropout=0.2), "
-        "t.make_data(t.KilledAt))"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r}); "
+        "import tests.training.language.test_training as t; "
+        "t.run(sys.argv[1], t.make_model(dropout=0.2), t.make_data(t.KilledAt))"
     )
     ended, _, err = interpreters(code, tmp_path / "run")
     assert ended == -signal.SIGKILL, err[-2000:]
