@@ -165,6 +165,25 @@ def children(value: Any) -> Iterator[Slot]:
                 yield part
 
 
+def register_parts(owner: nn.Module, **values: Any) -> None:
+    """Make the modules inside combined values, such as ``Reweigh(...) & TopK(3)``, parts of a
+    layer: it then trains, moves and saves their parameters, under the name ``{slot}_parts``.
+    """
+    for name, value in values.items():
+        if isinstance(value, Slot) and not isinstance(value, nn.Module):
+            found = list(_modules_in(value))
+            if found:
+                owner.add_module(f"{name}_parts", nn.ModuleList(found))
+
+
+def _modules_in(value: Slot) -> Iterator[nn.Module]:
+    for one in children(value):
+        if isinstance(one, nn.Module):
+            yield one
+        else:
+            yield from _modules_in(one)
+
+
 # ---------------------------------------------------------------------- the plain form
 
 

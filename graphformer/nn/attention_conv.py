@@ -38,6 +38,7 @@ from graphformer.attention.head import Head, head_of
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.operators import Operator
 from graphformer.attention.scores import Score
+from graphformer.attention.slot import register_parts
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.updates import Concat
 from graphformer.errors import number, whole
@@ -199,6 +200,7 @@ class AttentionConv(EdgeAttention):
         self.sparsify, self.update_slot = made.sparsify, made.update
         self._score_attribute = made.score.attribute
         setattr(self, made.score.attribute, made.score)
+        register_parts(self, **made.items())
         projects, glorot = made.score.projects, made.score.name == "additive"
         self.q_proj = conv_inputs.linear(from_receivers, width) if projects else None
         self.k_proj = conv_inputs.linear(from_senders, width) if projects else None

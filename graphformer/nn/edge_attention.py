@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphformer import backends
+from graphformer.attention.attend import is_degree
 from graphformer.attention.build import refined
 from graphformer.attention.candidates import Rule
 from graphformer.attention.executors.plans import Plan, witness
@@ -302,8 +303,12 @@ class EdgeAttention(MessageLayer):
         backend = backends.get(self.backend)
         names = self.summed
         reduced = base.aggregate(graph, values, names, backend)
-        if "degree" in self.operator.reductions:
-            reduced["degree"] = graph.in_degree().view(self.heads, -1, 1).to(values.dtype)
+        for name in self.operator.reductions:
+            if is_degree(name):
+                counted = graph
+                if "@" in name:
+                    counted = graph.select(graph.weight.detach() > float(name.partition("@")[2]))
+                reduced[name] = counted.in_degree().view(self.heads, -1, 1).to(values.dtype)
         if edge_attr is None or self.edge_message is None or not {"sum", "mean"} & set(names):
             return reduced
         # A map is linear, so features are summed before it: [H, N, edge_dim] instead of [H, E, d].
@@ -391,7 +396,7 @@ class EdgeAttention(MessageLayer):
                 "itself"
             )
         out = self.update(self.aggregate(inputs, receivers, num_receivers, dropped, keep))
-        out = self._operated(own, self._split(out, keep, receivers), x_dst)
+        out = self._operated(own, self._split(out, alpha, keep, receivers), x_dst)
         return out, alpha if back is None else alpha[back]
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedParameter, is_lazy
 from torch_geometric.nn import MessagePassing
 from torch_geometric.typing import OptPairTensor, OptTensor
 
+from graphformer.attention.attend import is_degree
 from graphformer.attention.operators import Operator
 from graphformer.graph import AttentionGraph
 from graphformer.nn.edge_list import EdgeList
@@ -67,7 +68,7 @@ class MessageLayer(MessagePassing):
     @property
     def summed(self) -> tuple[str, ...]:
         """The operator's reductions; a degree is none."""
-        return tuple(name for name in self.operator.reductions if name != "degree")
+        return tuple(name for name in self.operator.reductions if not is_degree(name))
 
     def message(self, value_j: Tensor, edge_attr: OptTensor, alpha: Tensor) -> Tensor:
         """See the class."""
@@ -194,18 +195,22 @@ class MessageLayer(MessagePassing):
             given_edges=known,
             size=size,
         )
-        return kept, self._split(out, keep, edge_index[0 if swapped else 1])
+        return kept, self._split(out, alpha, keep, edge_index[0 if swapped else 1])
 
-    def _split(self, out: Tensor, keep: Tensor, receivers: Tensor) -> dict[str, Tensor]:
-        """What ``aggregate`` put beside each other, as reductions ``[H, N, d]``."""
+    def _split(
+        self, out: Tensor, alpha: Tensor, keep: Tensor, receivers: Tensor
+    ) -> dict[str, Tensor]:
+        """What ``aggregate`` put beside each other, as reductions ``[H, N, d]``; and degrees."""
         names = self.summed
         parts = out.transpose(0, 1).split(self.head_channels, -1) if names else ()
         reduced = dict(zip(names, parts, strict=True))
-        if "degree" in self.operator.reductions:
-            degree = torch.zeros(
-                out.shape[0], self.heads, dtype=out.dtype, device=out.device
-            ).index_add(0, receivers, keep.to(out.dtype))
-            reduced["degree"] = degree.t().unsqueeze(-1)
+        for name in self.operator.reductions:
+            if is_degree(name):
+                bound = name.partition("@")[2]
+                counted = keep & (alpha.detach() > float(bound)) if bound else keep
+                degree = out.new_zeros(out.shape[0], self.heads)
+                degree = degree.index_add(0, receivers, counted.to(out.dtype))
+                reduced[name] = degree.t().unsqueeze(-1)
         return reduced
 
     # ------------------------------------------------------------------ what cannot be

@@ -16,6 +16,7 @@ from graphformer.attention.candidates import Edges, Rule, resolve
 from graphformer.attention.features import Slice
 from graphformer.attention.head import Compute, Head, compute_of, head_of
 from graphformer.attention.operators import EdgeMessages, Operator
+from graphformer.attention.slot import register_parts
 from graphformer.attention.updates import Concat
 from graphformer.errors import number, probability, whole
 from graphformer.graph import AttentionGraph
@@ -133,6 +134,7 @@ class GraphAttention(nn.Module):
         self._score_attribute = head.score.attribute
         setattr(self, head.score.attribute, head.score)
         self.features, self.update = head.features, head.update
+        register_parts(self, **head.items())
         self.v_proj = (
             nn.Linear(hidden_size, kv_size, bias=False) if head.features.projects else None
         )

@@ -23,7 +23,10 @@ another name, position ids) a ``lambda`` says so.
 10. no input makes a NaN: :func:`check_finite`, with :func:`hostile_inputs` and
     :func:`hostile_graphs`
 
-Laws 11 and 12, of slot values and of what is given, have no function yet.
+11. a slot value is one formula, the same on blocks and lists, row by row, saved and loaded:
+    :func:`check_slot`
+
+Law 12, of what is given, has no function.
 
 13. threads that call a layer at once get the answers that one thread gets: :func:`check_threads`
 14. the gradient of a gradient (forces, gradient penalties, Hessians) is right:
@@ -62,6 +65,7 @@ from graphformer.testing.graphs import (
 )
 from graphformer.testing.masking import check_batch_independence, check_packing, check_padding
 from graphformer.testing.precision import check_precision, rounding_loss
+from graphformer.testing.slots import check_slot
 from graphformer.testing.threads import check_threads
 
 __all__ = [
@@ -86,6 +90,7 @@ __all__ = [
     "check_precision",
     "check_prefix",
     "check_second_gradient",
+    "check_slot",
     "check_threads",
     "from_pyg",
     "hidden_states",

@@ -22,6 +22,7 @@ LAWS: dict[int, str] = {
     8: "identity: a fresh adapter changes nothing",
     9: "gradients: every parameter gets a finite gradient",
     10: "finite: no row, graph or mask makes a NaN",
+    11: "slots: a slot value is one formula, on blocks and lists, row by row, saved and loaded",
     13: "threads: calls of several threads at once are answered as if each were alone",
     14: "second gradients: the gradient of a gradient is what finite differences say, or it is "
     "refused",
