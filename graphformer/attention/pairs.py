@@ -13,6 +13,7 @@ it asks of them broadcasts to the scores:
 ``count()``                candidates of the pair's receiver: what a row's sums run over
 ``sum(v)``, ``max(v)``     over the candidates of the pair's receiver
 ``rank(v)``                the pair's place among them by falling ``v``, from 0; ties by sender
+``highest(v, n)``          whether it is among the n largest: ``rank(v) < n``
 ``softmax(s)``             ``exp(s) / sum exp(s)`` over them
 ``lane_sum(v)``            over all pairs of the pair's lane (one head of one sequence)
 =========================  =====================================================================
@@ -148,11 +149,22 @@ class Block(Pairs):
         places = torch.arange(values.shape[-1], device=values.device).expand_as(order)
         return torch.empty_like(order).scatter_(-1, order, places)
 
+    def highest(self, values: Tensor, number: Tensor | int) -> Tensor:
+        """As ``rank(values) < number``, without the ranks."""
+        order = values.masked_fill(~self.allowed, -math.inf).sort(
+            dim=-1, descending=True, stable=True
+        )
+        keep = torch.zeros_like(values, dtype=torch.bool)
+        if isinstance(number, int):
+            return keep.scatter_(-1, order.indices[..., :number], True)
+        within = torch.arange(values.shape[-1], device=values.device) < number
+        return keep.scatter_(-1, order.indices, within.expand_as(keep))
+
     def softmax(self, scores: Tensor) -> Tensor:
         # The lowest finite number instead of -inf: a row without candidates is then uniform rather
         # than NaN, before it is set to 0.
         lowest = torch.finfo(scores.dtype).min
-        return self.only(scores.masked_fill(~self.allowed, lowest).softmax(-1))
+        return scores.masked_fill(~self.allowed, lowest).softmax(-1)
 
     def lane_sum(self, values: Tensor) -> Tensor:
         return self.only(values).sum((-2, -1), keepdim=True)
@@ -282,6 +294,9 @@ class Listed(Pairs):
         start = torch.cumsum(degree, 0) - degree
         places = torch.arange(order.shape[0], device=values.device) - start[self.group[order]]
         return torch.empty_like(order).scatter_(0, order, places)
+
+    def highest(self, values: Tensor, number: Tensor | int) -> Tensor:
+        return self.rank(values) < number
 
     def softmax(self, scores: Tensor) -> Tensor:
         exp = (scores - self.max(scores.detach())).exp()

@@ -31,4 +31,4 @@ class TopFraction(Sparsifier, name="top_fraction"):
         # In float64 and a little less, so that 0.3 * 10 is 3 and not the 4 that rounding up its
         # rounding error gives.
         number = (pairs.count().double() * self.fraction - 1e-9).ceil().clamp(min=1)
-        return pairs.rank(weights) < number
+        return pairs.highest(weights, number)

@@ -28,4 +28,4 @@ class TopK(Sparsifier, name="top_k"):
             )
 
     def keep(self, weights: Tensor, pairs: Block | Listed) -> Tensor:
-        return pairs.rank(weights) < self.k
+        return pairs.highest(weights, self.k)
