@@ -43,7 +43,7 @@ def check_slot(value: Slot, *, seed: int = 0) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         q, k = torch.randn(2, 2, 3, 11, 5, dtype=torch.float64)
-    given = {argument: value}
+    given: dict[str, Any] = {argument: value}
     whole = attention_graph(q, k, is_causal=True, executor="dense", **given)
     pairs = attention_graph(q, k, is_causal=True)
     forms = {
@@ -55,12 +55,14 @@ def check_slot(value: Slot, *, seed: int = 0) -> None:
     for length in (1, 7):
         part = attention_graph(q[:, :, :length], k[:, :, :length], is_causal=True, **given)
         _same(part, _prefix(whole, length), f"the first {length} rows alone and in the whole")
-    if type(value).name is not None and KINDS[value.slot].get(type(value).name) is type(value):
+    if value.name is not None and KINDS[value.slot].get(value.name) is type(value):
         loaded = from_spec(value.slot, spec(value), **SIZES)
         _double(loaded)
         if isinstance(value, torch.nn.Module) and isinstance(loaded, torch.nn.Module):
             loaded.load_state_dict(value.state_dict())
-        again = attention_graph(q, k, is_causal=True, executor="dense", **{argument: loaded})
+        again = attention_graph(
+            q, k, is_causal=True, executor="dense", **{**given, argument: loaded}
+        )
         _same(again, whole, "the value of its plain form and the value")
 
 
