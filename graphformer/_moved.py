@@ -51,7 +51,7 @@ MOVED = {
         f"graphformer.attention.{name}": f"graphformer.attention.executors.{name}"
         for name in (
             *("blocks", "compiled", "dense", "edges", "exported", "flash", "merged"),
-            *("plans", "sampled", "stream", "twice"),
+            *("plans", "stream", "twice"),
         )
     },
     "graphformer.attention.reweigh": "graphformer.attention.sparsifiers.reweigh",

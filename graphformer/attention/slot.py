@@ -91,14 +91,22 @@ class Slot:
                 ``layer_idx``. Only those count that the constructor has an argument for.
         """
         given = self.arguments()
-        missing = {name: sizes[name] for name in given if given[name] is None and name in sizes}
-        inner = {
-            name: value.for_layer(sizes) for name, value in given.items() if isinstance(value, Slot)
+        own = _own_state(self)
+        missing = {
+            name: sizes[name]
+            for name in given
+            if given[name] is None and sizes.get(name) is not None
         }
+        inner = {name: _for_layer(value, sizes) for name, value in given.items()}
         changed = {name: value for name, value in inner.items() if value is not given[name]}
+        if own:  # it has its sizes; made anew, it would lose what it has learned
+            missing = {}
         if not (missing or changed):
             return self
-        return type(self)(**{**given, **missing, **changed})
+        made = type(self)(**{**given, **missing, **changed})
+        if own and isinstance(made, nn.Module):
+            made.load_state_dict(own, strict=False)
+        return made
 
     def reset_parameters(self) -> None:
         """Parameters as the constructor left them (linear maps drawn anew)."""
@@ -110,10 +118,6 @@ class Slot:
 
     def reset_own_parameters(self) -> None:
         """The same of those that are not a child's."""
-
-    def same_as(self, other: object) -> bool:
-        """Whether it is of the same class with the same arguments."""
-        return type(self) is type(other) and _plain(self.arguments()) == _plain(other.arguments())
 
 
 def _remembering(init: Any) -> Any:
@@ -136,6 +140,28 @@ def _remembering(init: Any) -> Any:
         init(self, *args, **kwargs)
 
     return __init__
+
+
+def _for_layer(value: Any, sizes: Mapping[str, Any]) -> Any:
+    if isinstance(value, (tuple, list)):
+        made = [_for_layer(one, sizes) for one in value]
+        same = all(one is other for one, other in zip(made, value, strict=True))
+        return value if same else tuple(made)
+    return value.for_layer(sizes) if isinstance(value, Slot) else value
+
+
+def _own_state(value: Slot) -> dict[str, Any]:
+    """Parameters and buffers that are not those of a slot value inside."""
+    if not isinstance(value, nn.Module):
+        return {}
+    inside = {
+        id(tensor)
+        for one in children(value)
+        if isinstance(one, nn.Module)
+        for tensor in one.state_dict(keep_vars=True).values()
+    }
+    held = value.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in held.items() if id(tensor) not in inside}
 
 
 def own_copy(value: Any) -> Any:
@@ -300,17 +326,6 @@ def _plain_argument(owner: Slot, name: str, value: Any) -> Any:
         f"{name} of {type(owner).__qualname__} is {what}, which has no plain form; give a number, "
         "a text or another slot value"
     )
-
-
-def _plain(arguments: Mapping[str, Any]) -> Any:
-    return {
-        name: [id(value)]
-        if isinstance(value, Tensor)
-        else (type(value), _plain(value.arguments()))
-        if isinstance(value, Slot)
-        else value
-        for name, value in arguments.items()
-    }
 
 
 def check_slot(slot: str, base: type[Slot], value: Any, hint: str = "") -> Any:

@@ -163,7 +163,6 @@ class AttentionConv(EdgeAttention):
             edge_dim,
         )
         self.head_channels = head_channels or (out_channels // heads if concat else out_channels)
-        self.o_proj_width = head_channels
         self.concat, self.add_self_loops, self.fill_value = (
             concat,
             add_self_loops,
@@ -193,7 +192,7 @@ class AttentionConv(EdgeAttention):
             "kv_size": width,
             "layer_idx": None,
         }
-        made = self._checked(made, from_receivers, from_senders)
+        made = self._checked(made, from_receivers, from_senders, head_channels)
         # The operator is made in its turn below: parameters are drawn in the order of old seeds.
         what, made = made.operator, dataclasses.replace(made, operator=None).for_layer(sizes)
         self.candidates, self.normalize = made.candidates, made.normalize
@@ -232,13 +231,20 @@ class AttentionConv(EdgeAttention):
             nn.Parameter(torch.zeros(out_channels)) if bias and self.o_proj is None else None
         )
         self.initial_sharpening = sharpening_start(sharpening)
+        if not self.score_slot.scaled and not isinstance(sharpening, bool):
+            raise ValueError(
+                f"sharpening={sharpening} is a factor of the scores, and "
+                f"score={self.score_slot.name!r} has a scale of its own: leave it out"
+            )
         trained = bool(sharpening) and self.score_slot.scaled
         self.sharpening = (
             nn.Parameter(torch.full((1,), self.initial_sharpening)) if trained else None
         )
         self._reset_edge_message()
 
-    def _checked(self, head: Head, from_receivers: int, from_senders: int) -> Head:
+    def _checked(
+        self, head: Head, from_receivers: int, from_senders: int, head_channels: int | None
+    ) -> Head:
         """The head with its update; what cannot stand in a layer on edges is refused."""
         if isinstance(head.candidates, Edges):
             raise ValueError(
@@ -258,7 +264,7 @@ class AttentionConv(EdgeAttention):
                 f"score={head.score.name!r} needs in_channels; -1 takes them from the first call"
             )
         update = Concat() if head.update is None else head.update
-        if update.maps and self.o_proj_width is None:
+        if update.maps and head_channels is None:
             raise ValueError(
                 "update with an output map: give head_channels, the width of a head, and the map "
                 "follows"

@@ -1053,9 +1053,7 @@ def test_without_gradients():
         ),
     ],
 )
-def test_refuses(pytestconfig, change: dict, error: type[Exception], text: str):
-    if error is TypeError and pytestconfig.getoption("jaxtyping_packages", None):
-        pytest.skip("beartype refuses it before the library does")
+def test_refuses(change: dict, error: type[Exception], text: str):
     given = dict(q=torch.rand(2, 3, 5, 11), k=torch.rand(2, 3, 5, 11)) | change
     with pytest.raises(error, match=text):
         attention_graph(given.pop("q"), given.pop("k"), **given)

@@ -23,6 +23,7 @@ from graphformer.attention import (
     Causal,
     Edges,
     Keep,
+    Listed,
     Packed,
     Pairs,
     Rule,
@@ -32,7 +33,6 @@ from graphformer.attention import (
     merged_graph,
 )
 from graphformer.attention.executors import blocks
-from graphformer.attention.executors.sampled import sampled_scores
 from graphformer.attention.problem import Problem, pose
 from graphformer.attention.scores import ScaledDotProduct
 from graphformer.attention.sparsifiers import Sparsifier
@@ -520,13 +520,13 @@ def random_edges(number: int, batch: int, queries: int, keys: int, ragged: bool)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
-def test_sampled_scores(kv_heads: int):
+def test_dot_products_of_a_list(kv_heads: int):
     q, k = (value.requires_grad_() for value in inputs(2, 6, kv_heads, 3, 5, dim=3))
     graph = random_edges(7, 2, 3, 5, ragged=True).lanes(2, 6, 3, 5)
     scores = (q @ k.repeat_interleave(6 // kv_heads, 1).mT).flatten(0, 2)
     wanted = scores[graph.receivers, graph.senders % 5]
-    assert_close(sampled_scores(q, k, graph), wanted)
-    assert torch.autograd.gradcheck(lambda q, k: sampled_scores(q, k, graph), (q, k))
+    assert_close(Listed.of(graph, q.shape[1]).dot(q, k), wanted)
+    assert torch.autograd.gradcheck(lambda q, k: Listed.of(graph, q.shape[1]).dot(q, k), (q, k))
 
 
 def test_edges_need_memory_linear_in_their_number():

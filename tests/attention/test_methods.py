@@ -196,6 +196,26 @@ def test_law_of_slots(value):
     gf.testing.check_slot(value)
 
 
+def test_sizes_reach_values_inside_others_and_trained_ones_keep_what_they_learned():
+    scores = gf.attention.PerHeadScore((GATv2(), gf.attention.ScaledDotProduct()) * 2)
+    rules = gf.attention.PerHead((Clusters(3), gf.attention.All()) * 2)
+    layer = gf.nn.GINAttention(12, 4, head=gf.Head(score=scores, candidates=rules))
+    assert layer(torch.randn(2, 7, 12)).shape == (2, 7, 12)
+    assert any("vector" in name for name, _ in layer.named_parameters())
+    trained = GATv2(4, 3)
+    with torch.no_grad():
+        trained.vector.fill_(0.7)
+    held = gf.nn.GINAttention(12, 4, head=gf.Head(score=trained)).score_slot
+    assert held is not trained and float(held.vector.min()) == pytest.approx(0.7)
+
+
+def test_what_a_value_would_not_read_is_refused():
+    with pytest.raises(ValueError, match="has a scale of its own: leave it out"):
+        gf.nn.GINAttentionConv(5, 12, 4, score="gatv2", sharpening=2.0)
+    with pytest.raises(ValueError, match="leave its then out"):
+        gf.attention.Reweigh("relu", keep=gf.attention.NormalizeWeights(2, then=gf.TopK(1)))
+
+
 class LooksAtTheLength(gf.attention.Normalizer):
     def weights(self, scores, pairs):
         return scores.sigmoid() / pairs.num_senders

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from graphformer import finite
-from graphformer.attention.executors import blocks, dense, edges, sampled
+from graphformer.attention.executors import blocks, dense, edges
 from graphformer.attention.executors.blocks import Stretch
 from graphformer.attention.pairs import Block
 from graphformer.attention.problem import UNKNOWN_NUMBER, Problem
@@ -138,7 +138,7 @@ class SoftmaxEdges(Function):
                 dq, dk = gradients(
                     problem, q, k, as_graph(problem, (senders, receivers, pull), ctx.derived)
                 )
-        return dq, sampled.sum_groups(dk, k), None, None
+        return dq, sum_groups(dk, k), None, None
 
 
 def gradients(
@@ -208,6 +208,14 @@ def recorded_gradients(
     return torch.stack([torch.cat(rows) for rows in lane_dq]).view(q.shape), dk.view(
         *q.shape[:2], num_senders, q.shape[3]
     )
+
+
+def sum_groups(dk: Tensor, k: Tensor) -> Tensor:
+    """Gradients of every lane's keys ``[B, H, Nk, d]``, summed over the heads that share them: k's
+    shape.
+    """
+    heads, kv_heads = dk.shape[1], k.shape[1]
+    return dk if heads == kv_heads else dk.unflatten(1, (kv_heads, heads // kv_heads)).sum(2)
 
 
 def kept(

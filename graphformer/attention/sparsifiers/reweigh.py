@@ -166,6 +166,11 @@ class Reweigh(nn.Module, Sparsifier, name="reweigh"):
             float(beta),
             float(scale),
         )
+        if keep is not None and keep.then is not None:
+            raise ValueError(
+                f"keep={type(keep).__name__}(then=...) cuts weights after it has changed them, "
+                "and the curve reads them before: leave its then out"
+            )
         self.kept_by = keep
         if isinstance(keep, nn.Module):  # under the name that saved models know
             self._modules["keep"] = self._modules.pop("kept_by")
