@@ -199,7 +199,16 @@ def register_parts(owner: nn.Module, **values: Any) -> None:
         if isinstance(value, Slot) and not isinstance(value, nn.Module):
             found = list(_modules_in(value))
             if found:
-                owner.add_module(f"{name}_parts", nn.ModuleList(found))
+                owner.add_module(f"{name}_parts", Parts(found))
+
+
+class Parts(nn.ModuleList):
+    """Modules of a combined value."""
+
+    def reset_parameters(self) -> None:
+        for one in self:
+            if hasattr(one, "reset_parameters"):
+                one.reset_parameters()  # type: ignore[operator]
 
 
 def _modules_in(value: Slot) -> Iterator[nn.Module]:
