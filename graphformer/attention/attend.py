@@ -17,6 +17,7 @@ from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.problem import Problem, pose
 from graphformer.attention.scores import Score, choose_score
 from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.attention.watching import tell
 from graphformer.errors import number
 from graphformer.graph import AttentionGraph
 
@@ -123,6 +124,7 @@ def attend(
     )
     if not torch.compiler.is_compiling():
         witness(chosen)
+        tell(problem, x)
     heads, x_heads = problem.sizes[1], x.shape[1]
     if (
         x.ndim != 4

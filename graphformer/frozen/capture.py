@@ -3,7 +3,8 @@
 transformers looks the attention function up by the name in the model's config. Two names are
 registered here, one for each function that the model may have had; the function of that name calls
 that very function with the very mask that it would have got, and then shows queries and keys to
-whoever listens at that module.
+whoever listens at that module (an adapter, for as long as it stands there) and to whoever watches
+this pass (:func:`watched`, in this thread alone).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -70,6 +73,41 @@ class Attention:
         own = {name: getattr(self, name)[rows] for name in ("query", "key", "value", "output")}
         return replace(self, **own, allowed=allowed, bias=bias)
 
+    def detach(self) -> Attention:
+        """The same cut off from autograd."""
+        tensors = {
+            name: value.detach()
+            for name in ("query", "key", "value", "output", "bias", "sinks")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **tensors)
+
+    def of_heads(self, heads: list[int]) -> Attention:
+        """That of some query heads, each with the key head that serves it."""
+        group = self.query.shape[1] // self.key.shape[1]
+        shared = [head // group for head in heads]
+        bias, sinks = self.bias, self.sinks
+        return replace(
+            self,
+            query=self.query[:, heads],
+            key=self.key[:, shared],
+            value=self.value[:, shared],
+            output=self.output[:, :, heads],
+            bias=bias if bias is None or bias.shape[1] == 1 else bias[:, heads],
+            sinks=None if sinks is None else sinks[heads],
+        )
+
+    def of_last(self, rows: int) -> Attention:
+        """That of the last receivers alone."""
+        allowed, bias = self.allowed, self.bias
+        return replace(
+            self,
+            query=self.query[:, :, -rows:],
+            output=self.output[:, -rows:],
+            allowed=None if allowed is None else allowed[:, :, -rows:],
+            bias=None if bias is None else bias[:, :, -rows:],
+        )
+
     def graph(self, sparsify: Sparsifier, *, merged: bool, clamp: float | None) -> AttentionGraph:
         """The graph of its weights, with lanes ``(B,)`` if merged and ``(B, H)`` otherwise. It has
         no gradient.
@@ -96,6 +134,17 @@ class Listener(Protocol):
     def hear(self, attention: Attention) -> None: ...
 
 
+class Watcher(Protocol):
+    """Whoever watches a pass (:func:`watched`)."""
+
+    def see(self, module: nn.Module, attention: Attention) -> Tensor | None:
+        """A call of an attention module, undetached; what is returned takes the place of its output
+        ``[B, Nq, H, dv]``.
+        """
+        ...
+
+
+_watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("graphformer_watchers", default=())
 _lock = threading.Lock()
 
 
@@ -145,20 +194,15 @@ def _function(previous: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         out = own_function(module, previous)(module, query, key, value, attention_mask, **kwargs)
-        listeners = module.__dict__.get(LISTENERS)
-        if listeners:
-            seen = _seen(
-                module,
-                query.detach(),
-                key.detach(),
-                value.detach(),
-                out[0].detach(),
-                attention_mask,
-                previous,
-                kwargs,
-            )
+        listeners, watchers = module.__dict__.get(LISTENERS, ()), _watchers.get()
+        if listeners or watchers:
+            seen = _seen(module, query, key, value, out[0], attention_mask, previous, kwargs)
+            heard = seen.detach()
             for listener in listeners:
-                listener.hear(seen)
+                listener.hear(heard)
+            for watcher in watchers:
+                changed = watcher.see(module, seen)
+                out = out if changed is None else (changed, *out[1:])
         return out
 
     return attention
@@ -184,16 +228,16 @@ def _seen(
         if causal and key.shape[2] > length:
             key, value = key[:, :, :length], value[:, :, :length]
     if bias is not None:
-        bias = bias[..., : key.shape[2]].detach()
+        bias = bias[..., : key.shape[2]]
     allowed = None
     if mask is not None:
         mask = mask[..., : key.shape[2]]
         allowed = mask
         if mask.dtype != torch.bool:
             allowed = mask > torch.finfo(mask.dtype).min / 2
-            added = mask.detach().masked_fill(~allowed, 0)
+            added = mask.masked_fill(~allowed, 0)
             # relative positions, as BEiT adds them, or a mask of the caller's own
-            if bool(added.any()):
+            if added.requires_grad or bool(added.any()):
                 bias = added if bias is None else bias + added
         allowed = allowed.expand(query.shape[0], -1, length, -1)
     if bias is not None:
@@ -251,3 +295,38 @@ def switch_off(model: nn.Module) -> None:
 def is_on(module: nn.Module) -> bool:
     """Whether this attention module calls the functions of this file."""
     return getattr(getattr(module, "config", None), "_attn_implementation", None) in NAMES.values()
+
+
+_uses: dict[int, tuple[int, str | None]] = {}
+"""How many passes are watched that need a config switched, and what it said before; by its id."""
+
+
+@contextmanager
+def watched(model: nn.Module, watcher: Watcher) -> Iterator[None]:
+    """Show ``watcher`` every attention call of the model that this thread makes inside.
+
+    Nothing of it is kept on the model but the name of its attention function, which is given back
+    once the last pass that needs it is over.
+
+    Raises:
+        NotImplementedError: as :func:`switch_on`.
+    """
+    configs = list(_configs(model))
+    with _lock:
+        before = [config._attn_implementation for config in configs]
+        switch_on(model)
+        for config, name in zip(configs, before, strict=True):
+            count, first = _uses.get(id(config), (0, name))
+            _uses[id(config)] = (count + 1, first)
+    token = _watchers.set((*_watchers.get(), watcher))
+    try:
+        yield
+    finally:
+        _watchers.reset(token)
+        with _lock:
+            for config in configs:
+                count, first = _uses.pop(id(config))
+                if count > 1:
+                    _uses[id(config)] = (count - 1, first)
+                else:
+                    config._attn_implementation_internal = first

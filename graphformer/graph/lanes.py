@@ -71,3 +71,26 @@ def merge_heads(graph: AttentionGraph, reduce: str, clamp: float | None) -> Atte
         graph.num_receivers,
         tuple(outer),
     )
+
+
+def some_lanes(
+    graph: AttentionGraph, indices: list[int], batch_shape: tuple[int, ...]
+) -> AttentionGraph:
+    """Some lanes of a graph, in that order, as the lanes of a graph of their own."""
+    rows, parts = graph.num_receivers, []
+    starts = graph.indptr[:: max(rows, 1)].tolist() if rows else [0] * (graph.num_lanes + 1)
+    for new, old in enumerate(indices):
+        edges = slice(starts[old], starts[old + 1])
+        parts.append(
+            (
+                graph.senders[edges] + (new - old) * graph.num_senders,
+                graph.receivers[edges] + (new - old) * rows,
+                graph.weight[edges],
+            )
+        )
+    none = graph.senders[:0]
+    parts = parts or [(none, none, graph.weight[:0])]
+    senders, receivers, weight = (torch.cat(part) for part in zip(*parts, strict=True))
+    return type(graph)(
+        senders, receivers, weight, len(indices), graph.num_senders, rows, batch_shape
+    )

@@ -1,0 +1,33 @@
+"""Watching what the layers of this library score: whoever watches sees each problem that this
+thread poses, before any executor is chosen for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import Tensor
+
+from graphformer.attention.problem import Problem
+
+See = Callable[[Problem, Tensor], None]
+_see: ContextVar[See | None] = ContextVar("graphformer_watching", default=None)
+
+
+@contextmanager
+def watching(see: See) -> Iterator[None]:
+    """Call ``see(problem, x)`` for every :func:`graphformer.attention.attend` inside."""
+    token = _see.set(see)
+    try:
+        yield
+    finally:
+        _see.reset(token)
+
+
+def tell(problem: Problem, x: Tensor) -> None:
+    """What attend calls with the problem and the senders' features ``[B, Hkv, Nk, D]``."""
+    see = _see.get()
+    if see is not None:
+        see(problem, x)

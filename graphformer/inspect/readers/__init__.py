@@ -1,0 +1,3 @@
+"""How the graphs of each kind of model are read: pre-trained ones, our layers over tokens, our
+networks over graphs.
+"""
