@@ -1,21 +1,49 @@
-"""A look inside: pictures of graphs (matplotlib, extra ``viz``), and which executor each layer
-takes.
+"""A look inside: the exact graphs of any transformer (:func:`graphs`), measures of them, what is
+lost without a head, pictures (matplotlib, extra ``viz``), and which executor each layer takes.
 """
 
+from graphformer.inspect.ablation import ablate, cut
 from graphformer.inspect.adapters import plot_lambda
+from graphformer.inspect.collecting import collect, compare
 from graphformer.inspect.explanations import Explanation, Explanations, explain
+from graphformer.inspect.flows import flow, rollout
+from graphformer.inspect.parameters import parameters
 from graphformer.inspect.plots import plot_adjacency, plot_graph, plot_head, visible
 from graphformer.inspect.reading import graphs
-from graphformer.inspect.streamed import distance_profile, entropy, sender_mass, sink_mass
+from graphformer.inspect.streamed import (
+    Streamed,
+    distance_profile,
+    entropy,
+    sender_mass,
+    sink_mass,
+)
+from graphformer.inspect.token_scores import token_scores
 from graphformer.inspect.value import LayerGraph, ModelGraphs, Nodes
 
 __all__ = [
     "Explanation",
     "Explanations",
+    "LayerGraph",
+    "ModelGraphs",
+    "Nodes",
+    "Streamed",
+    "ablate",
+    "collect",
+    "compare",
+    "cut",
+    "distance_profile",
+    "entropy",
     "explain",
+    "flow",
+    "graphs",
+    "parameters",
     "plot_adjacency",
     "plot_graph",
     "plot_head",
     "plot_lambda",
+    "rollout",
+    "sender_mass",
+    "sink_mass",
+    "token_scores",
     "visible",
 ]
