@@ -32,7 +32,8 @@ def read(
     mask = given.get("attention_mask")
     mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
     names = {layer: name for name, layer in model.named_modules()}
-    here, running, seen = threading.get_ident(), [], []
+    here, running = threading.get_ident(), []
+    seen: list[tuple[int, str]] = []
     layers: list[LayerGraph] = []
 
     def enter(layer: nn.Module, *_: Any) -> None:

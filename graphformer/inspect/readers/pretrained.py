@@ -100,7 +100,7 @@ def _layer(call: Call, sides: _Sides, wanted: Wanted) -> LayerGraph:
     receivers, senders = sides.of(call)
     keep = sides.keep(receivers, attention.query.shape[2])
     graph = padding_cut(graph, sides.keep(senders, attention.key.shape[2]), keep)
-    norm: Tensor | None = attention.value.detach().norm(dim=-1)
+    norm = attention.value.detach().norm(dim=-1)
     norm = norm.repeat_interleave(graph.batch_shape[1] // norm.shape[1], dim=1)
     streamed = None
     if wanted.streamed:
