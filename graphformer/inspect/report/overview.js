@@ -32,7 +32,8 @@ function meter(value, scale, signed) {
   bar.style.left = (signed ? (value < 0 ? 50 - part : 50) : 0) + "%";
   if (value < 0) bar.className = "below";
   const frame = element("span", { className: "meter" }, bar);
-  return [element("span", { textContent: `ablation ${figure(value)}` }), frame];
+  return [element("span", { title: `ablation ${figure(value)}`,
+    textContent: `abl. ${figure(value)}` }), frame];
 }
 
 // Arrow keys go from head to head; up and down to the nearest one above or below.

@@ -4,7 +4,7 @@ const $ = (id) => document.getElementById(id);
 const state = {
   sequence: 0, least: -Infinity, top: 0, found: new Set(), query: "", measure: "",
   open: null, // {layer, head}
-  view: "", pick: -1, pair: null, window: [0, Infinity], turn: [0.5, 0.35],
+  view: "", pick: -1, pair: null, window: [0, Infinity], turn: [0, 0],
 };
 const range = page.sequences.flatMap((one) => one.layers.flatMap((l) => l.high));
 const most = Math.max(0, ...range);

@@ -274,16 +274,19 @@ function placed(name, legend, points, picture) {
     name, legend,
     fits: (nodes) => !nodes.cross && points(nodes.senders) !== undefined,
     layout(scene) {
-      const tall = picture ? Math.round(scene.width * 420 / 640) : Math.min(scene.width, 560);
-      scene.xy = points(scene.nodes.senders, scene.width, tall, scene.turn);
+      const wide = picture ? Math.min(scene.width, 780) : scene.width;
+      const tall = picture ? Math.round(wide * 420 / 640) : Math.min(wide, 560);
+      const left = (scene.width - wide) / 2;
+      scene.area = [left, 0, wide, tall];
+      scene.xy = points(scene.nodes.senders, wide, tall, scene.turn).map(([x, y]) => [x + left, y]);
       return tall;
     },
     draw(scene) {
-      const { ctx, xy, edges, senders, nodes, pick, found, width, height } = scene;
+      const { ctx, xy, edges, senders, nodes, pick, found, area } = scene;
       if (picture && nodes.senders.image) {
         ctx.fillStyle = "#ffffff"; // rdkit draws in black
-        ctx.fillRect(0, 0, width, height);
-        ctx.drawImage(nodes.senders.image, 0, 0, width, height);
+        ctx.fillRect(0, 0, scene.width, scene.height);
+        ctx.drawImage(nodes.senders.image, ...area);
       }
       if (nodes.senders.kind === "residue") { // the chain
         ctx.strokeStyle = paint.line;
@@ -338,13 +341,25 @@ function bent([ax, ay], [bx, by]) {
   return [(ax + bx) / 2 - (by - ay) * 0.12, (ay + by) / 2 + (bx - ax) * 0.12];
 }
 
+// How far nodes are from the middle, however they are turned.
+function reachOf(p) {
+  const found = { across: 1e-9, up: 1e-9, flat: true };
+  for (let i = 0; i < p.length; i += 3) {
+    found.across = Math.max(found.across, Math.hypot(p[i], p[i + 2]));
+    found.up = Math.max(found.up, Math.hypot(p[i + 1], p[i + 2]));
+    if (p[i + 2]) found.flat = false;
+  }
+  return found;
+}
+
 VIEWS.places = placed("Places",
   "Nodes at their coordinates; drag to turn them where there are three dimensions. " + CLOSE,
   (side, width, height, turn) => {
     if (!side.pos) return undefined;
     side.xyz = side.xyz || unpacked(side.pos);
     if (!width) return side.xyz;
-    const [yaw, pitch] = turn, scale = Math.min(width, height) / 2 - 24, p = side.xyz;
+    const p = side.xyz, reach = reachOf(p), [yaw, pitch] = reach.flat ? [0, 0] : turn;
+    const scale = Math.min((width / 2 - 30) / reach.across, (height / 2 - 20) / reach.up);
     const [cy, sy, cp, sp] = [Math.cos(yaw), Math.sin(yaw), Math.cos(pitch), Math.sin(pitch)];
     return Array.from({ length: side.count }, (_, i) => {
       const [x, y, z] = [p[3 * i], p[3 * i + 1], p[3 * i + 2]];
