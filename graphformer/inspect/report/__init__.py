@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import math
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphformer.errors import did_you_mean, whole
 from graphformer.inspect.report.content import content
+from graphformer.inspect.report.given import ablation_of, measures_of
 from graphformer.inspect.report.packing import kept_edges
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ LIMIT = 3_000_000
 """Edges that a page holds without ``max_edges``: at 4 bytes an edge, in base64, about 16 MB."""
 
 OPTIONS = ("title", "max_edges", "measures", "ablation")
-Numbers = Mapping[tuple[int | str, int | None], Any]
 
 
 def write(graphs: ModelGraphs, path: str | os.PathLike[str], **options: Any) -> None:
@@ -40,6 +38,7 @@ def write(graphs: ModelGraphs, path: str | os.PathLike[str], **options: Any) -> 
     Weights are stored in 16 bits between the least and the greatest of their head, so that they are
     off by at most ``(greatest - least) / 131070``. An edge takes 4 bytes (in base64, 5.4).
 
+    >>> graphs.report("page.html", measures=graphs.measures())
     >>> graphs.report("page.html", ablation={(0, 3): 0.12})
 
     Args:
@@ -49,9 +48,11 @@ def write(graphs: ModelGraphs, path: str | os.PathLike[str], **options: Any) -> 
         max_edges: at most so many edges a head and sequence, the heaviest; the page says where
             edges were left out. Without it a page of more than 3 million edges is refused.
         measures: by ``(layer, head)``, a dictionary of numbers that is shown beside the head; a
-            layer is its number or its name, and ``head`` is None where heads are merged.
+            layer is its number or its name, and ``head`` is None where heads are merged. Or the
+            table of ``graphs.measures()``, of which the means over sequences are shown.
         ablation: by ``(layer, head)``, one number that is shown as a bar beside the head, such as
-            the loss that leaving it out costs.
+            the loss that leaving it out costs. Or the table of
+            :func:`graphformer.inspect.ablate`, of which ``change`` is shown.
 
     Raises:
         TypeError: an option that does not exist, or one of the wrong type.
@@ -74,24 +75,15 @@ def write(graphs: ModelGraphs, path: str | os.PathLike[str], **options: Any) -> 
     target = _target(path)
     if not graphs.layers:
         raise ValueError("there are no layers to show: graphs holds none (see graphs.names)")
-    measures = _by_head("measures", options.get("measures"), graphs)
-    ablation = _by_head("ablation", options.get("ablation"), graphs)
-    for (number, head), values in measures.items():
-        if not isinstance(values, Mapping):
-            raise TypeError(
-                f"measures[{graphs.layers[number].name!r}, {head}] must be a dictionary of "
-                f"numbers, got {values!r}"
-            )
+    measures = measures_of(options.get("measures"), graphs)
+    ablation = ablation_of(options.get("ablation"), graphs)
     _refuse_too_many(graphs, max_edges)
     page = content(
         graphs,
         title or graphs.model or "Attention graphs",
         max_edges,
-        {
-            key: {str(name): _figure("measures", key, value) for name, value in values.items()}
-            for key, values in measures.items()
-        },
-        {key: _figure("ablation", key, value) for key, value in ablation.items()},
+        measures,
+        ablation,
     )
     _write_whole(target, _filled(page))
 
@@ -105,53 +97,6 @@ def _target(path: Any) -> Path:
             f"path={str(target)!r}: the folder {str(target.parent)!r} does not exist; make it first"
         )
     return target
-
-
-def _by_head(
-    option: str, given: Numbers | None, graphs: ModelGraphs
-) -> dict[tuple[int, int | None], Any]:
-    """What is given for each head, by the layer's number; a name counts for each layer of it."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise TypeError(
-            f"{option} must be a mapping from (layer, head), got {type(given).__name__}"
-        )
-    found: dict[tuple[int, int | None], Any] = {}
-    for key, value in given.items():
-        if not isinstance(key, tuple) or len(key) != 2:
-            raise TypeError(f"{option} is keyed by (layer, head), got the key {key!r}")
-        layer, head = key
-        if isinstance(layer, str):
-            numbers = [i for i, name in enumerate(graphs.names) if name == layer]
-        else:
-            numbers = [whole(f"the layer of {option}", layer, 0)]
-        if not numbers or numbers[0] >= len(graphs):
-            raise ValueError(
-                f"{option} has the key {key!r}, and there is no such layer"
-                + (did_you_mean(layer, graphs.names) if isinstance(layer, str) else "")
-                + f"; there are {len(graphs)} layers, {graphs.names[0]!r} to {graphs.names[-1]!r}"
-            )
-        for number in numbers:
-            heads = graphs.layers[number].heads or (None,)
-            if head not in heads:
-                raise ValueError(
-                    f"{option} has the key {key!r}, and {graphs.layers[number].name} has no such "
-                    f"head; its heads: {list(heads)}"
-                )
-            found[number, None if head is None else int(head)] = value
-    return found
-
-
-def _figure(option: str, key: tuple[int, int | None], value: Any) -> float | None:
-    """A number for the page; None for NaN, which JSON does not have."""
-    try:
-        found = float(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{option} of layer {key[0]}, head {key[1]} is no number: {value!r}") from (
-            error
-        )
-    return found if math.isfinite(found) else None
 
 
 def _refuse_too_many(graphs: ModelGraphs, max_edges: int | None) -> None:

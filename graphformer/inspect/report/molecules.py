@@ -49,4 +49,3 @@ def drawing(smiles: str, count: int) -> dict[str, Any]:
         "symbols": [molecule.GetAtomWithIdx(i).GetSymbol() for i in atoms],
         "places": buffer(parts.reshape(-1, 2), "f4"),
     }
-
