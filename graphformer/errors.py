@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
+import inspect
 import math
 import numbers
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+
+Called = TypeVar("Called", bound=Callable[..., Any])
 
 
 class MissingExtra(ImportError):
@@ -19,6 +24,39 @@ def require_flag(name: str, value: object) -> None:
     """Raise TypeError where ``value`` is neither True nor False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def strict_flags(called: Called) -> Called:
+    """A function or a class that takes nothing but True and False where an argument is annotated
+    ``bool``, and None too where it is ``bool | None``.
+
+    Python would count a text as true, ``output_graph="no"`` among them. Flags are looked at before
+    anything else.
+    """
+    if inspect.isclass(called):
+        called.__init__ = strict_flags(called.__init__)  # type: ignore[method-assign]
+        return called
+    flags = tuple(
+        (
+            name,
+            place if one.kind is one.POSITIONAL_OR_KEYWORD else sys.maxsize,
+            (True, False, None) if "None" in str(one.annotation) else (True, False),
+        )
+        for place, (name, one) in enumerate(inspect.signature(called).parameters.items())
+        if one.annotation in (bool, bool | None, "bool", "bool | None")
+    )
+    if not flags:
+        raise TypeError(f"{called.__qualname__} has no flag")
+
+    @functools.wraps(called)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        for name, place, allowed in flags:
+            value = kwargs[name] if name in kwargs else args[place] if place < len(args) else False
+            if not any(value is one for one in allowed):
+                require_flag(name, value)
+        return called(*args, **kwargs)
+
+    return checked  # type: ignore[return-value]
 
 
 def require_known(name: str, value: str, known: Iterable[str]) -> None:

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch_geometric.data import Data
 
 import graphformer as gf
+from graphformer.errors import strict_flags
 from graphformer.models.graphs.base import GraphNetwork
 from graphformer.nn.conv_options import ConvOptions
 from graphformer.nn.presets import Options
@@ -753,3 +755,62 @@ def test_options_without_effect_are_refused(arguments, text, tmp_path, monkeypat
         and told.count("\n") == 1
     )
     assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------- flags
+
+# Flags that others hand over, not a user.
+HANDED_OVER = {
+    "GraphTrainer.compute_loss": "transformers' Trainer",
+    "SparseGINLayer.merge": "PEFT",
+    "SparseGINModel": "PEFT",
+    **{
+        name: "the layer, with its own mode"
+        for name in PUBLIC
+        if name.endswith((".of_call", ".counted"))
+    },
+}
+FLAGS = [
+    (name, one.name)
+    for name, value in PUBLIC.items()
+    if name not in HANDED_OVER and signature(value)
+    for one in signature(value).parameters.values()
+    if str(one.annotation).replace("<class 'bool'>", "bool") in ("bool", "bool | None")
+]
+FLAGS += [
+    (name, one)
+    for name in CALLS
+    for kind in (ConvOptions, Options)
+    for one, annotation in kind.__annotations__.items()
+    if one in CALLS[name][1] and len(CALLS[name][1]) > 2
+    if "bool" in str(annotation) and "float" not in str(annotation)
+]
+
+
+@pytest.mark.parametrize(("name", "flag"), sorted(set(FLAGS)))
+def test_a_text_is_no_flag(name, flag):
+    value = CALLS[name][0] if name in CALLS else PUBLIC[name]
+    given = {flag: "no"} if name in CALLS else {**BASES.get(name, {}), flag: "no"}
+    kinds = (TypeError, ValueError, StrictDataclassFieldValidationError)
+    with pytest.raises(kinds, match=rf"(?s){flag}\b.*('no'|got str)"):
+        value(**given)
+
+
+def test_flags_are_found_by_place_and_by_name():
+    @strict_flags
+    def some(x, flag: bool, other: "bool | None" = None, *more, third: bool = True):
+        return flag, other, third
+
+    assert some(1, True) == (True, None, True)
+    assert some(1, True, None, "more", "no") == (True, None, True)
+    assert some(1, False, None, third=False) == (False, None, False)
+    for args, given, name in (
+        ((1, "no"), {}, "flag"),
+        ((1, None), {}, "flag"),
+        ((1, True, 0), {}, "other"),
+        ((1, True), {"third": 1}, "third"),
+    ):
+        with pytest.raises(TypeError, match=f"{name} must be True or False"):
+            some(*args, **given)
+    with pytest.raises(TypeError, match="has no flag"):
+        strict_flags(lambda x: x)

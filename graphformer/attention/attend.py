@@ -18,7 +18,7 @@ from graphformer.attention.problem import Problem, pose
 from graphformer.attention.scores import Score, choose_score
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.watching import tell
-from graphformer.errors import number
+from graphformer.errors import number, strict_flags
 from graphformer.graph import AttentionGraph
 
 
@@ -63,6 +63,7 @@ def plan(
     )
 
 
+@strict_flags
 def attend(
     q: Tensor,
     k: Tensor,

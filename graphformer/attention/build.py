@@ -12,11 +12,13 @@ from graphformer.attention.pairs import Listed
 from graphformer.attention.problem import Problem, pose
 from graphformer.attention.scores import Score, choose_score
 from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.errors import strict_flags
 from graphformer.graph import AttentionGraph
 
 EXECUTORS = {"dense": dense.build, "stream": stream.build, "edges": edges.build}
 
 
+@strict_flags
 def attention_graph(
     q: Tensor,
     k: Tensor,

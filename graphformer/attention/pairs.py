@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from graphformer.backends.sums import EdgeDots, Ends
+from graphformer.errors import strict_flags
 from graphformer.graph import AttentionGraph, degrees
 from graphformer.graph.keys import pair_keys
 
@@ -170,6 +171,7 @@ class Block(Pairs):
         return self.only(values).sum((-2, -1), keepdim=True)
 
 
+@strict_flags
 @dataclass(frozen=True, eq=False)
 class Listed(Pairs):
     """Edges: values are ``[E]``.

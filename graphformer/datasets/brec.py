@@ -15,6 +15,7 @@ from torch_geometric.data import Data
 
 from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import RawFile
+from graphformer.errors import strict_flags
 
 _ADDRESS = "https://raw.githubusercontent.com/GraphPKU/BREC/966b5ed5c27bf6372ea081f90ef8c8b2a3342ebc/customize/Data/raw/"
 _PARTS = {  # in the official order: file, checksum
@@ -86,6 +87,7 @@ class BREC(GraphDataset):
     }
     """The pairs of each category."""
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,

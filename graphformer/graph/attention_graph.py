@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from graphformer.errors import strict_flags
 from graphformer.graph import checks, lanes
 from graphformer.graph.counts import degrees, refuse_nan, starts
 from graphformer.graph.keys import numbers_of, order_of
@@ -237,6 +238,7 @@ class AttentionGraph:
         size = self.num_lanes * self.num_receivers
         return self.derived("in_degree", lambda: degrees(self.receivers, size))
 
+    @strict_flags
     def in_weight(self, *, absolute: bool = False) -> Tensor:
         """``[num_lanes * num_receivers]``: the summed weight of each receiver's edges, or of its
         absolute weights; differentiable.

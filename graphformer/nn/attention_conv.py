@@ -41,7 +41,7 @@ from graphformer.attention.scores import Score
 from graphformer.attention.slot import register_parts
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.updates import Concat
-from graphformer.errors import number, whole
+from graphformer.errors import number, strict_flags, whole
 from graphformer.graph import AttentionGraph
 from graphformer.graph.keys import order_of
 from graphformer.nn import conv_inputs
@@ -105,6 +105,7 @@ class AttentionConv(EdgeAttention):
             MissingExtra: a backend that is not installed.
     """
 
+    @strict_flags
     def __init__(
         self,
         operator: Operator | Callable[[int, int], Operator],
@@ -287,6 +288,7 @@ class AttentionConv(EdgeAttention):
             bound = 1 / math.sqrt(self.edge_message.shape[1])
             nn.init.uniform_(self.edge_message, -bound, bound)
 
+    @strict_flags
     def forward(
         self,
         x: Any,

@@ -7,6 +7,7 @@ from typing_extensions import Unpack
 from graphformer.attention.head import refuse_arguments
 from graphformer.attention.operators import GINOperator, OwnAdded, OwnScaled, SumOperator
 from graphformer.attention.operators.pna import AGGREGATORS, SCALERS, PNAOperator
+from graphformer.errors import strict_flags
 from graphformer.nn.attention_conv import AttentionConv, Channels
 from graphformer.nn.conv_options import ConvOptions
 
@@ -60,6 +61,7 @@ class GINAttentionConv(AttentionConv):
             installed.
     """
 
+    @strict_flags
     def __init__(
         self,
         in_channels: Channels,

@@ -160,8 +160,15 @@ class EdgeAttention(MessageLayer):
             return values, own, q, k
         if x_dst is None:
             x_dst = x_src.new_zeros(num_receivers, x_src.shape[-1])
-        given = (x_dst.unsqueeze(0), x_src.unsqueeze(0), q.unsqueeze(0), k.unsqueeze(0))
-        found = self.score_slot.of_hidden(*given, lambda x: self._heads(x[0]).unsqueeze(0))
+        hidden = [
+            x.to_dense() if x.layout != torch.strided and self.score_slot.reads_hidden else x
+            for x in (x_dst, x_src)
+        ]
+        # sparse ones that are not read stay as they are: rows in CSR cannot be unsqueezed
+        hidden = [x.unsqueeze(0) if x.layout == torch.strided else x for x in hidden]
+        found = self.score_slot.of_hidden(
+            *hidden, q.unsqueeze(0), k.unsqueeze(0), lambda x: self._heads(x[0]).unsqueeze(0)
+        )
         return values, own, *(one.squeeze(0) for one in found)
 
     def _operated(self, own: Tensor, reduced: dict[str, Tensor], x_dst: Tensor | None) -> Tensor:

@@ -19,7 +19,7 @@ from graphformer.attention.scores import PairwiseScoring, Score
 from graphformer.attention.slot import check_slot
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.updates import Concat, OutputMap
-from graphformer.errors import number, probability
+from graphformer.errors import number, probability, strict_flags
 from graphformer.nn.tokens import GraphAttention
 
 
@@ -57,6 +57,7 @@ class Preset(GraphAttention):
 
     usual: Head
 
+    @strict_flags
     def __init__(
         self,
         operator: Operator,
@@ -153,6 +154,7 @@ class GINAttention(Preset):
 
     usual = Head(features=Slice(), update=Concat())
 
+    @strict_flags
     def __init__(
         self,
         hidden_size: int,
@@ -234,6 +236,7 @@ class PNAAttention(Preset):
 
     usual = Head(features=Projection(), update=OutputMap())
 
+    @strict_flags
     def __init__(
         self,
         hidden_size: int,
@@ -284,6 +287,7 @@ class SumAttention(Preset):
 
     usual = Head(features=Projection(), update=OutputMap())
 
+    @strict_flags
     def __init__(
         self,
         hidden_size: int,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphformer import backends
-from graphformer.errors import number, require_flag, require_known, whole
+from graphformer.errors import number, require_flag, require_known, strict_flags, whole
 from graphformer.graph import AttentionGraph
 from graphformer.nn.mlp import probability
 from graphformer.nn.tokens import head_dim
@@ -214,6 +214,7 @@ class SparseGIN(nn.Module):
             installed.
     """
 
+    @strict_flags
     def __init__(
         self,
         hidden_size: int,

@@ -18,7 +18,7 @@ from graphformer.attention.head import Compute, Head, compute_of, head_of
 from graphformer.attention.operators import EdgeMessages, Operator
 from graphformer.attention.slot import register_parts
 from graphformer.attention.updates import Concat
-from graphformer.errors import number, probability, whole
+from graphformer.errors import number, probability, strict_flags, whole
 from graphformer.graph import AttentionGraph
 from graphformer.nn.recompute import in_stretches
 from graphformer.nn.rope import rotate
@@ -75,6 +75,7 @@ class GraphAttention(nn.Module):
         layer_idx: place of this layer in a model's cache.
     """
 
+    @strict_flags
     def __init__(
         self,
         operator: Operator | Head,
@@ -172,6 +173,7 @@ class GraphAttention(nn.Module):
         if self.sharpening is not None:
             nn.init.constant_(self.sharpening, self.initial_sharpening)
 
+    @strict_flags
     def forward(
         self,
         hidden_states: Tensor,

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphformer.errors import strict_flags
 from graphformer.testing.common import gradients_of, require_equal, tensors_of, violation
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
+@strict_flags
 def check_agreement(
     variants: Mapping[str, Callable[..., Any]],
     inputs: Inputs,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphformer.errors import whole
+from graphformer.errors import strict_flags, whole
 from graphformer.testing.common import (
     differs,
     other_values,
@@ -21,6 +21,7 @@ from graphformer.testing.common import (
 )
 
 
+@strict_flags
 def check_causal(
     layer: Callable[[Tensor], Any],
     x: Tensor,

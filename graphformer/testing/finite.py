@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphformer.errors import strict_flags
 from graphformer.testing.common import gradients_of, normal, tensors_of, violation
 from graphformer.testing.graphs import random_graph
 
 
+@strict_flags
 def check_finite(
     module: Callable[..., Any],
     cases: Mapping[str, Sequence[Any]] | Sequence[Any] | Tensor,

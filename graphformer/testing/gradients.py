@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphformer.errors import strict_flags
 from graphformer.testing.common import gradients_of, normal, require_equal, tensors_of, violation
 
 
+@strict_flags
 def check_gradients(
     module: nn.Module,
     *inputs: Any,

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphformer.errors import whole
+from graphformer.errors import strict_flags, whole
 from graphformer.testing.common import differs, normal, require_equal, run, run_steadily, violation
 
 _TARGETS = ("node", "edge", "graph")
@@ -70,6 +70,7 @@ def random_graph(
     )
 
 
+@strict_flags
 def from_pyg(module: Callable[..., Any], *, pass_batch: bool = False) -> Callable[..., Any]:
     """A module of PyG's convention, ``module(x, edge_index, edge_attr=..., batch=...)``, as a graph
     model for the laws.
@@ -92,6 +93,7 @@ def from_pyg(module: Callable[..., Any], *, pass_batch: bool = False) -> Callabl
     return model
 
 
+@strict_flags
 def check_equivariant(
     model: Callable[..., Any],
     x: Tensor,
@@ -242,6 +244,7 @@ def check_disjoint(
             require_equal(7, got, alone[i], text, atol=atol, rtol=rtol)
 
 
+@strict_flags
 def check_direction(
     model: Callable[..., Any],
     x: Tensor,

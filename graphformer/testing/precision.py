@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphformer.errors import strict_flags
 from graphformer.testing.common import gradients_of, output_of, row_scale, violation
 
 Call = Callable[[Any], Any]
@@ -37,6 +38,7 @@ def rounding_loss(module: nn.Module, call: Call, *, dtype: torch.dtype = torch.f
     return _loss(rounded, exact)
 
 
+@strict_flags
 def check_precision(
     module: nn.Module,
     call: Call,

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphformer.errors import strict_flags
 from graphformer.testing.common import normal, output_of, require_equal, run_steadily, violation
 
 LAW = 13
 
 
+@strict_flags
 def check_threads(
     layer: Callable[..., Any],
     inputs: Sequence[Any],

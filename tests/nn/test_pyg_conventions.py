@@ -381,6 +381,10 @@ def sparse_node_features(kind: str) -> None:
     words = X * (X > 0.5)
     for x in (words.to_sparse(), words.to_sparse_csr()):
         assert_close(conv(x, INDEX, ATTR), conv(words, INDEX, ATTR))
+    for score in ("additive", "differential", "pairwise"):  # of queries, keys or hidden states
+        conv = conv64(kind, score=score)
+        for x in (words.to_sparse(), words.to_sparse_csr()):
+            assert_close(conv(x, INDEX, ATTR), conv(words, INDEX, ATTR))
     lazy = CONVS[kind](-1, OUT, HEADS).double()
     assert lazy(words.to_sparse(), INDEX).shape == (NODES, OUT)
 

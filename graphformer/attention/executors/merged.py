@@ -17,10 +17,11 @@ from graphformer.attention.pairs import Block
 from graphformer.attention.problem import Problem, pose
 from graphformer.attention.scores import ScaledDotProduct
 from graphformer.attention.sparsifiers import Sparsifier
-from graphformer.errors import number
+from graphformer.errors import number, strict_flags
 from graphformer.graph import AttentionGraph
 
 
+@strict_flags
 @torch.compiler.disable  # how many edges there are is in the data
 def merged_graph(
     q: Tensor,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from graphformer.attention.operators.base import Operator
 from graphformer.attention.operators.head_mlp import HeadMLP, mlp_width
-from graphformer.errors import number, probability, whole
+from graphformer.errors import number, probability, strict_flags, whole
 
 
 class GINOperator(Operator, name="gin"):
@@ -27,6 +27,7 @@ class GINOperator(Operator, name="gin"):
     reductions = ("sum",)
     eps: Tensor
 
+    @strict_flags
     def __init__(
         self,
         num_heads: int | None = None,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphformer.errors import number, probability, whole
+from graphformer.errors import number, probability, strict_flags, whole
 
 
 def mlp_width(mlp_ratio: float, dim: int) -> int:
@@ -37,6 +37,7 @@ class HeadMLP(nn.Module):
     Shape: ``[B, H, N, in_features]`` to ``[B, H, N, out_features]``.
     """
 
+    @strict_flags
     def __init__(
         self,
         num_heads: int,

@@ -27,6 +27,7 @@ class AdditiveScore(nn.Module, Score, name="additive"):
     """
 
     projects = False
+    reads_hidden = False
     scaled = True
     attribute = "additive"
 

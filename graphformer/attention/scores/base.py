@@ -28,6 +28,8 @@ class Score(Slot, slot="score"):
             than one a head.
         projects: whether queries and keys are the layer's own projections (with their positions).
         scaled: whether the layer's trained sharpening goes into it (:meth:`sharpened`).
+        reads_hidden: whether an :meth:`of_hidden` of its own looks at hidden states; False: at
+            queries and keys alone, so that sparse ones need not be made dense for it.
         biased: whether edge features and a refined graph may be added to its logits.
         previous: whether it reads the graph of the layer before (:meth:`of_call`).
         attribute: under which name a layer holds it, where it has parameters.
@@ -36,6 +38,7 @@ class Score(Slot, slot="score"):
     cost: int = 1
     projects: bool = True
     scaled: bool = False
+    reads_hidden: bool = True
     biased: bool = True
     previous: bool = False
     attribute: ClassVar[str] = "score"

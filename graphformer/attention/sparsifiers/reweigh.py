@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from graphformer.attention.pairs import Block, Listed
 from graphformer.attention.sparsifiers.base import Sparsifier
-from graphformer.errors import number, require_known
+from graphformer.errors import number, require_known, strict_flags
 
 One = Callable[[Tensor], Tensor]
 """Ones in the place of ``w - tau``, with or without its gradient."""
@@ -119,6 +119,7 @@ class Reweigh(nn.Module, Sparsifier, name="reweigh"):
 
     reweighs = True
 
+    @strict_flags
     def __init__(
         self,
         curve: str | Callable[[Tensor], Tensor],

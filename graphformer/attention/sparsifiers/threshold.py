@@ -9,9 +9,10 @@ from torch import Tensor
 
 from graphformer.attention.pairs import Block, Listed
 from graphformer.attention.sparsifiers.base import Sparsifier
-from graphformer.errors import number
+from graphformer.errors import number, strict_flags
 
 
+@strict_flags
 @dataclass(frozen=True)
 class Threshold(Sparsifier, name="threshold"):
     """Keep ``w_ij > tau``. With softmax weights a row keeps fewer than ``1 / tau`` edges.

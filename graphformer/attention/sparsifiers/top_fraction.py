@@ -8,9 +8,10 @@ from torch import Tensor
 
 from graphformer.attention.pairs import Block, Listed
 from graphformer.attention.sparsifiers.base import Sparsifier
-from graphformer.errors import number
+from graphformer.errors import number, strict_flags
 
 
+@strict_flags
 @dataclass(frozen=True)
 class TopFraction(Sparsifier, name="top_fraction"):
     """Keep the largest ``ceil(fraction * n_i)`` of a row's ``n_i`` candidates, at least one; of

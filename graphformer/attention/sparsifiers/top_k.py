@@ -9,8 +9,10 @@ from torch import Tensor
 
 from graphformer.attention.pairs import Block, Listed
 from graphformer.attention.sparsifiers.base import Sparsifier
+from graphformer.errors import strict_flags
 
 
+@strict_flags
 @dataclass(frozen=True)
 class TopK(Sparsifier, name="top_k"):
     """Keep the ``k`` largest weights of each row (all of them where a row has fewer candidates); of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from graphformer.attention.updates.base import Update
-from graphformer.errors import require_known
+from graphformer.errors import require_known, strict_flags
 
 
 class GatedHeads(nn.Module, Update, name="gated_heads"):
@@ -23,6 +23,7 @@ class GatedHeads(nn.Module, Update, name="gated_heads"):
         maps: whether the layer's linear map over all heads follows.
     """
 
+    @strict_flags
     def __init__(
         self,
         gate: str = "softmax",

@@ -9,7 +9,7 @@ from torch import Tensor
 from graphformer.attention.pairs import Block, Listed
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.sparsifiers.reweigh import straight_through
-from graphformer.errors import require_known
+from graphformer.errors import require_known, strict_flags
 
 CURVE_OF_MODE = {
     "silu": "silu",
@@ -27,6 +27,7 @@ CURVE_OF_MODE = {
 MODES = ("none", *CURVE_OF_MODE, "top_k", "scaled_topk_causal_4d")
 
 
+@strict_flags
 def threshold_spec(
     mode: str,
     tau: float = 0.2,

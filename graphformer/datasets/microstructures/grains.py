@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
-from graphformer.errors import require_flag
+from graphformer.errors import require_flag, strict_flags
 
 
 class Names(NamedTuple):
@@ -37,6 +37,7 @@ def feature_names(dim: int, *, directions: bool = False) -> Names:
     )
 
 
+@strict_flags
 def grain_graph(
     labels: np.ndarray,
     properties: np.ndarray | None = None,
@@ -147,6 +148,7 @@ def grain_graph(
     )
 
 
+@strict_flags
 def regions(phases: np.ndarray, *, periodic: bool = False, name: str = "phases") -> np.ndarray:
     """The connected regions of a map of phases, as labels from 0 in the order of their first
     voxels. Voxels are connected by faces.
@@ -177,6 +179,7 @@ def regions(phases: np.ndarray, *, periodic: bool = False, name: str = "phases")
     return rank[labels].reshape(phases.shape)
 
 
+@strict_flags
 def region_graph(
     phases: np.ndarray,
     values: Sequence[int],

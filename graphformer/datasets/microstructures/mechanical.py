@@ -18,7 +18,7 @@ from torch_geometric.data import Data
 from graphformer.datasets.microstructures.grains import feature_names, region_graph
 from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import RawFile
-from graphformer.errors import require_known
+from graphformer.errors import require_known, strict_flags
 
 _KINDS = ("patches", "pixels", "regions")
 _SIDE = 28
@@ -94,6 +94,7 @@ class MechanicalMNIST(GraphDataset):
     raw_files: ClassVar[tuple[RawFile, ...]] = (_IMAGES, _ENERGIES)
     data_folder: ClassVar[str] = "mechanical-mnist"
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,

@@ -25,7 +25,7 @@ from graphformer.datasets.microstructures.images import SUFFIXES, image_files, r
 from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import sha256
 from graphformer.datasets.store.tables import some
-from graphformer.errors import require_flag, require_known
+from graphformer.errors import require_flag, require_known, strict_flags
 
 _KINDS = ("grains", "phases")
 _ON_ERROR = ("raise", "skip")
@@ -76,6 +76,7 @@ class Microstructures(GraphDataset):
 
     version: ClassVar[int] = 1
 
+    @strict_flags
     def __init__(
         self,
         source: str | Path | Sequence[str | Path],

@@ -25,7 +25,7 @@ from graphformer.datasets.microstructures.voronoi import (
     target_of,
 )
 from graphformer.datasets.store.cache import GraphDataset
-from graphformer.errors import require_known, whole
+from graphformer.errors import require_known, strict_flags, whole
 
 _PROPERTIES = ("conductivity", "stiffness")
 _LAWS = ("lognormal", "two-phase")
@@ -95,6 +95,7 @@ class PolycrystalDataset(GraphDataset):
 
     version: ClassVar[int] = 1
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,

@@ -17,7 +17,7 @@ from graphformer.datasets.polymers.smiles import graph_and_left_out
 from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import RawFile, sha256
 from graphformer.datasets.store.tables import Row, numbers, read_rows, some
-from graphformer.errors import require, require_known
+from graphformer.errors import require, require_known, strict_flags
 
 _DFT = "https://media.githubusercontent.com/media/ChangwenXu98/TransPolymer/8399d4816ce772b64deba34f4455d91d9a764b2a/data/"
 _VIPEA = "https://raw.githubusercontent.com/coleygroup/polymer-chemprop-data/2af92df9560c9f1caf6ddc8a71e2290768a71674/results/vipea/cv10-random/polymer/"
@@ -105,6 +105,7 @@ class PolymerGraphs(GraphDataset):
     node_names: tuple[str, ...] = NODE_NAMES
     edge_names: tuple[str, ...] = EDGE_NAMES
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,
@@ -212,6 +213,7 @@ class CopolymerGraphs(GraphDataset):
     target_names: tuple[str, ...] = ("EA", "IP")
     text_column: ClassVar[str] = "poly_chemprop_input"
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,

@@ -20,6 +20,7 @@ from torch_geometric.data import Data
 
 from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import RawFile
+from graphformer.errors import strict_flags
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWYX"
 """The letter of each category of ``x``. X stands for all others (U and O too)."""
@@ -77,6 +78,7 @@ class ProteinSecondaryStructure(GraphDataset):
     data_folder: ClassVar[str] = "flip-secondary-structure"
     target_names: tuple[str, ...] = tuple(STATES)
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,

@@ -26,7 +26,7 @@ from graphformer.datasets.proteins.residue_graph import (
 from graphformer.datasets.proteins.residues import UnreadableStructure, read_residues
 from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import sha256
-from graphformer.errors import require, require_known
+from graphformer.errors import require, require_known, strict_flags
 
 __all__ = ["STRUCTURE_SUFFIXES", "ProteinStructures", "structure_files"]
 
@@ -113,6 +113,7 @@ class ProteinStructures(GraphDataset):
 
     version: ClassVar[int] = 3
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,

@@ -22,7 +22,7 @@ from graphformer._moved import former_name
 from graphformer.datasets.store import storage
 from graphformer.datasets.store.download import RawFile, find
 from graphformer.datasets.store.fingerprint import describe
-from graphformer.errors import require
+from graphformer.errors import require, strict_flags
 
 
 class GraphDataset(InMemoryDataset):
@@ -60,6 +60,7 @@ class GraphDataset(InMemoryDataset):
     data_folder: ClassVar[str] = ""
     data_class: ClassVar[type[Data]] = Data
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,
@@ -229,6 +230,7 @@ class GraphDataset(InMemoryDataset):
             for test in inside
         ]
 
+    @strict_flags
     def to_dgl(self, labels: bool = False) -> list:
         """The graphs as DGLGraphs, node attributes in ``ndata`` and edge attributes in ``edata``
         under their names.

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from graphformer.datasets.store.download import RawFile, find
 from graphformer.datasets.text.tokenizers import refuse_unknown
 from graphformer.datasets.text.windows import TextDataset
-from graphformer.errors import require_known
+from graphformer.errors import require_known, strict_flags
 
 _ADDRESS = "https://raw.githubusercontent.com/openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data/"
 _SPLITS = {
@@ -62,6 +62,7 @@ class GSM8K(Dataset):
     }
     data_folder: ClassVar[str] = "gsm8k"
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None = None,
@@ -102,6 +103,7 @@ class GSM8K(Dataset):
         """The number after ``####``; all are whole."""
         return int(self._records[index]["answer"].rpartition("####")[2].replace(",", ""))
 
+    @strict_flags
     def windows(
         self,
         tokenizer: PreTrainedTokenizerBase,

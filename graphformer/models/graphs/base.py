@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphformer.errors import whole
+from graphformer.errors import strict_flags, whole
 from graphformer.graph import AttentionGraph
 from graphformer.models.graphs.data import Level, read_structure
 from graphformer.models.graphs.label_masks import (
@@ -285,6 +285,7 @@ class GraphNetwork(nn.Module):
         )
         return "edge_label" if asked else name
 
+    @strict_flags
     def counted(self, name: str, data: Any, mask: Mask = None, *, training: bool) -> Tensor | None:
         """Bool ``[rows]``, which labels of a target count
         (:mod:`graphformer.models.graphs.label_masks`); None for all.

@@ -37,7 +37,7 @@ from graphformer.attention.head import Head
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
-from graphformer.errors import number, require_known, whole
+from graphformer.errors import number, require_known, strict_flags, whole
 from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graphs.data import Level, Pairs, given_groups
 from graphformer.models.graphs.label_masks import Mask
@@ -301,6 +301,7 @@ class GraphTransformer(GraphNetwork):
 
     # ------------------------------------------------------------------ forward
 
+    @strict_flags
     def forward(
         self, data: Any, *, output_graphs: bool = False, mask: Mask = None
     ) -> GraphTransformerOutput:

@@ -17,7 +17,7 @@ from graphformer import _auto, backends
 from graphformer.attention.build import EXECUTORS
 from graphformer.attention.head import Head
 from graphformer.attention.slot import KINDS, Slot, from_spec, spec
-from graphformer.errors import did_you_mean, number, require_known, whole
+from graphformer.errors import did_you_mean, number, require_flag, require_known, whole
 
 OPERATORS = ("sum", "gin", "pna")
 
@@ -242,6 +242,10 @@ class GraphformerConfig(PreTrainedConfig):
                     f"rope_theta={theta} contradicts "
                     f"rope_parameters['rope_theta']={given['rope_theta']}: give one of them"
                 )
+        # `strict` looks at our own fields alone
+        for name in ("output_hidden_states", "return_dict", "is_encoder_decoder"):
+            if (flag := getattr(self, name, None)) is not None:
+                require_flag(name, flag)
         super().__post_init__(**kwargs)
         _auto.register_models()
         # `strict` calls it too, but wraps the ValueError in an error of its own

@@ -21,6 +21,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from graphformer.attention.candidates import Rule
 from graphformer.attention.slot import from_spec as from_plain
 from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopK, from_spec
+from graphformer.errors import strict_flags
 from graphformer.graph import AttentionGraph
 from graphformer.models.language.configuration import GraphformerConfig
 from graphformer.models.language.inputs import (
@@ -210,6 +211,7 @@ class GraphformerModel(GraphformerPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @strict_flags
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -354,6 +356,7 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
             "generate(input_ids, attention_mask=...)"
         )
 
+    @strict_flags
     @can_return_tuple
     def forward(
         self,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from graphformer.errors import whole
+from graphformer.errors import strict_flags, whole
 
 
 class NodeBudgetSampler(Sampler[list[int]]):
@@ -42,6 +42,7 @@ class NodeBudgetSampler(Sampler[list[int]]):
         ValueError: no graphs, a negative size, or an argument out of its range.
     """
 
+    @strict_flags
     def __init__(
         self,
         sizes: Sequence[int] | np.ndarray,

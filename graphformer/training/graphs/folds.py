@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphformer.errors import strict_flags
 from graphformer.models.graphs.label_masks import held_masks
 from graphformer.models.graphs.transformer import GraphTransformer
 from graphformer.training.graphs.trainer import GraphTrainer
@@ -17,6 +18,7 @@ from graphformer.training.run import is_main_process
 from graphformer.training.saving import write_text
 
 
+@strict_flags
 def cross_validate(
     make_net: Callable[[], GraphTransformer],
     dataset: Any,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphformer.errors import require_known
+from graphformer.errors import require_known, strict_flags
 from graphformer.models.graphs.label_masks import MASKS, Mask, without_uncounted
 from graphformer.models.graphs.targets import Target
 
@@ -36,6 +36,7 @@ class Scaling:
     logs: tuple[str, ...] = ()
 
     @classmethod
+    @strict_flags
     def fit(cls, net: Any, dataset: Any, targets: str = "standard", inputs: bool = True) -> Scaling:
         """From the training set: inputs that are numbers (not categories), and the targets of
         regressions.

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
-from graphformer.errors import number, require, whole
+from graphformer.errors import number, require, strict_flags, whole
 from graphformer.models.graphs.base import GraphNetwork
 from graphformer.models.graphs.label_masks import undecided
 from graphformer.training.checkpoints import latest_checkpoint, require_complete
@@ -97,6 +97,7 @@ class GraphTrainer(ResumableTrainer):
         MissingExtra: accelerate is not installed.
     """
 
+    @strict_flags
     def __init__(
         self,
         net: GraphNetwork,

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graphformer.datasets.text.windows import TextDataset
-from graphformer.errors import number, require, whole
+from graphformer.errors import number, require, strict_flags, whole
 from graphformer.training.checkpoints import latest_checkpoint, require_complete
 from graphformer.training.language.evaluation import Evaluation
 from graphformer.training.run import (
@@ -55,6 +55,7 @@ class TrainingResult:
     resumed_from: int
 
 
+@strict_flags
 def train_language_model(
     model: PreTrainedModel,
     train_dataset: Dataset,
