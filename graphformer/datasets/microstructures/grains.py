@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
-from graphformer.errors import require_flag, strict_flags
+from graphformer.datasets.store.tables import some
+from graphformer.errors import strict_flags
 
 
 class Names(NamedTuple):
@@ -79,7 +81,8 @@ def grain_graph(
             grains look like those with fewer.
         directions: add what tells directions in the frame of the image; targets that are tensors
             need it.
-        ignore: labels that are no grains (holes, points that were not indexed).
+        ignore: labels that are no grains (holes, points that were not indexed); one that the
+            image does not hold is named in a warning.
         y: kept as ``y``.
         name: what errors call the image.
 
@@ -90,14 +93,13 @@ def grain_graph(
     """
     labels = _checked(labels, name)
     dim = labels.ndim
-    for flag, value in (("periodic", periodic), ("relative", relative), ("directions", directions)):
-        require_flag(flag, value)
     if np.shape(spacing) not in ((), (1,), (dim,)):
         raise ValueError(f"spacing must be one number or {dim}, one an axis, got {spacing}.")
     step = np.broadcast_to(np.asarray(spacing, dtype=float), (dim,))
     if not (step > 0).all() or not np.isfinite(step).all():
         raise ValueError(f"spacing must be positive, got {spacing}.")
     grains, index = np.unique(labels, return_inverse=True)
+    tell_absent(ignore, grains, name)
     kept = ~np.isin(grains, list(ignore))
     if not kept.any():
         raise ValueError(f"{name}: no grain is left beside the ignored labels {tuple(ignore)}.")
@@ -185,6 +187,7 @@ def region_graph(
     values: Sequence[int],
     *,
     periodic: bool = False,
+    ignore: Sequence[int] = (),
     name: str = "phases",
     **options: Any,
 ) -> Data:
@@ -195,6 +198,8 @@ def region_graph(
         phases: ``[n0, n1]`` or ``[n0, n1, n2]``, integers or booleans.
         values: the phases there can be, the same for all images of a data set.
         periodic: the image continues on its other side.
+        ignore: phases whose regions are no nodes (holes); one that the image does not hold is
+            named in a warning.
         name: what errors call the image.
         options: the other arguments of :func:`grain_graph`.
 
@@ -212,7 +217,22 @@ def region_graph(
     _, first = np.unique(labels, return_index=True)
     own = np.asarray(phases).ravel()[first]
     one_hot = (own[:, None] == np.asarray(values)).astype(float)
-    return grain_graph(labels, one_hot, periodic=periodic, name=name, **options)
+    tell_absent(ignore, found, name)
+    left_out = np.isin(own, list(ignore))
+    if left_out.all():
+        raise ValueError(f"{name}: no region is left beside the ignored phases {tuple(ignore)}.")
+    options["ignore"] = np.flatnonzero(left_out).tolist()
+    return grain_graph(labels, one_hot[~left_out], periodic=periodic, name=name, **options)
+
+
+def tell_absent(ignore: Sequence[int], found: np.ndarray, name: str) -> None:
+    """A warning that names what is ignored and not there."""
+    if lacking := sorted(set(ignore) - set(found.tolist())):
+        warnings.warn(
+            f"ignore={tuple(ignore)}: {name} does not hold {some(lacking)}, so nothing was left "
+            "out for it",
+            stacklevel=3,
+        )
 
 
 def _checked(labels: np.ndarray, name: str) -> np.ndarray:

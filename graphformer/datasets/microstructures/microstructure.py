@@ -25,7 +25,7 @@ from graphformer.datasets.microstructures.images import SUFFIXES, image_files, r
 from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import sha256
 from graphformer.datasets.store.tables import some
-from graphformer.errors import require_flag, require_known, strict_flags
+from graphformer.errors import require_known, strict_flags
 
 _KINDS = ("grains", "phases")
 _ON_ERROR = ("raise", "skip")
@@ -61,8 +61,9 @@ class Microstructures(GraphDataset):
             a warning, before any image is read.
         missing: let targets be NaN or lack for a file (then all are NaN), for models that leave
             them out of the loss. Files without a row are told in a warning.
-        periodic, spacing, relative, directions, ignore: as in
-            :func:`~graphformer.datasets.grain_graph`.
+        periodic, spacing, relative, directions: as in :func:`~graphformer.datasets.grain_graph`.
+        ignore: labels (of ``kind="phases"``: phases) that are no nodes; one that no image holds is
+            named in a warning.
         on_error: ``"raise"`` at a file that cannot be used, or ``"skip"`` it: it is noted in
             ``skipped`` and reported in one warning.
         transform, pre_transform, pre_filter, log, force_reload: as in PyG.
@@ -112,13 +113,6 @@ class Microstructures(GraphDataset):
                 f"phases={tuple(phases)} is for kind='phases'; the labels of kind='grains' are "
                 "numbers of grains."
             )
-        for name, flag in (
-            ("missing", missing),
-            ("periodic", periodic),
-            ("relative", relative),
-            ("directions", directions),
-        ):
-            require_flag(name, flag)
         if missing and targets is None:
             raise ValueError(
                 "missing=True lets targets lack, and there are no targets; leave it out."
@@ -176,6 +170,7 @@ class Microstructures(GraphDataset):
     def build(self) -> Iterator[Data]:
         """A graph a file."""
         dim = None
+        self._absent = set(self.options["ignore"])
         for number in self.progress(range(len(self.files))):
             try:
                 data = self._graph(number)
@@ -191,20 +186,29 @@ class Microstructures(GraphDataset):
                 continue
             dim = data.pos.shape[1]
             yield data
+        if self._absent:
+            warnings.warn(
+                f"ignore={self.options['ignore']}: no image holds {some(sorted(self._absent))}, so "
+                "nothing was left out for it",
+                stacklevel=2,
+            )
 
     def _graph(self, number: int) -> Data:
         path = self.files[number]
         image = read_image(path)
+        ignore = tuple(one for one in self.options["ignore"] if (image == one).any())
+        self._absent -= set(ignore)
+        options = {**self.options, "ignore": ignore}
         y = (
             None
             if self._targets is None
             else torch.tensor([self._targets[number]], dtype=torch.float32)
         )
         if self.kind == "phases":
-            data = region_graph(image, self.phases, name=str(path), y=y, **self.options)
+            data = region_graph(image, self.phases, name=str(path), y=y, **options)
         else:
             data = grain_graph(
-                image, self._properties(number, image), name=str(path), y=y, **self.options
+                image, self._properties(number, image), name=str(path), y=y, **options
             )
         if data.num_nodes == 1:
             what = "one grain" if self.kind == "grains" else "one region"

@@ -583,6 +583,17 @@ def test_rows_of_labels_that_are_not_in_the_image_are_told(folder):
         Microstructures(folder / "s0.npy", tables=tables)
 
 
+def test_an_ignored_label_is_named_where_no_image_holds_it(tmp_path):
+    for number, image in enumerate(([[0, 5, 5], [0, 7, 7]], [[5, 5, 9], [5, 9, 9]])):
+        np.save(tmp_path / f"s{number}.npy", np.array(image))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # 0 is in one of them
+        made = Microstructures(tmp_path, ignore=(0,))
+    assert [one.num_nodes for one in made] == [2, 2]
+    with pytest.warns(UserWarning, match=r"ignore=\(0, 4\): no image holds 4, so nothing"):
+        Microstructures(tmp_path, ignore=(0, 4))
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [

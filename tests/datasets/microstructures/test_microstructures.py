@@ -166,6 +166,24 @@ def test_ignored_labels_are_no_grains():
     assert data.x[:, -2:].tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
+def test_an_ignored_label_that_is_not_there_is_named():
+    with pytest.warns(UserWarning, match=r"ignore=\(0, 8\): labels does not hold 0, 8, so nothing"):
+        data = grain_graph(LABELS, ignore=(0, 8))
+    torch.testing.assert_close(data.x, grain_graph(LABELS).x)
+
+
+def test_ignored_phases_are_no_regions():
+    phases = np.array([[0, 1, 1, 0], [0, 1, 2, 2], [0, 1, 2, 2]])
+    data = region_graph(phases, (0, 1, 2, 3), ignore=(1,))
+    assert data.x[:, -4:].tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]]
+    # the right 0 and the 2 below it touch; the left 0 touched the 1 alone
+    assert data.edge_index.tolist() == [[1, 2], [2, 1]]
+    with pytest.warns(UserWarning, match=r"ignore=\(3,\): phases does not hold 3"):
+        assert region_graph(phases, (0, 1, 2, 3), ignore=(3,)).num_nodes == 4
+    with pytest.raises(ValueError, match=r"no region is left beside the ignored phases \(0, 1\)"):
+        region_graph(phases[:, :2], (0, 1), ignore=(0, 1))
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (1, 1), (2, 3, 5)])
 @pytest.mark.parametrize("periodic", [False, True])
 def test_one_grain_has_no_edges(shape, periodic):
