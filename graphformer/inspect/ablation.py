@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from graphformer.backends import aggregate
-from graphformer.errors import require, require_known
+from graphformer.errors import require, require_known, strict_flags
 from graphformer.frozen.reading import Call, reading
 from graphformer.graph import AttentionGraph
 from graphformer.nn.tokens import GraphAttention
@@ -89,6 +89,7 @@ def cut(
         raise ValueError(f"layers {missing} were not called, so nothing of them was cut")
 
 
+@strict_flags
 def ablate(
     model: nn.Module,
     *,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from graphformer.errors import require
+from graphformer.errors import require, strict_flags
 from graphformer.inspect.reading import graphs as read
 from graphformer.inspect.value import ModelGraphs
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas
 
 
+@strict_flags
 def collect(
     model: nn.Module,
     loader: Iterable[Any],

@@ -12,7 +12,7 @@ from torch import nn
 from graphformer.attention import Threshold
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.sparsifiers import check as check_sparsifier
-from graphformer.errors import require_flag, require_known, whole
+from graphformer.errors import require_flag, require_known, strict_flags, whole
 from graphformer.inspect.value import ModelGraphs
 
 
@@ -55,6 +55,7 @@ class Wanted:
         return list(self.heads)
 
 
+@strict_flags
 def graphs(
     model: nn.Module,
     *args: Any,

@@ -26,7 +26,7 @@ from torch import Tensor
 from graphformer.attention.executors import blocks
 from graphformer.attention.problem import Problem, pose
 from graphformer.attention.scores import ScaledDotProduct, choose_score
-from graphformer.errors import require_known
+from graphformer.errors import require_known, strict_flags
 from graphformer.frozen.capture import Attention
 
 MEASURES = ("sender_mass", "entropy", "distance", "sink")
@@ -87,6 +87,7 @@ def sink_mass(q: Tensor, k: Tensor, **slots: Any) -> Tensor:
     return measure(q, k, ("sink",), **slots).sink  # type: ignore[return-value]
 
 
+@strict_flags
 @torch.no_grad()
 def measure(
     q: Tensor,

