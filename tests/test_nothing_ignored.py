@@ -584,7 +584,7 @@ def grains(**options):
         ),
         (
             lambda q, **o: gf.nn.GINAttention(12, 3, score="pairwise", sharpening=2.0),
-            "sharpening=2.0 is for scores that are dot products",
+            "sharpening=2.0 is a factor of the scores, and score='pairwise' has a scale of its own",
         ),
         (
             lambda q, **o: gf.attention.Reweigh("relu", beta=3.0),

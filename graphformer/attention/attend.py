@@ -172,18 +172,42 @@ def over_edges(
     executor builds.
     """
     graph = build(problem, chosen.executor)
-    weighted = graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
-    degrees = [name for name in reductions if is_degree(name)]
-    names = tuple(name for name in reductions if name not in degrees)
-    reduced = backends.base.aggregate(weighted, x, names, backends.get(chosen.backend))
-    for name in degrees:
-        counted = (
-            graph.select(graph.weight.detach() > float(name.partition("@")[2]))
-            if "@" in name
-            else graph
-        )
-        reduced[name] = counted.in_degree().view(*problem.q.shape[:3], 1).to(x.dtype)
-    return reduced, graph
+    return reduce(graph, dropped(graph, dropout), x, reductions, chosen.backend), graph
+
+
+def dropped(graph: AttentionGraph, dropout: float) -> AttentionGraph:
+    """The graph with its weights after dropout."""
+    return graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
+
+
+def reduce(
+    graph: AttentionGraph,
+    weighted: AttentionGraph,
+    x: Tensor,
+    reductions: tuple[str, ...],
+    backend: str,
+) -> dict[str, Tensor]:
+    """The reductions of ``x`` ``[*lanes, N, D]`` by name.
+
+    Args:
+        graph: the heads' edges, which degrees count.
+        weighted: the same with the weights of this pass.
+    """
+    names = summed(reductions)
+    reduced = backends.base.aggregate(weighted, x, names, backends.get(backend))
+    for name in reductions:
+        if is_degree(name):
+            bound = name.partition("@")[2]
+            counted = graph.select(graph.weight.detach() > float(bound)) if bound else graph
+            reduced[name] = (
+                counted.in_degree().view(*x.shape[:-2], graph.num_receivers, 1).to(x.dtype)
+            )
+    return reduced
+
+
+def summed(reductions: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of :func:`graphformer.aggregate`; a degree is none."""
+    return tuple(name for name in reductions if not is_degree(name))
 
 
 def is_degree(reduction: str) -> bool:

@@ -107,20 +107,18 @@ def build(problem: Problem, executor: str = "auto") -> AttentionGraph:
     # Scores decide which edges exist: autocast would take the decision in half precision.
     with torch.autocast(problem.q.device.type, enabled=False):
         graph = EXECUTORS[name](problem)
-        return refined(problem.sparsify, graph, problem.sizes[1])
+        # a list of edges has been through the whole of it
+        return graph if name == "edges" else refined(problem.sparsify, graph, problem.sizes[1])
 
 
 def refined(sparsify: Sparsifier | None, graph: AttentionGraph, heads: int) -> AttentionGraph:
     """What a sparsifier makes of the weights of the edges that it kept; lanes ``(B, heads)``, or
     ``(heads,)``.
     """
-    while sparsify is not None and (sparsify.renormalize or sparsify.reweighs):
-        pairs = Listed.of(graph, heads)
-        graph = graph.with_weight(sparsify.refine(graph.weight, pairs))
-        sparsify = sparsify.then
-        if sparsify is not None:
-            graph = graph.select(sparsify.keep(graph.weight.detach(), pairs))
-    return graph
+    if sparsify is None or not (sparsify.renormalize or sparsify.reweighs):
+        return graph
+    pairs, weight = edges.refined(sparsify, Listed.of(graph, heads), graph.weight)
+    return graph.with_weight(weight) if pairs.numbers is None else pairs.graph.with_weight(weight)
 
 
 def choose(problem: Problem) -> str:

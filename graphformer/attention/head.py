@@ -193,10 +193,18 @@ def head_of(
     """
     if head is None:
         return Head(**{**given})
-    for name, value in given.items():
-        if value is not usual[name] and value != usual[name]:
-            raise ValueError(
-                f"head and {name}={value!r} are given: say it in one place, "
-                f"head=gf.Head({name}=...)"
-            )
+    refuse_beside({name: (value, usual[name]) for name, value in given.items()})
     return Head.read(head)
+
+
+def refuse_beside(said: Mapping[str, tuple[Any, Any]]) -> None:
+    """ValueError for an argument that says something of a slot, beside a head.
+
+    Args:
+        said: by argument what was given, and its default.
+    """
+    for name, (value, default) in said.items():
+        if value is not default and value != default:
+            raise ValueError(
+                f"head and {name}={value!r} are given: say it in one place, in the head"
+            )

@@ -31,9 +31,8 @@ import torch
 from torch import Tensor
 
 from graphformer.backends.sums import EdgeDots, Ends
-from graphformer.errors import strict_flags
 from graphformer.graph import AttentionGraph, degrees
-from graphformer.graph.keys import pair_keys
+from graphformer.graph.keys import numbers_of, pair_keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +170,6 @@ class Block(Pairs):
         return self.only(values).sum((-2, -1), keepdim=True)
 
 
-@strict_flags
 @dataclass(frozen=True, eq=False)
 class Listed(Pairs):
     """Edges: values are ``[E]``.
@@ -180,14 +178,18 @@ class Listed(Pairs):
         graph: lanes ``(B, H)`` or ``(H,)``, whose weights are not looked at.
         heads: H.
         group: int64 ``[E]``, the row that each pair belongs to, ``0..num_groups - 1``.
-        in_order: the edges stand in the order of receivers, then senders.
+        numbers: int64 ``[E]``, which edges of the list that was cut these are; None where nothing
+            was.
+        there: bool ``[E]`` of a list that keeps its length, whatever is cut: which of its entries
+            are pairs still.
     """
 
     graph: AttentionGraph
     heads: int
     group: Tensor
     num_groups: int
-    in_order: bool = True
+    numbers: Tensor | None = None
+    there: Tensor | None = None
 
     @classmethod
     def of(cls, graph: AttentionGraph, heads: int) -> Listed:
@@ -207,13 +209,13 @@ class Listed(Pairs):
         )
 
     @classmethod
-    def of_heads(
+    def of_fixed_length(
         cls, senders: Tensor, receivers: Tensor, heads: int, num_senders: int, num_receivers: int
     ) -> Listed:
         """The same edges for every head, in any order, made of what any tracer knows.
 
-        It has one row more than there are receivers: that of the pairs that are none
-        (:meth:`kept`), which stand there because no shape may depend on numbers.
+        No shape may depend on numbers, so what is cut stays where it stands, in a row of its own:
+        there is one row more than there are receivers.
         """
         lane = torch.arange(heads, device=senders.device).unsqueeze(-1)
         graph = AttentionGraph(
@@ -237,18 +239,43 @@ class Listed(Pairs):
             heads,
             graph.receivers,
             heads * num_receivers + 1,
-            False,
+            there=torch.ones_like(head, dtype=torch.bool),
         )
 
-    def kept(self, keep: Tensor) -> Listed:
-        """The pairs for which ``keep`` is true; the others are sent to a row of their own."""
-        last = torch.zeros_like(self.group) + (self.num_groups - 1)
-        return replace(self, group=torch.where(keep, self.graph.receivers, last))
+    def cut(self, keep: Tensor, *values: Tensor) -> tuple[Any, ...]:
+        """The pairs for which ``keep`` (bool ``[E]``) is true, and their ``values``. A list that
+        keeps its length has 0 in the places of the others.
+        """
+        if self.there is not None:
+            keep = self.there & keep
+            last = torch.zeros_like(self.group) + (self.num_groups - 1)
+            group = torch.where(keep, self.graph.receivers, last)
+            left = (torch.where(keep, one, torch.zeros_like(one)) for one in values)
+            return replace(self, group=group, there=keep), *left
+        found = numbers_of(keep)
+        graph = replace(
+            self.graph,
+            senders=self.graph.senders[found],
+            receivers=self.graph.receivers[found],
+            weight=self.graph.weight[: len(found)],  # nobody looks at it
+            _derived={},
+        )
+        pairs = replace(
+            self,
+            sequence=self.sequence[found],
+            head=self.head[found],
+            receiver=self.receiver[found],
+            sender=self.sender[found],
+            graph=graph,
+            group=graph.receivers,
+            numbers=found if self.numbers is None else self.numbers[found],
+        )
+        return pairs, *(one[found] for one in values)
 
     def dot(self, q: Tensor, k: Tensor) -> Tensor:
         if self.heads == 0:  # no head, so no group of them
             return 0.0 * (q.sum() + k.sum()) * q.new_zeros(0)
-        if not self.in_order:
+        if self.there is not None:
             return (self.at_receivers(q) * self.at_senders(k)).sum(-1)
         return EdgeDots.apply(
             q.flatten(0, 2), k.flatten(0, 2), Ends.of(self.graph, self.heads // k.shape[1])
@@ -277,7 +304,10 @@ class Listed(Pairs):
         return p if not isinstance(p, Tensor) or p.ndim == 0 else p.index_select(0, self.head)
 
     def only(self, values: Tensor) -> Tensor:
-        return values
+        """0 where an entry of a list that keeps its length is no pair."""
+        if self.there is None:
+            return values
+        return torch.where(self.there, values, torch.zeros_like(values))
 
     def count(self) -> Tensor:
         return degrees(self.group, self.num_groups)[self.group]
@@ -306,7 +336,7 @@ class Listed(Pairs):
 
     def lane_sum(self, values: Tensor) -> Tensor:
         lane = self.sequence * self.heads + self.head
-        return values.new_zeros(self.graph.num_lanes).index_add(0, lane, values)[lane]
+        return values.new_zeros(self.graph.num_lanes).index_add(0, lane, self.only(values))[lane]
 
     def of_graph(self, graph: AttentionGraph) -> tuple[Tensor, Tensor]:
         """The weights that a graph with the same lanes has at the pairs, 0 where it has none, and

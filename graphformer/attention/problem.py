@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +20,11 @@ from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
 
 UNKNOWN_NUMBER = (
-    "torch.func.vmap cannot run over queries and keys here: which edges there are is in the data, "
-    "so samples have unequal numbers of them. Give the samples as the batch of one call, or loop "
-    "over them: torch.stack([f(x) for x in samples]). vmap runs with executor='dense' where "
-    "nothing is cut (sparsify=None), and with executor='flash' where the operator needs only sums"
+    "torch.func.vmap cannot run here: which edges there are is in the data, so samples have "
+    "unequal numbers of them. Give the samples as the batch of one call (of graphs, PyG's Batch), "
+    "or loop over them: torch.stack([f(x) for x in samples]). Where nothing is cut "
+    "(sparsify=None), vmap runs over layers on given edges, with executor='dense', and with "
+    "executor='flash' where the operator needs only sums"
 )
 
 
@@ -70,15 +72,27 @@ class Problem:
         return Block(**vars(every), allowed=self.rule.allow(every))
 
     def weights(
-        self, pairs: Block | Listed, q: Tensor | None = None, k: Tensor | None = None
+        self,
+        pairs: Block | Listed,
+        q: Tensor | None = None,
+        k: Tensor | None = None,
+        bias: Tensor | None = None,
+        check: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Score and normalizer on pairs; 0 where a pair is no candidate.
 
         Args:
             q, k: other tensors in the places of the problem's own.
+            bias: added to the logits. check: is shown the logits.
         """
-        q, k = self.q if q is None else q, self.k if k is None else k
-        return weigh(self.score, self.normalize, pairs, q, k)
+        maps = self.score.maps(self.q if q is None else q, self.k if k is None else k, pairs)
+        if bias is not None:
+            maps = tuple(logits + bias for logits in maps)
+        if check is not None:
+            for logits in maps:
+                check(logits)
+        weights = [pairs.only(self.normalize.weights(logits, pairs)) for logits in maps]
+        return self.score.combine(weights, pairs)
 
     def require_finite(self, *, cuts: bool = False) -> None:
         """Scores that are NaN or infinite, or may become so, are refused where numbers can be read:
@@ -109,23 +123,6 @@ class Problem:
                 f"the scores can overflow {self.q.dtype}: q (times scale and sharpening) reaches "
                 f"{reaches[0]:.3g} and k {reaches[1]:.3g}; look for a diverged training step"
             )
-
-
-def weigh(
-    score: Score,
-    normalize: Normalizer,
-    pairs: Block | Listed,
-    q: Tensor,
-    k: Tensor,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """The slots' formulas on pairs, from prepared queries and keys; ``bias`` is added to the
-    logits.
-    """
-    maps = score.maps(q, k, pairs)
-    if bias is not None:
-        maps = tuple(logits + bias for logits in maps)
-    return score.combine([pairs.only(normalize.weights(logits, pairs)) for logits in maps], pairs)
 
 
 def pose(
@@ -176,10 +173,9 @@ def pose(
     resolved = candidate_rules.resolve(candidates)
     edges, rule = (resolved, All()) if isinstance(resolved, Edges) else (None, resolved)
     if is_causal:
-        rule = Causal() if type(rule) is All else rule & Causal()
+        rule = rule & Causal()
     if attention_mask is not None:
-        keep = Keep(attention_mask)
-        rule = keep if type(rule) is All else rule & keep
+        rule = rule & Keep(attention_mask)
     rule.check(batch, heads, num_receivers, k.shape[2])
     rule = rule.of_call(q, k, training)
     prepared_q, prepared_k = score.prepare(q, k)

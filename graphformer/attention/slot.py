@@ -47,10 +47,14 @@ class Slot:
         slot: which slot it stands in, ``"normalize"``.
         name: its own name there, ``"softmax"``; None for a class that was not given one. Such a
             value can be used, and has no plain form.
+        said_of: what a class says of its formula, by the methods that write it. A subclass that
+            writes one anew says it again where it still holds; else the base's word counts, by
+            which no fast path is taken.
     """
 
     slot: ClassVar[str] = ""
     name: ClassVar[str | None] = None
+    said_of: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init_subclass__(
         cls, *, slot: str | None = None, name: str | None = None, **more: Any
@@ -60,6 +64,11 @@ class Slot:
             cls.slot = slot
             KINDS.setdefault(slot, {})
         cls.name = name
+        base = next(one for one in cls.__mro__ if "slot" in one.__dict__)
+        for method, said in cls.said_of.items():
+            for one in said if method in cls.__dict__ and cls is not base else ():
+                if one not in cls.__dict__:
+                    setattr(cls, one, base.__dict__[one])
         former = {"rows", "edges"} & set(cls.__dict__)
         if former and cls.slot in FORMULAS and FORMULAS[cls.slot] not in cls.__dict__:
             raise TypeError(REWRITE.format(cls.__qualname__, FORMULAS[cls.slot]))

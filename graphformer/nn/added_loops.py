@@ -10,40 +10,34 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import scatter
 
+from graphformer.errors import number
 from graphformer.graph.keys import numbers_of
-from graphformer.uncompiled import uncompiled
 
 PARTS = ("attr", "bias", "weight", "there")
 FILLS = ("add", "mean", "min", "max", "mul")
 
 
-def check_fill(value: float | Tensor | str) -> float | Tensor | str:
-    """The value itself, or an error that says what there is."""
+def check_fill(value: float | Tensor | str, add_self_loops: bool) -> float | Tensor | str:
+    """The value itself, or an error that says what there is, or that there are no self-loops."""
+    if isinstance(value, int | float):
+        number("fill_value", value)
+    if not add_self_loops and not (isinstance(value, str) and value == "mean"):
+        raise ValueError(
+            f"fill_value={value} is the features of self-loops, and add_self_loops is False: give "
+            "both, or neither"
+        )
     if isinstance(value, str):
         if value not in FILLS:
             raise ValueError(
                 f"unknown fill_value {value!r}; known: {', '.join(FILLS)}, a number, or a tensor "
                 "[edge_dim]"
             )
-    elif isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
+    elif not isinstance(value, (int, float, Tensor)):
         raise TypeError(
             f"fill_value must be a number, a tensor [edge_dim] or one of {', '.join(FILLS)}, got "
             f"{type(value).__name__}"
         )
     return value
-
-
-@uncompiled(
-    "return_attention_weights with add_self_loops=True: how many self-loops make way for "
-    "others is in the numbers of edge_index. Set add_self_loops=False and give edges with "
-    "self-loops, or compile without fullgraph"
-)
-def present(
-    there: Tensor, senders: Tensor, receivers: Tensor, alpha: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Ends ``[E]`` and weights ``[..., E, heads]`` of the edges that are ``there``."""
-    number = numbers_of(there)
-    return senders[number], receivers[number], alpha.index_select(-2, number)
 
 
 @dataclass(frozen=True)

@@ -28,39 +28,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import is_fake
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from graphformer import backends
-from graphformer.attention.candidates import Edges
-from graphformer.attention.features import Features
 from graphformer.attention.head import Head, head_of
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.operators import Operator
 from graphformer.attention.scores import Score
-from graphformer.attention.slot import register_parts
 from graphformer.attention.sparsifiers import Sparsifier
-from graphformer.attention.updates import Concat
-from graphformer.errors import number, strict_flags, whole
+from graphformer.errors import strict_flags
 from graphformer.graph import AttentionGraph
-from graphformer.graph.keys import order_of
 from graphformer.nn import conv_inputs
 from graphformer.nn.added_loops import Edges as GivenList
-from graphformer.nn.added_loops import check_fill, present
-from graphformer.nn.conv_options import refuse_others
+from graphformer.nn.added_loops import check_fill
+from graphformer.nn.conv_options import check_head, check_sizes, refuse_others
 from graphformer.nn.edge_attention import EdgeAttention
-from graphformer.nn.edge_list import EdgeList, check_ends
+from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
-from graphformer.nn.graph_inputs import (
-    check_size,
-    is_dgl,
-    numberless,
-    read_dgl,
-    read_graph,
-    refuse_crossing,
-)
+from graphformer.nn.graph_inputs import numberless
 from graphformer.nn.mlp import probability
-from graphformer.nn.tokens import sharpening_start
+from graphformer.nn.returned_weights import returned
 
 Channels = int | tuple[int, int]
 
@@ -134,41 +121,13 @@ class AttentionConv(EdgeAttention):
         **others: Any,
     ) -> None:
         refuse_others(aggr, node_dim, decomposed_layers, flow, others)
+        check_sizes(out_channels, heads, head_channels, edge_dim, concat)
         super().__init__(aggr=None, flow=flow, node_dim=0)
-        for name, value in (
-            ("out_channels", out_channels),
-            ("heads", heads),
-            ("head_channels", head_channels),
-            ("edge_dim", edge_dim),
-        ):
-            if value is not None and (name, value) != ("edge_dim", -1):
-                whole(name, value)
-        if isinstance(fill_value, int | float):
-            number("fill_value", fill_value)
-        if not add_self_loops and not (isinstance(fill_value, str) and fill_value == "mean"):
-            raise ValueError(
-                f"fill_value={fill_value} is the features of self-loops, and add_self_loops is "
-                "False: give both, or neither"
-            )
-        if head_channels is None and concat and out_channels % heads:
-            raise ValueError(
-                f"out_channels {out_channels} is not a multiple of heads {heads}: every head makes "
-                "an equal part of the output. Choose another number of heads, give head_channels: "
-                "then a linear map makes the output from the heads, or concat=False: then every "
-                "head is out_channels wide and the output is their mean"
-            )
-        self.in_channels, self.out_channels, self.heads, self.edge_dim = (
-            in_channels,
-            out_channels,
-            heads,
-            edge_dim,
-        )
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.heads, self.edge_dim, self.concat = heads, edge_dim, concat
         self.head_channels = head_channels or (out_channels // heads if concat else out_channels)
-        self.concat, self.add_self_loops, self.fill_value = (
-            concat,
-            add_self_loops,
-            check_fill(fill_value),
-        )
+        self.add_self_loops = add_self_loops
+        self.fill_value = check_fill(fill_value, add_self_loops)
         if not isinstance(operator, Operator) and callable(operator):
             operator = operator(heads, self.head_channels)
         given = {"sparsify": sparsify, "normalize": normalize, "score": score}
@@ -179,7 +138,7 @@ class AttentionConv(EdgeAttention):
         self.backend, self.dropout = backend, probability("dropout", dropout)
         pair = (in_channels, in_channels) if isinstance(in_channels, int) else tuple(in_channels)
         from_senders, from_receivers = pair[::-1] if flow == "target_to_source" else pair
-        self.channels = (
+        self.channels: Channels = (
             in_channels if isinstance(in_channels, int) else (from_senders, from_receivers)
         )
         width = heads * self.head_channels
@@ -193,15 +152,13 @@ class AttentionConv(EdgeAttention):
             "kv_size": width,
             "layer_idx": None,
         }
-        made = self._checked(made, from_receivers, from_senders, head_channels)
+        made = check_head(made, from_receivers, from_senders, head_channels)
         # The operator is made in its turn below: parameters are drawn in the order of old seeds.
         what, made = made.operator, dataclasses.replace(made, operator=None).for_layer(sizes)
-        self.candidates, self.normalize = made.candidates, made.normalize
-        self.sparsify, self.update_slot = made.sparsify, made.update
-        self._score_attribute = made.score.attribute
-        setattr(self, made.score.attribute, made.score)
-        register_parts(self, **made.items())
-        projects, glorot = made.score.projects, made.score.name == "additive"
+        self._hold(made)
+        self.update_slot = made.update
+        self._hold_score(made)
+        projects, glorot = made.score.projects, made.score.glorot_values
         self.q_proj = conv_inputs.linear(from_receivers, width) if projects else None
         self.k_proj = conv_inputs.linear(from_senders, width) if projects else None
         self.v_proj = conv_inputs.linear(from_senders, width, glorot=glorot)
@@ -220,7 +177,7 @@ class AttentionConv(EdgeAttention):
             self.edge_message = (
                 UninitializedParameter() if waits else nn.Parameter(torch.empty(shape))
             )
-        self.operator: Any = what.for_layer(sizes)
+        self.operator = what.for_layer(sizes)
         merged = width if concat else self.head_channels
         self.o_proj = (
             None
@@ -231,54 +188,11 @@ class AttentionConv(EdgeAttention):
         self.bias = (
             nn.Parameter(torch.zeros(out_channels)) if bias and self.o_proj is None else None
         )
-        self.initial_sharpening = sharpening_start(sharpening)
-        if not self.score_slot.scaled and not isinstance(sharpening, bool):
-            raise ValueError(
-                f"sharpening={sharpening} is a factor of the scores, and "
-                f"score={self.score_slot.name!r} has a scale of its own: leave it out"
-            )
-        trained = bool(sharpening) and self.score_slot.scaled
-        self.sharpening = (
-            nn.Parameter(torch.full((1,), self.initial_sharpening)) if trained else None
-        )
+        self._hold_sharpening(sharpening)
         self._reset_edge_message()
 
-    def _checked(
-        self, head: Head, from_receivers: int, from_senders: int, head_channels: int | None
-    ) -> Head:
-        """The head with its update; what cannot stand in a layer on edges is refused."""
-        if isinstance(head.candidates, Edges):
-            raise ValueError(
-                "candidates of a layer on given edges are a rule among them; the edges themselves "
-                "are edge_index"
-            )
-        if head.features is not None and not (
-            head.features.projects and type(head.features).of_nodes is Features.of_nodes
-        ):
-            raise ValueError(
-                f"features={head.features.name!r}: a layer on edges sends a projection of x; leave "
-                "it out"
-            )
-        asks = type(head.score).of_hidden is not Score.of_hidden and head.score.name != "additive"
-        if asks and -1 in (from_receivers, from_senders):
-            raise ValueError(
-                f"score={head.score.name!r} needs in_channels; -1 takes them from the first call"
-            )
-        update = Concat() if head.update is None else head.update
-        if update.maps and head_channels is None:
-            raise ValueError(
-                "update with an output map: give head_channels, the width of a head, and the map "
-                "follows"
-            )
-        return dataclasses.replace(head, update=update)
-
-    def reset_parameters(self) -> None:
-        """Every parameter as the constructor left it (linear maps drawn anew)."""
-        for module in self.children():
-            if hasattr(module, "reset_parameters"):  # a sparsifier of a user's own may have none
-                module.reset_parameters()
-        if self.sharpening is not None:
-            nn.init.constant_(self.sharpening, self.initial_sharpening)
+    def reset_own_parameters(self) -> None:
+        super().reset_own_parameters()
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         self._reset_edge_message()
@@ -350,43 +264,22 @@ class AttentionConv(EdgeAttention):
                 expected.
             TypeError: an argument of the wrong kind.
         """
-        if previous is not None and not self.score_slot.previous:
-            raise ValueError(
-                f"previous is given, and score={self.score_slot.name!r} reads no graph of the "
-                "layer before: leave it out"
-            )
         if edge_bias is not None and not self.score_slot.biased:
             raise ValueError(
                 f"edge_bias is added to scores, and score={self.score_slot.name!r} takes its "
                 "logits as they are: leave it out"
             )
-        if is_dgl(x):
-            x, graph = read_dgl(x, edge_index, self.flow)
-        else:
-            graph = read_graph(edge_index, self.flow)
-            if self.flow == "target_to_source" and isinstance(x, (tuple, list)):
-                x = tuple(x[::-1])
-        x_src, x_dst = conv_inputs.node_features(x, self.channels)
-        batches = x_src.shape[0] if x_src.ndim == 3 else None
-        found = None if x_dst is None else x_dst.shape[-2]
-        num_senders, num_receivers = check_size(size, graph, (x_src.shape[-2], found), self.flow)
-        senders, receivers, num_edges = graph.senders, graph.receivers, graph.senders.shape[0]
-        check_ends(
-            senders,
-            receivers,
-            num_senders,
-            num_receivers,
-            device=x_src.device,
-            swapped=self.flow == "target_to_source",
+        graph, x_src, x_dst, num_senders, num_receivers = conv_inputs.graph_and_nodes(
+            x, edge_index, batch, size, self.channels, self.flow
         )
-        if batch is not None:
-            refuse_crossing(batch, senders, receivers, num_senders, num_receivers)
+        batches = x_src.shape[0] if x_src.ndim == 3 else None
         edge_attr, edge_weight = conv_inputs.stored_values(
             graph.value, graph.source, edge_attr, edge_weight, self.edge_dim
         )
+        num_edges = graph.senders.shape[0]
         edges = GivenList(
-            senders.long(),
-            receivers.long(),
+            graph.senders.long(),
+            graph.receivers.long(),
             self._edge_features(edge_attr, num_edges),
             conv_inputs.edge_scores_bias(edge_bias, num_edges, self.heads),
             conv_inputs.edge_factors(edge_weight, num_edges),
@@ -426,43 +319,11 @@ class AttentionConv(EdgeAttention):
         answer: list[Any] = [out]
         if return_attention_weights:
             alpha = alpha if batches is None else alpha.view(batches, total, self.heads)
-            if listed.there is not None:
-                listed, alpha = self._present(listed, alpha)
-            answer.append(self._attention_weights(graph, listed, alpha))
+            looped = listed if self.add_self_loops else None
+            answer.append(returned(graph, looped, alpha, self.flow))
         if output_graph:
             answer.append(heads_graph)
         return answer[0] if len(answer) == 1 else tuple(answer)
-
-    def _present(self, listed: GivenList, alpha: Tensor) -> tuple[GivenList, Tensor]:
-        """Without the self-loops that made way for others."""
-        assert listed.there is not None
-        if not torch.compiler.is_dynamo_compiling() and (
-            torch.compiler.is_compiling() or alpha.is_meta or is_fake(alpha)
-        ):
-            raise ValueError(
-                f"{self} cannot return attention weights where it is exported, or run on tensors "
-                "without numbers: how many self-loops make way for others is in the numbers of "
-                "edge_index. Set add_self_loops=False and give edges with self-loops, or leave "
-                "return_attention_weights out. torch.compile takes such a call with a break in the "
-                "graph"
-            )
-        senders, receivers, alpha = present(listed.there, listed.senders, listed.receivers, alpha)
-        return GivenList(senders, receivers), alpha
-
-    def _attention_weights(self, graph: Any, listed: GivenList, alpha: Tensor) -> Any:
-        if not self.add_self_loops:
-            return graph.with_weights(alpha)
-        ends = (listed.senders, listed.receivers)
-        if isinstance(graph.source, Tensor):
-            return torch.stack(ends[::-1] if self.flow == "target_to_source" else ends), alpha
-        num_senders, num_receivers = graph.size
-        order = order_of(listed.receivers, listed.senders, num_receivers, num_senders)
-        rows = {
-            "row": listed.receivers[order],
-            "col": listed.senders[order],
-            "value": alpha[..., order, :],
-        }
-        return type(graph.source)(**rows, sparse_sizes=graph.size[::-1], is_sorted=True)
 
     @torch.compiler.disable  # how many edges there are is in the data
     def _listed(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from typing_extensions import Unpack
 
 from graphformer.attention.head import refuse_arguments
@@ -94,10 +96,7 @@ class GINAttentionConv(AttentionConv):
                 train_eps=train_eps,
                 dropout=options.get("dropout", 0.0) if mlp_residual else 0.0,
             ),
-            in_channels,
-            out_channels,
-            heads,
-            edge_dim,
+            *(in_channels, out_channels, heads, edge_dim),
             **options,
         )
 
@@ -137,30 +136,18 @@ class PNAAttentionConv(AttentionConv):
         avg_degree: float = 8.0,
         **options: Unpack[ConvOptions],
     ) -> None:
+        own: dict[str, Any] = {"mlp_ratio": mlp_ratio, "scalers": scalers, "avg_degree": avg_degree}
         refuse_arguments(
             PNAAttentionConv,
             options.get("head"),
-            mlp_ratio=mlp_ratio,
             self_weight=self_weight,
             aggregators=aggregators,
-            scalers=scalers,
-            avg_degree=avg_degree,
+            **own,
         )
         everything = ("own", *aggregators) if self_weight else tuple(aggregators)
         super().__init__(
-            OwnScaled(
-                PNAOperator(
-                    mlp_ratio=mlp_ratio,
-                    aggregators=everything,
-                    scalers=scalers,
-                    avg_degree=avg_degree,
-                ),
-                self_weight,
-            ),
-            in_channels,
-            out_channels,
-            heads,
-            edge_dim,
+            OwnScaled(PNAOperator(aggregators=everything, **own), self_weight),
+            *(in_channels, out_channels, heads, edge_dim),
             **options,
         )
 
@@ -187,9 +174,6 @@ class SumAttentionConv(AttentionConv):
         refuse_arguments(SumAttentionConv, options.get("head"), self_weight=self_weight)
         super().__init__(
             OwnAdded(SumOperator(), self_weight),
-            in_channels,
-            out_channels,
-            heads,
-            edge_dim,
+            *(in_channels, out_channels, heads, edge_dim),
             **options,
         )

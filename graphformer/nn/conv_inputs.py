@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from graphformer.errors import whole
 from graphformer.finite import readable
-from graphformer.nn.graph_inputs import refuse_nan
+from graphformer.nn.edge_list import check_ends
+from graphformer.nn.graph_inputs import (
+    GraphInput,
+    check_size,
+    is_dgl,
+    read_dgl,
+    read_graph,
+    refuse_crossing,
+    refuse_nan,
+)
 
 
 def node_features(
@@ -54,6 +65,34 @@ def node_features(
             f"{list(x_src.shape)}, {list(x_dst.shape)}"
         )
     return x_src, x_dst
+
+
+def graph_and_nodes(
+    x: Any,
+    edge_index: Any,
+    batch: Tensor | None,
+    size: Any,
+    channels: int | tuple[int, int],
+    flow: str,
+) -> tuple[GraphInput, Tensor, Tensor | None, int, int]:
+    """The graph, features of senders and receivers, and their numbers; from what PyG and DGL call a
+    graph.
+    """
+    swapped = flow == "target_to_source"
+    if is_dgl(x):
+        x, graph = read_dgl(x, edge_index, flow)
+    else:
+        graph = read_graph(edge_index, flow)
+        if swapped and isinstance(x, (tuple, list)):
+            x = tuple(x[::-1])
+    x_src, x_dst = node_features(x, channels)
+    found = None if x_dst is None else x_dst.shape[-2]
+    sizes = check_size(size, graph, (x_src.shape[-2], found), flow)
+    ends = graph.senders, graph.receivers
+    check_ends(*ends, *sizes, device=x_src.device, swapped=swapped)
+    if batch is not None:
+        refuse_crossing(batch, *ends, *sizes)
+    return graph, x_src, x_dst, *sizes
 
 
 def edge_features(

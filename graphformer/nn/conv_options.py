@@ -4,15 +4,20 @@ something else here.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
 from torch import Tensor
 
+from graphformer.attention.candidates import Edges
+from graphformer.attention.features import Features
 from graphformer.attention.head import Head
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.attention.updates import Concat
+from graphformer.errors import whole
 
 
 class ConvOptions(TypedDict, total=False):
@@ -94,6 +99,54 @@ ELSEWHERE = {
     "improved": "self-loops are add_self_loops=True",
     "cached": "nothing of the graph is kept from call to call",
 }
+
+
+def check_sizes(
+    out_channels: int, heads: int, head_channels: int | None, edge_dim: int | None, concat: bool
+) -> None:
+    """ValueError or TypeError for sizes of a layer that are none, or do not fit each other."""
+    whole("out_channels", out_channels)
+    whole("heads", heads)
+    if head_channels is not None:
+        whole("head_channels", head_channels)
+    if edge_dim is not None and edge_dim != -1:
+        whole("edge_dim", edge_dim)
+    if head_channels is None and concat and out_channels % heads:
+        raise ValueError(
+            f"out_channels {out_channels} is not a multiple of heads {heads}: every head makes an "
+            "equal part of the output. Choose another number of heads, give head_channels: then a "
+            "linear map makes the output from the heads, or concat=False: then every head is "
+            "out_channels wide and the output is their mean"
+        )
+
+
+def check_head(
+    head: Head, from_receivers: int, from_senders: int, head_channels: int | None
+) -> Head:
+    """The head with its update; what cannot stand in a layer on edges is refused."""
+    if isinstance(head.candidates, Edges):
+        raise ValueError(
+            "candidates of a layer on given edges are a rule among them; the edges themselves "
+            "are edge_index"
+        )
+    if head.features is not None and not (
+        head.features.projects and type(head.features).of_nodes is Features.of_nodes
+    ):
+        raise ValueError(
+            f"features={head.features.name!r}: a layer on edges sends a projection of x; leave "
+            "it out"
+        )
+    if head.score.reads_hidden and -1 in (from_receivers, from_senders):
+        raise ValueError(
+            f"score={head.score.name!r} needs in_channels; -1 takes them from the first call"
+        )
+    update = Concat() if head.update is None else head.update
+    if update.maps and head_channels is None:
+        raise ValueError(
+            "update with an output map: give head_channels, the width of a head, and the map "
+            "follows"
+        )
+    return dataclasses.replace(head, update=update)
 
 
 def refuse_others(

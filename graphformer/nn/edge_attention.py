@@ -5,25 +5,23 @@ traces, in plain torch.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphformer import backends
-from graphformer.attention.attend import is_degree
-from graphformer.attention.build import refined
-from graphformer.attention.candidates import Rule
+from graphformer.attention.attend import dropped, reduce
+from graphformer.attention.candidates import Among
+from graphformer.attention.executors.edges import kept
 from graphformer.attention.executors.plans import Plan, witness
-from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.operators import EdgeMessages
 from graphformer.attention.pairs import Listed
+from graphformer.attention.problem import pose
 from graphformer.attention.scores import Score
-from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.updates import Update
 from graphformer.backends import base
-from graphformer.finite import batched, require_finite
+from graphformer.finite import require_finite
 from graphformer.graph import AttentionGraph
 from graphformer.nn import conv_inputs
 from graphformer.nn.added_loops import Edges
@@ -32,6 +30,7 @@ from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.graph_inputs import numberless
 from graphformer.nn.message_layer import MessageLayer
 from graphformer.nn.recompute import in_stretches
+from graphformer.nn.shell import Shell
 
 WHOLE_NODES = 8192
 """On more nodes the operator's intermediates (PNA's are 18 times as wide as its input) are made
@@ -44,7 +43,7 @@ def exact(value: Tensor) -> AbstractContextManager[object]:
     return nullcontext() if value.is_meta else torch.autocast(value.device.type, enabled=False)
 
 
-class EdgeAttention(MessageLayer):
+class EdgeAttention(Shell, MessageLayer):
     """What :class:`~graphformer.nn.AttentionConv` computes once its input is read; the formulas
     stand there.
 
@@ -63,20 +62,10 @@ class EdgeAttention(MessageLayer):
     o_proj: nn.Linear | None
     res: nn.Linear | None
     bias: nn.Parameter | None
-    sharpening: nn.Parameter | None
-    candidates: Rule | None
-    normalize: Normalizer
     update_slot: Update
-    sparsify: Sparsifier | None
     backend: str
     dropout: float
     concat: bool
-    _score_attribute: str
-
-    @property
-    def score_slot(self) -> Any:
-        """The score, under whatever name it stands."""
-        return getattr(self, self._score_attribute)
 
     @torch.compiler.disable
     def attend(
@@ -100,7 +89,9 @@ class EdgeAttention(MessageLayer):
         """
         num_receivers = edges.num_receivers
         values, own, q, k = self._projected(x_src, x_dst, num_receivers)
-        kept = self._weigh(q, k, edges, edge_attr, edge_bias, edge_weight, previous)
+        list_of_all = Listed.of(edges.heads(self.heads), self.heads)
+        pairs, weight = self._weigh(q, k, list_of_all, edge_attr, edge_bias, edge_weight, previous)
+        kept = edges.edges_as_senders(self.heads, weight, pairs.numbers)
         messages = given is not None and self.messages_wanted()
         by = "torch" if messages or self.backend == "auto" else self.backend
         witness(
@@ -116,29 +107,18 @@ class EdgeAttention(MessageLayer):
         if messages:
             assert given is not None
             kept, reduced = self._propagated(values, kept, edges, edge_attr, given, dropout)
-        every = edges.heads(self.heads)
-        if kept.num_edges == every.num_edges:
-            graph = every.with_weight(kept.weight)  # shares what was derived from the edges
-        else:
-            graph = AttentionGraph(
-                every.senders[kept.senders],
-                kept.receivers,
-                kept.weight,
-                self.heads,
-                edges.num_senders,
-                num_receivers,
-                (self.heads,),
-            )
-        if not messages:
-            weighted = graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
-            if self.operator.reads_edges:
-                rows = (
-                    None if edge_attr is None else edge_attr[kept.senders % max(edges.num_edges, 1)]
-                )
-                seen = EdgeMessages(weighted, self.heads, self.backend, rows)
-                out = self.operator.on_edges(own.unsqueeze(0), values.unsqueeze(0), seen).squeeze(0)
-                return self._finished(out, x_dst, num_receivers), graph, kept
-            reduced = self._reduce(weighted, values, kept.senders, edges, edge_attr)
+            graph = pairs.graph.with_weight(kept.weight)
+            return self._operated(own, reduced, x_dst), graph, kept
+        graph = pairs.graph.with_weight(weight)
+        weighted = dropped(graph, dropout)
+        if self.operator.reads_edges:
+            rows = None if edge_attr is None else edge_attr[kept.senders % max(edges.num_edges, 1)]
+            seen = EdgeMessages(weighted, self.heads, self.backend, rows)
+            out = self.operator.on_edges(own.unsqueeze(0), values.unsqueeze(0), seen).squeeze(0)
+            return self._finished(out, x_dst, num_receivers), graph, kept
+        reduced = reduce(graph, weighted, values, self.operator.reductions, self.backend)
+        if edge_attr is not None:
+            self._add_messages(reduced, weighted, kept.senders, edges, edge_attr)
         return self._operated(own, reduced, x_dst), graph, kept
 
     def _projected(
@@ -213,113 +193,70 @@ class EdgeAttention(MessageLayer):
             total = edge_bias if total is None else total + edge_bias
         return None if total is None else total.t().reshape(-1)
 
-    def _score(self, previous: AttentionGraph | None) -> Score:
-        """The score of this call."""
-        score = self.score_slot
-        return (
-            score.of_call(self.sharpening, previous)
-            if score.previous
-            else score.of_call(self.sharpening)
+    def _finite(self, logits: Tensor) -> None:
+        require_finite(
+            logits,
+            "the scores are not finite: they hold",
+            "look for a diverged training step, an overflow in half precision, or NaN in "
+            "edge_attr or edge_bias",
+            cuts=self.sparsify is not None,
         )
-
-    def _allowed(self, q: Tensor, k: Tensor, pairs: Listed, score: Score) -> Tensor | None:
-        """Bool ``[H * E]``: which of the given edges the head's candidates, and its score, allow;
-        None for all.
-        """
-        allowed = None
-        if self.candidates is not None:
-            rule = self.candidates.of_call(q.unsqueeze(0), k.unsqueeze(0), self.training)
-            rule.check(1, self.heads, pairs.num_receivers, pairs.num_senders)
-            allowed = rule.allow(pairs).expand(pairs.sender.shape)
-        if (limit := score.candidates()) is not None:
-            there = pairs.of_graph(limit)[1]
-            allowed = there if allowed is None else allowed & there
-        return allowed
-
-    def _finite(self, maps: list[Tensor]) -> list[Tensor]:
-        for one in maps:
-            require_finite(
-                one,
-                "the scores are not finite: they hold",
-                "look for a diverged training step, an overflow in half precision, or NaN in "
-                "edge_attr or edge_bias",
-                cuts=self.sparsify is not None,
-            )
-        return maps
 
     def _weigh(
         self,
         q: Tensor,
         k: Tensor,
-        edges: EdgeList,
+        pairs: Listed,
         edge_attr: Tensor | None,
         edge_bias: Tensor | None,
         edge_weight: Tensor | None,
         previous: AttentionGraph | None = None,
-    ) -> AttentionGraph:
-        """Scores, weights and the kept edges: lanes ``(H,)`` with edges in the place of senders."""
+    ) -> tuple[Listed, Tensor]:
+        """The slots on edges, which are the same for all heads: those that stay, and their weights;
+        from queries and keys ``[H, N, d]``.
+        """
         # Scores decide which edges exist: autocast would take the decision in half precision.
         with exact(q):
             score = self._score(previous)
-            every = edges.heads(self.heads)
-            pairs = Listed.of(every, self.heads)
-            allowed = self._allowed(q, k, pairs, score)
-            bias = self._bias(edge_attr, edge_bias)
-            numbers = None
-            if allowed is not None:
-                numbers = allowed.nonzero().squeeze(1)
-                pairs = Listed.of(every.select(allowed), self.heads)
-                bias = None if bias is None else bias[numbers]
-            q, k = score.prepare(q.unsqueeze(0), k.unsqueeze(0))
-            maps = self._finite(
-                [one if bias is None else one + bias for one in score.maps(q, k, pairs)]
+            rule, limit = self.candidates, score.candidates()
+            if limit is not None:
+                rule = Among(limit) if rule is None else rule & Among(limit)
+            problem = pose(
+                q.unsqueeze(0),
+                k.unsqueeze(0),
+                candidates=rule,
+                score=score,
+                normalize=self.normalize,
+                sparsify=self.sparsify,
+                training=self.training,
             )
-            weights = [pairs.only(self.normalize.weights(one, pairs)) for one in maps]
-            graph = edges.edges_as_senders(self.heads, score.combine(weights, pairs), numbers)
-            if self.sparsify is not None:
-                keep = self.sparsify.keep(graph.weight.detach(), pairs)
-                if batched(keep):
-                    raise ValueError(
-                        "torch.func.vmap cannot run over nodes or parameters of a layer that cuts "
-                        "edges: which ones remain is in the data. Give the samples as a batch "
-                        "(PyG's Batch), loop over them, or set sparsify=None"
-                    )
-                graph = refined(self.sparsify, graph.select(keep), self.heads)
+            pairs, weight = kept(problem, pairs, self._bias(edge_attr, edge_bias), self._finite)
             if edge_weight is None:
-                return graph
-            factor = edge_weight.to(graph.weight.dtype)[graph.senders % max(edges.num_edges, 1)]
-            graph = graph.with_weight(graph.weight * factor)
+                return pairs, weight
+            factor = edge_weight.to(weight.dtype).repeat(self.heads)
+            factor = factor if pairs.numbers is None else factor[pairs.numbers]
+            weight = weight * factor
             # Sums do not notice an edge of weight 0; a maximum, a spread and a degree would.
-            return (
-                graph
-                if set(self.operator.reductions) <= {"sum", "mean"}
-                else graph.select(factor.detach() != 0)
-            )
+            if not set(self.operator.reductions) <= {"sum", "mean"}:
+                pairs, weight = pairs.cut(factor.detach() != 0, weight)
+            return pairs, weight
 
-    def _reduce(
+    def _add_messages(
         self,
+        reduced: dict[str, Tensor],
         graph: AttentionGraph,
-        values: Tensor,
         numbers: Tensor,
         edges: EdgeList,
-        edge_attr: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """The operator's reductions ``[H, N, d]``. ``numbers``: edge ``e`` of head ``h`` is
-        ``h * E + e``.
+        edge_attr: Tensor,
+    ) -> None:
+        """What edge features add to sums and means ``[H, N, d]``. ``numbers``: edge ``e`` of head
+        ``h`` is ``h * E + e``.
         """
-        backend = backends.get(self.backend)
-        names = self.summed
-        reduced = base.aggregate(graph, values, names, backend)
-        for name in self.operator.reductions:
-            if is_degree(name):
-                counted = graph
-                if "@" in name:
-                    counted = graph.select(graph.weight.detach() > float(name.partition("@")[2]))
-                reduced[name] = counted.in_degree().view(self.heads, -1, 1).to(values.dtype)
-        if edge_attr is None or self.edge_message is None or not {"sum", "mean"} & set(names):
-            return reduced
+        names = {"sum", "mean"} & set(reduced)
+        if self.edge_message is None or not names:
+            return
         # A map is linear, so features are summed before it: [H, N, edge_dim] instead of [H, E, d].
-        rows = edges.rows(self.heads)
+        rows, dtype = edges.rows(self.heads), reduced[min(names)].dtype
         if graph.num_edges == rows.num_edges:
             carried = rows.with_weight(graph.weight)
         else:
@@ -332,17 +269,14 @@ class EdgeAttention(MessageLayer):
                 rows.num_receivers,
                 (),
             )
-        summed = base.aggregate(carried, edge_attr.to(values.dtype), ("sum",), backend)["sum"]
-        message = summed.view(self.heads, -1, edge_attr.shape[-1]) @ self.edge_message.to(
-            values.dtype
-        )
+        backend = backends.get(self.backend)
+        summed = base.aggregate(carried, edge_attr.to(dtype), ("sum",), backend)["sum"]
+        message = summed.view(self.heads, -1, edge_attr.shape[-1]) @ self.edge_message.to(dtype)
         if "sum" in reduced:
             reduced["sum"] = reduced["sum"] + message
         if "mean" in reduced:
-            reduced["mean"] = reduced["mean"] + message / base.divisor(graph).view(
-                self.heads, -1, 1
-            ).to(values.dtype)
-        return reduced
+            total = base.divisor(graph).view(self.heads, -1, 1)
+            reduced["mean"] = reduced["mean"] + message / total.to(dtype)
 
     # ------------------------------------------------------------------ where a compiler traces
 
@@ -365,44 +299,27 @@ class EdgeAttention(MessageLayer):
             order = order[torch.argsort(edges.receivers[order], stable=True)]
             edges, back = edges.select(order), torch.argsort(order)
         senders, receivers = edges.senders, edges.receivers
-        with exact(q):
-            score = self._score(None)
-            num_senders = x_src.shape[0]
-            pairs = Listed.of_heads(senders, receivers, self.heads, num_senders, num_receivers)
-            keep = torch.ones_like(pairs.sender, dtype=torch.bool)
-            if edges.there is not None:
-                keep = edges.there.repeat(self.heads)
-            allowed = self._allowed(q, k, pairs, score)
-            keep = keep if allowed is None else keep & allowed
-            if edges.there is not None or allowed is not None:
-                pairs = pairs.kept(keep)
-            q, k = score.prepare(q.unsqueeze(0), k.unsqueeze(0))
-            bias = self._bias(edges.attr, edges.bias)
-            maps = [one if bias is None else one + bias for one in score.maps(q, k, pairs)]
-            weight = score.combine([self.normalize.weights(one, pairs) for one in maps], pairs)
-            sparsify = self.sparsify
-            while sparsify is not None:
-                keep = keep & sparsify.keep(weight.detach(), pairs)
-                weight = torch.where(keep, weight, torch.zeros_like(weight))
-                pairs = pairs.kept(keep)
-                weight = sparsify.refine(weight, pairs)
-                sparsify = sparsify.then
-            weight = torch.where(keep, weight, torch.zeros_like(weight))
-            if edges.weight is not None:
-                factor = edges.weight.to(weight.dtype).repeat(self.heads)
-                weight, keep = weight * factor, keep & (factor != 0)
+        pairs = Listed.of_fixed_length(
+            senders, receivers, self.heads, x_src.shape[0], num_receivers
+        )
+        if edges.there is not None:
+            (pairs,) = pairs.cut(edges.there.repeat(self.heads))
+        pairs, weight = self._weigh(q, k, pairs, edges.attr, edges.bias, edges.weight)
+        keep = pairs.there
+        assert keep is not None
         alpha, keep = (
             self.edge_update(weight.view(self.heads, -1).t()),
             keep.view(self.heads, -1).t(),
         )
-        dropped = F.dropout(alpha, self.dropout, self.training)
-        inputs = self.message(values.transpose(0, 1).index_select(0, senders), edges.attr, dropped)
+        weight = F.dropout(alpha, self.dropout, self.training)
+        inputs = self.message(values.transpose(0, 1).index_select(0, senders), edges.attr, weight)
         if self.explain:
             raise ValueError(
                 "an explainer's mask has no place in a model that is compiled; explain the model "
                 "itself"
             )
-        out = self.update(self.aggregate(inputs, receivers, num_receivers, dropped, keep))
+        out = self.aggregate(inputs, receivers, num_receivers, weight, keep)
+        out = self.update(out)  # type: ignore[operator]
         out = self._operated(own, self._split(out, alpha, keep, receivers), x_dst)
         return out, alpha if back is None else alpha[back]
 

@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedParameter, is_lazy
 from torch_geometric.nn import MessagePassing
 from torch_geometric.typing import OptPairTensor, OptTensor
 
-from graphformer.attention.attend import is_degree
+from graphformer.attention.attend import is_degree, summed
 from graphformer.attention.operators import Operator
 from graphformer.graph import AttentionGraph
 from graphformer.nn.edge_list import EdgeList
@@ -47,6 +47,7 @@ class MessageLayer(MessagePassing):
     heads: int
     head_channels: int
     edge_message: UninitializedParameter | nn.Parameter | None
+    flow: str
 
     def messages_wanted(self) -> bool:
         """Whether somebody looks at messages."""
@@ -68,7 +69,7 @@ class MessageLayer(MessagePassing):
     @property
     def summed(self) -> tuple[str, ...]:
         """The operator's reductions; a degree is none."""
-        return tuple(name for name in self.operator.reductions if not is_degree(name))
+        return summed(self.operator.reductions)
 
     def message(self, value_j: Tensor, edge_attr: OptTensor, alpha: Tensor) -> Tensor:
         """See the class."""
@@ -175,7 +176,7 @@ class MessageLayer(MessagePassing):
                 place[kept.senders % width], torch.div(kept.senders, width, rounding_mode="floor")
             ]
         )
-        alpha = F.dropout(alpha, dropout) if dropout else alpha
+        weight = F.dropout(alpha, dropout) if dropout else alpha
         value = values.transpose(0, 1)
         pair: OptPairTensor = (None, value) if swapped else (value, None)
         size = (
@@ -190,7 +191,7 @@ class MessageLayer(MessagePassing):
             edge_index,
             value=pair,
             edge_attr=edge_attr,
-            alpha=alpha,
+            alpha=weight,
             keep=keep,
             given_edges=known,
             size=size,

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from graphformer.attention import sparsifiers
 from graphformer.attention.features import Projection, Slice
-from graphformer.attention.head import Compute, Head, refuse_arguments
+from graphformer.attention.head import Compute, Head, refuse_arguments, refuse_beside
 from graphformer.attention.normalizers import Normalizer, resolve
 from graphformer.attention.operators import GINOperator, Operator, PNAOperator, SumOperator
 from graphformer.attention.operators.pna import AGGREGATORS, SCALERS
@@ -61,9 +61,16 @@ class Preset(GraphAttention):
     def __init__(
         self,
         operator: Operator,
-        *,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int | None,
+        sharpening: bool | float,
         sparsify: Sparsifier | None,
         normalize: str | Normalizer,
+        is_causal: bool,
+        backend: str,
+        executor: str,
+        *,
         head: Head | Mapping[str, Any] | None = None,
         score: str | Score = "dot",
         score_width: int | None = None,
@@ -90,24 +97,31 @@ class Preset(GraphAttention):
                 else (OutputMap() if output_projection else Concat()),
             )
         else:
-            said = {
-                "sparsify": (sparsify, None),
-                "normalize": (normalize, "softmax"),
-                "score": (score, "dot"),
-                "value_projection": (value_projection, None),
-                "output_projection": (output_projection, None),
-            }
-            for name, (value, default) in said.items():
-                if value is not default and value != default:
-                    raise ValueError(
-                        f"head and {name}={value!r} are given: say it in one place, in the head"
-                    )
+            refuse_beside(
+                {
+                    "sparsify": (sparsify, None),
+                    "normalize": (normalize, "softmax"),
+                    "score": (score, "dot"),
+                    "value_projection": (value_projection, None),
+                    "output_projection": (output_projection, None),
+                }
+            )
             head = Head.read(head).copied()
         slots = self.usual.items()
         head = head.with_defaults(
             operator=operator, features=slots["features"], update=slots["update"]
         )
-        super().__init__(head, **shell)
+        super().__init__(
+            head,
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            sharpening=sharpening,
+            is_causal=is_causal,
+            backend=backend,
+            executor=executor,
+            **shell,
+        )
 
 
 class GINAttention(Preset):
@@ -197,15 +211,8 @@ class GINAttention(Preset):
                 norm_eps=number("mlp_norm_eps", mlp_norm_eps, least=0.0),
                 residual=mlp_residual,
             ),
-            hidden_size=hidden_size,
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            sharpening=sharpening,
-            sparsify=sparsify,
-            normalize=normalize,
-            is_causal=is_causal,
-            backend=backend,
-            executor=executor,
+            *(hidden_size, num_heads, num_kv_heads, sharpening, sparsify, normalize, is_causal),
+            *(backend, executor),
             **options,
         )
 
@@ -255,27 +262,17 @@ class PNAAttention(Preset):
         avg_degree: float = 8.0,
         **options: Unpack[Options],
     ) -> None:
-        refuse_arguments(
-            PNAAttention,
-            options.get("head"),
-            mlp_ratio=mlp_ratio,
-            aggregators=aggregators,
-            scalers=scalers,
-            avg_degree=avg_degree,
-        )
+        own: dict[str, Any] = {
+            "mlp_ratio": mlp_ratio,
+            "aggregators": aggregators,
+            "scalers": scalers,
+            "avg_degree": avg_degree,
+        }
+        refuse_arguments(PNAAttention, options.get("head"), **own)
         super().__init__(
-            PNAOperator(
-                mlp_ratio=mlp_ratio, aggregators=aggregators, scalers=scalers, avg_degree=avg_degree
-            ),
-            hidden_size=hidden_size,
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            sharpening=sharpening,
-            sparsify=sparsify,
-            normalize=normalize,
-            is_causal=is_causal,
-            backend=backend,
-            executor=executor,
+            PNAOperator(**own),
+            *(hidden_size, num_heads, num_kv_heads, sharpening, sparsify, normalize, is_causal),
+            *(backend, executor),
             **options,
         )
 
@@ -304,14 +301,7 @@ class SumAttention(Preset):
     ) -> None:
         super().__init__(
             SumOperator(),
-            hidden_size=hidden_size,
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            sharpening=sharpening,
-            sparsify=sparsify,
-            normalize=normalize,
-            is_causal=is_causal,
-            backend=backend,
-            executor=executor,
+            *(hidden_size, num_heads, num_kv_heads, sharpening, sparsify, normalize, is_causal),
+            *(backend, executor),
             **options,
         )

@@ -7,21 +7,19 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphformer.attention.attend import attend, exporting
+from graphformer.attention.attend import attend, dropped, exporting
 from graphformer.attention.candidates import Edges, Rule, resolve
 from graphformer.attention.features import Slice
 from graphformer.attention.head import Compute, Head, compute_of, head_of
 from graphformer.attention.operators import EdgeMessages, Operator
-from graphformer.attention.slot import register_parts
 from graphformer.attention.updates import Concat
-from graphformer.errors import number, probability, strict_flags, whole
+from graphformer.errors import probability, strict_flags, whole
 from graphformer.graph import AttentionGraph
 from graphformer.nn.recompute import in_stretches
 from graphformer.nn.rope import rotate
+from graphformer.nn.shell import Shell
 
 
 def head_dim(hidden_size: int, num_heads: int, num_kv_heads: int | None) -> tuple[int, int]:
@@ -42,16 +40,7 @@ def head_dim(hidden_size: int, num_heads: int, num_kv_heads: int | None) -> tupl
     return hidden_size // num_heads, kv_heads
 
 
-def sharpening_start(sharpening: bool | float) -> float:
-    """Where the factor of the scores starts: 1 for True, 0 (there is none) for False, or the number
-    given.
-    """
-    if isinstance(sharpening, bool):
-        return float(sharpening)
-    return float(number("sharpening", sharpening, above=0.0, hint="; or False"))
-
-
-class GraphAttention(nn.Module):
+class GraphAttention(Shell):
     """Hidden states in, hidden states out; what its heads do is a :class:`~graphformer.Head`. Base
     of the layers in this package.
 
@@ -119,12 +108,8 @@ class GraphAttention(nn.Module):
                 "layer_idx": layer_idx,
             }
         )
-        self.candidates, self.normalize, self.sparsify = (
-            head.candidates,
-            head.normalize,
-            head.sparsify,
-        )
-        self.operator: Any = head.operator
+        self._hold(head)
+        self.operator = head.operator
         self.q_proj = (
             nn.Linear(hidden_size, hidden_size, bias=False) if head.score.projects else None
         )
@@ -132,46 +117,19 @@ class GraphAttention(nn.Module):
         # A score with parameters stands under the name that saved models know.
         self.differential: Any = None
         self.pairwise: Any = None
-        self._score_attribute = head.score.attribute
-        setattr(self, head.score.attribute, head.score)
         self.features, self.update = head.features, head.update
-        register_parts(self, **head.items())
+        self._hold_score(head)
         self.v_proj = (
             nn.Linear(hidden_size, kv_size, bias=False) if head.features.projects else None
         )
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False) if head.update.maps else None
-        self.initial_sharpening = sharpening_start(sharpening)
-        if not head.score.scaled and not isinstance(sharpening, bool):
-            raise ValueError(
-                f"sharpening={sharpening} is for scores that are dot products; "
-                f"score={head.score.name!r} has a scale of its own"
-            )
-        trained = bool(sharpening) and head.score.scaled
-        self.sharpening = (
-            nn.Parameter(torch.full((1,), self.initial_sharpening)) if trained else None
-        )
-
-    @property
-    def score_slot(self) -> Any:
-        """The score, under whatever name it stands."""
-        return getattr(self, self._score_attribute)
+        self._hold_sharpening(sharpening)
 
     @property
     def head(self) -> Head:
         """The slots as one value; its parameters are the layer's."""
         slots = ("candidates", "normalize", "sparsify", "features", "operator", "update")
         return Head(score=self.score_slot, **{name: getattr(self, name) for name in slots})
-
-    def reset_parameters(self) -> None:
-        """Every parameter as the constructor left it (linear maps drawn anew)."""
-        for module in self.children():
-            if hasattr(module, "reset_parameters"):  # a sparsifier of a user's own may have none
-                module.reset_parameters()  # type: ignore[operator]
-        self.reset_own_parameters()
-
-    def reset_own_parameters(self) -> None:
-        if self.sharpening is not None:
-            nn.init.constant_(self.sharpening, self.initial_sharpening)
 
     @strict_flags
     def forward(
@@ -208,12 +166,7 @@ class GraphAttention(nn.Module):
                 f"{tuple(hidden_states.shape)}"
             )
         batch, length, _ = hidden_states.shape
-        score = self.score_slot
-        if previous is not None and not score.previous:
-            raise ValueError(
-                f"previous is given, and score={score.name!r} reads no graph of the layer before: "
-                "leave it out"
-            )
+        score = self._score(previous)
         own = self._heads(hidden_states if self.v_proj is None else self.v_proj(hidden_states))
         own = self.features.of_nodes(own, hidden_states)
         q, k = self._queries_and_keys(hidden_states, own, position_embeddings)
@@ -228,11 +181,6 @@ class GraphAttention(nn.Module):
             k, features = past_key_values.update(k, own, self.layer_idx)
             # a static cache hands out its empty places too
             k, features = k[:, :, :filled], features[:, :, :filled]
-        score = (
-            score.of_call(self.sharpening, previous)
-            if score.previous
-            else score.of_call(self.sharpening)
-        )
         reads_edges = self.operator.reads_edges
         if reads_edges and exporting():
             raise ValueError(
@@ -261,11 +209,10 @@ class GraphAttention(nn.Module):
             own = own.repeat_interleave(self.num_heads // own.shape[1], dim=1)
         if reads_edges:
             assert graph is not None
-            dropped = graph.with_weight(F.dropout(graph.weight, dropout)) if dropout else graph
             if features.shape[1] != self.num_heads:
                 features = features.repeat_interleave(self.num_heads // features.shape[1], dim=1)
             out = self.operator.on_edges(
-                own, features, EdgeMessages(dropped, self.num_heads, self.backend)
+                own, features, EdgeMessages(dropped(graph, dropout), self.num_heads, self.backend)
             )
         else:
             out = in_stretches(self.operator, own, reduced)

@@ -312,14 +312,13 @@ def test_vmap_over_samples_of_unequal_edges_says_what_can(executor: str) -> None
     )
     with pytest.raises(
         ValueError,
-        match=r"vmap cannot run over queries and keys here: .* executor='dense' where nothing is "
-        r"cut",
+        match=r"vmap cannot run here: .* Where nothing is cut .* with executor='dense'",
     ):
         vmap(lambda x: layer(x, **given(executor)))(xs)
     if executor == "stream":
         layer.sparsify = None
         with pytest.raises(
-            ValueError, match=r"Give the samples as the batch of one call, or loop over them"
+            ValueError, match=r"Give the samples as the batch of one call .*, or loop over them"
         ):
             vmap(layer)(xs)
 
@@ -357,7 +356,7 @@ def test_func_on_given_edges(kind: str, backend: str) -> None:
     cut = CONVS[kind](7, 10, heads=2, sparsify=gf.Threshold(0.2), backend=backend)
     with pytest.raises(
         ValueError,
-        match=r"vmap cannot run over nodes or parameters of a layer that cuts edges: .*PyG's Batch",
+        match=r"vmap cannot run here: .*PyG's Batch",
     ):
         vmap(lambda x: cut(x, index))(xs)
 

@@ -15,7 +15,7 @@ from typing import Any
 from graphformer.attention.candidates.base import All, Both, Rule, overlap
 from graphformer.attention.candidates.causal import Causal
 from graphformer.attention.candidates.clusters import Clusters
-from graphformer.attention.candidates.edges import Edges
+from graphformer.attention.candidates.edges import Among, Edges
 from graphformer.attention.candidates.keep import Keep
 from graphformer.attention.candidates.packed import Packed
 from graphformer.attention.candidates.per_head import PerHead
@@ -26,6 +26,7 @@ from graphformer.graph import AttentionGraph
 
 __all__ = [
     "All",
+    "Among",
     "Both",
     "Causal",
     "Clusters",

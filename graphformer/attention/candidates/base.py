@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,17 @@ from graphformer.attention.slot import Slot
 
 
 class Rule(Slot, slot="candidates"):
-    """Base of the candidate rules; a rule of your own overrides :meth:`allow`."""
+    """Base of the candidate rules; a rule of your own overrides :meth:`allow`.
+
+    Attributes:
+        everything: whether it allows every pair.
+        causal: whether it allows exactly the senders at or before the receiver, for which kernels
+            have a mask of their own.
+    """
+
+    everything: bool = False
+    causal: bool = False
+    said_of: ClassVar = {"allow": ("everything", "causal", "reach", "free")}
 
     def allow(self, pairs: Pairs) -> Tensor:
         """Bool, broadcastable to the pairs' common shape: may this sender be attended to by this
@@ -40,7 +51,7 @@ class Rule(Slot, slot="candidates"):
         return range(0)
 
     def __and__(self, other: Rule) -> Rule:
-        return Both(self, other)
+        return other if self.everything else Both(self, other)
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,8 @@ def overlap(first: range, second: range) -> range:
 @dataclass(frozen=True)
 class All(Rule, name="all"):
     """Every pair."""
+
+    everything = True
 
     def allow(self, pairs: Pairs) -> Tensor:
         return torch.ones((), dtype=torch.bool, device=pairs.sender.device)

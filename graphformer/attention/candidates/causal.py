@@ -14,6 +14,8 @@ from graphformer.attention.pairs import Pairs
 class Causal(Rule, name="causal"):
     """Senders at or before the receiver; the last receiver sees the last sender."""
 
+    causal = True
+
     def allow(self, pairs: Pairs) -> Tensor:
         return pairs.sender <= pairs.position
 

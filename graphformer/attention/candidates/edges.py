@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphformer.attention.candidates.base import Rule
+from graphformer.attention.pairs import Listed, Pairs
 from graphformer.attention.slot import Slot
 from graphformer.graph import AttentionGraph
 from graphformer.graph.keys import unique_pairs
@@ -112,3 +114,14 @@ class Edges(Slot, slot="candidates", name="edges"):
             torch.div(graph.sender_lane, heads, rounding_mode="floor"),
             graph.sender_lane % heads,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Among(Rule):
+    """Of listed edges those that a graph with the same lanes has too."""
+
+    graph: AttentionGraph
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        assert isinstance(pairs, Listed), "a rule of layers on edges"
+        return pairs.of_graph(self.graph)[1]

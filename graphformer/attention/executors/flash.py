@@ -7,17 +7,15 @@ is kept.
 
 from __future__ import annotations
 
-import math
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from graphformer import finite
-from graphformer.attention.candidates import All, Causal
 from graphformer.attention.executors import twice
 from graphformer.attention.problem import Problem
-from graphformer.attention.scores import ScaledDotProduct, per_head
 
 
 def obstacle(problem: Problem, reductions: tuple[str, ...]) -> str | None:
@@ -44,39 +42,28 @@ def weighted_sum(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: flo
     ``q`` and ``k`` are those of before :meth:`Score.prepare`: half precision goes into the kernel
     as it is.
     """
-    score, half = problem.score, precision(x)
-    if type(score) is ScaledDotProduct and half in (torch.float16, torch.bfloat16):
-        return _in_half(problem, score, q, k, x, dropout, half)
-    maps = score.dots(problem.q, problem.k)  # all factors are in the problem's q
+    half = precision(x)
+    if half in (torch.float16, torch.bfloat16):
+        given = problem.score.in_half(q, k, half)
+        if given is not None:
+            q, k, scale = given
+            return sdpa(problem, q.to(x.dtype), k.to(x.dtype), x, dropout, scale)
+    maps = problem.score.dots(problem.q, problem.k)  # all factors are in the problem's q
     assert maps is not None
+    # what may not fit float16 is computed in float32, which the problem's q and k are
+    wide = half == torch.float16
+    values = x.float() if wide else x
     total: Tensor | None = None
     for factor, own_q, own_k in maps:
-        out = sdpa(problem, own_q.to(x.dtype), own_k.to(x.dtype), x, dropout, 1.0)
+        with torch.autocast(x.device.type, enabled=False) if wide else nullcontext():
+            out = sdpa(
+                problem, own_q.to(values.dtype), own_k.to(values.dtype), values, dropout, 1.0
+            )
         if isinstance(factor, Tensor) or factor != 1.0:
             out = (factor * out).to(out.dtype)
         total = out if total is None else total + out
     assert total is not None
-    return total
-
-
-def _in_half(
-    problem: Problem,
-    score: ScaledDotProduct,
-    q: Tensor,
-    k: Tensor,
-    x: Tensor,
-    dropout: float,
-    half: torch.dtype,
-) -> Tensor:
-    if isinstance(score.sharpening, Tensor) or score.sharpening != 1.0:
-        if half == torch.float16:
-            # Sharpened queries may lie beyond float16's largest number, 65504. The problem's own
-            # are float32.
-            with torch.autocast(x.device.type, enabled=False):
-                return sdpa(problem, problem.q, problem.k, x.float(), dropout, 1.0).to(x.dtype)
-        q = q * per_head("sharpening", score.sharpening, q.shape, rows=True)
-    scale = 1.0 / math.sqrt(q.shape[-1]) if score.scale is None else score.scale
-    return sdpa(problem, q.to(x.dtype), k.to(x.dtype), x, dropout, scale)
+    return total.to(x.dtype) if wide else total
 
 
 def precision(x: Tensor) -> torch.dtype:
@@ -93,7 +80,7 @@ def sdpa(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: float, scal
     if k.shape[1] != heads:
         k = k.repeat_interleave(heads // k.shape[1], dim=1)
     mask, causal = None, False
-    if type(problem.rule) is Causal:
+    if problem.rule.causal:
         # torch aligns its causal mask at the first key. A single query sees every key; other
         # rectangles need the mask itself.
         # not causal = (...): under torch.compile that would be a symbol, which torch refuses
@@ -101,7 +88,7 @@ def sdpa(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: float, scal
             causal = True
         elif num_receivers != 1:
             mask = problem.allowed()
-    elif type(problem.rule) is not All:
+    elif not problem.rule.everything:
         mask = problem.allowed()
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from graphformer.attention.pairs import Block, Listed
@@ -16,6 +18,7 @@ class Normalizer(Slot, slot="normalize"):
     """
 
     is_softmax: bool = False
+    said_of: ClassVar = {"weights": ("is_softmax",)}
 
     def weights(self, scores: Tensor, pairs: Block | Listed) -> Tensor:
         """Logits of pairs to their weights, of the same shape.

@@ -27,8 +27,9 @@ class AdditiveScore(nn.Module, Score, name="additive"):
     """
 
     projects = False
-    reads_hidden = False
     scaled = True
+    glorot_values = True
+    reads_hidden = False  # the heads' values, whose width is the layer's own
     attribute = "additive"
 
     def __init__(self, num_heads: int | None = None, dim: int | None = None) -> None:

@@ -28,20 +28,32 @@ class Score(Slot, slot="score"):
             than one a head.
         projects: whether queries and keys are the layer's own projections (with their positions).
         scaled: whether the layer's trained sharpening goes into it (:meth:`sharpened`).
-        reads_hidden: whether an :meth:`of_hidden` of its own looks at hidden states; False: at
-            queries and keys alone, so that sparse ones need not be made dense for it.
         biased: whether edge features and a refined graph may be added to its logits.
         previous: whether it reads the graph of the layer before (:meth:`of_call`).
+        glorot_values: whether layers on edges draw their maps of values as PyG's GATConv does.
         attribute: under which name a layer holds it, where it has parameters.
     """
 
     cost: int = 1
     projects: bool = True
     scaled: bool = False
-    reads_hidden: bool = True
     biased: bool = True
     previous: bool = False
+    glorot_values: bool = False
     attribute: ClassVar[str] = "score"
+    said_of: ClassVar = {
+        "prepare": ("in_half",),
+        "logits": ("dots", "in_half"),
+        "maps": ("dots", "in_half"),
+        "combine": ("dots", "in_half"),
+    }
+
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether its own :meth:`of_hidden` looks at hidden states, whose width it must know, and
+        which it takes dense. One that looks at queries and keys alone says False.
+        """
+        return type(self).of_hidden is not Score.of_hidden
 
     def heads(self, q: Tensor) -> int:
         """The number of heads: lanes of each sequence."""
@@ -109,6 +121,15 @@ class Score(Slot, slot="score"):
         keys of each.
 
         This is what lets flash attention and the blocked softmax gradient run; ``None`` elsewhere.
+        """
+        return None
+
+    def in_half(
+        self, q: Tensor, k: Tensor, precision: torch.dtype
+    ) -> tuple[Tensor, Tensor, float] | None:
+        """The single map as a kernel in half precision takes it: queries, keys and the factor of
+        their dot products, from what :meth:`prepare` is given; ``None`` where that may not hold
+        them.
         """
         return None
 

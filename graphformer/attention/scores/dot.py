@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -57,3 +58,12 @@ class ScaledDotProduct(Score, name="dot"):
 
     def dots(self, q: Tensor, k: Tensor) -> list[tuple[Tensor | float, Tensor, Tensor]]:
         return [(1.0, q, k)]
+
+    def in_half(
+        self, q: Tensor, k: Tensor, precision: torch.dtype
+    ) -> tuple[Tensor, Tensor, float] | None:
+        if isinstance(self.sharpening, Tensor) or self.sharpening != 1.0:
+            if precision == torch.float16:  # they may lie beyond its largest number, 65504
+                return None
+            q = q * per_head("sharpening", self.sharpening, q.shape, rows=True)
+        return q, k, 1.0 / math.sqrt(q.shape[-1]) if self.scale is None else self.scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Sparsifier(Slot, slot="sparsify"):
     renormalize: bool = False
     reweighs: bool = False
     then: Sparsifier | None = None
+    said_of: ClassVar = {"keep": ("bound",)}
 
     @property
     def bound(self) -> float | None:

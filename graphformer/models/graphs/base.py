@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from graphformer.errors import strict_flags, whole
 from graphformer.graph import AttentionGraph
 from graphformer.models.graphs.data import Level, read_structure
+from graphformer.models.graphs.features import FeatureEncoder
 from graphformer.models.graphs.label_masks import (
     MASKS,
     Mask,
@@ -24,7 +25,7 @@ from graphformer.models.graphs.label_masks import (
     num_rows,
     undecided,
 )
-from graphformer.models.graphs.parts import FeatureEncoder, Readout
+from graphformer.models.graphs.parts import Readout
 from graphformer.models.graphs.targets import Target, TargetHead, target_loss
 from graphformer.models.graphs.unread import tell_unread
 from graphformer.nn.edge_list import check_ends

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphformer.graph import AttentionGraph
-from graphformer.models.graphs.parts import Refined
+from graphformer.models.graphs.refined import Refined
 from graphformer.models.graphs.unread import refuse_other_edges
 from graphformer.nn.edge_list import EdgeList, check_ends
 from graphformer.nn.edge_masks import GivenEdges

@@ -69,3 +69,19 @@ def per_layer_heads(head: Any, num_layers: int) -> list[Head | None]:
             f"head must be one head or one for each of the {num_layers} layers, got {len(head)}"
         )
     return [Head.read(one) for one in head]
+
+
+def per_layer(name: str, value: str | Sequence[str], num_layers: int) -> list[str]:
+    """One text for all layers, or one a layer."""
+    values = [value] * num_layers if isinstance(value, str) else list(value)
+    if len(values) != num_layers:
+        hint = (
+            ": candidates that all layers have together are one text, 'edges+k_hop:2'"
+            if name == "candidates"
+            else ""
+        )
+        raise ValueError(
+            f"{name} must be one text or one for each of the {num_layers} layers, got "
+            f"{len(values)}: {values}{hint}"
+        )
+    return values

@@ -39,25 +39,23 @@ from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import number, require_known, strict_flags, whole
 from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
-from graphformer.models.graphs.data import Level, Pairs, given_groups
+from graphformer.models.graphs.data import Level, Pairs
+from graphformer.models.graphs.features import PairFeatures
 from graphformer.models.graphs.label_masks import Mask
-from graphformer.models.graphs.options import check_level, check_options, per_layer_heads
-from graphformer.models.graphs.parts import (
-    MERGES,
-    OPERATORS,
-    Block,
-    Layer,
-    Merge,
-    PairFeatures,
-    Refined,
-    make_conv,
+from graphformer.models.graphs.levels import coarser
+from graphformer.models.graphs.options import (
+    check_level,
+    check_options,
+    per_layer,
+    per_layer_heads,
 )
+from graphformer.models.graphs.parts import OPERATORS, Block, Layer, make_conv
+from graphformer.models.graphs.refined import MERGES, Merge
 from graphformer.models.graphs.targets import Target
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
-from graphformer.nn.hierarchy import cluster, coarse_edges, number_groups, pool
 from graphformer.nn.mlp import probability
-from graphformer.nn.pairs import Structure, candidates, check_spec, stored_name
+from graphformer.nn.pairs import candidates, check_spec, stored_name
 from graphformer.nn.tokens import head_dim
 
 
@@ -368,41 +366,10 @@ class GraphTransformer(GraphNetwork):
         """The next level: groups that were given, or clusters of the refined graph of the level
         below.
         """
-        below, name = levels[-1], self.levels[len(levels) - 1]
-        fine, refined = below.structure, below.refined
-        assert refined is not None
-        kind, _, times = name.partition(":")
-        found = kind == "cluster"
-        group = (
-            cluster(refined.edges, refined.weight, int(times or 1))
-            if found
-            else given_groups(data, name, levels)
-        )
-        parent, graph = number_groups(group, fine.graph)
-        count = len(graph)
-        senders, receivers, into = coarse_edges(refined.edges, refined.kept, parent, count)
-        joins = into >= 0
-        pos = None if fine.pos is None else pool(fine.pos, parent, count, "mean")
-        structure = Structure(senders, receivers, graph, fine.num_graphs, pos)
-        weight = refined.weight.new_zeros(len(senders)).index_add(
-            0, into[joins], refined.weight[joins]
-        )
-        described = [
-            torch.bincount(into[joins], minlength=len(senders))
-            .unsqueeze(-1)
-            .to(below.h.dtype)
-            .log1p()
-        ]
-        if (features := self._features_of(below, refined.edges)) is not None:
-            described.append(pool(features[joins], into[joins], len(senders), "mean"))
-        edge_features = self.merged_edges[len(levels) - 1](torch.cat(described, -1))
-        level = Level(structure, below.h.new_zeros(count, below.h.shape[1]), edge_features, parent)
-        # The weights between groups are what the new level's first layer starts from.
-        edges = EdgeList.sort(senders, receivers, count, count)
-        level.refined = Refined(
-            edges, weight[edges.order], torch.ones_like(edges.senders, dtype=torch.bool)
-        )
-        return level
+        below, depth = levels[-1], len(levels) - 1
+        assert below.refined is not None
+        features = self._features_of(below, below.refined.edges)
+        return coarser(levels, self.levels[depth], data, features, self.merged_edges[depth])
 
     def _pairs(self, level: Level, depth: int, spec: str) -> Pairs:
         """The candidates of that name, their features, and which edges of the data they are; made
@@ -429,22 +396,3 @@ class GraphTransformer(GraphNetwork):
             f"candidates={self.candidates}, levels={self.levels}, refine={self.refine}, "
             f"targets={self.targets}"
         )
-
-
-# ---------------------------------------------------------------------- reading arguments
-
-
-def per_layer(name: str, value: str | Sequence[str], num_layers: int) -> list[str]:
-    """One text for all layers, or one a layer."""
-    values = [value] * num_layers if isinstance(value, str) else list(value)
-    if len(values) != num_layers:
-        hint = (
-            ": candidates that all layers have together are one text, 'edges+k_hop:2'"
-            if name == "candidates"
-            else ""
-        )
-        raise ValueError(
-            f"{name} must be one text or one for each of the {num_layers} layers, got "
-            f"{len(values)}: {values}{hint}"
-        )
-    return values

@@ -3,120 +3,24 @@
 # No `from __future__ import annotations` here: it turns the fields' types into strings, which
 # `strict` does not check.
 
-import difflib
-import warnings
-from contextvars import ContextVar
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import GenerationConfig
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.modeling_rope_utils import RopeParameters
 
 from graphformer import _auto, backends
 from graphformer.attention.build import EXECUTORS
 from graphformer.attention.head import Head
 from graphformer.attention.slot import KINDS, Slot, from_spec, spec
 from graphformer.errors import did_you_mean, number, require_flag, require_known, whole
+from graphformer.models.language.known_settings import (
+    OF_THE_HUB,
+    check_rope,
+    from_file,
+    without_unknown,
+)
 
 OPERATORS = ("sum", "gin", "pna")
-
-# What PreTrainedConfig takes beside its fields, in this version of transformers or an older one; it
-# has a use for each, or had.
-_TRANSFORMERS_OWN = {
-    *(
-        "torch_dtype",
-        "num_labels",
-        "rope_scaling",
-        "rope_theta",
-        "partial_rotary_factor",
-        "name_or_path",
-        "_name_or_path",
-    ),
-    *(
-        "_commit_hash",
-        "output_attentions",
-        "attn_implementation",
-        "experts_implementation",
-        "per_layer_config",
-        "model_type",
-    ),
-    *(
-        "_attn_implementation_internal",
-        "_experts_implementation_internal",
-        "_attn_implementation_autoset",
-        "auto_map",
-    ),
-    *(
-        "quantization_config",
-        "is_decoder",
-        "layer_types",
-        "tie_last_hidden_states",
-        "tokenizer_class",
-        "_output_attentions",
-    ),
-    *(
-        "return_dict",
-        "output_hidden_states",
-        "chunk_size_feed_forward",
-        "is_encoder_decoder",
-        "id2label",
-        "label2id",
-        "problem_type",
-    ),
-    *(
-        "transformers_version",
-        "architectures",
-        "dtype",
-        "_from_auto",
-        "_from_pipeline",
-        "base_model_tp_plan",
-        "base_model_pp_plan",
-    ),
-}
-# Fields of configs that older versions wrote, without effect on any model of ours.
-_FORMER = {
-    *(
-        "torchscript",
-        "use_bfloat16",
-        "tf_legacy_loss",
-        "pruned_heads",
-        "cross_attention_hidden_size",
-    ),
-    *(
-        "add_cross_attention",
-        "tie_encoder_decoder",
-        "finetuning_task",
-        "task_specific_params",
-        "prefix",
-    ),
-    *("sep_token_id", "decoder_start_token_id", "max_length", "min_length", "num_beam_groups"),
-    *("diversity_penalty", "early_stopping", "forced_bos_token_id", "forced_eos_token_id"),
-}
-
-# What finds a file, which transformers leaves among the settings.
-_OF_THE_HUB = {
-    *(
-        "cache_dir",
-        "force_download",
-        "local_files_only",
-        "token",
-        "revision",
-        "subfolder",
-        "proxies",
-        "user_agent",
-        "gguf_file",
-    ),
-    *(
-        "trust_remote_code",
-        "code_revision",
-        "resume_download",
-        "use_auth_token",
-        "_from_auto",
-        "_from_pipeline",
-        "_commit_hash",
-    ),
-}
 
 _SLOTS = {"head", "score", "threshold", "normalize"}
 
@@ -128,9 +32,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, Head):
         return value.spec()
     return spec(value) if isinstance(value, Slot) else value
-
-
-_from_file: ContextVar[bool] = ContextVar("from_file", default=False)
 
 
 @strict
@@ -226,7 +127,7 @@ class GraphformerConfig(PreTrainedConfig):
         super().__setattr__(name, plain(value) if name in _SLOTS else value)
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs = self._without_unknown(kwargs)
+        kwargs = without_unknown(self, kwargs)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         theta = kwargs.pop("rope_theta", None)
@@ -257,57 +158,20 @@ class GraphformerConfig(PreTrainedConfig):
         warning, not refused: the file may come from another version.
         """
         wanted = kwargs.pop("return_unused_kwargs", False)
-        token = _from_file.set(True)
+        token = from_file.set(True)
         try:
             config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
         finally:
-            _from_file.reset(token)
+            from_file.reset(token)
         if wanted:  # transformers hands them on
             return config, unused
         for name in unused:
-            if name not in _OF_THE_HUB:
+            if name not in OF_THE_HUB:
                 raise TypeError(
                     "GraphformerConfig got an unknown setting "
                     f"{name!r}{did_you_mean(name, cls.__dataclass_fields__)}"
                 )
         return config
-
-    def _without_unknown(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments that are no fields, without those that nobody reads: they are refused, or
-        told where a file holds them.
-        """
-        if kwargs.get("model_type", self.model_type) != self.model_type:
-            raise ValueError(
-                f"model_type={kwargs['model_type']!r}: this is the config of {self.model_type!r}; "
-                "take AutoConfig"
-            )
-        fields = set(type(self).__dataclass_fields__)
-        of_generation = set(GenerationConfig().to_dict()) - fields
-        unknown = [name for name in kwargs if name not in _TRANSFORMERS_OWN]
-        if _from_file.get():
-            told = [
-                name
-                for name in unknown
-                if name not in _FORMER | of_generation and not name.startswith("_")
-            ]
-            if told:
-                warnings.warn(
-                    f"config: {', '.join(told)} "
-                    f"{'is no setting' if len(told) == 1 else 'are no settings'} of this version "
-                    "of graphformer and not read",
-                    stacklevel=5,
-                )
-        elif unknown:
-            name = unknown[0]
-            if name in of_generation and not difflib.get_close_matches(name, fields, 1, 0.85):
-                raise TypeError(
-                    f"GraphformerConfig got {name!r}, which is a setting of generation: give it to "
-                    f"model.generate(...), or set model.generation_config.{name}"
-                )
-            raise TypeError(
-                f"GraphformerConfig got an unknown setting {name!r}{did_you_mean(name, fields)}"
-            )
-        return {name: value for name, value in kwargs.items() if name not in unknown}
 
     @property
     def head_dim(self) -> int:
@@ -349,7 +213,7 @@ class GraphformerConfig(PreTrainedConfig):
                 f"{self.num_hidden_layers}; give one name, or one for each layer"
             )
         if self.rope_parameters is not None:
-            self._check_rope(self.rope_parameters)
+            check_rope(self.rope_parameters)
             number(
                 "rope_parameters['rope_theta']",
                 self.rope_parameters.get("rope_theta", 10000.0),
@@ -398,23 +262,6 @@ class GraphformerConfig(PreTrainedConfig):
                     f"head and {name}={getattr(self, name)!r} are given: say it in one place, in "
                     "the head"
                 )
-
-    def _check_rope(self, given: dict[str, Any]) -> None:
-        known = {
-            *RopeParameters.__annotations__,
-            "type",
-            "truncate",
-            "mscale",
-            "mscale_all_dim",
-            "partial_rotary_factor",
-        }
-        if unknown := sorted(set(given) - known):
-            text = (
-                f"rope_parameters holds an unknown {unknown[0]!r}{did_you_mean(unknown[0], known)}"
-            )
-            if not _from_file.get():
-                raise ValueError(text)
-            warnings.warn(f"config: {text}; it is not read", stacklevel=5)
 
     def _validate_numbers(self) -> None:
         """ValueError for a number out of its range; strict has seen to the types."""

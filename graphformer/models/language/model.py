@@ -19,10 +19,9 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from graphformer.attention.candidates import Rule
-from graphformer.attention.slot import from_spec as from_plain
-from graphformer.attention.sparsifiers import Sparsifier, Threshold, TopK, from_spec
 from graphformer.errors import strict_flags
 from graphformer.graph import AttentionGraph
+from graphformer.models.language.attention import make_attention
 from graphformer.models.language.configuration import GraphformerConfig
 from graphformer.models.language.inputs import (
     OF_THE_LOSS,
@@ -39,14 +38,7 @@ from graphformer.models.language.outputs import (
     GraphformerModelOutput,
     one_cache,
 )
-from graphformer.nn import (
-    GatedMLP,
-    GINAttention,
-    GraphAttention,
-    HeadMLP,
-    PNAAttention,
-    SumAttention,
-)
+from graphformer.nn import GatedMLP, GraphAttention, HeadMLP
 
 
 class GraphformerRMSNorm(nn.RMSNorm):
@@ -55,63 +47,6 @@ class GraphformerRMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         return F.rms_norm(exact, self.normalized_shape, None, self.eps).to(x.dtype) * self.weight
-
-
-def make_sparsifier(config: GraphformerConfig) -> Sparsifier | None:
-    """The sparsifier that the config's plain numbers stand for."""
-    threshold: Sparsifier | None = None
-    if isinstance(config.threshold, dict):
-        threshold = from_spec(config.threshold, config.num_attention_heads)
-    elif isinstance(config.threshold, int | float):
-        threshold = Threshold(float(config.threshold))
-    top_k = None if config.top_k is None else TopK(config.top_k)
-    if threshold is not None and top_k is not None:
-        return threshold & top_k
-    return threshold or top_k
-
-
-LAYERS: dict[str, Any] = {"sum": SumAttention, "gin": GINAttention, "pna": PNAAttention}
-
-
-def make_attention(config: GraphformerConfig, layer_idx: int) -> GraphAttention:
-    """The attention layer of one block: its head, or what the names of single slots stand for."""
-    head = config.layer_heads[layer_idx]
-    shared: dict[str, Any] = {
-        "attention_dropout": config.attention_dropout,
-        "backend": config.backend,
-        "executor": config.executor,
-        "layer_idx": layer_idx,
-    }
-    operator = config.layer_operators[layer_idx]
-    if head is not None:
-        shared["head"] = head
-    else:
-        shared |= {
-            "sparsify": make_sparsifier(config),
-            "normalize": from_plain("normalize", config.normalize),
-        }
-        if isinstance(config.score, dict) and "name" not in config.score:
-            ((shared["score"], shared["score_width"]),) = config.score.items()
-        else:
-            shared["score"] = (
-                config.score if isinstance(config.score, str) else from_plain("score", config.score)
-            )
-        for name in ("value_projection", "output_projection"):
-            if getattr(config, name) is not None:
-                shared[name] = getattr(config, name)
-    if operator != "sum":
-        shared["sharpening"] = config.sharpening
-        if head is None or head.operator is None:
-            shared["mlp_ratio"] = config.mlp_ratio
-    shared |= (config.operator_options or {}).get(operator, {})
-    heads = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads)
-    try:
-        return LAYERS[operator](*heads, **shared)
-    except TypeError as error:
-        raise ValueError(
-            f"operator_options[{operator!r}] holds what {LAYERS[operator].__name__} does not take: "
-            f"{error}"
-        ) from None
 
 
 class GraphformerDecoderLayer(GradientCheckpointingLayer):

@@ -1,0 +1,90 @@
+"""The refined graph: the heads' graphs of one layer merged into one, from which the next layer
+starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from graphformer.graph import AttentionGraph
+from graphformer.nn.edge_list import EdgeList
+
+
+@dataclass
+class Refined:
+    """The heads' graphs of one layer merged into one: a weight for each candidate edge, 0 where no
+    head kept it.
+
+    Attributes:
+        edges: the candidates.
+        weight: ``[E]``, differentiable.
+        kept: bool ``[E]``, whether some head kept the edge.
+    """
+
+    edges: EdgeList
+    weight: Tensor
+    kept: Tensor
+
+    def graph(self) -> AttentionGraph:
+        """The kept edges as one lane."""
+        kept = self.edges.select(self.kept)
+        return AttentionGraph(
+            kept.senders,
+            kept.receivers,
+            self.weight[self.kept],
+            1,
+            kept.num_senders,
+            kept.num_receivers,
+            (),
+        )
+
+    def on(self, edges: EdgeList) -> Tensor:
+        """The weights ``[E']`` on another list of candidates: equal pairs summed, 0 for a pair that
+        is new.
+        """
+        if edges is self.edges:
+            return self.weight
+        keys, pair = torch.unique_consecutive(self.edges.keys, return_inverse=True)
+        if not len(keys):
+            return self.weight.new_zeros(edges.num_edges)
+        total = self.weight.new_zeros(len(keys)).index_add(0, pair, self.weight)
+        place = torch.searchsorted(keys, edges.keys).clamp(max=len(keys) - 1)
+        return torch.where(keys[place] == edges.keys, total[place], torch.zeros_like(total[place]))
+
+    def dropped(self) -> Tensor:
+        """Pairs (:attr:`EdgeList.keys`) that were candidates and that no head kept."""
+        return self.edges.keys[~torch.isin(self.edges.keys, self.edges.keys[self.kept])]
+
+
+MERGES = ("mean", "sum", "learned")
+
+
+class Merge(nn.Module):
+    """The heads' weights of each candidate edge to one: the mean, the sum (at most 1), or a learned
+    convex combination.
+    """
+
+    def __init__(self, how: str, num_heads: int) -> None:
+        super().__init__()
+        self.how = how
+        self.mix = nn.Parameter(torch.zeros(num_heads)) if how == "learned" else None
+
+    def forward(self, edges: EdgeList, kept: AttentionGraph) -> Refined:
+        """``kept`` has edges in the place of senders, see :meth:`EdgeList.edges_as_senders`."""
+        flat = kept.weight.new_zeros(kept.num_lanes * edges.num_edges).index_put(
+            (kept.senders,), kept.weight
+        )
+        heads = flat.view(kept.num_lanes, edges.num_edges)
+        if self.mix is not None:
+            weight = self.mix.softmax(0).to(heads.dtype) @ heads
+        else:
+            weight = heads.mean(0) if self.how == "mean" else heads.sum(0).clamp(max=1.0)
+        any_head = torch.zeros(edges.num_edges, dtype=torch.bool, device=weight.device)
+        any_head[kept.senders % max(edges.num_edges, 1)] = True
+        return Refined(edges, weight, any_head)
+
+    def extra_repr(self) -> str:
+        return self.how
