@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch_geometric.nn import GATConv
+from torch_geometric.nn.inits import glorot
 
 from graphformer.nn import GINAttentionConv, GINOperator, PNAAttentionConv, SumAttentionConv
 
@@ -64,6 +65,38 @@ def test_plain_attention_with_additive_scores_is_gatconv(edges):
     compare(*pair(), torch.randn(NODES, IN, dtype=torch.float64), edges)
 
 
+def test_trained_from_the_same_start_with_the_same_dropout_it_stays_gatconv():
+    """Masks of one head, over edges sorted by receiver, are drawn alike."""
+    torch.manual_seed(4)
+    loops = torch.arange(NODES).repeat(2, 1)
+    edges = torch.cat((torch.randint(0, NODES, (2, EDGES)), loops), 1)
+    edges = edges[:, torch.argsort(edges[0] + NODES * edges[1], stable=True)]
+    x, y = torch.randn(NODES, IN, dtype=torch.float64), torch.arange(NODES) % WIDTH
+    theirs = GATConv(IN, WIDTH, dropout=0.6, add_self_loops=False).double()
+    ours = SumAttentionConv(IN, WIDTH, **{**GAT, "add_self_loops": False}, dropout=0.6).double()
+    with torch.no_grad():
+        ours.v_proj.weight.copy_(theirs.lin.weight)
+        ours.additive.sender.copy_(theirs.att_src[0])
+        ours.additive.receiver.copy_(theirs.att_dst[0])
+    start = ours.v_proj.weight.detach().clone()
+    losses = []
+    for conv in (ours, theirs):
+        torch.manual_seed(5)
+        optimizer = torch.optim.Adam(conv.parameters(), 0.01, weight_decay=5e-4)
+        found = []
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(conv(x, edges), y)
+            loss.backward()
+            optimizer.step()
+            found.append(loss.detach())
+        losses.append(torch.stack(found))
+    torch.testing.assert_close(*losses, rtol=1e-9, atol=0)
+    assert losses[0].diff().abs().min() > 0 and not torch.allclose(ours.v_proj.weight, start)
+    torch.testing.assert_close(ours.v_proj.weight, theirs.lin.weight, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-7, atol=1e-9)
+
+
 def test_also_from_senders_of_another_width():
     ours, theirs = pair((IN, OTHER), add_self_loops=False)
     edges = torch.stack((torch.randint(0, NODES, (EDGES,)), torch.randint(0, 11, (EDGES,))))
@@ -113,6 +146,17 @@ def test_every_parameter_has_a_gradient_and_reset_draws_all_anew(edges):
     conv.reset_parameters()
     same = {name for name, one in conv.state_dict().items() if torch.equal(one, former[name])}
     assert same == {"sharpening", "bias"}
+
+
+def test_scores_start_as_gatconv_starts_them():
+    torch.manual_seed(6)
+    score = SumAttentionConv(IN, OUT, HEADS, **GAT).additive
+    torch.manual_seed(7)
+    score.reset_parameters()
+    torch.manual_seed(7)
+    for one in (score.receiver, score.sender):
+        glorot(theirs := torch.empty(1, HEADS, WIDTH))
+        assert torch.equal(one, theirs[0])
 
 
 @pytest.mark.parametrize("channels", [300, -1])
