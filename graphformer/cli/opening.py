@@ -1,0 +1,62 @@
+"""A language model and its tokenizer from a folder, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from graphformer.errors import require
+from graphformer.training import load_language_model
+
+ADAPTER = "adapter_config.json"
+
+
+def open_model(folder: Path) -> tuple[Any, Any]:
+    """A model, in evaluation mode, and its tokenizer: of ours, of transformers, or an adapter of
+    PEFT on the model that it names. Nothing is fetched, and code in a folder is never run.
+
+    Raises:
+        ValueError: no model, or its base is not where the adapter says.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            f"MODEL: {str(folder)!r} is no folder; nothing is fetched, so give a folder with "
+            "config.json, weights and a tokenizer"
+        )
+    if (folder / ADAPTER).is_file():
+        peft = require("peft", extra="adapters", why=f"An adapter, {folder}")
+        base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
+        if not base or not Path(base).is_dir():
+            raise ValueError(
+                f"MODEL: {folder} is an adapter of the model {base!r}, which is no folder here: run "
+                f"from where it is, or write its path into {folder / ADAPTER}"
+            )
+        model, tokenizer = open_model(Path(base))
+        return peft.PeftModel.from_pretrained(model, folder).eval(), tokenizer
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if config.model_type == "graphformer":
+        return load_language_model(folder)
+    causal = type(config) in transformers.AutoModelForCausalLM._model_mapping
+    is_decoder = causal and getattr(config, "is_decoder", None) is not False
+    kind = transformers.AutoModelForCausalLM if is_decoder else transformers.AutoModel
+    model = kind.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return model.eval(), tokenizer
+
+
+def open_causal(folder: Path) -> tuple[Any, Any]:
+    """The same of a model that predicts the next token.
+
+    Raises:
+        ValueError: another kind of model.
+    """
+    model, tokenizer = open_model(folder)
+    if not model.can_generate():
+        raise ValueError(
+            f"MODEL: {folder} holds a {type(model).__name__}, which predicts no next token"
+        )
+    return model, tokenizer
