@@ -10,13 +10,14 @@ from typing import Annotated, Any
 import transformers
 
 import graphformer as gf
+from graphformer.cli import record
 from graphformer.cli.opening import open_causal
-from graphformer.cli.options import refuse_idle
+from graphformer.cli.options import Config, refuse_idle
 from graphformer.cli.telling import say
 from graphformer.datasets import TextDataset, read_text, split
 from graphformer.errors import number, require, require_known
 from graphformer.training import evaluate, train_language_model
-from graphformer.training.run import claim_output_dir, is_main_process
+from graphformer.training.run import is_main_process
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -43,6 +44,7 @@ def finetune(
     resume: Annotated[
         bool, typer.Option(help="Continue the run in --output from its newest checkpoint.")
     ] = False,
+    config: Config = None,
 ) -> None:
     """Fine-tune a pre-trained model on a text by an adapter; the model's own weights stay. The last
     tenth of the text is kept for validation.
@@ -53,7 +55,7 @@ def finetune(
     refuse_idle(dict.fromkeys(idle, f"with --method {method}"))
     number("--learning-rate", learning_rate, above=0.0)
     text = read_text(text_file)
-    claim_output_dir(output, resume)
+    record.begin(output, resume)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     model, tokenizer = open_causal(model_dir)
@@ -110,8 +112,17 @@ def finetune(
         f"validation loss {result.evaluation.loss_nats_per_token:.4f} nats per token (before "
         f"{before.loss_nats_per_token:.4f}), perplexity {result.evaluation.perplexity:.3f}"
     )
+    use = f"graphformer generate {shlex.quote(str(output))} 'Once upon a time'"
+    record.finish(
+        output,
+        {**record.of_language(result), "loss_before": before.loss_nats_per_token},
+        result.history,
+        title=f"{model_dir.name} fine-tuned on {text_file.name}",
+        about=f"{method}, {trained:,} trained parameters on top of {model_dir}.",
+        use=use,
+    )
     say(f"saved in {output}")
-    say(f"next: graphformer generate {shlex.quote(str(output))} 'Once upon a time'")
+    say(f"next: {use}")
 
 
 def _config(peft: Any, method: str, rank: int, hidden_dim: int, threshold: float) -> Any:

@@ -14,10 +14,11 @@ from typing import Annotated, Any
 import torch
 import transformers
 
-from graphformer.cli import graph_data
-from graphformer.cli.options import given, refuse_idle
+from graphformer.cli import graph_data, record
+from graphformer.cli.options import Config, given, refuse_idle
+from graphformer.cli.telling import say
 from graphformer.errors import number, require
-from graphformer.training.run import claim_output_dir, is_main_process
+from graphformer.training.run import is_main_process
 from graphformer.training.saving import write_text
 
 typer = require("typer", extra="text", why="The command line")
@@ -126,6 +127,7 @@ def train_graphs(
     resume: Annotated[
         bool, typer.Option(help="Continue the run in --output from its newest complete checkpoint.")
     ] = False,
+    config: Config = None,
 ) -> None:
     """Train a model that predicts properties of images of grains, of polymers, or of each residue
     of proteins.
@@ -172,7 +174,7 @@ def train_graphs(
         "dropout": dropout,
     }
     GraphTransformer(1, **network)  # what does not fit is told before any time is spent
-    claim_output_dir(output, resume)
+    record.begin(output, resume)
     if what == "polycrystals":
         phases: dict[str, Any] = {"contrast": contrast} if law == "two-phase" else {}
         options = {
@@ -217,7 +219,7 @@ def train_graphs(
         seed=seed,
     )
     weights = sum(p.numel() for p in net.parameters())
-    _say(
+    say(
         f"{len(train)} graphs to learn from, {len(validation)} to validate, {len(test)} to test; "
         f"{weights:,} parameters"
     )
@@ -226,9 +228,19 @@ def train_graphs(
     values = ", ".join(
         f"{name.upper()} {value:.4g}" for name, value in found.items() if name != "loss"
     )
-    _say(f"test: {values}, over {len(test)} graphs; {result.epochs} epochs, {result.steps} steps")
-    _say(f"saved in {output}")
-    _say(f"next: graphformer predict {shlex.quote(str(output))} {opened.next_files}")
+    say(f"test: {values}, over {len(test)} graphs; {result.epochs} epochs, {result.steps} steps")
+    if is_main_process():
+        write_text(output / "predictions.csv", _held_out(result.model, test, max_nodes))
+    record.finish(
+        output,
+        {**found, "test_graphs": len(test), "epochs": result.epochs, "steps": result.steps},
+        result.history,
+        title=f"A model of {what}",
+        about=f"GraphTransformer with {weights:,} parameters, trained on {len(train)} graphs.",
+        use=f"graphformer predict {shlex.quote(str(output))} {opened.next_files}",
+    )
+    say(f"saved in {output}")
+    say(f"next: graphformer predict {shlex.quote(str(output))} {opened.next_files}")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -285,13 +297,13 @@ def predict(
             )
     table = prediction_table(model, files, tables, smiles_column, max_nodes)
     for problem in table.problems[:TOLD]:
-        _say(f"warning: no prediction for {problem}", err=True)
+        say(f"warning: no prediction for {problem}", err=True)
     if len(table.problems) > TOLD:
-        _say(f"warning: and {len(table.problems) - TOLD} more without a prediction", err=True)
+        say(f"warning: and {len(table.problems) - TOLD} more without a prediction", err=True)
     for note in table.notes[:TOLD]:
-        _say(f"warning: {note}", err=True)
+        say(f"warning: {note}", err=True)
     if len(table.notes) > TOLD:
-        _say(f"warning: and {len(table.notes) - TOLD} more in doubt", err=True)
+        say(f"warning: and {len(table.notes) - TOLD} more in doubt", err=True)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table.columns)
@@ -302,12 +314,33 @@ def predict(
         ]
     )
     if output is None:
-        _say(text.getvalue().rstrip("\n"))
+        say(text.getvalue().rstrip("\n"))
     else:
         write_text(output, text.getvalue())
-        _say(f"{len(table.rows) - table.without} predictions in {output}")
+        say(f"{len(table.rows) - table.without} predictions in {output}")
 
 
-def _say(text: str, err: bool = False) -> None:
-    if is_main_process():
-        typer.echo(text, err=err)
+def _held_out(model: Any, test: Any, max_nodes: int) -> str:
+    """A CSV with a row for each label of the test graphs: what it is, and what was predicted (of
+    classes, the likeliest).
+    """
+    made = model.predict(test, max_nodes)
+    made = made if isinstance(made, dict) else {"y": made}
+    columns: dict[str, list[Any]] = {}
+    for name, predicted in made.items():
+        labels = torch.cat([getattr(data, name).reshape(-1) for data in test])
+        if model.net.targets[name].task == "classification":
+            columns[name] = labels.tolist()
+            likeliest = predicted > 0 if predicted.shape[-1] == 1 else predicted.argmax(-1)
+            columns[f"{name}_predicted"] = likeliest.int().reshape(-1).tolist()
+            continue
+        labels, predicted = labels.view(predicted.shape[0], -1), predicted.flatten(1)
+        for k in range(predicted.shape[1]):
+            own = name if predicted.shape[1] == 1 else f"{name}_{k}"
+            columns[own] = labels[:, k].tolist()
+            columns[f"{own}_predicted"] = predicted[:, k].tolist()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()

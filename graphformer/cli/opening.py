@@ -32,8 +32,8 @@ def open_model(folder: Path) -> tuple[Any, Any]:
         base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
         if not base or not Path(base).is_dir():
             raise ValueError(
-                f"MODEL: {folder} is an adapter of the model {base!r}, which is no folder here: run "
-                f"from where it is, or write its path into {folder / ADAPTER}"
+                f"MODEL: {folder} is an adapter of the model {base!r}, which is no folder here: "
+                f"run from where it is, or write its path into {folder / ADAPTER}"
             )
         model, tokenizer = open_model(Path(base))
         return peft.PeftModel.from_pretrained(model, folder).eval(), tokenizer

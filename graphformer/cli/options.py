@@ -1,24 +1,81 @@
-"""Which options were given on the command line, and errors for those that have no effect beside the
-others.
+"""Which options were given on the command line, where the others come from, and errors for those
+that have no effect beside the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from graphformer.errors import require
+from graphformer.errors import did_you_mean, require
 
+typer = require("typer", extra="text", why="The command line")
 core: Any = require("typer.core", extra="text", why="The command line")
 
+COMMAND_FILE = "command.yaml"
+"""How a run was called, in its folder (:mod:`graphformer.cli.record`)."""
+
+Config = Annotated[
+    Path | None,
+    typer.Option(help=f"The {COMMAND_FILE} of an earlier run, for all that is not given here."),
+]
+"""The option that :class:`Command` reads before the others are parsed."""
+
 _given: ContextVar[frozenset[str]] = ContextVar("given", default=frozenset())
+_running: ContextVar[tuple[str, dict[str, Any]]] = ContextVar("running", default=("", {}))
 
 
 class Command(core.TyperCommand):
     """A command that remembers which of its options were given: a default says nothing, the same
     value given does.
+
+    One that keeps a run (``--resume``) also takes ``--config``, the options of an earlier run, and
+    reads those of the run that it resumes. An option that is given counts more.
     """
+
+    @property
+    def keeps_run(self) -> bool:
+        return any(one.name == "resume" for one in self.params)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        if self.keeps_run:
+            stored = self._stored(ctx, args)
+            if stored:
+                ctx.default_map = {**(ctx.default_map or {}), **stored}
+        return super().parse_args(ctx, args)
+
+    def _stored(self, ctx: Any, args: list[str]) -> dict[str, Any]:
+        """The options of the run that is run again, or resumed."""
+        config, output = _value_of("--config", args), _value_of("--output", args)
+        if config is not None:
+            path, resumes = Path(config), False
+        elif "--resume" in args and output is not None:
+            path, resumes = Path(output) / COMMAND_FILE, True
+        else:
+            return {}
+        if not path.is_file():
+            if resumes:
+                return {}
+            raise ValueError(f"--config {config!r} is no file")
+        try:
+            told = require("yaml", extra="text", why="--config").safe_load(path.read_text("utf-8"))
+            command, options = told["command"], dict(told["options"])
+        except Exception as error:
+            raise ValueError(
+                f"{path} cannot be read as the {COMMAND_FILE} of a run "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+            ) from None
+        if command != ctx.info_name:
+            raise ValueError(f"{path} is of graphformer {command}, not of {ctx.info_name}")
+        known = {one.name for one in self.params}
+        for name in options:
+            if name not in known:
+                raise ValueError(f"{path}: unknown option {name!r}{did_you_mean(name, known)}")
+        for name in ("output", "resume", "config"):
+            options.pop(name, None)
+        return {name: value for name, value in options.items() if value is not None}
 
     def invoke(self, ctx: Any) -> Any:
         sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
@@ -29,15 +86,32 @@ class Command(core.TyperCommand):
                 if one is not None and one.name == "COMMANDLINE"
             )
         )
+        run = _running.set((ctx.info_name, {k: v for k, v in ctx.params.items() if k != "config"}))
         try:
             return super().invoke(ctx)
         finally:
             _given.reset(token)
+            _running.reset(run)
+
+
+def _value_of(option: str, args: list[str]) -> str | None:
+    """The value of an option among arguments that nobody has parsed yet."""
+    for place, argument in enumerate(args):
+        if argument == option and place + 1 < len(args):
+            return args[place + 1]
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return None
 
 
 def given() -> frozenset[str]:
     """The names of the arguments that were given to the command that is running."""
     return _given.get()
+
+
+def running() -> tuple[str, dict[str, Any]]:
+    """The command that is running, and all its options."""
+    return _running.get()
 
 
 def flag(name: str) -> str:

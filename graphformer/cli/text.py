@@ -13,8 +13,9 @@ import transformers
 from torch import Tensor
 
 import graphformer
+from graphformer.cli import record
 from graphformer.cli.opening import ADAPTER, open_causal
-from graphformer.cli.options import flag, given, refuse_idle
+from graphformer.cli.options import Config, flag, given, refuse_idle
 from graphformer.cli.telling import say
 from graphformer.datasets import (
     TextDataset,
@@ -26,7 +27,7 @@ from graphformer.datasets import (
 )
 from graphformer.errors import number, require
 from graphformer.training import load_language_model, train_language_model
-from graphformer.training.run import claim_output_dir, is_main_process
+from graphformer.training.run import is_main_process
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -88,6 +89,7 @@ def train(
     resume: Annotated[
         bool, typer.Option(help="Continue the run in --output from its newest complete checkpoint.")
     ] = False,
+    config: Config = None,
     report_to: Annotated[
         str, typer.Option(metavar="tensorboard|none", help="Where curves go.")
     ] = "none",
@@ -119,7 +121,7 @@ def train(
                 "end",
                 stacklevel=2,
             )
-    claim_output_dir(output, resume)  # before any time is spent
+    record.begin(output, resume)  # before any time is spent
     transformers.logging.set_verbosity_error()
     text = embedded_text() if text_file is None else read_text(text_file)
     train_text, validation_text = split(text)
@@ -174,11 +176,20 @@ def train(
         f"validation loss {result.evaluation.loss_nats_per_token:.4f} nats per token, perplexity "
         f"{result.evaluation.perplexity:.3f}, over {result.evaluation.num_tokens:,} tokens"
     )
-    say(f"saved in {output}")
-    say(
-        f"next: graphformer generate {shlex.quote(str(output))} "
+    use = (
+        f"graphformer generate {shlex.quote(str(output))} "
         f"{shlex.quote(text.strip().splitlines()[0][:40])}"
     )
+    record.finish(
+        output,
+        record.of_language(result),
+        result.history,
+        title=f"A language model of {'Python help texts' if text_file is None else text_file.name}",
+        about=f"Graphformer with {model.num_parameters():,} parameters, operator {operator}.",
+        use=use,
+    )
+    say(f"saved in {output}")
+    say(f"next: {use}")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -21,6 +21,8 @@ from graphformer.training.file_checks import read_json
 from graphformer.training.saving import is_leftover, remove_leftovers, write_text
 
 SETTINGS_FILE, LOCK_FILE, CURVES_FOLDER = "run.json", ".lock", "tensorboard"
+COMMAND_FILE = "command.yaml"
+"""How the command line was called; it writes it before anything else."""
 LOCK_SECONDS = 0.3  # for those who only look whether it is free
 _DATA = ("text", ".tokens", ".graphs")  # settings that are digests of data
 # Set by whoever saves or loads a config, or without influence on the result.
@@ -84,7 +86,9 @@ def _require_free(folder: Path, resume: bool) -> None:
     if not folder.is_dir():
         return
     names = {
-        path.name for path in folder.iterdir() if path.name != LOCK_FILE and not is_leftover(path)
+        path.name
+        for path in folder.iterdir()
+        if path.name not in (LOCK_FILE, COMMAND_FILE) and not is_leftover(path)
     }
     # A run that has saved nothing but its settings and curves is in nobody's way.
     if (
