@@ -23,6 +23,7 @@ from graphformer.errors import strict_flags
 from graphformer.models.graphs.base import GraphNetwork
 from graphformer.nn.conv_options import ConvOptions
 from graphformer.nn.presets import Options
+from tests import adapter_models
 
 PACKAGES = ["graphformer"] + [
     f"graphformer.{name}"
@@ -69,6 +70,11 @@ def graph():
 
 def module():
     return gf.nn.GINAttention(**LAYER)
+
+
+def graphs_of_llama():
+    ids = torch.ones(1, 3, dtype=torch.int64)
+    return gf.inspect.graphs(adapter_models.make("llama"), input_ids=ids)
 
 
 def hidden(length=5):
@@ -171,6 +177,35 @@ CALLS = {
         ),
         ("atol", "rtol", "seed"),
     ),
+    "ablate": (
+        lambda **given: gf.inspect.ablate(adapter_models.make("llama"), **given),
+        ("input_ids", "labels"),
+    ),
+    "graphs": (
+        lambda **given: gf.inspect.graphs(adapter_models.make("llama"), **given),
+        ("input_ids", "attention_mask"),
+    ),
+    "collect": (
+        lambda **given: gf.inspect.collect(
+            adapter_models.make("llama"), [torch.ones(1, 3, dtype=torch.int64)], **given
+        ),
+        ("sparsify", "streamed"),
+    ),
+    "ModelGraphs.plot": (lambda **given: graphs_of_llama().plot(0, 0, **given), ("max_edges",)),
+    "ModelGraphs.report": (
+        lambda **given: graphs_of_llama().report("nowhere/page.html", **given),
+        ("measures", "ablation"),
+    ),
+    "ModelGraphs.to": (lambda **given: graphs_of_llama().to(**given), ("device", "dtype")),
+    **{
+        name: (
+            lambda name=name, **given: getattr(gf.inspect, name)(
+                torch.ones(1, 1, 3, 2), torch.ones(1, 1, 3, 2), **given
+            ),
+            ("is_causal", "normalize"),
+        )
+        for name in ("sender_mass", "entropy", "distance_profile", "sink_mass")
+    },
     "attention": (
         lambda **given: importlib.import_module("graphformer.compat.xgpt").attention(
             importlib.import_module("graphformer.compat.xgpt").Settings(), **LAYER, **given
@@ -308,13 +343,11 @@ def test_exceptions_of_the_walk_are_still_there():
 
 
 def test_misspelt_options_of_the_command_line_are_refused():
-    commands = (
-        importlib.import_module("typer.main")
-        .get_command(importlib.import_module("graphformer.cli.app").app)
-        .commands
-    )
-    assert set(commands) == {"train", "generate", "train-graphs", "predict"}
-    for name, command in commands.items():
+    app = importlib.import_module("graphformer.cli.app")
+    group = importlib.import_module("typer.main").get_command(app.app)
+    assert {"train", "generate", "train-graphs", "predict", "inspect"} <= set(app.COMMANDS)
+    for name in app.COMMANDS:
+        command = group.get_command(None, name)
         options = [
             text
             for param in command.params

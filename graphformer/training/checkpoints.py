@@ -25,6 +25,7 @@ from graphformer.training.file_checks import (
 )
 from graphformer.training.saving import SUMS_FILE
 
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 WEIGHTS, INDEX, STATE = "model.safetensors", "model.safetensors.index.json", "trainer_state.json"
 _UNREAD = {"training_args.bin"}  # the Trainer writes it, and nobody here reads a pickle
 
@@ -158,11 +159,14 @@ def _problems(
         return problems
     # A run's own folder lists its model alone, and one that was saved before its checkpoints lists
     # them not at all.
-    checks: dict[str, Callable[[Path], list[str]]] = {"config.json": json_problems, **further}
+    adapter = (folder / ADAPTER_CONFIG).exists()  # of PEFT, whose base model lies elsewhere
+    config = ADAPTER_CONFIG if adapter else "config.json"
+    checks: dict[str, Callable[[Path], list[str]]] = {config: json_problems, **further}
     for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json", INDEX):
         if (folder / name).exists():
             checks[name] = json_problems
-    shards, listed = [WEIGHTS], set(sums or ()) - _UNREAD
+    shards = [ADAPTER_WEIGHTS if adapter else WEIGHTS]
+    listed = set(sums or ()) - _UNREAD
     if (folder / INDEX).exists():
         index = read_json(folder / INDEX, [])
         names = index.get("weight_map") if index else None

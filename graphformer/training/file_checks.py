@@ -129,7 +129,12 @@ def weight_problems(files: list[Path], model: nn.Module) -> list[str]:
             for name in file.keys():  # noqa: SIM118 (it is no mapping)
                 part = file.get_slice(name)
                 stored[name] = (list(part.get_shape()), part.get_dtype())
-    wanted = model.state_dict(keep_vars=True)
+    if hasattr(model, "peft_config"):
+        from peft import get_peft_model_state_dict
+
+        wanted = get_peft_model_state_dict(model)
+    else:
+        wanted = model.state_dict(keep_vars=True)
     # Of tensors that are one (an embedding and the head tied to it), one is saved.
     loaded = {id(wanted[name]) for name in stored if name in wanted}
     missing = [
