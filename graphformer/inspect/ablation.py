@@ -20,6 +20,7 @@ from graphformer.backends import aggregate
 from graphformer.errors import require, require_known, strict_flags
 from graphformer.frozen.reading import Call, reading
 from graphformer.graph import AttentionGraph
+from graphformer.inspect.readers.pretrained import bound
 from graphformer.nn.tokens import GraphAttention
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def ablate(
     """
     pandas = require("pandas", extra="viz", why="a table of ablations")
     require_known("method", method, ("cut", "gradient"))
+    bound(model, (), inputs, ("heads", "method", "value", "loss", "progress"))
     if method == "gradient" and value != "zero":
         raise ValueError(f"value={value!r} is not read by method='gradient': use method='cut'")
 

@@ -20,6 +20,8 @@ from graphformer.inspect.sequences import padding_cut
 from graphformer.inspect.streamed import of_attention
 from graphformer.inspect.value import LayerGraph, ModelGraphs, Nodes, padding_of
 
+OPTIONS = ("layers", "heads", "sparsify", "merge", "streamed", "grad", "tokenizer", "tokens")
+"""What a caller may have misspelt, beside the model's own arguments."""
 EVERY = Threshold(-1.0, signed=True)  # weights of a softmax are above it
 
 
@@ -61,7 +63,12 @@ def cut_text(wanted: Wanted) -> str:
     return "every pair" if wanted.sparsify is None else str(wanted.sparsify)
 
 
-def bound(model: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
+def bound(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    inputs: dict[str, Any],
+    options: tuple[str, ...] = OPTIONS,
+) -> dict[str, Any]:
     """The call's arguments by name.
 
     Raises:
@@ -70,12 +77,9 @@ def bound(model: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> di
     known = parameters_of(model)
     for name in inputs:
         if name not in known:
-            hint = did_you_mean(name, [*known, *OPTIONS])
+            hint = did_you_mean(name, [*known, *options])
             raise TypeError(f"{type(inner(model)).__name__} reads no argument {name!r}{hint}")
     return dict(zip(known, args, strict=False)) | inputs
-
-
-OPTIONS = ("layers", "heads", "sparsify", "merge", "streamed", "grad", "tokenizer", "tokens")
 
 
 def parameters_of(model: nn.Module) -> list[str]:
