@@ -78,9 +78,9 @@ function drawThumb(thumb) {
   }
   Object.assign(canvas, { width: wide, height: tall });
   const ctx = canvas.getContext("2d"), image = ctx.createImageData(wide, tall);
-  cells.forEach((w, i) => {
-    if (w > 0) image.data.set([...shade(w / (most || 1)), 255], 4 * i);
-  });
+  const pixels = new Uint32Array(image.data.buffer), scale = 1 / (most || 1);
+  for (let i = 0; i < cells.length; i++)
+    if (cells[i] > 0) pixels[i] = paint.words[Math.min(255, Math.round(255 * Math.sqrt(cells[i] * scale)))];
   ctx.putImageData(image, 0, 0);
   const about = page.layers[layer], value = (about.measures[head] || {})[state.measure];
   thumb.number.textContent = said(edges.count, "edge");
@@ -95,10 +95,10 @@ function drawThumb(thumb) {
 let drawing = 0;
 function drawOverview() {
   cancelAnimationFrame(drawing);
+  readColours(document.documentElement);
   let next = 0;
   const some = () => {
-    const until = performance.now() + 30;
-    readColours(document.documentElement);
+    const until = performance.now() + 80;
     while (next < thumbs.length && performance.now() < until) drawThumb(thumbs[next++]);
     if (next < thumbs.length) drawing = requestAnimationFrame(some);
     else if (!window.graphformer.ready) window.graphformer.ready = performance.now();

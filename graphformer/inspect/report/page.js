@@ -24,7 +24,8 @@ const headName = (layer, head) => {
 };
 const seen = (layer, head, window) =>
   edgesOf(state.sequence, layer, head, state.least, state.top, window);
-const said = (n, noun) => `${n.toLocaleString("en")} ${noun}` +
+const comma = new Intl.NumberFormat("en").format;
+const said = (n, noun) => `${comma(n)} ${noun}` +
   (n === 1 ? "" : /(ch|s|x)$/.test(noun) ? "es" : "s");
 
 // ------------------------------------------------------------------ one head
@@ -103,9 +104,9 @@ function drawDetail() {
   ctx.fillRect(0, 0, width, scene.height);
   view.draw(scene);
   const left = edges.total - edges.stored;
-  $("count").textContent = `${said(edges.count, "edge")} of ${edges.total.toLocaleString("en")}` +
-    (left ? `; the page holds the ${edges.stored.toLocaleString("en")} heaviest ` +
-      `(max_edges=${page.maxEdges}), ${left.toLocaleString("en")} were left out` : "") +
+  $("count").textContent = `${said(edges.count, "edge")} of ${comma(edges.total)}` +
+    (left ? `; the page holds the ${comma(edges.stored)} heaviest ` +
+      `(max_edges=${page.maxEdges}), ${comma(left)} were left out` : "") +
     (edges.total ? "" : "; this head has no edges");
   $("count").dataset.edges = edges.count;
   const side = nodes.senders;
@@ -228,7 +229,7 @@ function start() {
   const kinds = Object.values(page.sequences[0].nodes).map((n) => said(n.count, n.kind)).join(", ");
   $("about").textContent = [page.model !== page.title && page.model, said(page.layers.length, "layer"),
     said(page.sequences.length, "sequence"), kinds, page.cut && `kept: ${page.cut}`,
-    page.maxEdges && `at most ${page.maxEdges.toLocaleString("en")} edges a head (max_edges)`]
+    page.maxEdges && `at most ${comma(page.maxEdges)} edges a head (max_edges)`]
     .filter(Boolean).join(" · ");
   page.sequences.forEach((one, i) => {
     const side = Object.values(one.nodes)[0];

@@ -13,6 +13,8 @@ function readColours(element) {
     const at = (i / 255) * (stops.length - 1), k = Math.min(Math.floor(at), stops.length - 2);
     return stops[k].map((x, c) => Math.round(x + (stops[k + 1][c] - x) * (at - k)));
   });
+  // The same as one number a pixel: opaque, blue, green, red.
+  paint.words = Uint32Array.from(paint.ramp, ([r, g, b]) => 0xff000000 + (b << 16) + (g << 8) + r);
 }
 
 function rgb(hex) {
