@@ -8,7 +8,14 @@ from graphformer.inspect.collecting import collect, compare
 from graphformer.inspect.explanations import Explanation, Explanations, explain
 from graphformer.inspect.flows import flow, rollout
 from graphformer.inspect.parameters import parameters
-from graphformer.inspect.plots import plot_adjacency, plot_graph, plot_head, visible
+from graphformer.inspect.plots import (
+    plot_adjacency,
+    plot_graph,
+    plot_head,
+    plot_layer,
+    plot_rows,
+    visible,
+)
 from graphformer.inspect.reading import graphs
 from graphformer.inspect.streamed import (
     Streamed,
@@ -41,6 +48,8 @@ __all__ = [
     "plot_graph",
     "plot_head",
     "plot_lambda",
+    "plot_layer",
+    "plot_rows",
     "rollout",
     "sender_mass",
     "sink_mass",

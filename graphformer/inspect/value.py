@@ -246,7 +246,7 @@ class ModelGraphs(Sequence[AttentionGraph]):
     def plot(
         self, layer: int | str = 0, head: int | None = None, *, sequence: int = 0, **options: Any
     ) -> Figure:
-        """One head as arcs and as a matrix (of all merged heads where ``head`` is None); options
+        """One head as arcs and as a matrix (the mean over heads where ``head`` is None); options
         are those of :func:`graphformer.inspect.plot_head`.
         """
         from graphformer.inspect.plots import plot_layer
