@@ -74,7 +74,7 @@ MOVED = {
     "graphformer.training.evaluation": "graphformer.training.language.evaluation",
     "graphformer.training.graph_batches": "graphformer.training.graphs.batches",
     "graphformer.training.graph_callbacks": "graphformer.training.graphs.callbacks",
-    "graphformer.training.graph_files": "graphformer.training.graphs.files",
+    "graphformer.training.graph_files": "graphformer.datasets.readers",
     "graphformer.training.graph_folds": "graphformer.training.graphs.folds",
     "graphformer.training.graph_metrics": "graphformer.training.graphs.metrics",
     "graphformer.training.graph_model": "graphformer.training.graphs.model",
@@ -84,10 +84,13 @@ MOVED = {
     "graphformer.training.trainer": "graphformer.training.language.trainer",
 }
 JOINED = {
-    f"graphformer.nn.{name}": "graphformer.nn.presets"
-    for name in ("attention", "gin", "plain", "pna")
+    **{
+        f"graphformer.nn.{name}": "graphformer.nn.presets"
+        for name in ("attention", "gin", "plain", "pna")
+    },
+    "graphformer.training.graphs.files": "graphformer.datasets.readers",
 }
-"""Modules that became parts of one."""
+"""Modules that became parts of one, and those that moved twice."""
 
 _FORMER = {new: old for old, new in MOVED.items()}
 

@@ -24,8 +24,8 @@ _HOME = {
     "load_graph_model": "graphs.model",
     "NodeBudgetSampler": "graphs.batches",
     "Scaling": "graphs.scaling",
-    "featuriser_of": "graphs.files",
-    "graphs_of_files": "graphs.files",
+    "featuriser_of": "graphs.trainer",
+    "graphs_of_files": "graphs.tables",
     "PredictionTable": "graphs.tables",
     "prediction_table": "graphs.tables",
 }

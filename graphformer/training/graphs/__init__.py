@@ -12,8 +12,8 @@ _HOME = {
     "PredictionTable": "tables",
     "Scaling": "scaling",
     "cross_validate": "folds",
-    "featuriser_of": "files",
-    "graphs_of_files": "files",
+    "featuriser_of": "trainer",
+    "graphs_of_files": "tables",
     "load_graph_model": "model",
     "prediction_table": "tables",
 }

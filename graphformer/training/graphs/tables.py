@@ -9,11 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from graphformer.datasets.proteins.atom_table import UNNUMBERED
-from graphformer.datasets.proteins.protein import AMINO_ACIDS
-from graphformer.datasets.proteins.residue_graph import split_names
-from graphformer.datasets.store.tables import read_rows
-from graphformer.training.graphs.files import graphs_of_files
+from graphformer.datasets.readers import DOMAINS, graphs_of_files, reader
 from graphformer.training.graphs.model import GraphModel
 
 
@@ -57,59 +53,43 @@ def prediction_table(
         ValueError: a model that predicts something else than a property of images, polymers or
             proteins, or of each residue; and as for :func:`graphs_of_files`.
     """
-    reader = model.featuriser.get("reader")
+    name = model.featuriser.get("reader")
     places = {target.place for target in model.net.targets.values()}
-    if len(places) > 1 or not places <= ({"graph", "node"} if reader == "protein" else {"graph"}):
+    known = reader(name).places if name in DOMAINS else {"graph"}
+    if len(places) > 1 or not places <= known:
         raise ValueError(
             f"the model predicts for {', '.join(sorted(places))}s; load it in Python and call its "
             "predict."
         )
-    if reader == "polymer":
-        return _joined([_polymers(model, Path(file), text, max_nodes) for file in files])
-    dataset = graphs_of_files(model.featuriser, files, tables, text)
-    columns, values = _predictions(model, dataset, max_nodes)
-    if reader == "microstructure":
-        return PredictionTable(
-            ["file", *columns], [[g.file, *row] for g, row in zip(dataset, values, strict=True)], []
-        )
-    if places == {"graph"}:
-        named = [[g.name, *row] for g, row in zip(dataset, values, strict=True)]
-        return PredictionTable(["file", *columns], named, dataset.skipped, notes=dataset.notes)
-    residues = [row for graph in dataset for row in _residues(graph)]
-    rows = [[*residue, *row] for residue, row in zip(residues, values, strict=True)]
-    return PredictionTable(
-        ["file", "chain", "residue", "amino_acid", *columns],
-        rows,
-        dataset.skipped,
-        notes=dataset.notes,
-    )
+    (place,) = places
+    parts = [[file] for file in files] if name in DOMAINS and reader(name).one_file else [files]
+    return _joined([_table(model, part, tables, text, place, max_nodes) for part in parts])
 
 
-def _polymers(model: GraphModel, file: Path, text: str | None, max_nodes: int) -> PredictionTable:
-    """A row for each row of the file, also for those that cannot be read: the polymer, its
-    predictions, then the file's other columns.
-    """
-    dataset = graphs_of_files(model.featuriser, [file], text=text)
+def _table(
+    model: GraphModel,
+    files: Sequence[str | Path],
+    tables: Any,
+    text: str | None,
+    place: str,
+    max_nodes: int,
+) -> PredictionTable:
+    """What tells which row it is, its predictions, then the file's other columns."""
+    featuriser = model.featuriser
+    dataset = graphs_of_files(featuriser, files, tables, text)
     columns, values = _predictions(model, dataset, max_nodes)
-    found = dict(zip((int(graph.row) for graph in dataset), values, strict=True))
-    header, table = read_rows(file)
-    name = (text or model.featuriser["options"]["text"]).strip()
-    first = ["file", "row", name, *columns]
-    others = [one for one in header if one != name]
+    column = text or featuriser["options"].get("text", "")
+    names = reader(featuriser["reader"]).names(dataset, place, Path(files[0]), column)
+    first = [*names.columns, *columns]
     # a measured value beside the predicted one
-    given = [f"{one} (given)" if one in first else one for one in others]
+    given = [f"{one} (given)" if one in first else one for one in names.given]
+    behind = names.behind or [[] for _ in names.rows]
     rows = [
-        [
-            file.name,
-            row.number,
-            row.cells[name] or "",
-            *found.get(row.number, [""] * len(columns)),
-            *(row.cells[o] or "" for o in others),
-        ]
-        for row in table
+        [*row, *([""] * len(columns) if number is None else values[number]), *others]
+        for row, number, others in zip(names.rows, names.prediction, behind, strict=True)
     ]
-    problems = [f"{file}, {told}" for told in dataset.skipped]
-    return PredictionTable([*first, *given], rows, problems, len(table) - len(found))
+    without = names.prediction.count(None)
+    return PredictionTable([*first, *given], rows, names.problems, without, names.notes)
 
 
 def _joined(parts: Sequence[PredictionTable]) -> PredictionTable:
@@ -125,22 +105,8 @@ def _joined(parts: Sequence[PredictionTable]) -> PredictionTable:
         rows,
         [told for part in parts for told in part.problems],
         sum(part.without for part in parts),
+        [told for part in parts for told in part.notes],
     )
-
-
-def _residues(graph: Any) -> list[list[Any]]:
-    """File, chain, number (with its letter, as in 52A) and amino acid of each residue."""
-    labels = ["?" if number == UNNUMBERED else str(number) for number in graph.residue.tolist()]
-    chains, numbers = (
-        split_names(graph.chains),
-        zip(labels, split_names(graph.insertion), strict=True),
-    )
-    amino = graph.x[:, : len(AMINO_ACIDS)].argmax(1).tolist()
-    rows = zip(graph.group_1.tolist(), numbers, amino, strict=True)
-    return [
-        [graph.name, chains[chain], f"{number}{code}", AMINO_ACIDS[letter]]
-        for chain, (number, code), letter in rows
-    ]
 
 
 def _predictions(

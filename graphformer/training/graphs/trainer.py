@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
+from graphformer.datasets.readers import featuriser_of
 from graphformer.errors import number, require, strict_flags, whole
 from graphformer.models.graphs.base import GraphNetwork
 from graphformer.models.graphs.label_masks import undecided
 from graphformer.training.checkpoints import latest_checkpoint, require_complete
 from graphformer.training.graphs.batches import NodeBudgetSampler, graph_loader, graph_sizes
 from graphformer.training.graphs.callbacks import EpochEnds, GraphProgress, graph_arguments
-from graphformer.training.graphs.files import featuriser_of
 from graphformer.training.graphs.model import GraphModel, plain_settings, tell_fields
 from graphformer.training.graphs.scaling import Scaling, fingerprint
 from graphformer.training.resumable import ResumableTrainer, StopWhenDiverged

@@ -1,0 +1,67 @@
+"""Polymers from the rows of a CSV file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from graphformer.datasets.polymers.polymer import CopolymerGraphs, PolymerGraphs
+from graphformer.datasets.store.cache import GraphDataset
+from graphformer.datasets.store.reader import Names, Reader
+from graphformer.datasets.store.tables import read_rows
+
+
+class PolymerReader(Reader):
+    """A CSV file with a column of polymers."""
+
+    name, nodes, one_file = "polymer", "atoms", True
+
+    def options_of(self, dataset: Any) -> dict[str, Any] | None:
+        if not isinstance(dataset, PolymerGraphs | CopolymerGraphs):
+            return None
+        return {"text": dataset.text_column, "features": getattr(dataset, "features", "full")}
+
+    def refuse(self, tables: Any, text: str | None) -> None:
+        super().refuse(tables, None)
+
+    def graphs(
+        self, options: dict[str, Any], files: Sequence[str | Path], tables: Any, text: str | None
+    ) -> GraphDataset:
+        # A model that does not tell its features was trained before there was a choice.
+        column, features = text or options["text"], options.get("features", "basic")
+        if len(files) != 1:
+            raise ValueError(
+                f"files: polymers are read from one CSV file at a time, got {len(files)} files."
+            )
+        file = files[0]
+        if not Path(file).is_file():
+            raise ValueError(f"files: there is no file {str(file)!r}; give a CSV file of polymers.")
+        header, rows = read_rows(file)
+        if column not in header:
+            known = ", ".join(header) or "none"
+            raise ValueError(
+                f"{file} has no column {column!r} of polymers; name its column "
+                f"(--smiles-column), one of: {known}."
+            )
+        if not rows:
+            raise ValueError(f"{file} has no rows; give a polymer a row.")
+        return PolymerGraphs(None, file=file, text=column, targets=(), features=features, log=False)
+
+    def names(self, dataset: Any, place: str, file: Path, text: str) -> Names:
+        """A row for each row of the file, also for those that cannot be read."""
+        header, table = read_rows(file)
+        text = text.strip()
+        number = {int(graph.row): place for place, graph in enumerate(dataset)}
+        others = [one for one in header if one != text]
+        return Names(
+            ["file", "row", text],
+            [[file.name, row.number, row.cells[text] or ""] for row in table],
+            [number.get(row.number) for row in table],
+            others,
+            [[row.cells[one] or "" for one in others] for row in table],
+            [f"{file}, {told}" for told in dataset.skipped],
+        )
+
+
+READER = PolymerReader()
