@@ -77,7 +77,10 @@ def plot_head(
         figsize=(arcs + matrix + 0.8, matrix), dpi=150, layout="constrained", facecolor="white"
     )
     left, right = figure.subplots(1, 2, width_ratios=[arcs, matrix + 0.8])
-    named = {"labels": part(labels, shown.senders, one.num_senders), "min_weight": min_weight}
+    named: dict[str, Any] = {
+        "labels": part(labels, shown.senders, one.num_senders),
+        "min_weight": min_weight,
+    }
     if crossing:
         named["receiver_labels"] = part(receiver_labels, shown.receivers, one.num_receivers)
     draw = plot_rows if crossing else plot_graph

@@ -38,8 +38,8 @@ def drawing(smiles: str, count: int) -> dict[str, Any]:
         }
     rdDepictor.Compute2DCoords(molecule)
     canvas = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT)
-    canvas.drawOptions().clearBackground = False
-    canvas.drawOptions().padding = 0.1
+    options: Any = canvas.drawOptions()
+    options.clearBackground, options.padding = False, 0.1
     rdMolDraw2D.PrepareAndDrawMolecule(canvas, molecule)
     canvas.FinishDrawing()
     places = [canvas.GetDrawCoords(i) for i in atoms]
