@@ -192,6 +192,10 @@ CALLS = {
         ("sparsify", "streamed"),
     ),
     "ModelGraphs.plot": (lambda **given: graphs_of_llama().plot(0, 0, **given), ("max_edges",)),
+    "plot_layer": (
+        lambda **given: gf.inspect.plot_layer(graphs_of_llama(), **given),
+        ("min_weight", "title"),
+    ),
     "ModelGraphs.report": (
         lambda **given: graphs_of_llama().report("nowhere/page.html", **given),
         ("measures", "ablation"),
