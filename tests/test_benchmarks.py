@@ -56,6 +56,7 @@ def run(monkeypatch, capsys):
         "decode",
         "finetune",
         "graph_cost",
+        "inspecting",
         "graphs polycrystals",
         "slots",
         "nodes cora tolokers --repeats 1",

@@ -10,6 +10,7 @@ from torch import nn
 
 from graphformer.errors import require, strict_flags
 from graphformer.inspect.reading import graphs as read
+from graphformer.inspect.reading import is_network
 from graphformer.inspect.value import ModelGraphs
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ def collect(
     pandas = require("pandas", extra="viz", why="a table of measures")
     from tqdm.auto import tqdm
 
-    from graphformer.models.graphs import GraphTransformer
-
-    options.setdefault("streamed", not isinstance(model, GraphTransformer))
+    options.setdefault("streamed", not is_network(model))
     tables = []
     for batch in tqdm(loader, disable=None if progress else True, unit="batch"):
         args, inputs = _call(batch, device)

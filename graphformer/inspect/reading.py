@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,16 +132,23 @@ def graphs(
 
 def _reader(model: nn.Module) -> Any:
     """Who reads this model."""
-    from graphformer.models.graphs import GraphTransformer
     from graphformer.nn.tokens import GraphAttention
 
-    if isinstance(model, GraphTransformer):
+    if is_network(model):
         from graphformer.inspect.readers.networks import read
     elif any(isinstance(module, GraphAttention) for module in model.modules()):
         from graphformer.inspect.readers.layers import read
     else:
         from graphformer.inspect.readers.pretrained import read
     return read
+
+
+def is_network(model: nn.Module) -> bool:
+    """Whether it is a GraphTransformer. Who has made one has imported its module, which takes long
+    and is of no use to others.
+    """
+    home = sys.modules.get("graphformer.models.graphs.transformer")
+    return home is not None and isinstance(model, home.GraphTransformer)
 
 
 def _layers(layers: Any) -> tuple[int | str, ...] | None:
