@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import csv
 import html.parser
 import importlib.resources
 import json
 import re
+import shutil
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch_geometric.data import Batch
 
 import graphformer as gf
 from graphformer.graph import AttentionGraph
@@ -346,3 +350,46 @@ def test_the_files_of_the_page_are_in_the_package():
     files = importlib.resources.files("graphformer.inspect.report")
     held = {one.name for one in files.iterdir() if one.name.endswith((".js", ".css", ".html"))}
     assert held == set(report.FILES)
+
+
+@pytest.mark.slow
+def test_a_real_protein_and_a_real_polymer_stand_where_they_are(data_dir, tmp_path):
+    """Lysozyme's CA atoms up to turn and scale, and a polymer's atoms on its drawing."""
+    pytest.importorskip("biotite")
+    pytest.importorskip("rdkit")
+    folder = tmp_path / "structures"
+    folder.mkdir()
+    shutil.copy(data_dir / "protein-structures" / "biotite" / "1aki.cif", folder)
+    protein = gf.datasets.ProteinStructures(None, folder, cutoff=10.0, target="exposure")[0]
+    with (data_dir / "polymer-dft" / "Egc.csv").open() as file:
+        smiles = max((row["smiles"] for row in csv.DictReader(file)), key=len)
+    polymer = gf.datasets.polymer_graph(smiles)
+    found = {}
+    for name, data in (("protein", protein), ("polymer", polymer)):
+        torch.manual_seed(0)
+        net = gf.GraphTransformer(
+            node_dim=data.x.shape[1],
+            edge_dim=data.edge_attr.shape[1],
+            hidden_size=6,
+            num_layers=1,
+            num_heads=2,
+            target="node",
+            out_dim=1,
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "data.pos is not read")
+            graphs = gf.inspect.graphs(net, Batch.from_data_list([data]), sparsify=None)
+        page = page_of(graphs, tmp_path / "page.html")["sequences"][0]
+        held = array(page["layers"][0]["weights"])
+        assert len(held) == graphs[0].num_edges > data.num_nodes
+        found[name] = page["nodes"]["nodes"]
+    assert (found["protein"]["kind"], found["protein"]["text"]) == ("residue", "1aki.cif")
+    pos = array(found["protein"]["pos"]).reshape(-1, 3).astype(float)
+    apart, want = (
+        np.linalg.norm(x[:, None] - x, axis=-1)[~np.eye(len(x), dtype=bool)]
+        for x in (pos, protein.pos.double().numpy())
+    )
+    ratio = apart / want
+    np.testing.assert_allclose(ratio, np.median(ratio), rtol=1e-4)
+    assert found["polymer"]["text"] == smiles and "note" not in found["polymer"]
+    assert len(found["polymer"]["symbols"]) == polymer.num_nodes

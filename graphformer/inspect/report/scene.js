@@ -151,7 +151,10 @@ function heatOf(scene) {
     else if (r === pick) heat.set(s, w);
     if (pick >= 0 && s === pick) back.set(r, w);
   }
-  const most = Math.max(1e-30, ...heat.values(), ...back.values());
-  const scale = pick < 0 ? most : Math.max(scene.heaviest, 1e-30);
+  let scale = scene.heaviest;
+  if (pick < 0) {
+    scale = 1e-30;
+    for (const w of heat.values()) scale = Math.max(scale, w);
+  }
   return { heat, back, part: (w) => w / scale };
 }
