@@ -316,12 +316,12 @@ function placed(name, legend, points, picture) {
       ctx.textBaseline = "middle";
       for (const i of senders) {
         const [x, y] = xy[i], big = i === pick || found.has(i);
-        ctx.fillStyle = found.has(i) ? paint.mark : i === pick ? paint.ink
-          : picture ? "#5a6570" : paint.soft;
+        if (picture && !big) continue; // dots would hide the letters of atoms
+        ctx.fillStyle = found.has(i) ? paint.mark : i === pick ? paint.ink : paint.soft;
         ctx.beginPath();
-        ctx.arc(x, y, big ? 5 : picture ? 2.5 : 3, 0, 2 * Math.PI);
+        ctx.arc(x, y, big ? 5 : 3, 0, 2 * Math.PI);
         ctx.fill();
-        if (big) { ctx.strokeStyle = picture ? "#1b1f24" : paint.ink; ctx.lineWidth = 1.5; ctx.stroke(); }
+        if (big) { ctx.strokeStyle = paint.ink; ctx.lineWidth = 1.5; ctx.stroke(); }
         if ((few || big) && !picture) write(scene, visible(nodes.labels[i]), i, x + 8, y, 12);
       }
     },
