@@ -76,7 +76,7 @@ def inspect(
     if not output.absolute().parent.is_dir():
         raise ValueError(f"--output {str(output)!r}: its folder does not exist; make it first")
     number("--threshold", threshold, least=0.0, most=1.0)
-    chosen = {
+    chosen: dict[str, Any] = {
         name: value
         for name, value in (
             ("layers", _numbers("--layers", layers)),
