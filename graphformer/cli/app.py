@@ -22,6 +22,7 @@ typer = require("typer", extra="text", why="The command line")
 core: Any = require("typer.core", extra="text", why="The command line")
 
 COMMANDS = {
+    "demo": ("demo", "demo", "A small model and a page of its graphs, in about a minute."),
     "train": ("text", "train", "Train a language model on a text."),
     "generate": ("text", "generate", "Let a trained model continue a prompt."),
     "evaluate": ("evaluate", "evaluate", "Loss and perplexity of a language model on a text."),
@@ -29,6 +30,7 @@ COMMANDS = {
     "train-graphs": ("graphs", "train_graphs", "Train a model of graphs: polymers, proteins, ..."),
     "predict": ("graphs", "predict", "Predict what is in new files with a trained model."),
     "inspect": ("look", "inspect", "The attention graphs of a model, as a page or a table."),
+    "bench": ("bench", "bench", "What graphs cost on this machine."),
     "doctor": ("doctor", "doctor", "What is installed, what is missing, and a self-test."),
 }
 """By name: the module in this folder, its function, and a line of help."""

@@ -225,6 +225,18 @@ def test_train_graphs_keeps_what_it_held_out(call, tmp_path):
     assert metrics["mae"] == pytest.approx(error, rel=1e-4)
 
 
+def test_demo_and_bench(call, tmp_path):
+    code, out, err = call("demo", "--output", tmp_path / "demo", "--steps", "3")
+    assert code == 0, err
+    assert (tmp_path / "demo" / "graphs.html").stat().st_size > 10_000 and "perplexity" in out
+    assert "is not empty" in call("demo", "--output", tmp_path / "demo")[2]
+    sizes = "--length 16 --hidden-size 16 --heads 2 --repetitions 1"
+    code, out, err = call("bench", *sizes.split())
+    assert code == 0 and out.count("x plain") == 5, err
+    assert "not a multiple" in call("bench", "--hidden-size", "10", "--heads", "4")[2]
+    assert "cannot be used" in call("bench", "--device", "cuda:99")[2]
+
+
 def test_main_ends_with_an_exit_code():
     with pytest.raises(SystemExit) as end:
         main(["--version"])
