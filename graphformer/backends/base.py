@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from graphformer import finite
+from graphformer.autograd import Function
 from graphformer.backends.sums import part, sum_to_receivers, sum_to_senders, widen
 from graphformer.backends.torch import TorchBackend
 from graphformer.graph import AttentionGraph
@@ -47,7 +48,7 @@ class Backend(Protocol):
         """``out_i = max_e x_j``, unweighted."""
 
 
-class Extremum(torch.autograd.Function):
+class Extremum(Function):
     """The maximum over a receiver's senders. Equal maxima share the gradient evenly, which keeps it
     permutation equivariant.
     """

@@ -26,8 +26,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
 
+from graphformer.autograd import Function
 from graphformer.graph import AttentionGraph
 
 

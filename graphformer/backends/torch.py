@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from graphformer import finite
+from graphformer.autograd import Function
 from graphformer.backends.sums import (
     Ends,
     WeightedSum,

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from graphformer import finite
 from graphformer.attention.executors import blocks, dense, edges
 from graphformer.attention.executors.blocks import Stretch
 from graphformer.attention.pairs import Block
 from graphformer.attention.problem import UNKNOWN_NUMBER, Problem
+from graphformer.autograd import Function
 from graphformer.backends.sums import Ends, SumToSenders, WeightedSum
 from graphformer.graph import AttentionGraph
 from graphformer.recomputing import recomputed
