@@ -28,7 +28,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "evaluate", "Loss and perplexity of a language model on a text."),
     "finetune": ("finetune", "finetune", "Fine-tune a pre-trained model: Sparse-GIN or LoRA."),
     "train-graphs": ("graphs", "train_graphs", "Train a model of graphs: polymers, proteins, ..."),
-    "predict": ("graphs", "predict", "Predict what is in new files with a trained model."),
+    "predict": ("predict", "predict", "Predict what is in new files with a trained model."),
     "inspect": ("look", "inspect", "The attention graphs of a model, as a page or a table."),
     "bench": ("bench", "bench", "What graphs cost on this machine."),
     "doctor": ("doctor", "doctor", "What is installed, what is missing, and a self-test."),

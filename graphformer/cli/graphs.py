@@ -1,6 +1,4 @@
-"""The command line for graphs: ``graphformer train-graphs`` and ``graphformer predict``;
-:mod:`graphformer.cli` calls them.
-"""
+"""The command ``graphformer train-graphs``; :mod:`graphformer.cli.app` calls it."""
 
 from __future__ import annotations
 
@@ -18,13 +16,10 @@ from graphformer.cli import graph_data, record
 from graphformer.cli.options import Config, given, refuse_idle
 from graphformer.cli.telling import say
 from graphformer.errors import number, require
-from graphformer.training.run import is_main_process
+from graphformer.training.run import claim_output_dir, is_main_process
 from graphformer.training.saving import write_text
 
 typer = require("typer", extra="text", why="The command line")
-
-TOLD = 20  # how many unreadable inputs predict tells one by one
-
 
 DATASET = (
     "The embedded generator; a folder of label images; a CSV of polymers; or a folder of PDB and "
@@ -174,7 +169,7 @@ def train_graphs(
         "dropout": dropout,
     }
     GraphTransformer(1, **network)  # what does not fit is told before any time is spent
-    record.begin(output, resume)
+    claim_output_dir(output, resume)  # a folder that is taken is told before any time is spent
     if what == "polycrystals":
         phases: dict[str, Any] = {"contrast": contrast} if law == "two-phase" else {}
         options = {
@@ -200,6 +195,7 @@ def train_graphs(
             f"--dataset: {len(data)} graphs are too few; training, validation and test need at "
             "least one each."
         )
+    record.begin(output, resume)  # not before: data that are refused leave no folder behind
     train, validation, test = data.split((len(data) - 2 * held, held, held), seed)
 
     transformers.set_seed(seed)
@@ -243,81 +239,6 @@ def train_graphs(
     say(f"next: graphformer predict {shlex.quote(str(output))} {opened.next_files}")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def predict(
-    model_dir: Annotated[
-        Path, typer.Argument(help="A folder that graphformer train-graphs wrote.")
-    ],
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            help="What the model reads: label images, CSV files of polymers, PDB or mmCIF files."
-        ),
-    ],
-    tables: Annotated[
-        Path | None,
-        typer.Option(help="Images: a folder of <stem>.csv, properties of the grains by 'label'."),
-    ] = None,
-    smiles_column: Annotated[
-        str | None, typer.Option(help="Polymers: their column [default: as in training].")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="A CSV file to write [default: print].")
-    ] = None,
-    max_nodes: Annotated[int, typer.Option(min=1, help="Nodes of a batch.")] = 4096,
-) -> None:
-    """Predict what is in new files with a trained model: a line an image, a polymer or a residue,
-    in the unit of the training targets.
-
-    A polymer that cannot be read keeps its line, with an empty prediction. What could not be read
-    is told, with the reason.
-    """
-    from graphformer.training import load_graph_model, prediction_table
-
-    if output is not None and output.exists():
-        raise ValueError(
-            f"--output: {str(output)!r} is there already, and nothing is written over; name "
-            "another file."
-        )
-    if output is not None and not output.parent.is_dir():
-        raise ValueError(
-            f"--output: there is no folder {str(output.parent)!r}; name one that is there."
-        )
-    model = load_graph_model(model_dir)
-    reader = model.featuriser.get("reader")
-    for name, value, owner in (
-        ("tables", tables, "microstructure"),
-        ("smiles-column", smiles_column, "polymer"),
-    ):
-        if value is not None and reader != owner:
-            raise ValueError(
-                f"--{name} {str(value)!r} is for models of {owner}s, and MODEL_DIR reads "
-                f"{reader}s; leave it out."
-            )
-    table = prediction_table(model, files, tables, smiles_column, max_nodes)
-    for problem in table.problems[:TOLD]:
-        say(f"warning: no prediction for {problem}", err=True)
-    if len(table.problems) > TOLD:
-        say(f"warning: and {len(table.problems) - TOLD} more without a prediction", err=True)
-    for note in table.notes[:TOLD]:
-        say(f"warning: {note}", err=True)
-    if len(table.notes) > TOLD:
-        say(f"warning: and {len(table.notes) - TOLD} more in doubt", err=True)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows(
-        [
-            [f"{value:.6g}" if isinstance(value, float) else value for value in row]
-            for row in table.rows
-        ]
-    )
-    if output is None:
-        say(text.getvalue().rstrip("\n"))
-    else:
-        write_text(output, text.getvalue())
-        say(f"{len(table.rows) - table.without} predictions in {output}")
 
 
 def _held_out(model: Any, test: Any, max_nodes: int) -> str:

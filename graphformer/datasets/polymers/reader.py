@@ -51,15 +51,13 @@ class PolymerReader(Reader):
     def names(self, dataset: Any, place: str, file: Path, text: str) -> Names:
         """A row for each row of the file, also for those that cannot be read."""
         header, table = read_rows(file)
-        text = text.strip()
         number = {int(graph.row): place for place, graph in enumerate(dataset)}
-        others = [one for one in header if one != text]
         return Names(
-            ["file", "row", text],
-            [[file.name, row.number, row.cells[text] or ""] for row in table],
+            ["file", "row"],
+            [[file.name, row.number] for row in table],
             [number.get(row.number) for row in table],
-            others,
-            [[row.cells[one] or "" for one in others] for row in table],
+            header,
+            [[row.cells[one] or "" for one in header] for row in table],
             [f"{file}, {told}" for told in dataset.skipped],
         )
 

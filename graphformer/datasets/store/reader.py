@@ -19,7 +19,7 @@ class Names:
     Attributes:
         columns, rows: what tells which row it is.
         prediction: which prediction each row gets; None for a row that could not be read.
-        given, behind: further columns of the file, which stand behind the predictions.
+        given, cells: the file's own columns, and their cells row by row.
         problems: what could not be read and why, a text each.
         notes: what was read with a doubt.
     """
@@ -28,7 +28,7 @@ class Names:
     rows: list[list[Any]]
     prediction: list[int | None]
     given: list[str] = field(default_factory=list)
-    behind: list[list[Any]] = field(default_factory=list)
+    cells: list[list[Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from graphformer.datasets.readers import DOMAINS, graphs_of_files, reader
+from graphformer.datasets.store.reader import Names
 from graphformer.training.graphs.model import GraphModel
 
 
@@ -18,7 +19,8 @@ class PredictionTable:
     """What a model says of files.
 
     Attributes:
-        columns: names of the columns: first those that tell what a row is, then the predictions.
+        columns: names of the columns: first those that tell what a row is, then the file's own,
+            then the predictions.
         rows: texts, and numbers in the unit of the labels.
         problems: what could not be read and why, a text each. A polymer like this has its row, with
             empty predictions.
@@ -45,8 +47,9 @@ def prediction_table(
     Args:
         model: of :func:`load_graph_model`; its featuriser tells what files it reads.
         files, tables, text: as for :func:`graphs_of_files`; of CSV files there may be several.
-            Their other columns stand behind the predictions, with ``(given)`` behind a name that a
-            prediction has.
+            Their own columns are kept as they are, before the predictions. A column of ours whose
+            name one of them has is called ``... (predicted)`` or ``... (source)``, which is told in
+            ``notes``.
         max_nodes: the budget of a batch; changes no result.
 
     Raises:
@@ -63,50 +66,79 @@ def prediction_table(
         )
     (place,) = places
     parts = [[file] for file in files] if name in DOMAINS and reader(name).one_file else [files]
-    return _joined([_table(model, part, tables, text, place, max_nodes) for part in parts])
+    return _joined([_part(model, part, tables, text, place, max_nodes) for part in parts])
 
 
-def _table(
+class _Part(NamedTuple):
+    """The predictions of one table, or of all files that are read together."""
+
+    names: Names
+    columns: list[str]
+    values: list[list[Any]]
+
+
+def _part(
     model: GraphModel,
     files: Sequence[str | Path],
     tables: Any,
     text: str | None,
     place: str,
     max_nodes: int,
-) -> PredictionTable:
-    """What tells which row it is, its predictions, then the file's other columns."""
+) -> _Part:
     featuriser = model.featuriser
     dataset = graphs_of_files(featuriser, files, tables, text)
     columns, values = _predictions(model, dataset, max_nodes)
     column = text or featuriser["options"].get("text", "")
     names = reader(featuriser["reader"]).names(dataset, place, Path(files[0]), column)
-    first = [*names.columns, *columns]
-    # a measured value beside the predicted one
-    given = [f"{one} (given)" if one in first else one for one in names.given]
-    behind = names.behind or [[] for _ in names.rows]
-    rows = [
-        [*row, *([""] * len(columns) if number is None else values[number]), *others]
-        for row, number, others in zip(names.rows, names.prediction, behind, strict=True)
-    ]
-    without = names.prediction.count(None)
-    return PredictionTable([*first, *given], rows, names.problems, without, names.notes)
+    return _Part(names, columns, values)
 
 
-def _joined(parts: Sequence[PredictionTable]) -> PredictionTable:
-    """One table under another, with the columns of all."""
-    columns = list(dict.fromkeys(name for part in parts for name in part.columns))
+def _joined(parts: Sequence[_Part]) -> PredictionTable:
+    """One table under another: what tells which row it is, the files' own columns, predictions."""
+    given = list(dict.fromkeys(name for part in parts for name in part.names.given))
+    places, columns = parts[0].names.columns, parts[0].columns
+    renamed = {
+        **_apart(places, {*given, *columns}, "source"),
+        **_apart(columns, {*given, *places}, "predicted"),
+    }
     rows = [
-        [dict(zip(part.columns, row, strict=True)).get(name, "") for name in columns]
+        [
+            *row,
+            *(dict(zip(part.names.given, own, strict=True)).get(name, "") for name in given),
+            *([""] * len(columns) if number is None else part.values[number]),
+        ]
         for part in parts
-        for row in part.rows
+        for row, number, own in zip(
+            part.names.rows,
+            part.names.prediction,
+            part.names.cells or [[] for _ in part.names.rows],
+            strict=True,
+        )
+    ]
+    told = [
+        f"a column is called {name!r} already; ours is {new!r}"
+        for name, new in renamed.items()
+        if name != new
     ]
     return PredictionTable(
-        columns,
+        [renamed[one] for one in places] + given + [renamed[one] for one in columns],
         rows,
-        [told for part in parts for told in part.problems],
-        sum(part.without for part in parts),
-        [told for part in parts for told in part.notes],
+        [one for part in parts for one in part.names.problems],
+        sum(part.names.prediction.count(None) for part in parts),
+        [*told, *(one for part in parts for one in part.names.notes)],
     )
+
+
+def _apart(names: Sequence[str], taken: set[str], what: str) -> dict[str, str]:
+    """A name for each of these columns that is not taken."""
+    found: dict[str, str] = {}
+    for name in names:
+        new, number = name, 1
+        while new in taken or new in found.values():
+            new = f"{name} ({what})" if number == 1 else f"{name} ({what} {number})"
+            number += 1
+        found[name] = new
+    return found
 
 
 def _predictions(

@@ -88,14 +88,14 @@ def test_polymers_from_a_table_to_predictions_row_by_row(call, refused, table, t
     new = tmp_path / "new.csv"
     new.write_text("name,psmiles\nfirst,*CC(*)C\nsecond,*CC(\nthird,CCO\nfourth,*CO*\nfifth\n")
     code, out, err = call("predict", tmp_path / "run", new)
-    assert code == 0 and rows_of(out)[0] == ["file", "row", "psmiles", "gap", "name"]
+    assert code == 0 and rows_of(out)[0] == ["file", "row", "name", "psmiles", "gap"]
     rows = rows_of(out)[1:]
     texts = ["*CC(*)C", "*CC(", "CCO", "*CO*", ""]
-    assert [row[:3] for row in rows] == [
+    assert [row[:2] + row[3:4] for row in rows] == [
         ["new.csv", str(number), text] for number, text in enumerate(texts, start=1)
     ]
-    assert [bool(row[3]) for row in rows] == [True, False, False, True, False]
-    assert [row[4] for row in rows] == ["first", "second", "third", "fourth", "fifth"]
+    assert [bool(row[4]) for row in rows] == [True, False, False, True, False]
+    assert [row[2] for row in rows] == ["first", "second", "third", "fourth", "fifth"]
     assert (
         err.splitlines()[0]
         == f"warning: no prediction for {new}, row 2: '*CC(' is no SMILES: it does not parse"
@@ -105,7 +105,7 @@ def test_polymers_from_a_table_to_predictions_row_by_row(call, refused, table, t
     expected = model.predict(
         PolymerGraphs(None, file=table, text="psmiles", targets=(), log=False)[[1, 5]]
     )
-    assert [float(rows[i][3]) for i in (0, 3)] == pytest.approx(expected[:, 0].tolist(), rel=1e-4)
+    assert [float(rows[i][4]) for i in (0, 3)] == pytest.approx(expected[:, 0].tolist(), rel=1e-4)
 
     renamed = tmp_path / "renamed.csv"
     renamed.write_text("smiles\n*CO*\n")
@@ -115,7 +115,7 @@ def test_polymers_from_a_table_to_predictions_row_by_row(call, refused, table, t
         in told
     )
     code, again, _ = call("predict", tmp_path / "run", renamed, "--smiles-column", "smiles")
-    assert code == 0 and float(rows_of(again)[1][3]) == pytest.approx(float(rows[3][3]), rel=1e-4)
+    assert code == 0 and float(rows_of(again)[1][3]) == pytest.approx(float(rows[3][4]), rel=1e-4)
     code, out, _ = call("predict", tmp_path / "run", new, new, "--output", tmp_path / "both.csv")
     assert (
         code == 0
@@ -128,24 +128,25 @@ def test_columns_of_a_table_are_kept_beside_the_predictions(call, table, tmp_pat
     untrained(PolymerGraphs(None, file=table, text="psmiles", targets="gap", log=False)).save(
         tmp_path / "model"
     )
-    (tmp_path / "a.csv").write_text("id;gap;psmiles\n7;1.5;*CC*\n\n8;N/A;*CO*\n9;2,5;*C(\n")
+    (tmp_path / "a.csv").write_text("row;gap;psmiles\n7;1.5;*CC*\n\n8;N/A;*CO*\n9;2,5;*C(\n")
     (tmp_path / "b.csv").write_text("psmiles,note\n*CC*,again\n")
     code, out, err = call("predict", tmp_path / "model", tmp_path / "a.csv", tmp_path / "b.csv")
-    assert (
-        code == 0
-        and err
-        == f"warning: no prediction for {tmp_path / 'a.csv'}, row 3 (line 5): '*C(' is no SMILES: "
-        "it does not parse\n"
-    )
-    header, *rows = rows_of(out)
-    assert header == ["file", "row", "psmiles", "gap", "id", "gap (given)", "note"]
-    assert [row[:3] + row[4:] for row in rows] == [
-        ["a.csv", "1", "*CC*", "7", "1.5", ""],
-        ["a.csv", "2", "*CO*", "8", "N/A", ""],
-        ["a.csv", "3", "*C(", "9", "2,5", ""],
-        ["b.csv", "1", "*CC*", "", "", "again"],
+    assert code == 0 and err.splitlines() == [
+        f"warning: no prediction for {tmp_path / 'a.csv'}, row 3 (line 5): '*C(' is no SMILES: "
+        "it does not parse",
+        "warning: a column is called 'row' already; ours is 'row (source)'",
+        "warning: a column is called 'gap' already; ours is 'gap (predicted)'",
     ]
-    assert rows[0][3] == rows[3][3] != rows[1][3] and rows[2][3] == ""
+    header, *rows = rows_of(out)
+    own = ["row", "gap", "psmiles", "note"]
+    assert header == ["file", "row (source)", *own, "gap (predicted)"]
+    assert [row[:6] for row in rows] == [
+        ["a.csv", "1", "7", "1.5", "*CC*", ""],
+        ["a.csv", "2", "8", "N/A", "*CO*", ""],
+        ["a.csv", "3", "9", "2,5", "*C(", ""],
+        ["b.csv", "1", "", "", "*CC*", "again"],
+    ]
+    assert rows[0][6] == rows[3][6] != rows[1][6] and rows[2][6] == ""
     code, out, _ = call(
         "predict", tmp_path / "model", tmp_path / "a.csv", "--output", tmp_path / "out.csv"
     )
