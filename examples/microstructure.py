@@ -19,15 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 
 import graphformer as gf
 from graphformer.datasets import Microstructures
 from graphformer.datasets.microstructures.voronoi import Recipe, make_polycrystal
-from graphformer.training import GraphModel, GraphTrainer, load_graph_model
+from graphformer.inspect import plot_grains
+from graphformer.training import GraphTrainer, load_graph_model
 from graphformer.training.graphs.metrics import regression_metrics
 
 CONTRAST = 100.0
@@ -111,7 +108,19 @@ def main() -> None:
         ]
         print(f"  {name:22} {scores[0]:15.3f} {scores[1]:20.3f}")
     picture = options.output / "refined.png"
-    draw(model, data["new, 40 to 60 grains"], 0, picture)
+    larger = data["new, 40 to 60 grains"]
+    plot_grains(
+        model,
+        larger[0],
+        np.load(larger.files[0]),
+        picture,
+        periodic=True,
+        values=larger[0].x[:, larger.node_names.index("log_conductivity")],
+        title=f"{larger[0].num_nodes} grains, the darker conduct {CONTRAST:g} times better\n"
+        f"conductivity {float(larger[0].y):.2f}, predicted {float(model.predict(larger[:1])):.2f}"
+        "\nlines: the refined graph, at each grain what it listens to; full width: 3 x an equal "
+        "share",
+    )
     print(f"\nthe refined graph of the last layer over an image: {picture}")
     command = (
         f"graphformer predict {options.output}/model {options.output}/larger/p0000.npy --tables "
@@ -167,60 +176,6 @@ def geometric_mean(data: Microstructures) -> torch.Tensor:
     return torch.stack(
         [torch.exp((g.x[:, size] * g.x[:, log_k]).sum() / g.x[:, size].sum()) for g in data]
     )[:, None]
-
-
-def draw(model: GraphModel, data: Microstructures, index: int, path: Path) -> None:
-    """The merged heads' graph of the last layer over the label image: the half of a line at a grain
-    is what that grain receives from the other one, relative to equal shares of all its neighbours.
-    The cell is periodic: lines leave it on one side and enter on the other.
-    """
-    graph, labels = data[index], np.load(data.files[index])
-    out = model.output(graph)
-    lane = out.refined[-1].lane(0)
-    senders, receivers, weight = (
-        value.numpy() for value in (lane.senders, lane.receivers, lane.weight)
-    )
-    weight = weight * np.bincount(receivers, minlength=graph.num_nodes)[receivers]
-    order = np.argsort(weight)  # the strongest on top
-    senders, receivers, strength = (
-        senders[order],
-        receivers[order],
-        np.clip(weight[order] / 3, 0, 1),
-    )
-    pos, side = graph.pos.numpy()[:, ::-1], len(labels)
-    between = pos[senders] - pos[receivers]
-    between -= side * np.rint(between / side)  # to the nearest of the sender's periodic images
-    lines = np.stack((pos[receivers], pos[receivers] + between / 2), 1)
-
-    figure = Figure(figsize=(6.4, 6.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    fine = labels.repeat(8, 0).repeat(8, 1)
-    k = graph.x[:, data.node_names.index("log_conductivity")].numpy()
-    phase = (k > k.mean())[np.searchsorted(graph.grain.numpy(), fine)]
-    walls = (fine != np.roll(fine, -1, 0)) | (fine != np.roll(fine, -1, 1))
-    colours = ListedColormap(["#e8eef4", "#f2c98a", "#9a9a9a"])
-    axes.imshow(
-        np.where(walls, 2, phase),
-        cmap=colours,
-        vmin=0,
-        vmax=2,
-        interpolation="nearest",
-        extent=(0, side, side, 0),
-    )
-    blue = np.column_stack([np.tile([0.05, 0.2, 0.5], (len(strength), 1)), 0.1 + 0.9 * strength])
-    axes.add_collection(LineCollection(lines, linewidths=0.3 + 4.5 * strength, colors=blue))
-    axes.scatter(pos[:, 0], pos[:, 1], s=14, color="#222222", zorder=3)
-    axes.set(xlim=(0, side), ylim=(side, 0))
-    axes.set_axis_off()
-    axes.set_title(
-        f"{graph.num_nodes} grains, orange conducts {CONTRAST:g} times better\n"
-        f"conductivity {float(graph.y):.2f}, predicted {float(out.prediction):.2f}\n"
-        "lines: the refined graph, at each grain what it listens to; full width: 3 x an equal "
-        "share",
-        fontsize=10,
-    )
-    figure.savefig(path, dpi=130)
 
 
 if __name__ == "__main__":

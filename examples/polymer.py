@@ -20,19 +20,15 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from rdkit import Chem
-from rdkit.Chem import rdDepictor
 from torch_geometric.data import Data
 
 import graphformer as gf
 from graphformer.datasets import PolymerGraphs, polymer_graph
+from graphformer.inspect.pictures import draw_polymer, refined_graph
 from graphformer.training import GraphModel, GraphTrainer, load_graph_model
 from graphformer.training.graphs.metrics import regression_metrics
 
@@ -174,7 +170,7 @@ def draw(model: GraphModel, texts: list[str], predicted: list[float], path: Path
     FigureCanvasAgg(figure)
     places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for text, value, axes in zip(texts, predicted, places, strict=False):
-        draw_unit(model, text, axes)
+        draw_polymer(axes, text, refined_graph(model, polymer_graph(text)))
         axes.set_title(f"{NEW.get(text, text)}, predicted {value:.2f}", fontsize=11)
     for axes in places:
         axes.set_axis_off()
@@ -188,73 +184,6 @@ def draw(model: GraphModel, texts: list[str], predicted: list[float], path: Path
     )
     figure.suptitle(told, fontsize=9)
     figure.savefig(path, dpi=130)
-
-
-def draw_unit(model: GraphModel, text: str, axes: Axes) -> None:
-    """The structure as rdkit lays it out, and half-lines from receivers towards senders, which may
-    be in the next unit of the chain.
-    """
-    molecule = Chem.MolFromSmiles(text)
-    rdDepictor.Compute2DCoords(molecule)
-    place, hops = molecule.GetConformer().GetPositions()[:, :2], Chem.GetDistanceMatrix(molecule)
-    symbol = [atom.GetSymbol() for atom in molecule.GetAtoms()]
-    head, tail = (i for i, name in enumerate(symbol) if name == "*")
-    first, last = (molecule.GetAtomWithIdx(end).GetNeighbors()[0].GetIdx() for end in (head, tail))
-    for bond in molecule.GetBonds():
-        ends = [bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]
-        outward = head in ends or tail in ends
-        axes.plot(
-            *place[ends].T,
-            color="#b0b0b0",
-            lw=1.2 + 1.6 * (bond.GetBondTypeAsDouble() - 1),
-            ls=":" if outward else "-",
-            zorder=1,
-        )
-
-    lane = model.output(polymer_graph(text)).refined[-1].lane(0)
-    # the nodes of the graph, in this order
-    atoms = [i for i, name in enumerate(symbol) if name != "*"]
-    share = lane.weight / lane.in_weight()[lane.receivers]  # weights of the sigmoid do not sum to 1
-    strengths = (share * torch.bincount(lane.receivers)[lane.receivers] / 4).clamp(max=1).numpy()
-    lines: list[tuple[np.ndarray, np.ndarray]] = []
-    times: dict[tuple[int, int], int] = {}
-    for pair in zip(lane.senders.tolist(), lane.receivers.tolist(), strict=True):
-        sender, receiver = atoms[pair[0]], atoms[pair[1]]
-        images = [  # of the sender: bonds to it, and where it is
-            (hops[receiver, sender], place[sender]),
-            (
-                hops[receiver, tail] + hops[first, sender],
-                place[sender] + place[tail] - place[first],
-            ),
-            (hops[receiver, head] + hops[last, sender], place[sender] + place[head] - place[last]),
-        ]
-        # the second edge of a pair is through the chain
-        times[pair] = times.get(pair, int(sender == receiver)) + 1
-        goal = sorted(images, key=lambda image: image[0])[min(times[pair], 3) - 1][1]
-        lines.append((place[receiver], (place[receiver] + goal) / 2))
-    order = np.argsort(strengths)  # the strongest on top
-    strength = strengths[order]
-    blue = np.column_stack([np.tile([0.05, 0.25, 0.65], (len(order), 1)), 0.05 + 0.95 * strength])
-    axes.add_collection(
-        LineCollection(
-            np.array(lines)[order],
-            linewidths=0.2 + 6 * strength,
-            colors=blue,
-            zorder=2,
-            capstyle="round",
-        )
-    )
-    for i in range(len(symbol)):
-        axes.text(
-            *place[i],
-            symbol[i],
-            ha="center",
-            va="center",
-            fontsize=9,
-            bbox={"boxstyle": "circle,pad=0.15", "fc": "w", "ec": "w"},
-        )
-    axes.set_aspect("equal")
-    axes.margins(0.12)
 
 
 if __name__ == "__main__":

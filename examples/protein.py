@@ -24,18 +24,15 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from torch_geometric.data import Data
 
 import graphformer as gf
 from graphformer.datasets import ProteinStructures
 from graphformer.datasets.proteins.protein import AMINO_ACIDS
-from graphformer.training import GraphModel, cross_validate, load_graph_model
+from graphformer.inspect import plot_protein
+from graphformer.training import cross_validate, load_graph_model
 from graphformer.training.graphs.metrics import regression_metrics
 
 DATA = Path(os.environ.get("GRAPHFORMER_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -154,7 +151,16 @@ def main() -> None:
         min(tested, key=lambda graph: graph.num_nodes),
     )
     picture = options.output / "refined.png"
-    draw(load_graph_model(options.output / "models" / f"fold-{chosen.fold}"), chosen, picture)
+    plot_protein(
+        load_graph_model(options.output / "models" / f"fold-{chosen.fold}"),
+        chosen,
+        picture,
+        predicted=chosen.predicted,
+        true=chosen.y,
+        name="exposure",
+        title=f"{chosen.name}, which the model never saw: the refined graph of its last layer, "
+        "and what it predicts",
+    )
     print(f"what residues of {chosen.name} listen to in the last layer: {picture}")
     print(f"next: graphformer predict {options.output}/models/fold-0 {options.structures}")
 
@@ -184,77 +190,6 @@ def simple(rest: ProteinStructures, test: ProteinStructures) -> tuple[torch.Tens
         for first in (0, 2)
     ]
     return new @ fits[0], new[:, 2:] @ fits[1]
-
-
-def draw(model: GraphModel, graph: Data, path: Path) -> None:
-    """The merged heads' graph of the last layer over the contact map and over the trace of CA
-    atoms, and the exposure along the chain.
-    """
-    # of the residues: the coarse levels come after them
-    lane = model.output(graph).refined[-1 - len(model.net.levels)].lane(0)
-    senders, receivers, share = (
-        value.numpy() for value in (lane.senders, lane.receivers, lane.weight)
-    )
-    # 1: as much as of each other contact
-    share = share * np.bincount(receivers, minlength=graph.num_nodes)[receivers]
-
-    figure = Figure(figsize=(11, 7.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplot_mosaic(
-        [["contacts", "trace"], ["profile", "profile"]], height_ratios=(2.8, 1)
-    )
-    contacts, trace, profile = (panels[name] for name in ("contacts", "trace", "profile"))
-    side, top = graph.num_nodes, float(np.quantile(share, 0.99))
-    image = np.full((side, side), np.nan)
-    image[receivers, senders] = share
-    shown = contacts.imshow(image, cmap="YlGnBu", vmin=0, vmax=top, interpolation="nearest")
-    contacts.set(
-        xlabel="sender",
-        ylabel="receiver: who listens",
-        title="Contacts, and their weight for the receiver",
-    )
-    figure.colorbar(shown, ax=contacts, label="1: an equal share of all contacts", shrink=0.8)
-
-    pos = graph.pos.numpy() - graph.pos.numpy().mean(0)
-    # the plane in which it is widest
-    pos = pos @ np.linalg.svd(pos, full_matrices=False)[2].T[:, :2]
-    for chain in graph.group_1.unique():
-        trace.plot(*pos[(graph.group_1 == chain).numpy()].T, color="#c4c4c4", lw=2.5, zorder=1)
-    far = abs(senders - receivers) > 2
-    strong = far & (share > np.quantile(share[far], 0.95))
-    lines = np.stack((pos[receivers[strong]], pos[senders[strong]]), 1)
-    trace.add_collection(
-        LineCollection(
-            lines, linewidths=1.2 * share[strong], colors=[(0.05, 0.25, 0.65, 0.6)], zorder=2
-        )
-    )
-    dots = trace.scatter(
-        *pos.T,
-        c=graph.predicted,
-        cmap="YlOrRd",
-        vmin=0,
-        vmax=1,
-        s=40,
-        edgecolors="#555555",
-        linewidths=0.5,
-        zorder=3,
-    )
-    trace.set(
-        aspect="equal",
-        title="CA atoms; blue: the strongest twentieth of\ncontacts more than two places apart",
-    )
-    trace.set_axis_off()
-    figure.colorbar(dots, ax=trace, label="predicted exposure", shrink=0.8)
-
-    profile.plot(graph.y, color="#888888", label="from all atoms")
-    profile.plot(graph.predicted, color="#c03020", label="predicted")
-    profile.set(xlabel="residue, by its place in the file", ylabel="exposure", xlim=(0, side - 1))
-    profile.legend(frameon=False, ncols=2)
-    figure.suptitle(
-        f"{graph.name}, which the model never saw: the refined graph of its last layer, and what "
-        "it predicts"
-    )
-    figure.savefig(path, dpi=130)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 import warnings
 from pathlib import Path
@@ -13,11 +11,11 @@ import torch
 import transformers
 
 from graphformer.cli import graph_data, record
+from graphformer.cli.held_out import write_held_out
 from graphformer.cli.options import Config, given, refuse_idle
 from graphformer.cli.telling import say
 from graphformer.errors import number, require
 from graphformer.training.run import claim_output_dir, is_main_process
-from graphformer.training.saving import write_text
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -226,7 +224,7 @@ def train_graphs(
     )
     say(f"test: {values}, over {len(test)} graphs; {result.epochs} epochs, {result.steps} steps")
     if is_main_process():
-        write_text(output / "predictions.csv", _held_out(result.model, test, max_nodes))
+        write_held_out(output, result.model, test, max_nodes)
     record.finish(
         output,
         {**found, "test_graphs": len(test), "epochs": result.epochs, "steps": result.steps},
@@ -239,29 +237,3 @@ def train_graphs(
     say(f"next: graphformer predict {shlex.quote(str(output))} {opened.next_files}")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _held_out(model: Any, test: Any, max_nodes: int) -> str:
-    """A CSV with a row for each label of the test graphs: what it is, and what was predicted (of
-    classes, the likeliest).
-    """
-    made = model.predict(test, max_nodes)
-    made = made if isinstance(made, dict) else {"y": made}
-    columns: dict[str, list[Any]] = {}
-    for name, predicted in made.items():
-        labels = torch.cat([getattr(data, name).reshape(-1) for data in test])
-        if model.net.targets[name].task == "classification":
-            columns[name] = labels.tolist()
-            likeliest = predicted > 0 if predicted.shape[-1] == 1 else predicted.argmax(-1)
-            columns[f"{name}_predicted"] = likeliest.int().reshape(-1).tolist()
-            continue
-        labels, predicted = labels.view(predicted.shape[0], -1), predicted.flatten(1)
-        for k in range(predicted.shape[1]):
-            own = name if predicted.shape[1] == 1 else f"{name}_{k}"
-            columns[own] = labels[:, k].tolist()
-            columns[f"{own}_predicted"] = predicted[:, k].tolist()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue()

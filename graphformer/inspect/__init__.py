@@ -8,6 +8,8 @@ from graphformer.inspect.collecting import collect, compare
 from graphformer.inspect.explanations import Explanation, Explanations, explain
 from graphformer.inspect.flows import flow, rollout
 from graphformer.inspect.parameters import parameters
+from graphformer.inspect.parity import plot_parity
+from graphformer.inspect.pictures import plot_grains, plot_polymer, plot_protein, refined_graph
 from graphformer.inspect.plots import (
     plot_adjacency,
     plot_graph,
@@ -45,11 +47,16 @@ __all__ = [
     "graphs",
     "parameters",
     "plot_adjacency",
+    "plot_grains",
     "plot_graph",
     "plot_head",
     "plot_lambda",
     "plot_layer",
+    "plot_parity",
+    "plot_polymer",
+    "plot_protein",
     "plot_rows",
+    "refined_graph",
     "rollout",
     "sender_mass",
     "sink_mass",

@@ -250,7 +250,7 @@ def draw_trace(axes: Axes, data: Data, graph: AttentionGraph, values: Any = None
     dots = axes.scatter(*pos.T, s=40, edgecolors="#555555", linewidths=0.5, zorder=3, **colour)
     axes.set_aspect("equal")
     axes.set_title(
-        "CA atoms; blue: the strongest twentieth of what\njoins residues more than two places apart",
+        "CA atoms; blue: the strongest twentieth of edges\nover more than two places of the chain",
         fontsize=10,
     )
     axes.set_axis_off()
@@ -320,9 +320,9 @@ def draw_grains(
     by_label = np.argsort(grains)
     numbers = np.arange(len(grains)) * 7 % 12 if values is None else np.asarray(values)
     colour = np.where(known, numbers[by_label][at].astype(float), np.nan)
-    walls = (fine != np.roll(fine, -1, 0)) | (fine != np.roll(fine, -1, 1))
+    down, right = fine != np.roll(fine, -1, 0), fine != np.roll(fine, -1, 1)
     if not periodic:
-        walls[-1], walls[:, -1] = walls[-1] & (fine[-1] != np.roll(fine[-1], -1)), False
+        down[-1], right[:, -1] = False, False
     extent = (0, cell[-1], cell[-2], 0)
     # pale, so that lines can be seen on every grain
     axes.imshow(
@@ -332,8 +332,8 @@ def draw_grains(
         extent=extent,
         alpha=0.55,
     )
-    inked = np.zeros((*walls.shape, 4))
-    inked[walls] = (0.55, 0.55, 0.55, 1)
+    inked = np.zeros((*fine.shape, 4))
+    inked[down | right] = (0.55, 0.55, 0.55, 1)
     axes.imshow(inked, interpolation="nearest", extent=extent)
     pos = data.pos.cpu().numpy()
     senders, receivers = graph.senders.cpu().numpy(), graph.receivers.cpu().numpy()
@@ -347,7 +347,9 @@ def draw_grains(
     axes.set_axis_off()
 
 
-def _draw_lines(axes: Axes, lines: Any, strength: np.ndarray, *, widest: float, zorder: int) -> None:
+def _draw_lines(
+    axes: Axes, lines: Any, strength: np.ndarray, *, widest: float, zorder: int
+) -> None:
     """Lines in blue, the strongest on top; ``strength`` in [0, 1] is their width and opacity."""
     collections = require("matplotlib.collections", extra="viz", why="a picture of a graph")
     if not len(strength):

@@ -20,6 +20,7 @@ import graphformer
 from graphformer.attention.head import Head
 from graphformer.attention.slot import Slot, spec
 from graphformer.datasets import GraphDataset
+from graphformer.errors import whole
 from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graphs.label_masks import Mask
 from graphformer.models.graphs.targets import Target, target_loss
@@ -64,6 +65,38 @@ class GraphModel:
         """
         raw, _ = self._run(dataset, max_nodes)
         found = {name: self.scaling.restore(name, value) for name, value in raw.items()}
+        return found["y"] if self.net.single else found
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether passes with dropout differ."""
+        return any(self.net.settings.get(name) for name in ("dropout", "attention_dropout"))
+
+    def sample(
+        self, dataset: Any, samples: int, max_nodes: int = 4096, *, seed: int = 0
+    ) -> Tensor | dict[str, Tensor]:
+        """Predictions of passes with dropout on, ``[samples, rows, out_dim]``, else as
+        :meth:`predict`. Their spread tells how far the weights leave the answer open (Monte Carlo
+        dropout: Gal and Ghahramani, ICML 2016). The same seed gives the same passes; other random
+        numbers of the program are left as they are.
+
+        Raises:
+            ValueError: a network without dropout, fewer than 2 samples; as :meth:`predict`.
+        """
+        whole("samples", samples, 2)
+        if not self.has_dropout:
+            raise ValueError(
+                "samples: the model has no dropout, so all passes would agree; train it with "
+                "dropout above 0."
+            )
+        device = next(self.net.parameters()).device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            passes = [self._run(dataset, max_nodes, dropout=True)[0] for _ in range(samples)]
+        found = {
+            name: torch.stack([self.scaling.restore(name, one[name]) for one in passes])
+            for name in passes[0]
+        }
         return found["y"] if self.net.single else found
 
     @torch.no_grad()
@@ -149,7 +182,13 @@ class GraphModel:
 
     @torch.no_grad()
     def _run(
-        self, dataset: Any, max_nodes: int, mask: Mask = None, *, with_labels: bool = False
+        self,
+        dataset: Any,
+        max_nodes: int,
+        mask: Mask = None,
+        *,
+        with_labels: bool = False,
+        dropout: bool = False,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The network's own predictions and the labels that count, the others missing, joined over
         batches.
@@ -159,7 +198,9 @@ class GraphModel:
         # A graph that is larger than the budget must be predicted all the same: no warning.
         sampler = NodeBudgetSampler(sizes, max(max_nodes, int(sizes.max()), 1))
         device, was_training = next(self.net.parameters()).device, self.net.training
-        self.net.eval()
+        self.net.train(dropout)
+        # Encodings of nodes and the choice of labels are those of an evaluation all the same.
+        self.net.training = False
         found: dict[str, list[Tensor]] = {name: [] for name in self.net.targets}
         labels: dict[str, list[Tensor]] = {}
         try:
