@@ -110,6 +110,14 @@ def predict(
         _check_residues(model, bfactors)
     if plot is not None:
         require_pictures(reader, plot)
+    seen = {model_dir.resolve()}
+    for folder in ensemble or []:
+        if folder.resolve() in seen:
+            raise ValueError(
+                f"--ensemble {str(folder)!r} is there twice, which would make the standard "
+                "deviations too small; name each model once."
+            )
+        seen.add(folder.resolve())
     others = [load_graph_model(folder) for folder in ensemble or []]
     for one, folder in zip([model, *others], [model_dir, *(ensemble or [])], strict=True):
         if samples and not one.has_dropout:

@@ -1,4 +1,4 @@
-"""The pictures of ``graphformer predict --plot``: each input with the refined graph of the model."""
+"""The pictures of ``graphformer predict --plot``: inputs with the refined graph of the model."""
 
 from __future__ import annotations
 

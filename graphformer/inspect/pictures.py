@@ -65,8 +65,8 @@ def plot_polymer(
     draw_polymer(axes, data.text, refined_graph(model, data))
     _titled(axes, data.text if title is None else title)
     figure.supxlabel(
-        "blue: the refined graph; from an atom towards what it listens to, full width 4 x an equal "
-        "share",
+        "blue, the refined graph: from an atom towards what it listens to;\n"
+        "full width: 4 x an equal share",
         fontsize=7,
     )
     return _written(figure, path)
@@ -198,7 +198,8 @@ def plot_protein(
             ylabel=name,
             xlim=(-0.5, data.num_nodes - 0.5),
         )
-        profile.legend(frameon=False, ncols=2)
+        if true is not None:
+            profile.legend(frameon=False, ncols=2)
     figure.suptitle(str(data.name) if title is None else title, fontsize=11, parse_math=False)
     return _written(figure, path)
 

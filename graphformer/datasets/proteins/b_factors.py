@@ -17,6 +17,7 @@ from graphformer.datasets.proteins.files import (
     structure_kind,
     text_of,
 )
+from graphformer.datasets.proteins.residue_names import is_amino_acid
 from graphformer.datasets.proteins.residue_sites import Site, sites_of, sort_sites
 from graphformer.datasets.store.tables import some
 from graphformer.errors import require
@@ -88,22 +89,27 @@ def _numbers(
         pairs = list(zip(found.nodes, map(float, values[at]), strict=True))
         own = {atom.row: number for site, number in pairs for atom in site.atoms.values()}
         # locations that were not chosen, and atoms without a place, are of the residue as well
-        others = {_key(site): number for site, number in pairs}
+        by_key = {_key(site): number for site, number in pairs}
         rows.append(
             {
-                atom.row: own[atom.row] if atom.row in own else others[_key(atom)]
+                atom.row: own[atom.row] if atom.row in own else by_key[_key(atom)]
                 for atom in model.atoms
-                if atom.row in own or _key(atom) in others
+                if atom.row in own or _key(atom) in by_key
             }
         )
         nodes = set(map(id, found.nodes))
-        if rest := [site.label for site in sites if id(site) not in nodes]:
-            told.append(
-                f"{len(rest)} residues and ligands have no prediction and B factor 0: "
-                f"{some(rest, _NAMED)}"
-            )
+        rest = [site for site in sites if id(site) not in nodes]
+        protein = [site.label for site in rest if is_amino_acid(site.name)]
+        others = [site.label for site in rest if not is_amino_acid(site.name)]
+        parts = [
+            f"{len(labels)} {what} ({some(labels, _NAMED)})"
+            for what, labels in (("amino acids", protein), ("others", others))
+            if labels
+        ]
+        if parts:
+            told.append(f"B factor 0 where there is no prediction: {', '.join(parts)}")
     if without := sum(at not in values for at in range(1, len(models) + 1)):
-        told.append(f"{without} further models have no prediction and B factor 0")
+        told.append(f"B factor 0 in {without} models without a prediction")
     return rows, told
 
 
