@@ -74,8 +74,10 @@ def plot_parity(
         there = ~np.isnan(y[:, k])
         missing = int((~there).sum())
         told = f"{there.sum()} values" + (f", {missing} without a label" if missing else "")
-        draw = _scatter if classes is None else _confusion
-        draw(axes, y[there, k], p[there, k], titles[k], told, classes)
+        if classes is None:
+            _scatter(axes, y[there, k], p[there, k], titles[k], told)
+        else:
+            _confusion(axes, y[there, k], p[there, k], titles[k], told, classes)
     if path is not None:
         figure.savefig(path)
     return figure
@@ -89,7 +91,7 @@ def _columns(name: str, values: Any) -> np.ndarray:
     return found.reshape(len(found), -1)
 
 
-def _scatter(axes: Axes, y: np.ndarray, p: np.ndarray, name: str, told: str, _: Any) -> None:
+def _scatter(axes: Axes, y: np.ndarray, p: np.ndarray, name: str, told: str) -> None:
     low, high = float(min(y.min(), p.min())), float(max(y.max(), p.max()))
     margin = 0.05 * (high - low) or 0.5
     span = (low - margin, high + margin)

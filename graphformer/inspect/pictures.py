@@ -8,12 +8,19 @@ receives.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graphformer.errors import require
+from graphformer.inspect.picture_parts import (
+    draw_lines,
+    new_figure,
+    refined_graph,
+    shares,
+    titled,
+    written,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,27 +30,7 @@ if TYPE_CHECKING:
     from graphformer.graph import AttentionGraph
     from graphformer.training import GraphModel
 
-_BLUE = (0.05, 0.25, 0.65)
 _ACROSS = 260  # dots of the longer side of a label image, at least
-
-
-def refined_graph(model: GraphModel, data: Data) -> AttentionGraph:
-    """The refined graph of the last layer over the nodes of ``data`` (not those of coarse levels):
-    what its merged heads have found.
-    """
-    return model.output(data).refined[-1 - len(model.net.levels)].lane(0)
-
-
-def shares(graph: AttentionGraph) -> np.ndarray:
-    """``[E]``: the weight of each edge over an equal share of what its receiver gets, ``n_i w_ij /
-    sum_j w_ij`` with ``n_i`` edges at receiver i; 0 where nothing is received.
-    """
-    receivers = graph.receivers.cpu().numpy()
-    weight = graph.weight.detach().double().cpu().numpy()
-    total = np.bincount(receivers, weights=weight, minlength=graph.num_receivers)
-    count = np.bincount(receivers, minlength=graph.num_receivers)
-    gets = total[receivers]
-    return np.divide(weight * count[receivers], gets, out=np.zeros_like(weight), where=gets != 0)
 
 
 def plot_polymer(
@@ -60,16 +47,16 @@ def plot_polymer(
         MissingExtra: matplotlib or rdkit is not installed.
     """
     size = max(4.6, min(1.6 + 0.35 * data.num_nodes**0.8, 12.0))
-    figure = _figure(size, 0.75 * size)
+    figure = new_figure(size, 0.75 * size)
     axes = figure.add_subplot()
     draw_polymer(axes, data.text, refined_graph(model, data))
-    _titled(axes, data.text if title is None else title)
+    titled(axes, data.text if title is None else title, int(11 * size))
     figure.supxlabel(
         "blue, the refined graph: from an atom towards what it listens to;\n"
         "full width: 4 x an equal share",
         fontsize=7,
     )
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def draw_polymer(axes: Axes, text: str, graph: AttentionGraph) -> None:
@@ -98,12 +85,12 @@ def draw_polymer(axes: Axes, text: str, graph: AttentionGraph) -> None:
             "graph of this polymer."
         )
     for bond in molecule.GetBonds():
-        pair = [bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]
+        ends_of = [bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]
         axes.plot(
-            *place[pair].T,
+            *place[ends_of].T,
             color="#b0b0b0",
             lw=1.2 + 1.6 * (bond.GetBondTypeAsDouble() - 1),
-            ls=":" if set(pair) & set(ends) else "-",
+            ls=":" if set(ends_of) & set(ends) else "-",
             zorder=1,
         )
     joints = None
@@ -134,10 +121,11 @@ def draw_polymer(axes: Axes, text: str, graph: AttentionGraph) -> None:
             times[pair] = times.get(pair, int(sender == receiver)) + 1
             goal = sorted(images, key=lambda image: image[0])[min(times[pair], 3) - 1][1]
         lines.append((place[receiver], (place[receiver] + goal) / 2))
-    _draw_lines(axes, lines, np.clip(shares(graph) / 4, 0, 1), widest=6.2, zorder=2)
+    draw_lines(axes, lines, np.clip(shares(graph) / 4, 0, 1), widest=6.2, zorder=2)
     for i, name in enumerate(symbol):
         axes.text(
-            *place[i],
+            place[i, 0],
+            place[i, 1],
             name,
             ha="center",
             va="center",
@@ -179,17 +167,17 @@ def plot_protein(
     if true is not None and predicted is None:
         raise ValueError("true stands beside predicted; give both.")
     graph = refined_graph(model, data)
-    figure = _figure(11.0, 5.6 if predicted is None else 7.4)
-    rows = [["contacts", "trace"], *([] if predicted is None else [["profile", "profile"]])]
+    figure = new_figure(11.0, 5.6 if predicted is None else 7.4)
+    rows = "AB" if predicted is None else "AB;CC"
     panels = figure.subplot_mosaic(
         rows, height_ratios=(2.8,) if predicted is None else (2.8, 1), width_ratios=(1.05, 1)
     )
-    shown = draw_contacts(panels["contacts"], data, graph)
-    figure.colorbar(shown, ax=panels["contacts"], label="1: an equal share", shrink=0.8)
-    dots = draw_trace(panels["trace"], data, graph, predicted)
+    shown = draw_contacts(panels["A"], data, graph)
+    figure.colorbar(shown, ax=panels["A"], label="1: an equal share", shrink=0.8)
+    dots = draw_trace(panels["B"], data, graph, predicted)
     if predicted is not None:
-        figure.colorbar(dots, ax=panels["trace"], label=name, shrink=0.8)
-        profile = panels["profile"]
+        figure.colorbar(dots, ax=panels["B"], label=name, shrink=0.8)
+        profile = panels["C"]
         if true is not None:
             profile.plot(np.asarray(true), color="#888888", label="true")
         profile.plot(np.asarray(predicted), color="#c03020", label="predicted")
@@ -201,7 +189,7 @@ def plot_protein(
         if true is not None:
             profile.legend(frameon=False, ncols=2)
     figure.suptitle(str(data.name) if title is None else title, fontsize=11, parse_math=False)
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def draw_contacts(axes: Axes, data: Data, graph: AttentionGraph) -> Any:
@@ -246,9 +234,11 @@ def draw_trace(axes: Axes, data: Data, graph: AttentionGraph, values: Any = None
     if far.any():
         strong = far & (share > np.quantile(share[far], 0.95))
         lines = np.stack((pos[receivers[strong]], pos[senders[strong]]), 1)
-        _draw_lines(axes, lines, np.clip(share[strong] / 4, 0, 1), widest=4.8, zorder=2)
-    colour = {"color": "#f3d9a0"} if values is None else {"c": np.asarray(values), "cmap": "YlOrRd"}
-    dots = axes.scatter(*pos.T, s=40, edgecolors="#555555", linewidths=0.5, zorder=3, **colour)
+        draw_lines(axes, lines, np.clip(share[strong] / 4, 0, 1), widest=4.8, zorder=2)
+    colour: Any = "#f3d9a0" if values is None else np.asarray(values)
+    cmap = None if values is None else "YlOrRd"
+    rim: dict[str, Any] = {"edgecolors": "#555555", "linewidths": 0.5}
+    dots = axes.scatter(pos[:, 0], pos[:, 1], 40, c=colour, cmap=cmap, zorder=3, **rim)
     axes.set_aspect("equal")
     axes.set_title(
         "CA atoms; blue: the strongest twentieth of edges\nover more than two places of the chain",
@@ -279,12 +269,12 @@ def plot_grains(
     """
     labels = np.asarray(labels)
     high, wide = labels.shape[-2:]
-    figure = _figure(6.4 * min(1.0, 1.6 * wide / high), 0.6 + 6.4 * min(1.6, high / wide))
+    figure = new_figure(6.4 * min(1.0, 1.6 * wide / high), 0.6 + 6.4 * min(1.6, high / wide))
     axes = figure.add_subplot()
     graph = refined_graph(model, data)
     draw_grains(axes, data, graph, labels, spacing=spacing, periodic=periodic, values=values)
-    _titled(axes, str(data.file) if title is None else title)
-    return _written(figure, path)
+    titled(axes, str(data.file) if title is None else title, 90)
+    return written(figure, path)
 
 
 def draw_grains(
@@ -320,15 +310,18 @@ def draw_grains(
     at = np.searchsorted(np.sort(grains), np.where(known, fine, grains.min()))
     by_label = np.argsort(grains)
     numbers = np.arange(len(grains)) * 7 % 12 if values is None else np.asarray(values)
+    # pale, so that lines can be seen on every grain
+    top = 12.0 if values is None else 2.2 * numbers.max() - 1.2 * numbers.min()
     colour = np.where(known, numbers[by_label][at].astype(float), np.nan)
     down, right = fine != np.roll(fine, -1, 0), fine != np.roll(fine, -1, 1)
     if not periodic:
         down[-1], right[:, -1] = False, False
     extent = (0, cell[-1], cell[-2], 0)
-    # pale, so that lines can be seen on every grain
     axes.imshow(
         colour,
         cmap="Pastel1" if values is None else "Oranges",
+        vmin=float(numbers.min()),
+        vmax=float(top),
         interpolation="nearest",
         extent=extent,
         alpha=0.55,
@@ -342,46 +335,10 @@ def draw_grains(
     if periodic:
         between = between - cell * np.rint(between / cell)  # to the nearest of its images
     lines = np.stack((pos[receivers], pos[receivers] + between / 2), 1)[..., :-3:-1]
-    _draw_lines(axes, lines, np.clip(shares(graph) / 3, 0, 1), widest=4.8, zorder=2)
+    draw_lines(axes, lines, np.clip(shares(graph) / 3, 0, 1), widest=4.8, zorder=2)
     axes.scatter(pos[:, -1], pos[:, -2], s=14, color="#222222", zorder=3)
     axes.set(xlim=(0, cell[-1]), ylim=(cell[-2], 0))
     axes.set_axis_off()
-
-
-def _draw_lines(
-    axes: Axes, lines: Any, strength: np.ndarray, *, widest: float, zorder: int
-) -> None:
-    """Lines in blue, the strongest on top; ``strength`` in [0, 1] is their width and opacity."""
-    collections = require("matplotlib.collections", extra="viz", why="a picture of a graph")
-    if not len(strength):
-        return
-    order = np.argsort(strength, kind="stable")
-    strong = strength[order]
-    colours = np.column_stack([np.tile(_BLUE, (len(order), 1)), 0.06 + 0.94 * strong])
-    axes.add_collection(
-        collections.LineCollection(
-            np.asarray(lines)[order],
-            linewidths=0.25 + (widest - 0.25) * strong,
-            colors=colours,
-            zorder=zorder,
-            capstyle="round",
-        )
-    )
-
-
-def _figure(wide: float, high: float) -> Figure:
-    figures = require("matplotlib.figure", extra="viz", why="a picture of a graph")
-    return figures.Figure(figsize=(wide, high), dpi=130, layout="constrained", facecolor="white")
-
-
-def _titled(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize=10, parse_math=False)
-
-
-def _written(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    if path is not None:
-        figure.savefig(Path(path))
-    return figure
 
 
 __all__ = [
