@@ -66,7 +66,11 @@ def new_figure(wide: float, high: float) -> Figure:
 
 def titled(axes: Axes, title: str, width: int) -> None:
     """A title in lines of at most ``width`` letters."""
-    lines = [part for line in title.split("\n") for part in textwrap.wrap(line, width)]
+    lines = [
+        part
+        for line in title.split("\n")
+        for part in textwrap.wrap(line, width, break_on_hyphens=False)
+    ]
     axes.set_title("\n".join(lines), fontsize=10, parse_math=False)
 
 
