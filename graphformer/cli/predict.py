@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -212,13 +213,20 @@ def _write_b_factors(model: Any, table: Any, folder: Path) -> None:
             number = int(digits)
         models.setdefault(name, {})[number] = numbers[first : first + graph.num_nodes]
         first += graph.num_nodes
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, values in models.items():
-        inside = Path(name)
-        if inside.is_absolute() or ".." in inside.parts:
-            inside = Path(name.strip("/").replace("../", "").replace("/", "_"))
-        for told in write_b_factors(files[name], folder / inside, values):
-            say(f"warning: {name}: {told}", err=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # the folder is there once all of its files are
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as partial:
+        inside = Path(partial, "files")
+        inside.mkdir()
+        for name, values in models.items():
+            place = Path(name)
+            if place.is_absolute() or ".." in place.parts:
+                place = Path("_".join(part for part in place.parts if part not in ("/", "..")))
+            for told in write_b_factors(files[name], inside / place, values):
+                say(f"warning: {name}: {told}", err=True)
+        if folder.is_dir():
+            folder.rmdir()  # it is empty
+        inside.rename(folder)
     meant = (
         ", ".join(f"{k} is {one}" for k, one in enumerate(classes, start=1))
         if classes

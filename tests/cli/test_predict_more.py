@@ -253,7 +253,7 @@ def test_b_factors_are_the_predictions_of_residues(call, refused, structure, tmp
         assert value == pytest.approx(predicted.get(re.sub(r"\s+", "", name), 0), abs=0.00501)
     assert len(predicted) == 6
     assert (
-        "warning: a.pdb: B factor 0 where there is no prediction: 1 amino acids (ALA A6), 1 others "
+        "warning: a.pdb: B factor 0 where there is no prediction: 1 of protein (ALA A6), 1 other "
         "(HOH A99)" in err
     )
     old, new = (path.read_text().splitlines() for path in (structure, tmp_path / "b/a.pdb"))
@@ -297,6 +297,34 @@ def test_b_factors_in_mmcif_and_packed_files(structure, tmp_path):
         with pytest.raises(ValueError, match=message):
             write_b_factors(structure, tmp_path / "no.pdb", values)
     assert not (tmp_path / "no.pdb").exists()
+
+
+def test_models_without_a_prediction_get_no_b_factor(structure, tmp_path):
+    atoms = [line for line in structure.read_text().splitlines() if line.startswith("ATOM")]
+    two = tmp_path / "two.pdb"
+    two.write_text("\n".join(["MODEL 1", *atoms, "ENDMDL", "MODEL 2", *atoms, "ENDMDL", ""]))
+    told = write_b_factors(two, tmp_path / "out.pdb", {1: [1.5] * 6})
+    assert told == [
+        "B factor 0 where there is no prediction: 1 of protein (ALA A6)",
+        "B factor 0 in the models without a prediction: 1 of 2",
+    ]
+    found = [value for name, value in b_factors(tmp_path / "out.pdb") if name[1:].strip() != "6"]
+    assert found == [1.5] * (len(found) // 2) + [0.0] * (len(found) // 2)
+
+
+def test_b_factors_that_do_not_fit_leave_no_folder(call, refused, structure, tmp_path):
+    data = ProteinStructures(None, structure, target="exposure", log=False)
+    model = model_of(data, target="node")
+    named = model.net.named_parameters()
+    (bias,) = [one for name, one in named if name.endswith("bias") and one.shape == (1,)]
+    bias.data.fill_(1e9)
+    model.save(tmp_path / "model")
+    out = ["--output", tmp_path / "out.csv"]
+    code, _, err = call(
+        "predict", tmp_path / "model", structure, *out, "--bfactors", tmp_path / "b"
+    )
+    assert code == 2 and "give a.pdb as mmCIF" in err.splitlines()[-1]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.pdb", "model", "out.csv"}
 
 
 def test_b_factors_are_refused_where_they_do_not_fit(

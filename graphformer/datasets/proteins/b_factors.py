@@ -103,13 +103,13 @@ def _numbers(
         others = [site.label for site in rest if not is_amino_acid(site.name)]
         parts = [
             f"{len(labels)} {what} ({some(labels, _NAMED)})"
-            for what, labels in (("amino acids", protein), ("others", others))
+            for what, labels in (("of protein", protein), ("other", others))
             if labels
         ]
         if parts:
             told.append(f"B factor 0 where there is no prediction: {', '.join(parts)}")
     if without := sum(at not in values for at in range(1, len(models) + 1)):
-        told.append(f"B factor 0 in {without} models without a prediction")
+        told.append(f"B factor 0 in the models without a prediction: {without} of {len(models)}")
     return rows, told
 
 
