@@ -54,7 +54,7 @@ class PredictionTable:
     problems: list[str]
     without: int = 0
     notes: list[str] = field(default_factory=list)
-    parts: list[Predicted] = field(default_factory=list, repr=False)
+    parts: list[Predicted] = field(default_factory=list, repr=False, compare=False)
 
 
 def prediction_table(
