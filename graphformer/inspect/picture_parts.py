@@ -61,7 +61,9 @@ def draw_lines(axes: Axes, lines: Any, strength: np.ndarray, *, widest: float, z
 
 def new_figure(wide: float, high: float) -> Figure:
     figures = require("matplotlib.figure", extra="viz", why="a picture of a graph")
-    return figures.Figure(figsize=(wide, high), dpi=130, layout="constrained", facecolor="white")
+    figure = figures.Figure(figsize=(wide, high), dpi=130, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    return figure
 
 
 def titled(axes: Axes, title: str, width: int) -> None:
