@@ -17,7 +17,7 @@ from graphformer.cli.telling import say
 from graphformer.datasets import TextDataset, read_text, split
 from graphformer.errors import number, require, require_known
 from graphformer.training import evaluate, train_language_model
-from graphformer.training.run import is_main_process
+from graphformer.training.run import claim_output_dir, is_main_process
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -55,7 +55,7 @@ def finetune(
     refuse_idle(dict.fromkeys(idle, f"with --method {method}"))
     number("--learning-rate", learning_rate, above=0.0)
     text = read_text(text_file)
-    record.begin(output, resume)
+    claim_output_dir(output, resume)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     model, tokenizer = open_causal(model_dir)
@@ -86,28 +86,29 @@ def finetune(
         f"validate; {trained:,} parameters are trained; validation loss before "
         f"{before.loss_nats_per_token:.4f} nats per token"
     )
-    result = train_language_model(
-        model,
-        train_set,
-        validation_set,
-        output,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=0.0,
-        seed=seed,
-        eval_steps=eval_steps,
-        save_steps=save_steps,
-        resume=resume,
-        tokenizer=tokenizer,
-        progress=is_main_process(),
-        settings={
-            "base": str(model_dir),
-            "text": hashlib.sha256(text.encode()).hexdigest()[:16],
-            "method": method,
-            **({"rank": rank} if method == "lora" else {"hidden_dim": hidden_dim}),
-        },
-    )
+    with record.recorded(output, resume):
+        result = train_language_model(
+            model,
+            train_set,
+            validation_set,
+            output,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=0.0,
+            seed=seed,
+            eval_steps=eval_steps,
+            save_steps=save_steps,
+            resume=resume,
+            tokenizer=tokenizer,
+            progress=is_main_process(),
+            settings={
+                "base": str(model_dir),
+                "text": hashlib.sha256(text.encode()).hexdigest()[:16],
+                "method": method,
+                **({"rank": rank} if method == "lora" else {"hidden_dim": hidden_dim}),
+            },
+        )
     say(
         f"validation loss {result.evaluation.loss_nats_per_token:.4f} nats per token (before "
         f"{before.loss_nats_per_token:.4f}), perplexity {result.evaluation.perplexity:.3f}"

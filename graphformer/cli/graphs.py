@@ -193,7 +193,6 @@ def train_graphs(
             f"--dataset: {len(data)} graphs are too few; training, validation and test need at "
             "least one each."
         )
-    record.begin(output, resume)  # not before: data that are refused leave no folder behind
     train, validation, test = data.split((len(data) - 2 * held, held, held), seed)
 
     transformers.set_seed(seed)
@@ -217,7 +216,8 @@ def train_graphs(
         f"{len(train)} graphs to learn from, {len(validation)} to validate, {len(test)} to test; "
         f"{weights:,} parameters"
     )
-    result = trainer.fit(resume)
+    with record.recorded(output, resume):
+        result = trainer.fit(resume)
     found = result.model.evaluate(test, max_nodes)
     values = ", ".join(
         f"{name.upper()} {value:.4g}" for name, value in found.items() if name != "loss"

@@ -11,7 +11,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,17 +21,22 @@ from typing import Any
 import yaml
 
 from graphformer.cli.options import COMMAND_FILE, running
-from graphformer.training.run import claim_output_dir, is_main_process
+from graphformer.training.run import LOCK_FILE, is_main_process
 from graphformer.training.saving import write_text
 
 PACKAGES = ("graphformer", "torch", "torch-geometric", "transformers", "peft", "numpy")
 
 
-def begin(output: Path, resume: bool) -> None:
-    """Claim the folder, and write down how the run was called."""
-    claim_output_dir(output, resume)
-    if not is_main_process() or (resume and (output / COMMAND_FILE).is_file()):
+@contextmanager
+def recorded(output: Path, resume: bool) -> Iterator[None]:
+    """Write down how the run was called, before it starts inside. One that is refused before it has
+    written anything leaves nothing.
+    """
+    path = output / COMMAND_FILE
+    if not is_main_process() or (resume and path.is_file()):
+        yield
         return
+    made = not output.exists()
     name, options = running()
     output.mkdir(parents=True, exist_ok=True)
     told = {
@@ -41,7 +47,16 @@ def begin(output: Path, resume: bool) -> None:
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }
-    write_text(output / COMMAND_FILE, yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+    try:
+        yield
+    except Exception:
+        if {left.name for left in output.iterdir()} <= {COMMAND_FILE, LOCK_FILE}:
+            for left in output.iterdir():
+                left.unlink()
+            if made:
+                output.rmdir()
+        raise
 
 
 def plain(value: Any) -> Any:

@@ -27,7 +27,7 @@ from graphformer.datasets import (
 )
 from graphformer.errors import number, require
 from graphformer.training import load_language_model, train_language_model
-from graphformer.training.run import is_main_process
+from graphformer.training.run import claim_output_dir, is_main_process
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -121,7 +121,7 @@ def train(
                 "end",
                 stacklevel=2,
             )
-    record.begin(output, resume)  # before any time is spent
+    claim_output_dir(output, resume)  # before any time is spent
     transformers.logging.set_verbosity_error()
     text = embedded_text() if text_file is None else read_text(text_file)
     train_text, validation_text = split(text)
@@ -152,26 +152,30 @@ def train(
         f"{len(train_set.tokens):,} tokens to learn from, {len(validation_set.tokens):,} to "
         f"validate, vocabulary {len(text_tokenizer)}; {model.num_parameters():,} parameters"
     )
-    result = train_language_model(
-        model,
-        train_set,
-        validation_set,
-        output,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        seed=seed,
-        eval_steps=eval_steps,
-        save_steps=save_steps,
-        report_to=report_to,
-        resume=resume,
-        tokenizer=text_tokenizer,
-        bf16=bf16,
-        gradient_checkpointing=gradient_checkpointing,
-        progress=is_main_process(),
-        settings={"tokenizer": tokenizer, "text": hashlib.sha256(text.encode()).hexdigest()[:16]},
-    )
+    with record.recorded(output, resume):
+        result = train_language_model(
+            model,
+            train_set,
+            validation_set,
+            output,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup_steps=warmup_steps,
+            seed=seed,
+            eval_steps=eval_steps,
+            save_steps=save_steps,
+            report_to=report_to,
+            resume=resume,
+            tokenizer=text_tokenizer,
+            bf16=bf16,
+            gradient_checkpointing=gradient_checkpointing,
+            progress=is_main_process(),
+            settings={
+                "tokenizer": tokenizer,
+                "text": hashlib.sha256(text.encode()).hexdigest()[:16],
+            },
+        )
     say(
         f"validation loss {result.evaluation.loss_nats_per_token:.4f} nats per token, perplexity "
         f"{result.evaluation.perplexity:.3f}, over {result.evaluation.num_tokens:,} tokens"

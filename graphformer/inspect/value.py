@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_PLURAL = {"patch": "patches"}
+
+
 @dataclass(frozen=True, eq=False)
 class Nodes:
     """What stands at the nodes of one side: the tokens of a text, the residues of a protein.
@@ -288,7 +291,8 @@ class ModelGraphs(Sequence[AttentionGraph]):
 
     def __str__(self) -> str:
         sides = ", ".join(
-            f"{nodes.count} {nodes.kind}s" + (f" ({side})" if len(self.nodes) > 1 else "")
+            f"{nodes.count} {_PLURAL.get(nodes.kind, nodes.kind + 's')}"
+            + (f" ({side})" if len(self.nodes) > 1 else "")
             for side, nodes in self.nodes.items()
         )
         edges = sum(layer.graph.num_edges for layer in self.layers)

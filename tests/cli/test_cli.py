@@ -134,7 +134,7 @@ def test_generate(call, trained):
 
 
 def test_generate_looks_back_at_most_one_context(trained):
-    from graphformer.cli.app import _continue
+    from graphformer.cli.text import _continue
 
     class Watched:
         config = gf.GraphformerConfig(max_position_embeddings=8)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import ProgressCallback, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from graphformer.training.graphs.metrics import require_torchmetrics
+from graphformer.training.progress import Progress
 
 _NEVER = 10**9
 
@@ -81,27 +82,12 @@ class EpochEnds(TrainerCallback):
         control.should_evaluate = here and self.evaluate
 
 
-class GraphProgress(ProgressCallback):
-    """A progress bar that carries the loss, and a line for each evaluation."""
+class GraphProgress(Progress):
+    """The metrics of each evaluation."""
 
-    def on_log(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if self.training_bar is None or not logs:
-            return
-        if "eval_loss" in logs:
-            shown = ", ".join(
-                f"{name.removeprefix('eval_')} {value:.4g}"
-                for name, value in logs.items()
-                if name.startswith("eval_")
-            )
-            self.training_bar.write(f"step {state.global_step}: validation {shown}")
-        elif "loss" in logs:
-            self.training_bar.set_postfix(
-                loss=f"{logs['loss']:.4f}", lr=f"{logs['learning_rate']:.2e}"
-            )
+    def told(self, logs: dict[str, float]) -> str:
+        return ", ".join(
+            f"{name.removeprefix('eval_')} {value:.4g}"
+            for name, value in logs.items()
+            if name.startswith("eval_")
+        )

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     EvalPrediction,
-    ProgressCallback,
     TrainerState,
     TrainingArguments,
 )
@@ -22,6 +21,7 @@ from transformers.utils import logging
 
 from graphformer.datasets.text.windows import collate_windows
 from graphformer.training.language.evaluation import Evaluation, window_losses
+from graphformer.training.progress import Progress
 from graphformer.training.resumable import ResumableTrainer, StopWhenDiverged
 
 
@@ -104,28 +104,11 @@ def training_arguments(**kwargs: Any) -> TrainingArguments:
     return arguments
 
 
-class QuietProgress(ProgressCallback):
-    """A progress bar that carries the loss, and a line for each evaluation."""
+class QuietProgress(Progress):
+    """Loss and perplexity of each evaluation."""
 
-    def on_log(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if self.training_bar is None or not logs:
-            return
-        if "eval_loss" in logs:
-            self.training_bar.write(
-                f"step {state.global_step}: validation loss {logs['eval_loss']:.4f} nats, "
-                f"perplexity {logs['eval_perplexity']:.3f}"
-            )
-        elif "loss" in logs:
-            self.training_bar.set_postfix(
-                loss=f"{logs['loss']:.4f}", lr=f"{logs['learning_rate']:.2e}"
-            )
+    def told(self, logs: dict[str, float]) -> str:
+        return f"loss {logs['eval_loss']:.4f} nats, perplexity {logs['eval_perplexity']:.3f}"
 
 
 @contextmanager
