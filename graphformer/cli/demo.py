@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import transformers
@@ -45,7 +45,7 @@ def demo(
         operator="gin",
         max_position_embeddings=CONTEXT,
     )
-    model = gf.GraphformerForCausalLM(config)
+    model: Any = gf.GraphformerForCausalLM(config)
     say(f"a GIN transformer of {model.num_parameters():,} parameters learns {len(text):,} letters")
     result = train_language_model(
         model,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -117,6 +117,12 @@ class ModelGraphs(Sequence[AttentionGraph]):
 
     def __iter__(self) -> Iterator[AttentionGraph]:
         return (layer.graph for layer in self.layers)
+
+    @overload
+    def __getitem__(self, key: slice) -> ModelGraphs: ...
+
+    @overload
+    def __getitem__(self, key: int | str | tuple[int | str, int]) -> AttentionGraph: ...
 
     def __getitem__(self, key: Any) -> Any:
         """A layer's graph, ``[layer]``, or one head's, ``[layer, head]``; a layer is its number or

@@ -5,7 +5,7 @@ rest.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
 
@@ -130,6 +130,40 @@ class GraphAttention(Shell):
         """The slots as one value; its parameters are the layer's."""
         slots = ("candidates", "normalize", "sparsify", "features", "operator", "update")
         return Head(score=self.score_slot, **{name: getattr(self, name) for name in slots})
+
+    if TYPE_CHECKING:  # a module's call says nothing of its result
+
+        @overload
+        def __call__(
+            self,
+            hidden_states: Tensor,
+            attention_mask: Tensor | None = None,
+            *,
+            output_graph: Literal[True],
+            **more: Any,
+        ) -> tuple[Tensor, AttentionGraph]: ...
+
+        @overload
+        def __call__(
+            self,
+            hidden_states: Tensor,
+            attention_mask: Tensor | None = None,
+            *,
+            output_graph: Literal[False] = False,
+            **more: Any,
+        ) -> Tensor: ...
+
+        @overload
+        def __call__(
+            self,
+            hidden_states: Tensor,
+            attention_mask: Tensor | None = None,
+            *,
+            output_graph: bool,
+            **more: Any,
+        ) -> Any: ...
+
+        def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any: ...
 
     @strict_flags
     def forward(
