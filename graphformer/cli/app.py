@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import graphformer
 from graphformer.cli.interrupt import interruptible
 from graphformer.cli.options import Command
-from graphformer.cli.telling import say, show_warning
+from graphformer.cli.telling import be_quiet, say, show_warning
 from graphformer.errors import MissingExtra, did_you_mean, require
 
 typer = require("typer", extra="text", why="The command line")
@@ -76,11 +76,15 @@ def _top(
         bool,
         typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors alone.")
+    ] = False,
 ) -> None:
     """Graph-aware transformers: an attention head is a graph.
 
     Train, fine-tune and look inside language models; train models of graphs and predict with them.
     """
+    be_quiet(quiet)
 
 
 def main(arguments: list[str] | None = None) -> None:

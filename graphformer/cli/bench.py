@@ -5,15 +5,17 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import torch
 
 import graphformer as gf
-from graphformer.cli.telling import say
+from graphformer.cli.telling import say as tell
 from graphformer.errors import require
 
 typer = require("typer", extra="text", why="The command line")
+say = partial(tell, result=True)
 
 
 def bench(

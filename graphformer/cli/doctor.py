@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
+from functools import partial
 from typing import Annotated
 
 import graphformer as gf
-from graphformer.cli.telling import say
+from graphformer.cli.telling import say as tell
 from graphformer.errors import require
 
 typer = require("typer", extra="text", why="The command line")
+say = partial(tell, result=True)
 
 EXTRAS = {
     "adapters": ("peft", "accelerate"),

@@ -53,7 +53,8 @@ def evaluate(
     found = measure(model, TextDataset(ids, window, stride=window), batch_size)
     say(
         f"loss {found.loss_nats_per_token:.4f} nats per token, perplexity {found.perplexity:.3f}, "
-        f"over {found.num_tokens:,} tokens in windows of {window}"
+        f"over {found.num_tokens:,} tokens in windows of {window}",
+        result=True,
     )
     if output is not None:
         figures = {

@@ -13,11 +13,11 @@ import graphformer as gf
 from graphformer.cli import record
 from graphformer.cli.opening import open_causal
 from graphformer.cli.options import Config, refuse_idle
-from graphformer.cli.telling import say
+from graphformer.cli.telling import say, talks
 from graphformer.datasets import TextDataset, read_text, split
 from graphformer.errors import number, require, require_known
 from graphformer.training import evaluate, train_language_model
-from graphformer.training.run import claim_output_dir, is_main_process
+from graphformer.training.run import claim_output_dir
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -101,7 +101,7 @@ def finetune(
             save_steps=save_steps,
             resume=resume,
             tokenizer=tokenizer,
-            progress=is_main_process(),
+            progress=talks(),
             settings={
                 "base": str(model_dir),
                 "text": hashlib.sha256(text.encode()).hexdigest()[:16],

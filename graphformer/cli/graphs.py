@@ -13,7 +13,7 @@ import transformers
 from graphformer.cli import graph_data, record
 from graphformer.cli.held_out import write_held_out
 from graphformer.cli.options import Config, given, refuse_idle
-from graphformer.cli.telling import say
+from graphformer.cli.telling import say, talks
 from graphformer.errors import number, require
 from graphformer.training.run import claim_output_dir, is_main_process
 
@@ -152,7 +152,7 @@ def train_graphs(
 
     transformers.logging.set_verbosity_error()
     bar, groups = (
-        is_main_process(),
+        talks(),
         tuple(part.strip() for part in (levels or "").split(",") if part.strip()),
     )
     operators = operator.split(",")
@@ -210,6 +210,7 @@ def train_graphs(
         learning_rate=learning_rate,
         target_scaling=target_scaling,
         seed=seed,
+        progress=talks(),
     )
     weights = sum(p.numel() for p in net.parameters())
     say(

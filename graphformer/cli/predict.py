@@ -154,7 +154,7 @@ def predict(
         ]
     )
     if output is None:
-        say(text.getvalue().rstrip("\n"))
+        say(text.getvalue().rstrip("\n"), result=True)
     else:
         write_text(output, text.getvalue())
         say(f"{len(table.rows) - table.without} predictions in {output}")

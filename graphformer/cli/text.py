@@ -16,7 +16,7 @@ import graphformer
 from graphformer.cli import record
 from graphformer.cli.opening import ADAPTER, open_causal
 from graphformer.cli.options import Config, flag, given, refuse_idle
-from graphformer.cli.telling import say
+from graphformer.cli.telling import say, talks
 from graphformer.datasets import (
     TextDataset,
     build_tokenizer,
@@ -27,7 +27,7 @@ from graphformer.datasets import (
 )
 from graphformer.errors import number, require
 from graphformer.training import load_language_model, train_language_model
-from graphformer.training.run import claim_output_dir, is_main_process
+from graphformer.training.run import claim_output_dir
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -170,7 +170,7 @@ def train(
             tokenizer=text_tokenizer,
             bf16=bf16,
             gradient_checkpointing=gradient_checkpointing,
-            progress=is_main_process(),
+            progress=talks(),
             settings={
                 "tokenizer": tokenizer,
                 "text": hashlib.sha256(text.encode()).hexdigest()[:16],
@@ -262,7 +262,7 @@ def generate(
             f"MODEL_DIR: {str(model_dir)!r} writes no text ({error}); train it again with a "
             "smaller learning rate."
         ) from error
-    say(str(tokenizer.decode(written[0])))
+    say(str(tokenizer.decode(written[0])), result=True)
 
 
 def _continue(model: Any, ids: Tensor, max_new_tokens: int, **options: Any) -> Tensor:

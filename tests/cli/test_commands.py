@@ -237,6 +237,16 @@ def test_demo_and_bench(call, tmp_path):
     assert "cannot be used" in call("bench", "--device", "cuda:99")[2]
 
 
+def test_quiet_prints_results_alone(call, llama, words, tmp_path):
+    small = "--hidden-size 12 --layers 1 --heads 3 --context 13 --steps 2 --eval-steps 2"
+    run = ["train", words, "--output", tmp_path / "run", *small.split()]
+    assert call("--quiet", *run) == (0, "", "")
+    code, out, _ = call("-q", "generate", tmp_path / "run", "Once", "--max-new-tokens", "3")
+    assert code == 0 and out.startswith("Once")
+    refused(call, ["--quiet", "train", words, "--output", tmp_path / "run"], "is not empty")
+    assert "perplexity" in call("-q", "evaluate", llama, words, "--context", "32")[1]
+
+
 def test_main_ends_with_an_exit_code():
     with pytest.raises(SystemExit) as end:
         main(["--version"])
