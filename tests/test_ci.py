@@ -38,7 +38,7 @@ def test_an_environment_that_cannot_be_made_is_a_named_failure(recipe, failed, t
     (tmp_path / "Makefile").write_text(MAKEFILE.replace("{recipe}", recipe))
     ended = subprocess.run(
         ["bash", str(tmp_path / ".ci/run")],
-        env={**os.environ, "VERSIONS_TIMEOUT": "2"},
+        env={**os.environ, "VERSIONS": "1", "VERSIONS_TIMEOUT": "2"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -15,11 +15,11 @@ Scores = dict[str, Tensor]
 def token_scores(graph: AttentionGraph, ids: Tensor | None) -> Scores:
     r"""Each ``[num_lanes]``, the mean over receivers ``i`` that have such a sender of
 
-    ==================  ======================================================================
-    ``previous_token``  ``w_{i, i-1}``
-    ``duplicate_token`` ``sum_{j < i, t_j = t_i} w_ij``
-    ``induction``       ``sum_{j < i, t_{j-1} = t_i} w_ij``: the token after an earlier copy
-    ==================  ======================================================================
+    ===================  =====================================================================
+    ``previous_token``   ``w_{i, i-1}``
+    ``duplicate_token``  ``sum_{j < i, t_j = t_i} w_ij``
+    ``induction``        ``sum_{j < i, t_{j-1} = t_i} w_ij``: the token after an earlier copy
+    ===================  =====================================================================
 
     over the edges that were kept, so each is at least what it would be with edges that were cut.
 
