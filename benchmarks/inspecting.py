@@ -38,7 +38,9 @@ CONTENDERS = {
 
 def make_model(folder: str) -> Any:
     if folder:
-        return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=False
+        ).eval()
     torch.manual_seed(0)
     sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2}
     config = transformers.LlamaConfig(vocab_size=61, num_attention_heads=4, **sizes)
@@ -48,7 +50,7 @@ def make_model(folder: str) -> Any:
 def make_ids(folder: str, length: int) -> torch.Tensor:
     if not folder:
         return torch.randint(61, (1, length), generator=torch.Generator().manual_seed(0))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     text = (report.data_dir() / "tinyshakespeare" / "input.txt").read_text()
     return tokenizer(text[: 8 * length], return_tensors="pt").input_ids[:, :length]
 

@@ -27,13 +27,15 @@ def make_folder(folder: Path) -> Path:
 
     home = Path(found.origin).parent
     packed = {"gguf_file": next(home.glob("*.gguf")).name}
-    quantized = AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32, **packed)
+    quantized = AutoModelForCausalLM.from_pretrained(
+        home, trust_remote_code=False, dtype=torch.float32, **packed
+    )
     config = quantized.config
     del config.quantization_config  # the weights are plain numbers now
     model = LlamaForCausalLM(config)
     model.load_state_dict(quantized.state_dict())
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(home, **packed).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(home, trust_remote_code=False, **packed).save_pretrained(folder)
     return folder
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +39,29 @@ def open_model(folder: Path) -> tuple[Any, Any]:
             )
         model, tokenizer = open_model(Path(base))
         return peft.PeftModel.from_pretrained(model, folder).eval(), tokenizer
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if config.model_type == "graphformer":
-        return load_language_model(folder)
-    causal = type(config) in transformers.AutoModelForCausalLM._model_mapping
-    is_decoder = causal and getattr(config, "is_decoder", None) is not False
-    kind = transformers.AutoModelForCausalLM if is_decoder else transformers.AutoModel
-    model = kind.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return model.eval(), tokenizer
+    with _read(folder):
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if config.model_type == "graphformer":
+            return load_language_model(folder)
+        causal = type(config) in transformers.AutoModelForCausalLM._model_mapping
+        is_decoder = causal and getattr(config, "is_decoder", None) is not False
+        kind = transformers.AutoModelForCausalLM if is_decoder else transformers.AutoModel
+        model = kind.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return model.eval(), tokenizer
+
+
+@contextmanager
+def _read(folder: Path) -> Iterator[None]:
+    """What transformers says of a folder that it cannot read, in a line; not its advice to run the
+    folder's code.
+    """
+    try:
+        yield
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        told = " ".join(str(error).split())
+        why = "it names code of its own, which is never run" if "custom code" in told else told
+        raise ValueError(f"MODEL: {str(folder)!r} cannot be read: {why}") from error
 
 
 def open_causal(folder: Path) -> tuple[Any, Any]:
