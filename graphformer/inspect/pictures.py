@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphformer.errors import require
+from graphformer.errors import require, strict_flags
 from graphformer.inspect.picture_parts import (
     draw_lines,
     new_figure,
@@ -248,6 +248,7 @@ def draw_trace(axes: Axes, data: Data, graph: AttentionGraph, values: Any = None
     return dots
 
 
+@strict_flags
 def plot_grains(
     model: GraphModel,
     data: Data,
