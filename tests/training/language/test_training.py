@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import zipfile
 from pathlib import Path
 
@@ -212,9 +213,13 @@ def test_tensorboard_has_each_step_of_a_resumed_run_once(tmp_path):
     assert [event.step for event in events.Scalars("train/loss")] == list(range(2, 21, 2))
 
 
-def test_progress_shows_losses(tmp_path, capfd):
+def test_progress_shows_losses(tmp_path, capsys, monkeypatch):
     run(tmp_path / "run", steps=4, progress=True)
-    out, err = capfd.readouterr()
+    out, err = capsys.readouterr()
+    assert "step 4: validation loss" in out and "4/4" not in err  # no bar in a pipe
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    run(tmp_path / "other", steps=4, progress=True)
+    out, err = capsys.readouterr()
     assert "step 4: validation loss" in out and "4/4" in err and "loss=" in err
 
 
