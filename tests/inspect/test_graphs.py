@@ -314,3 +314,25 @@ def test_sequences_without_padding_are_those_alone():
             torch.testing.assert_close(a.streamed.items()[name], b.streamed.items()[name])
     with pytest.raises(IndexError, match="sequence 2 does not exist"):
         graphs.of_sequence(2)
+
+
+def test_new_tokens_after_a_cache_are_the_last_rows_and_a_short_mask_is_refused():
+    import transformers
+
+    model, ids = make("llama"), ids_of()
+    whole = gf.inspect.graphs(model, input_ids=ids, sparsify=None)
+    cache = transformers.DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(input_ids=ids[:, :7], past_key_values=cache, use_cache=True)
+    graphs = gf.inspect.graphs(
+        model, input_ids=ids[:, 7:], past_key_values=cache, use_cache=True, sparsify=None
+    )
+    for a, b in zip(whole, graphs, strict=True):
+        torch.testing.assert_close(b.to_dense(), a.to_dense()[:, :, 7:])
+    fixed = transformers.StaticCache(config=model.config, max_cache_len=20)
+    mask = torch.ones(2, 7, dtype=torch.int64)
+    mask[0, 0] = 0
+    with pytest.raises(ValueError, match=r"attention_mask has 7 columns.*20 keys"):
+        gf.inspect.graphs(
+            model, input_ids=ids[:, :7], attention_mask=mask, past_key_values=fixed, use_cache=True
+        )

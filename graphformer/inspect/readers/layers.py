@@ -5,11 +5,13 @@ cut.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from graphformer.attention.build import build
+from graphformer.attention.build import build, refined
+from graphformer.attention.pairs import Listed
 from graphformer.attention.problem import Problem
 from graphformer.attention.watching import watching
 from graphformer.graph import AttentionGraph
@@ -80,7 +82,7 @@ def _layer(
 ) -> LayerGraph:
     batch, count, num_receivers, num_senders = problem.sizes
     heads = wanted.heads_of(count, name)
-    graph = _cut(build(problem), wanted) if problem.edges is not None else _built(problem, wanted)
+    graph = cut(build(problem), wanted) if problem.edges is not None else _built(problem, wanted)
     senders = padding_of(mask, batch, num_senders, graph.device)
     receivers = padding_of(mask, batch, num_receivers, graph.device)
     graph = padding_cut(graph, senders, receivers)
@@ -102,17 +104,14 @@ def _built(problem: Problem, wanted: Wanted) -> AttentionGraph:
     """The layer's graph, cut in the pass that finds its edges where one rule can say both."""
     own, more = problem.sparsify, wanted.sparsify
     if own is None and more is not None:
-        return build(Problem(**{**vars(problem), "sparsify": more}))
-    return _cut(build(problem), wanted)
+        return build(replace(problem, sparsify=more))
+    return cut(build(problem), wanted)
 
 
-def _cut(graph: AttentionGraph, wanted: Wanted) -> AttentionGraph:
-    from graphformer.attention.build import refined
-    from graphformer.attention.pairs import Listed
-
+def cut(graph: AttentionGraph, wanted: Wanted) -> AttentionGraph:
+    """What is kept of a graph whose edges are there already, lanes ``(B, H)`` or ``(H,)``."""
     if wanted.sparsify is None:
         return graph
     heads = graph.batch_shape[-1]
-    pairs = Listed.of(graph, heads)
-    graph = graph.select(wanted.sparsify.keep(graph.weight.detach(), pairs))
+    graph = graph.select(wanted.sparsify.keep(graph.weight.detach(), Listed.of(graph, heads)))
     return refined(wanted.sparsify, graph, heads)

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphformer.attention.build import refined
-from graphformer.attention.pairs import Listed
 from graphformer.graph import AttentionGraph
 from graphformer.inspect.labels import of_data
+from graphformer.inspect.readers.layers import cut
 from graphformer.inspect.readers.pretrained import cut_text, finished
 from graphformer.inspect.reading import Wanted
 from graphformer.inspect.value import LayerGraph, ModelGraphs, Nodes
@@ -47,7 +46,7 @@ def read(
         if not wanted.takes(number, name):
             continue
         level = number % levels
-        graph = _cut(out.graphs[number] if wanted.grad else out.graphs[number].detach(), wanted)
+        graph = cut(out.graphs[number] if wanted.grad else out.graphs[number].detach(), wanted)
         heads = wanted.heads_of(graph.num_lanes, name)
         graph = by_graph(graph, groups[level], heads)
         side = sides[level]
@@ -108,11 +107,3 @@ def by_graph(graph: AttentionGraph, group: Tensor, heads: list[int]) -> Attentio
         num_nodes=size,
         batch_shape=(batch, len(heads)),
     )
-
-
-def _cut(graph: AttentionGraph, wanted: Wanted) -> AttentionGraph:
-    if wanted.sparsify is None:
-        return graph
-    pairs = Listed.of(graph, graph.num_lanes)
-    graph = graph.select(wanted.sparsify.keep(graph.weight.detach(), pairs))
-    return refined(wanted.sparsify, graph, graph.num_lanes)

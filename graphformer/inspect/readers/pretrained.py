@@ -94,7 +94,7 @@ def parameters_of(model: nn.Module) -> list[str]:
 def _layer(call: Call, sides: _Sides, wanted: Wanted) -> LayerGraph:
     attention = call.attention if wanted.grad else call.attention.detach()
     heads = wanted.heads_of(attention.query.shape[1], call.name)
-    if len(heads) < attention.query.shape[1] or wanted.heads is not None:
+    if wanted.heads is not None:
         attention = attention.of_heads(heads)
     sparsify = EVERY if wanted.sparsify is None else wanted.sparsify
     if wanted.grad:
@@ -152,7 +152,6 @@ class _Sides:
         self.two = bool(getattr(config, "is_encoder_decoder", False))
         self.image = isinstance(given.get("pixel_values"), Tensor)
         self.counts: dict[str, tuple[int, int, torch.device]] = {}
-        self.in_decoder = False
 
     def of(self, call: Call) -> tuple[str, str]:
         """The sides of receivers and senders."""
@@ -173,9 +172,7 @@ class _Sides:
         batch, _, num_receivers, _ = call.attention.query.shape
         num_senders = call.attention.key.shape[2]
         receivers, senders = self.of(call)
-        if call.cross:
-            num_receivers, num_senders = num_receivers, num_senders
-        else:  # keys of a cache count too
+        if not call.cross:  # keys of a cache count too
             num_receivers = max(num_receivers, num_senders)
         for side, count in ((receivers, num_receivers), (senders, num_senders)):
             known = self.counts.setdefault(side, (batch, count, call.attention.query.device))
@@ -195,11 +192,14 @@ class _Sides:
             "image": "",
         }
         mask = self.given.get(names.get(side, "attention_mask"))
-        if side in ("tokens", "encoder") and mask is None and self.two is False:
-            mask = self.given.get("attention_mask")
         if not isinstance(mask, Tensor) or mask.ndim != 2:
             return padding_of(None, batch, count, device)
-        if mask.shape[1] < count:  # a fixed-size cache, or what a prompt of vectors puts in front
+        if mask.shape[1] < count and self.given.get("past_key_values") is not None:
+            raise ValueError(
+                f"attention_mask has {mask.shape[1]} columns, and with past_key_values there are "
+                f"{count} keys: give a mask of all keys, or a cache that grows (DynamicCache)"
+            )
+        if mask.shape[1] < count:  # what a prompt of vectors puts in front
             ones = mask.new_ones(batch, count - mask.shape[1])
             mask = torch.cat((ones, mask), 1)
         return padding_of(mask.expand(batch, -1), batch, count, device)
