@@ -31,7 +31,8 @@ class Call:
     """One call of a model's attention.
 
     Attributes:
-        number: which of the pass.
+        number: which of the model's attention modules, in the order of their first call; the same
+            in every pass.
         name: of the module.
         cross: whether keys come from another text than queries.
         attention: what it was called with, not cut off from autograd.
@@ -50,7 +51,7 @@ class _Reader:
     hear: Hear
     thread: int = field(default_factory=threading.get_ident)
     other: dict[nn.Module, bool] = field(default_factory=dict)
-    calls: int = 0
+    numbers: dict[str, int] = field(default_factory=dict)
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a module that may attend to another text."""
@@ -63,9 +64,8 @@ class _Reader:
         name = self.names.get(module)
         if name is None:  # of another model, called inside this one
             return None
-        call = Call(self.calls, name, self.other.get(module, False), attention)
-        self.calls += 1
-        return self.hear(call)
+        number = self.numbers.setdefault(name, len(self.numbers))
+        return self.hear(Call(number, name, self.other.get(module, False), attention))
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def reading(model: nn.Module, hear: Hear) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-    if not reader.calls:
+    if not reader.numbers:
         raise UnsupportedModel(
             f"the attention of {title(model)} cannot be read: it does not call transformers' "
             "AttentionInterface. Architectures known to be like that: falcon, gptj, gpt_neo, "

@@ -138,7 +138,8 @@ def ablate(
     seen: list[tuple[int, str, int]] = []
 
     def look(number: int, name: str, out: Tensor) -> None:
-        seen.append((number, name, out.shape[2]))
+        if number == len(seen):  # a layer that is called twice is one to be cut
+            seen.append((number, name, out.shape[2]))
 
     with torch.no_grad(), _gated(model, look):
         base = float(run())
@@ -173,7 +174,8 @@ def _slopes(
     gates: dict[int, Tensor] = {}
 
     def gate(number: int, name: str, out: Tensor) -> Tensor:
-        gates[number] = torch.ones(out.shape[2], device=out.device, requires_grad=True)
+        if number not in gates:
+            gates[number] = torch.ones(out.shape[2], device=out.device, requires_grad=True)
         return out * gates[number].to(out.dtype).view(1, 1, -1, 1)
 
     with torch.enable_grad(), _gated(model, gate):
@@ -233,14 +235,14 @@ def _gated(
 @contextmanager
 def _hooked(layers: dict[Any, str], gate: Gate) -> Iterator[None]:
     """The same for layers of this library: before the output map, where there is one."""
-    here, calls = threading.get_ident(), [0]
+    here = threading.get_ident()
+    numbers: dict[Any, int] = {}  # in the order of their first call, the same in every pass
 
     def change(layer: Any, out: Tensor) -> Tensor | None:
         if threading.get_ident() != here:
             return None
         heads = out.unflatten(-1, (layer.num_heads, layer.head_dim))
-        changed = gate(calls[0], layers[layer], heads)
-        calls[0] += 1
+        changed = gate(numbers.setdefault(layer, len(numbers)), layers[layer], heads)
         return None if changed is None else changed.flatten(-2)
 
     def before(layer: Any) -> Any:

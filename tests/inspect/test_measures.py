@@ -282,6 +282,38 @@ def test_ablation_of_models_of_this_library(operator):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_head_stays_cut_in_every_pass(own):
+    model, ids = make("llama"), ids_of()
+    if own:
+        sizes = {"vocab_size": 61, "hidden_size": 24, "intermediate_size": 40}
+        config = gf.GraphformerConfig(**sizes, num_hidden_layers=3, num_attention_heads=4)
+        model = gf.GraphformerForCausalLM(config).eval()
+    with torch.no_grad(), gf.inspect.cut(model, heads=[(1, 2)]):
+        first, second = (model(input_ids=ids).logits for _ in range(2))
+    assert torch.equal(first, second)
+    assert float((first - model(input_ids=ids).logits).detach().abs().max()) > 0
+
+
+def test_a_layer_that_is_called_twice_is_one_to_be_cut():
+    import transformers
+
+    sizes = {"vocab_size": 61, "hidden_size": 24, "embedding_size": 12, "intermediate_size": 40}
+    config = transformers.AlbertConfig(**sizes, num_hidden_layers=3, num_attention_heads=4)
+    torch.manual_seed(0)
+    model, ids = transformers.AlbertForMaskedLM(config).eval(), ids_of()
+    assert len(gf.inspect.graphs(model, input_ids=ids)) == 3
+
+    def loss(out):
+        return out.logits.square().mean()
+
+    exact = gf.inspect.ablate(model, input_ids=ids, loss=loss, progress=False)
+    slopes = gf.inspect.ablate(model, input_ids=ids, loss=loss, method="gradient")
+    assert len(exact) == len(slopes) == 4
+    # of heads that matter little the first order is nearly all
+    np.testing.assert_allclose(slopes.change, exact.change, rtol=0.3, atol=1e-4)
+
+
 def test_wrong_ablations_are_said():
     model, ids = make("llama"), ids_of()
     for options, text in (
