@@ -66,6 +66,16 @@ class MessageLayer(MessagePassing):
         )
         return bool(self.explain) or own or any(hooks)
 
+    propagate = MessagePassing.__dict__.get("_orig_propagate", MessagePassing.propagate)
+
+    def _set_jittable_templates(self, raise_on_error: bool = False) -> None:
+        """Nothing: PyG's own ``propagate`` stays.
+
+        PyG writes a faster one for a class when its first layer is made. It knows no mask of an
+        explainer, and a class inherits that of its parent, or keeps it where two threads make
+        their first layer at once: masks would have no effect.
+        """
+
     @property
     def summed(self) -> tuple[str, ...]:
         """The operator's reductions; a degree is none."""

@@ -4,6 +4,8 @@ refuse.
 
 import copy
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -27,6 +29,7 @@ from tests.nn.test_conv import (
     a_graph,
     each_conv,
     edge_index,
+    jittered,
     made,
     naive,
 )
@@ -64,6 +67,57 @@ def test_a_mask_multiplies_messages(kind: str, sparsify: str, backend: str):
     conv.explain = False  # PyG's way to leave a layer out
     set_masks(conv, mask, index)
     assert torch.equal(conv(graph.x, index, graph.edge_attr), before)
+
+
+@each_conv
+def test_a_mask_has_its_effect_on_a_layer_of_your_own(kind: str):
+    parent = made(kind)  # PyG writes the class's fast propagate, which its children would inherit
+    child = jittered(type("Mine", (type(parent),), {})(IN, OUT, HEADS, EDGE_DIM)).eval()
+    child.load_state_dict(parent.state_dict())
+    graph, mask = a_graph(), torch.rand(EDGES)
+    index = edge_index(graph)
+    set_masks(child, mask, index, apply_sigmoid=False)
+    assert_close(
+        child(graph.x, index, graph.edge_attr),
+        naive(child, graph.x, index, graph.edge_attr, mask=mask),
+    )
+
+
+def test_a_mask_has_its_effect_on_a_layer_of_a_class_that_many_threads_make_first():
+    def layer(_: int) -> SumAttentionConv:
+        barrier.wait()
+        return Raced(IN, OUT, HEADS, EDGE_DIM)
+
+    graph, mask = a_graph(), torch.rand(EDGES)
+    index = edge_index(graph)
+    for _ in range(5):  # a class each time: its templates are written once
+        Raced = type("Raced", (SumAttentionConv,), {})
+        barrier = threading.Barrier(4)
+        with ThreadPoolExecutor(4) as pool:
+            layers = list(pool.map(layer, range(4)))
+        for conv in layers:
+            set_masks(conv.eval(), mask, index, apply_sigmoid=False)
+            assert_close(
+                conv(graph.x, index, graph.edge_attr),
+                naive(conv, graph.x, index, graph.edge_attr, mask=mask),
+            )
+
+
+def test_a_layer_with_a_propagate_of_its_own_is_asked_under_an_explainer_too():
+    class Twice(SumAttentionConv):
+        def propagate(self, edge_index, **given):
+            return 2 * super().propagate(edge_index, **given)
+
+    parent = made("sum", self_weight=0.0)
+    conv = Twice(IN, OUT, HEADS, EDGE_DIM, self_weight=0.0).eval()
+    conv.load_state_dict(parent.state_dict())
+    graph, mask = a_graph(), torch.rand(EDGES)
+    index = edge_index(graph)
+    for layer in (parent, conv):
+        set_masks(layer, mask, index, apply_sigmoid=False)
+    assert_close(
+        conv(graph.x, index, graph.edge_attr), 2 * parent(graph.x, index, graph.edge_attr)
+    )
 
 
 def test_plain_attention_under_a_mask_is_pygs_transformer_conv():
