@@ -115,9 +115,7 @@ def test_a_layer_with_a_propagate_of_its_own_is_asked_under_an_explainer_too():
     index = edge_index(graph)
     for layer in (parent, conv):
         set_masks(layer, mask, index, apply_sigmoid=False)
-    assert_close(
-        conv(graph.x, index, graph.edge_attr), 2 * parent(graph.x, index, graph.edge_attr)
-    )
+    assert_close(conv(graph.x, index, graph.edge_attr), 2 * parent(graph.x, index, graph.edge_attr))
 
 
 def test_plain_attention_under_a_mask_is_pygs_transformer_conv():
