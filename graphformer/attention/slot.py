@@ -55,6 +55,7 @@ class Slot:
     slot: ClassVar[str] = ""
     name: ClassVar[str | None] = None
     said_of: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    told_by: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(
         cls, *, slot: str | None = None, name: str | None = None, **more: Any
@@ -65,10 +66,13 @@ class Slot:
             KINDS.setdefault(slot, {})
         cls.name = name
         base = next(one for one in cls.__mro__ if "slot" in one.__dict__)
-        for method, said in cls.said_of.items():
-            for one in said if method in cls.__dict__ and cls is not base else ():
-                if one not in cls.__dict__:
-                    setattr(cls, one, base.__dict__[one])
+        written = set() if cls is base else _written(cls)
+        for method in written & set(cls.said_of):
+            for one in set(cls.said_of[method]) - set(cls.__dict__):
+                setattr(cls, one, base.__dict__[one])
+        for method in written & set(cls.told_by):
+            if cls.told_by[method] not in cls.__dict__:
+                setattr(cls, cls.told_by[method], True)
         former = {"rows", "edges"} & set(cls.__dict__)
         if former and cls.slot in FORMULAS and FORMULAS[cls.slot] not in cls.__dict__:
             raise TypeError(REWRITE.format(cls.__qualname__, FORMULAS[cls.slot]))
@@ -127,6 +131,13 @@ class Slot:
 
     def reset_own_parameters(self) -> None:
         """The same of those that are not a child's."""
+
+
+def _written(cls: type) -> set[str]:
+    """What a class writes, itself or by a base that is no slot value and new to it."""
+    slots = [one for one in cls.__bases__ if issubclass(one, Slot)]
+    new = [one for one in cls.__mro__ if not any(issubclass(base, one) for base in slots)]
+    return {name for one in new for name in one.__dict__}
 
 
 def _remembering(init: Any) -> Any:

@@ -46,6 +46,7 @@ from graphformer.nn.edge_attention import EdgeAttention
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.graph_inputs import numberless
+from graphformer.nn.maps import linear
 from graphformer.nn.mlp import probability
 from graphformer.nn.returned_weights import returned
 
@@ -156,20 +157,17 @@ class AttentionConv(EdgeAttention):
         # The operator is made in its turn below: parameters are drawn in the order of old seeds.
         what, made = made.operator, dataclasses.replace(made, operator=None).for_layer(sizes)
         self._hold(made)
-        self.update_slot = made.update
+        self.features, self.update_slot = made.features, made.update
         self._hold_score(made)
-        projects, glorot = made.score.projects, made.score.glorot_values
-        self.q_proj = conv_inputs.linear(from_receivers, width) if projects else None
-        self.k_proj = conv_inputs.linear(from_senders, width) if projects else None
-        self.v_proj = conv_inputs.linear(from_senders, width, glorot=glorot)
+        self._hold_queries(made.score, from_receivers, from_senders, width, width)
+        glorot = made.score.glorot_values
+        self.v_proj = linear(from_senders, width, glorot=glorot)
         self.self_proj = (
-            None
-            if isinstance(in_channels, int)
-            else conv_inputs.linear(from_receivers, width, glorot=glorot)
+            None if isinstance(in_channels, int) else linear(from_receivers, width, glorot=glorot)
         )
         self.edge_bias = None
         if edge_dim is not None and made.score.biased:
-            self.edge_bias = conv_inputs.linear(edge_dim, heads, "edge_dim")
+            self.edge_bias = linear(edge_dim, heads, "edge_dim")
         self.edge_message: UninitializedParameter | nn.Parameter | None = None
         if edge_dim is not None and not what.reads_edges:
             shape = (heads, edge_dim, self.head_channels)
@@ -184,7 +182,7 @@ class AttentionConv(EdgeAttention):
             if head_channels is None
             else nn.Linear(merged, out_channels, bias=bias is not False)
         )
-        self.res = conv_inputs.linear(from_receivers, out_channels) if residual else None
+        self.res = linear(from_receivers, out_channels) if residual else None
         self.bias = (
             nn.Parameter(torch.zeros(out_channels)) if bias and self.o_proj is None else None
         )

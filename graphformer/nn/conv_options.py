@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 from torch import Tensor
 
 from graphformer.attention.candidates import Edges
-from graphformer.attention.features import Features
+from graphformer.attention.features import Projection
 from graphformer.attention.head import Head
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.scores import Score
@@ -123,30 +123,29 @@ def check_sizes(
 def check_head(
     head: Head, from_receivers: int, from_senders: int, head_channels: int | None
 ) -> Head:
-    """The head with its update; what cannot stand in a layer on edges is refused."""
+    """The head with its features and update; what cannot stand in a layer on edges is refused."""
     if isinstance(head.candidates, Edges):
         raise ValueError(
             "candidates of a layer on given edges are a rule among them; the edges themselves "
             "are edge_index"
         )
-    if head.features is not None and not (
-        head.features.projects and type(head.features).of_nodes is Features.of_nodes
-    ):
-        raise ValueError(
-            f"features={head.features.name!r}: a layer on edges sends a projection of x; leave "
-            "it out"
-        )
-    if head.score.reads_hidden and -1 in (from_receivers, from_senders):
-        raise ValueError(
-            f"score={head.score.name!r} needs in_channels; -1 takes them from the first call"
-        )
+    features = Projection() if head.features is None else head.features
     update = Concat() if head.update is None else head.update
+    if features.changes or not features.projects:
+        raise ValueError(
+            f"features={features.name!r}: a layer on edges sends a projection of x; leave it out"
+        )
+    for slot in (head.score, update):
+        if slot.reads_hidden and -1 in (from_receivers, from_senders):
+            raise ValueError(
+                f"{slot.slot}={slot.name!r} needs in_channels; -1 takes them from the first call"
+            )
     if update.maps and head_channels is None:
         raise ValueError(
             "update with an output map: give head_channels, the width of a head, and the map "
             "follows"
         )
-    return dataclasses.replace(head, update=update)
+    return dataclasses.replace(head, features=features, update=update)
 
 
 def refuse_others(

@@ -5,6 +5,7 @@ traces, in plain torch.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from graphformer.attention.attend import dropped, reduce
 from graphformer.attention.candidates import Among
 from graphformer.attention.executors.edges import kept
 from graphformer.attention.executors.plans import Plan, witness
+from graphformer.attention.features import Features
 from graphformer.attention.operators import EdgeMessages
 from graphformer.attention.pairs import Listed
 from graphformer.attention.problem import pose
@@ -23,13 +25,12 @@ from graphformer.attention.updates import Update
 from graphformer.backends import base
 from graphformer.finite import require_finite
 from graphformer.graph import AttentionGraph
-from graphformer.nn import conv_inputs
 from graphformer.nn.added_loops import Edges
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.graph_inputs import numberless
+from graphformer.nn.maps import mapped
 from graphformer.nn.message_layer import MessageLayer
-from graphformer.nn.recompute import in_stretches
 from graphformer.nn.shell import Shell
 
 WHOLE_NODES = 8192
@@ -48,24 +49,19 @@ class EdgeAttention(Shell, MessageLayer):
     stand there.
 
     Attributes:
-        q_proj, k_proj, v_proj, self_proj: maps of receivers, senders, senders, receivers (None:
-            values serve).
+        self_proj: map of receivers, where it is not that of senders.
         edge_bias, edge_message: what edge features add to the scores, and to the messages.
-        o_proj, res, bias: on the heads' outputs, beside them, and added last.
+        res, bias: beside the heads' outputs, and added last.
     """
 
-    q_proj: nn.Linear | None
-    k_proj: nn.Linear | None
+    channels: int | tuple[int, int]
     v_proj: nn.Linear
     self_proj: nn.Linear | None
     edge_bias: nn.Linear | None
-    o_proj: nn.Linear | None
     res: nn.Linear | None
     bias: nn.Parameter | None
-    update_slot: Update
     backend: str
     dropout: float
-    concat: bool
 
     @torch.compiler.disable
     def attend(
@@ -88,7 +84,7 @@ class EdgeAttention(Shell, MessageLayer):
             (:meth:`EdgeList.edges_as_senders`).
         """
         num_receivers = edges.num_receivers
-        values, own, q, k = self._projected(x_src, x_dst, num_receivers)
+        values, own, q, k = self._nodes(x_src, x_dst, num_receivers)
         list_of_all = Listed.of(edges.heads(self.heads), self.heads)
         pairs, weight = self._weigh(q, k, list_of_all, edge_attr, edge_bias, edge_weight, previous)
         kept = edges.edges_as_senders(self.heads, weight, pairs.numbers)
@@ -106,78 +102,65 @@ class EdgeAttention(Shell, MessageLayer):
         dropout = self.dropout if self.training else 0.0
         if messages:
             assert given is not None
-            kept, reduced = self._propagated(values, kept, edges, edge_attr, given, dropout)
+            kept, reduced = self._propagated(values[0], kept, edges, edge_attr, given, dropout)
             graph = pairs.graph.with_weight(kept.weight)
-            return self._operated(own, reduced, x_dst), graph, kept
+            return self._finished(self._operated(own, reduced), x_dst), graph, kept
         graph = pairs.graph.with_weight(weight)
         weighted = dropped(graph, dropout)
         if self.operator.reads_edges:
             rows = None if edge_attr is None else edge_attr[kept.senders % max(edges.num_edges, 1)]
             seen = EdgeMessages(weighted, self.heads, self.backend, rows)
-            out = self.operator.on_edges(own.unsqueeze(0), values.unsqueeze(0), seen).squeeze(0)
-            return self._finished(out, x_dst, num_receivers), graph, kept
-        reduced = reduce(graph, weighted, values, self.operator.reductions, self.backend)
+            out = self.operator.on_edges(own, values, seen)
+            return self._finished(out, x_dst), graph, kept
+        reduced = reduce(graph, weighted, values[0], self.operator.reductions, self.backend)
         if edge_attr is not None:
             self._add_messages(reduced, weighted, kept.senders, edges, edge_attr)
-        return self._operated(own, reduced, x_dst), graph, kept
+        return self._finished(self._operated(own, reduced), x_dst), graph, kept
 
-    def _projected(
+    # ------------------------------------------------------------------ before and after the graph
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``[N, H * d]``, also of a batch of one, to ``[1, H, N, d]``."""
+        heads = x.unflatten(-1, (self.heads, self.head_channels)).transpose(-3, -2)
+        return heads if heads.ndim == 4 else heads.unsqueeze(0)
+
+    def _own(self, receivers: Tensor, senders: Tensor, values: Tensor) -> Tensor:
+        if receivers is senders and self.self_proj is None:
+            return values
+        return self._heads(mapped(self.self_proj or self.v_proj, receivers))
+
+    def _hidden(self, slot: Features | Score | Update, x: Tensor | None) -> Any:
+        """A batch of one; sparse features that are not read stay as they are."""
+        if x is None and slot.reads_hidden:
+            raise ValueError(
+                f"{slot.slot}={slot.name!r} reads the features of receivers, and there are none: "
+                "give (x_senders, x_receivers)"
+            )
+        if x is not None and x.layout != torch.strided and slot.reads_hidden:
+            x = x.to_dense()
+        return x if x is None or x.layout != torch.strided else x.unsqueeze(0)
+
+    def _nodes(
         self, x_src: Tensor, x_dst: Tensor | None, num_receivers: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values and own features ``[H, N, d]``, and what the score takes for queries and keys."""
-        values = self._heads(conv_inputs.apply(self.v_proj, x_src))
-        if x_dst is None:
-            own = values.new_zeros(self.heads, num_receivers, self.head_channels)
-        elif x_src is x_dst and self.self_proj is None:
-            own = values
-        else:
-            own = self._heads(conv_inputs.apply(self.self_proj or self.v_proj, x_dst))
-        q, k = own, values
-        if self.q_proj is not None and self.k_proj is not None:
-            k = self._heads(conv_inputs.apply(self.k_proj, x_src))
-            q = own if x_dst is None else self._heads(conv_inputs.apply(self.q_proj, x_dst))
-        if type(self.score_slot).of_hidden is Score.of_hidden:
-            return values, own, q, k
-        if x_dst is None:
-            x_dst = x_src.new_zeros(num_receivers, x_src.shape[-1])
-        hidden = [
-            x.to_dense() if x.layout != torch.strided and self.score_slot.reads_hidden else x
-            for x in (x_dst, x_src)
-        ]
-        # sparse ones that are not read stay as they are: rows in CSR cannot be unsqueezed
-        hidden = [x.unsqueeze(0) if x.layout == torch.strided else x for x in hidden]
-        found = self.score_slot.of_hidden(
-            *hidden, q.unsqueeze(0), k.unsqueeze(0), lambda x: self._heads(x[0]).unsqueeze(0)
-        )
-        return values, own, *(one.squeeze(0) for one in found)
+        """Of :meth:`_projected`; where receivers have no features, scores read zeros."""
+        if x_dst is None and self.score_slot.reads_hidden:
+            width = self.channels if isinstance(self.channels, int) else self.channels[1]
+            x_dst = torch.zeros(num_receivers, width, dtype=x_src.dtype, device=x_src.device)
+        return self._projected(x_dst, x_src, self._heads, num_receivers)
 
-    def _operated(self, own: Tensor, reduced: dict[str, Tensor], x_dst: Tensor | None) -> Tensor:
-        """The operator on reductions ``[H, N, d]``, and what makes the output of its heads."""
-        num_receivers = own.shape[1]
-        if numberless(own) or num_receivers <= WHOLE_NODES:
-            out = self.operator(own, reduced)
-        else:
-            out = in_stretches(
-                self.operator,
-                own.unsqueeze(0),
-                {name: value.unsqueeze(0) for name, value in reduced.items()},
-            ).squeeze(0)
-        return self._finished(out, x_dst, num_receivers)
+    def _operated(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
+        """From reductions ``[H, N, d]``."""
+        reduced = {name: value.unsqueeze(0) for name, value in reduced.items()}
+        if numberless(own) or own.shape[2] <= WHOLE_NODES:
+            return self.operator(own, reduced)
+        return super()._operated(own, reduced)
 
-    def _finished(self, out: Tensor, x_dst: Tensor | None, num_receivers: int) -> Tensor:
-        """The output ``[N, out_channels]`` from that of the heads ``[H, N, d]``."""
-        if type(self.update_slot).of_heads is not Update.of_heads:
-            if x_dst is None:
-                raise ValueError(
-                    f"update={self.update_slot.name!r} reads the features of receivers, and there "
-                    "are none: give (x_senders, x_receivers)"
-                )
-            hidden = x_dst if x_dst.layout == torch.strided else x_dst.to_dense()
-            out = self.update_slot.of_heads(out.unsqueeze(0), hidden.unsqueeze(0)).squeeze(0)
-        out = out.transpose(0, 1).flatten(1) if self.concat else out.mean(0)
-        out = out if self.o_proj is None else self.o_proj(out)
+    def _finished(self, out: Tensor, x_dst: Tensor | None) -> Tensor:
+        """The output ``[N, out_channels]`` from that of the heads ``[1, H, N, d]``."""
+        out = self._joined(out, x_dst).squeeze(0)
         if self.res is not None and x_dst is not None:
-            out = out + conv_inputs.apply(self.res, x_dst)
+            out = out + mapped(self.res, x_dst)
         return out if self.bias is None else out + self.bias
 
     # ------------------------------------------------------------------ scores, weights, reductions
@@ -213,7 +196,7 @@ class EdgeAttention(Shell, MessageLayer):
         previous: AttentionGraph | None = None,
     ) -> tuple[Listed, Tensor]:
         """The slots on edges, which are the same for all heads: those that stay, and their weights;
-        from queries and keys ``[H, N, d]``.
+        from queries and keys ``[1, H, N, d]``.
         """
         # Scores decide which edges exist: autocast would take the decision in half precision.
         with exact(q):
@@ -222,8 +205,8 @@ class EdgeAttention(Shell, MessageLayer):
             if limit is not None:
                 rule = Among(limit) if rule is None else rule & Among(limit)
             problem = pose(
-                q.unsqueeze(0),
-                k.unsqueeze(0),
+                q,
+                k,
                 candidates=rule,
                 score=score,
                 normalize=self.normalize,
@@ -290,7 +273,7 @@ class EdgeAttention(Shell, MessageLayer):
         """Output and weights ``[E, heads]``: no edge is sorted or left out, and dropped ones have
         weight 0.
         """
-        values, own, q, k = self._projected(x_src, x_dst, num_receivers)
+        values, own, q, k = self._nodes(x_src, x_dst, num_receivers)
         back = None
         if self.sparsify is not None and (
             self.sparsify.bound is None or self.sparsify.then is not None
@@ -312,7 +295,9 @@ class EdgeAttention(Shell, MessageLayer):
             keep.view(self.heads, -1).t(),
         )
         weight = F.dropout(alpha, self.dropout, self.training)
-        inputs = self.message(values.transpose(0, 1).index_select(0, senders), edges.attr, weight)
+        inputs = self.message(
+            values[0].transpose(0, 1).index_select(0, senders), edges.attr, weight
+        )
         if self.explain:
             raise ValueError(
                 "an explainer's mask has no place in a model that is compiled; explain the model "
@@ -320,9 +305,5 @@ class EdgeAttention(Shell, MessageLayer):
             )
         out = self.aggregate(inputs, receivers, num_receivers, weight, keep)
         out = self.update(out)  # type: ignore[operator]
-        out = self._operated(own, self._split(out, alpha, keep, receivers), x_dst)
-        return out, alpha if back is None else alpha[back]
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """``[N, H * d]`` to ``[H, N, d]``."""
-        return x.unflatten(-1, (self.heads, self.head_channels)).transpose(0, 1)
+        out = self._operated(own, self._split(out, alpha, keep, receivers))
+        return self._finished(out, x_dst), alpha if back is None else alpha[back]

@@ -1,27 +1,37 @@
-"""What the shell of tokens and that of edges have in common: a head's slots as parts of a layer."""
+"""What the shell of tokens and that of edges have in common: a head's slots as parts of a layer,
+the maps around them, and what happens before and after the graph.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graphformer.attention.candidates import Rule
+from graphformer.attention.features import Features
 from graphformer.attention.head import Head
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.scores import Score
 from graphformer.attention.slot import register_parts
 from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.attention.updates import Update
 from graphformer.errors import number
 from graphformer.graph import AttentionGraph
+from graphformer.nn.maps import linear, mapped
+from graphformer.nn.recompute import in_stretches
 
 
 class Shell(nn.Module):
     """A layer around a head.
 
     Attributes:
-        candidates, normalize, sparsify, operator: slots of the head.
+        candidates, normalize, sparsify, features, operator, update_slot: slots of the head.
+        q_proj, k_proj, v_proj: maps of receivers, senders, senders; None where slots need none.
+        o_proj: the map of the heads' outputs, where there is one.
+        concat: whether heads stand beside each other; else their mean is taken.
         sharpening: trained factor of the scores ``[1]``, where there is one.
         initial_sharpening: where it starts.
     """
@@ -29,12 +39,19 @@ class Shell(nn.Module):
     candidates: Rule | None
     normalize: Normalizer
     sparsify: Sparsifier | None
+    features: Features
     operator: Any
+    update_slot: Update
+    q_proj: nn.Linear | None
+    k_proj: nn.Linear | None
+    v_proj: nn.Linear | None
+    o_proj: nn.Linear | None
+    concat: bool = True
     sharpening: nn.Parameter | None
     initial_sharpening: float
     _score_attribute: str
 
-    # Two methods, because parameters keep the order that checkpoints of optimizers know.
+    # Several methods, because parameters keep the order that checkpoints of optimizers know.
 
     def _hold(self, head: Head) -> None:
         self.candidates, self.normalize = head.candidates, head.normalize
@@ -45,6 +62,13 @@ class Shell(nn.Module):
         self._score_attribute = head.score.attribute
         setattr(self, head.score.attribute, head.score)
         register_parts(self, **head.items())
+
+    def _hold_queries(
+        self, score: Score, receivers: int, senders: int, width: int, kv: int
+    ) -> None:
+        """Maps from the features of receivers and senders to queries and keys."""
+        self.q_proj = linear(receivers, width) if score.projects else None
+        self.k_proj = linear(senders, kv) if score.projects else None
 
     def _hold_sharpening(self, sharpening: bool | float) -> None:
         """A parameter that starts at 1 for True, at the number given, and is None for False."""
@@ -85,6 +109,61 @@ class Shell(nn.Module):
                 "leave it out"
             )
         return score.of_call(self.sharpening)
+
+    # ------------------------------------------------------------------ before and after the graph
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``[B, N, heads * d]`` to ``[B, heads, N, d]``."""
+        raise NotImplementedError
+
+    def _own(self, receivers: Tensor, senders: Tensor, values: Tensor) -> Tensor:
+        """The receivers' own features ``[B, H, Nq, d]``: what they send."""
+        return values
+
+    def _hidden(self, slot: Features | Score | Update, x: Tensor | None) -> Any:
+        """A layer's input ``[B, N, channels]``, for a slot that may read it."""
+        return x
+
+    def _projected(
+        self,
+        receivers: Tensor | None,
+        senders: Tensor,
+        split: Callable[[Tensor], Tensor],
+        num_receivers: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What senders send ``[B, Hkv, Nk, d]``, the receivers' own features, and what the score
+        takes for queries and keys.
+
+        Args:
+            receivers, senders: the layer's input. Where receivers have none, that counts as 0.
+            split: cuts into heads and turns them by their positions.
+        """
+        values = self._heads(senders if self.v_proj is None else mapped(self.v_proj, senders))
+        values = self.features.of_nodes(values, self._hidden(self.features, senders))
+        if receivers is None:
+            own = values.new_zeros(*values.shape[:2], num_receivers, values.shape[3])
+        else:
+            own = self._own(receivers, senders, values)
+        q, k = own, values
+        if self.q_proj is not None and self.k_proj is not None:
+            k = split(mapped(self.k_proj, senders))
+            q = own if receivers is None else split(mapped(self.q_proj, receivers))
+        score = self.score_slot
+        hidden = self._hidden(score, receivers), self._hidden(score, senders)
+        return values, own, *score.of_hidden(*hidden, q, k, split)
+
+    def _operated(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
+        """The operator on reductions ``[B, H, Nq, D]``."""
+        return in_stretches(self.operator, own, reduced)
+
+    def _joined(self, out: Tensor, receivers: Tensor | None) -> Tensor:
+        """The heads' outputs ``[B, H, Nq, d]`` as those of the layer ``[B, Nq, channels]``."""
+        update = self.update_slot
+        out = update.of_heads(out, self._hidden(update, receivers))
+        out = out.transpose(1, 2).flatten(2) if self.concat else out.mean(1)
+        return out if self.o_proj is None else self.o_proj(out)
+
+    # ------------------------------------------------------------------ parameters anew
 
     def reset_parameters(self) -> None:
         """Every parameter as the constructor left it (linear maps drawn anew)."""

@@ -7,17 +7,17 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphformer.attention.attend import attend, dropped, exporting
 from graphformer.attention.candidates import Edges, Rule, resolve
 from graphformer.attention.features import Slice
 from graphformer.attention.head import Compute, Head, compute_of, head_of
 from graphformer.attention.operators import EdgeMessages, Operator
-from graphformer.attention.updates import Concat
+from graphformer.attention.updates import Concat, Update
 from graphformer.errors import probability, strict_flags, whole
 from graphformer.graph import AttentionGraph
-from graphformer.nn.recompute import in_stretches
+from graphformer.nn.maps import linear
 from graphformer.nn.rope import rotate
 from graphformer.nn.shell import Shell
 
@@ -110,19 +110,14 @@ class GraphAttention(Shell):
         )
         self._hold(head)
         self.operator = head.operator
-        self.q_proj = (
-            nn.Linear(hidden_size, hidden_size, bias=False) if head.score.projects else None
-        )
-        self.k_proj = nn.Linear(hidden_size, kv_size, bias=False) if head.score.projects else None
+        self._hold_queries(head.score, hidden_size, hidden_size, hidden_size, kv_size)
         # A score with parameters stands under the name that saved models know.
         self.differential: Any = None
         self.pairwise: Any = None
         self.features, self.update = head.features, head.update
         self._hold_score(head)
-        self.v_proj = (
-            nn.Linear(hidden_size, kv_size, bias=False) if head.features.projects else None
-        )
-        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False) if head.update.maps else None
+        self.v_proj = linear(hidden_size, kv_size) if head.features.projects else None
+        self.o_proj = linear(hidden_size, hidden_size) if head.update.maps else None
         self._hold_sharpening(sharpening)
 
     @property
@@ -130,6 +125,10 @@ class GraphAttention(Shell):
         """The slots as one value; its parameters are the layer's."""
         slots = ("candidates", "normalize", "sparsify", "features", "operator", "update")
         return Head(score=self.score_slot, **{name: getattr(self, name) for name in slots})
+
+    @property
+    def update_slot(self) -> Update:  # type: ignore[override]
+        return self.update
 
     if TYPE_CHECKING:  # a module's call says nothing of its result
 
@@ -199,19 +198,23 @@ class GraphAttention(Shell):
                 f"hidden_states must be [batch, length, {self.hidden_size}], got shape "
                 f"{tuple(hidden_states.shape)}"
             )
-        batch, length, _ = hidden_states.shape
         score = self._score(previous)
-        own = self._heads(hidden_states if self.v_proj is None else self.v_proj(hidden_states))
-        own = self.features.of_nodes(own, hidden_states)
-        q, k = self._queries_and_keys(hidden_states, own, position_embeddings)
-        features = own
+        if position_embeddings is not None and not self.score_slot.projects:
+            raise ValueError(
+                f"position_embeddings are not read by score={self.score_slot.name!r}, which knows "
+                "no positions: leave them out"
+            )
+        split = partial(self._turned_heads, position_embeddings)
+        features, own, q, k = self._projected(
+            hidden_states, hidden_states, split, hidden_states.shape[1]
+        )
         if past_key_values is not None:
             if self.layer_idx is None:
                 raise ValueError(
                     "past_key_values needs layer_idx, this layer's place in the cache: give it to "
                     "the constructor"
                 )
-            filled = past_key_values.get_seq_length(self.layer_idx) + length
+            filled = past_key_values.get_seq_length(self.layer_idx) + hidden_states.shape[1]
             k, features = past_key_values.update(k, own, self.layer_idx)
             # a static cache hands out its empty places too
             k, features = k[:, :, :filled], features[:, :, :filled]
@@ -249,41 +252,18 @@ class GraphAttention(Shell):
                 own, features, EdgeMessages(dropped(graph, dropout), self.num_heads, self.backend)
             )
         else:
-            out = in_stretches(self.operator, own, reduced)
-        out = self.update.of_heads(out, hidden_states)
-        out = out.transpose(1, 2).reshape(batch, length, self.hidden_size)
-        if self.o_proj is not None:
-            out = self.o_proj(out)
+            out = self._operated(own, reduced)
+        out = self._joined(out, hidden_states)
         if not output_graph:
             return out
         assert graph is not None
         return out, graph
-
-    def _queries_and_keys(
-        self,
-        hidden_states: Tensor,
-        own: Tensor,
-        position_embeddings: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Tensor]:
-        """What the score takes."""
-        score = self.score_slot
-        if position_embeddings is not None and not score.projects:
-            raise ValueError(
-                f"position_embeddings are not read by score={score.name!r}, which knows no "
-                "positions: leave them out"
-            )
-        split = partial(self._turned_heads, position_embeddings)
-        q = k = own
-        if self.q_proj is not None and self.k_proj is not None:
-            q, k = split(self.q_proj(hidden_states)), split(self.k_proj(hidden_states))
-        return score.of_hidden(hidden_states, hidden_states, q, k, split)
 
     def _turned_heads(self, position_embeddings: tuple[Tensor, Tensor] | None, x: Tensor) -> Tensor:
         x = self._heads(x)
         return x if position_embeddings is None else rotate(x, *position_embeddings)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """``[B, N, heads * head_dim]`` to ``[B, heads, N, head_dim]``."""
         return x.view(x.shape[0], x.shape[1], x.shape[2] // self.head_dim, self.head_dim).transpose(
             1, 2
         )

@@ -175,3 +175,67 @@ def test_degrees_of_token_layers_alike():
 
 def test_normalizers_of_ones_own_are_no_softmax():
     assert not Normalizer.is_softmax and Softmax.is_softmax and not Halved.is_softmax
+
+
+# ---------------------------------------------------- what a class tells by writing a method
+
+
+class Wide(ScaledDotProduct):
+    """Queries that see the hidden states themselves."""
+
+    def of_hidden(self, receivers, senders, q, k, split):
+        return q + receivers.sum(), k
+
+
+class HiddenReader:
+    def of_hidden(self, receivers, senders, q, k, split):
+        return q + receivers.sum(), k
+
+
+class ByAnother(HiddenReader, ScaledDotProduct):
+    """The same by a class that is no score."""
+
+
+class QuietAgain(Wide):
+    reads_hidden = False
+
+    def of_hidden(self, receivers, senders, q, k, split):
+        return q, k
+
+
+class Untouched(Wide):
+    pass
+
+
+def test_a_score_that_writes_of_hidden_reads_hidden_states():
+    assert not ScaledDotProduct.reads_hidden and not QuietAgain.reads_hidden
+    assert Wide.reads_hidden and ByAnother.reads_hidden and Untouched.reads_hidden
+    assert Differential.alone and not ScaledDotProduct.alone
+
+
+def test_what_a_class_says_holds_also_where_the_formula_comes_from_another_class():
+    class Slope:
+        def logits(self, q, k, pairs):
+            return ScaledDotProduct.logits(self, q, k, pairs) - 0.3 * pairs.distance  # type: ignore[arg-type]
+
+    class Mixed(Slope, ScaledDotProduct):
+        pass
+
+    q, k, x = qkx()
+    found, _ = gf.attention.attend(q, k, x, ("sum",), score=Mixed())
+    want, _ = gf.attention.attend(q, k, x, ("sum",), score=Slanted(), executor="dense")
+    assert_close(found["sum"], want["sum"])
+
+
+@pytest.mark.parametrize("score", ["differential", "pairwise"])
+def test_scores_read_zeros_where_receivers_have_no_features(score: str):
+    torch.manual_seed(2)
+    conv = gf.nn.SumAttentionConv((7, 5), 15, H, score=score).double()
+    x, index = torch.randn(N, 7, dtype=torch.float64), torch.randint(N, (2, 41))
+    zeros = torch.zeros(N, 5, dtype=torch.float64)
+    assert_close(conv((x, None), index, size=(N, N)), conv((x, zeros), index))
+
+
+def test_a_gate_needs_the_width_of_what_it_reads():
+    with pytest.raises(ValueError, match=r"update='gated_heads' needs in_channels; -1 takes them"):
+        gf.nn.SumAttentionConv(-1, 15, H, head=gf.Head(update="gated_heads"))

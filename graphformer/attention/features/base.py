@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,9 +16,14 @@ class Features(Slot, slot="features"):
     Attributes:
         projects: whether they begin with the layer's projection of values, else with the heads'
             slices of the hidden states.
+        changes: whether it changes these (:meth:`of_nodes`).
+        reads_hidden: whether it looks at the hidden states while it does.
     """
 
     projects: bool = False
+    changes: bool = False
+    reads_hidden: bool = False
+    told_by: ClassVar = {"of_nodes": "changes"}
 
     def of_nodes(self, x: Tensor, hidden_states: Tensor) -> Tensor:
         """What each node sends, ``[B, Hkv, N, D]``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +24,14 @@ class Operator(nn.Module, Slot, slot="operator"):
     :func:`graphformer.attention.attend`), and no message is ever made: where it needs sums alone,
     no edge is. In the general form a message may depend on receiver and sender; then edges are
     built.
+
+    Attributes:
+        reads_edges: whether it is written in the general form.
     """
 
     reductions: tuple[str, ...] = ()
-
-    @property
-    def reads_edges(self) -> bool:
-        """Whether it is written in the general form."""
-        return type(self).on_edges is not Operator.on_edges
+    reads_edges: bool = False
+    told_by: ClassVar = {"on_edges": "reads_edges"}
 
     def forward(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
         """Combine the reductions, each ``[B, H, Nq, D]``, with the receiver's own features

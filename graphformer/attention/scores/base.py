@@ -31,6 +31,11 @@ class Score(Slot, slot="score"):
         biased: whether edge features and a refined graph may be added to its logits.
         previous: whether it reads the graph of the layer before (:meth:`of_call`).
         glorot_values: whether layers on edges draw their maps of values as PyG's GATConv does.
+        reads_hidden: whether :meth:`of_hidden` looks at hidden states, whose width it must know,
+            and which it takes dense. One of your own does, unless it says otherwise.
+        alone: whether it is not one map of the layer's own heads, so no other score can stand
+            beside it in a :class:`~graphformer.attention.scores.PerHeadScore`. One of your own that
+            has several maps (:meth:`maps`) or other heads (:meth:`heads`) is.
         attribute: under which name a layer holds it, where it has parameters.
     """
 
@@ -40,6 +45,8 @@ class Score(Slot, slot="score"):
     biased: bool = True
     previous: bool = False
     glorot_values: bool = False
+    reads_hidden: bool = False
+    alone: bool = False
     attribute: ClassVar[str] = "score"
     said_of: ClassVar = {
         "prepare": ("in_half",),
@@ -47,13 +54,7 @@ class Score(Slot, slot="score"):
         "maps": ("dots", "in_half"),
         "combine": ("dots", "in_half"),
     }
-
-    @property
-    def reads_hidden(self) -> bool:
-        """Whether its own :meth:`of_hidden` looks at hidden states, whose width it must know, and
-        which it takes dense. One that looks at queries and keys alone says False.
-        """
-        return type(self).of_hidden is not Score.of_hidden
+    told_by: ClassVar = {"of_hidden": "reads_hidden", "maps": "alone", "heads": "alone"}
 
     def heads(self, q: Tensor) -> int:
         """The number of heads: lanes of each sequence."""

@@ -30,11 +30,7 @@ class PerHeadScore(Score, name="per_head"):
                 raise TypeError(
                     f"PerHeadScore takes a score for each head, got {type(one).__name__}"
                 )
-            if (
-                not one.projects
-                or type(one).maps is not Score.maps
-                or type(one).heads is not Score.heads
-            ):
+            if one.alone or not one.projects:
                 raise ValueError(
                     f"{type(one).__name__} is not one map of the layer's queries and keys; it "
                     "stands alone"

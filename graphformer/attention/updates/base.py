@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,9 +15,13 @@ class Update(Slot, slot="update"):
 
     Attributes:
         maps: whether the layer's linear map over all heads follows.
+        reads_hidden: whether :meth:`of_heads` looks at hidden states; one of your own does, unless
+            it says otherwise.
     """
 
     maps: bool = False
+    reads_hidden: bool = False
+    told_by: ClassVar = {"of_heads": "reads_hidden"}
 
     def of_heads(self, out: Tensor, hidden_states: Tensor) -> Tensor:
         """The heads' outputs, changed, ``[B, H, N, D]``; then they stand beside each other.
