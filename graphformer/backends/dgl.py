@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from graphformer import finite
-from graphformer.backends.torch import TorchBackend, magnitude, sign
+from graphformer.backends.torch import TorchBackend, sign
 from graphformer.errors import require
 from graphformer.graph import AttentionGraph
+from graphformer.graph.counts import magnitude
 
 # Without this DGL writes a configuration file into the home folder on its first import, and prints.
 os.environ.setdefault("DGLBACKEND", "pytorch")

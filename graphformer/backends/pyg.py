@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
 
-from graphformer.backends.torch import magnitude, sign
+from graphformer.backends.torch import sign
 from graphformer.graph import AttentionGraph
+from graphformer.graph.counts import magnitude
 
 
 class WeightedSum(MessagePassing):

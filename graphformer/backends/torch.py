@@ -27,6 +27,7 @@ from graphformer.backends.sums import (
     widen,
 )
 from graphformer.graph import AttentionGraph
+from graphformer.graph.counts import magnitude
 
 
 class WeightedDeviation(Function):
@@ -121,13 +122,6 @@ def first_slopes(
 def sign(weight: Tensor) -> Tensor:
     """1 for weights of 0 and more, -1 below, ``[E, 1]``."""
     return torch.where(weight < 0, -1.0, 1.0).to(weight.dtype).unsqueeze(-1)
-
-
-def magnitude(weight: Tensor) -> Tensor:
-    """``|w|``, with slope 1 at 0: where no weight is negative it is the weight itself, gradient and
-    all.
-    """
-    return torch.where(weight < 0, -weight, weight)
 
 
 class TorchBackend:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from graphformer.backends.sums import EdgeSum, Ends, WeightedSum
-from graphformer.backends.torch import magnitude, sign
+from graphformer.backends.torch import sign
 from graphformer.errors import require
 from graphformer.graph import AttentionGraph
+from graphformer.graph.counts import magnitude
 
 
 def matrix(graph: AttentionGraph, value: Tensor | None) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphformer.errors import strict_flags
 from graphformer.graph import checks, lanes
-from graphformer.graph.counts import degrees, refuse_nan, starts
+from graphformer.graph.counts import by_value, degrees, magnitude, refuse_nan, starts
 from graphformer.graph.keys import numbers_of, order_of
 
 if TYPE_CHECKING:
@@ -213,12 +213,7 @@ class AttentionGraph:
         ``[num_lanes * num_senders + 1]``.
         """
         size = self.num_lanes * self.num_senders
-
-        def compute() -> tuple[Tensor, Tensor]:
-            numbers = self.senders.int() if size < 2**31 else self.senders  # sorted twice as fast
-            return numbers.argsort(stable=True), starts(degrees(self.senders, size))
-
-        return self.derived("by_sender", compute)
+        return self.derived("by_sender", lambda: by_value(self.senders, size))
 
     def derived(self, name: str, compute: Callable[[], Any]) -> Any:
         """A value that depends on the edges and not on their weights: computed once, kept by
@@ -243,10 +238,7 @@ class AttentionGraph:
         """``[num_lanes * num_receivers]``: the summed weight of each receiver's edges, or of its
         absolute weights; differentiable.
         """
-        # |w| with slope 1 at 0, so that nothing changes where no weight is negative.
-        weight = (
-            torch.where(self.weight < 0, -self.weight, self.weight) if absolute else self.weight
-        )
+        weight = magnitude(self.weight) if absolute else self.weight
         return weight.new_zeros(self.num_lanes * self.num_receivers).index_add(
             0, self.receivers, weight
         )

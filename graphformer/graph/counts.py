@@ -1,4 +1,4 @@
-"""Numbers of edges at nodes, and what a weight may not be."""
+"""Numbers of edges at nodes, the order of their ends, and what weights hold."""
 
 from __future__ import annotations
 
@@ -30,3 +30,18 @@ def starts(degree: Tensor) -> Tensor:
     """Where each node's edges start, from the number of its edges: one entry more than nodes."""
     ends = torch.cumsum(degree, dim=0)
     return torch.cat((ends.new_zeros(1), ends))
+
+
+def by_value(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Numbers ``[E]`` in the order of their values ``0..size - 1``, and where each value's start,
+    ``[size + 1]``.
+    """
+    numbers = index.int() if size < 2**31 else index  # sorted twice as fast
+    return numbers.argsort(stable=True), starts(degrees(index, size))
+
+
+def magnitude(weight: Tensor) -> Tensor:
+    """``|w|``, with slope 1 at 0: where no weight is negative it is the weight itself, gradient and
+    all.
+    """
+    return torch.where(weight < 0, -weight, weight)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from graphformer.backends.base import SMALLEST_VARIANCE, split
-from graphformer.backends.torch import magnitude
+from graphformer.graph.counts import magnitude
 
 
 def reduce_messages(

@@ -12,7 +12,7 @@ from torch import Tensor
 from graphformer.attention.pairs import Block, Listed
 from graphformer.attention.slot import Slot, check_slot
 from graphformer.attention.slot import from_spec as any_from_spec
-from graphformer.backends.torch import magnitude
+from graphformer.graph.counts import magnitude
 
 
 class Sparsifier(Slot, slot="sparsify"):
