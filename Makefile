@@ -5,6 +5,7 @@
 # make test-processor   the laws as the plainest processor sums (ATEN_CPU_CAPABILITY=default; CAPABILITY=avx2 is another)
 # make versions    the environments of the next two, about 6 GB each, most of it torch's CUDA libraries
 # make test-newest, make test-minima   the quick part with the newest and the oldest packages that pyproject.toml allows
+# make test-package   the wheel and the source archive, each installed alone into an environment of its own
 # make lint    ruff and mypy
 # make docs    the pages, into docs/_build/html
 # make clean   remove what these made, apart from .venv
@@ -33,7 +34,7 @@ QUICK := $(addprefix tests/,graph/test_graph.py nn/test_layers.py nn/test_conv.p
     models/language/test_language_model.py adapters/test_adapter.py adapters/test_adapter_models.py training/language/test_training.py \
     training/graphs/test_graph_training.py test_imports.py)
 
-.PHONY: setup demo test test-long test-processor test-newest test-minima versions lint docs clean check-python
+.PHONY: setup demo test test-long test-processor test-newest test-minima test-package versions lint docs clean check-python
 
 setup: $(VENV)/.stamp-dev
 
@@ -54,6 +55,17 @@ test-processor: $(VENV)/.stamp-dev
 test-newest test-minima: test-%: $(VENV)-%/.stamp
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest -n 2 -m "not slow" -k "not nothing_makes_a_nan" $(QUICK) \
 	    $(PYTEST_ARGS)
+
+# torch has its pin, which comes from pip's cache after `make setup`. The archive is installed over the wheel.
+test-package: $(VENV)/.stamp-dev
+	rm -rf dist $(VENV)-package && mkdir dist
+	$(BIN)/python -c "from hatchling.build import build_wheel, build_sdist; build_wheel('dist'), build_sdist('dist')"
+	$(PYTHON) -m venv $(VENV)-package
+	$(VENV)-package/bin/python -m pip install --disable-pip-version-check -q --no-compile -c constraints.txt $(TORCH) dist/*.whl
+	cd $(VENV)-package && bin/python -I ../.ci/installed.py ..
+	$(VENV)-package/bin/python -m pip install --disable-pip-version-check -q --no-deps --force-reinstall dist/*.tar.gz
+	cd $(VENV)-package && bin/python -I ../.ci/installed.py ..
+	rm -rf $(VENV)-package
 
 versions: $(VENV)-newest/.stamp $(VENV)-minima/.stamp
 

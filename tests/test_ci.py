@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MAKEFILE = """
-setup lint test test-processor:
+setup lint test test-package test-processor:
 	@echo ran $@
 test-newest test-minima:
 	@test -f .venv-$(@:test-%=%)/.stamp && echo ran $@
