@@ -23,9 +23,9 @@ FENCE = re.compile(r"^```(python|bash)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NEEDS = {"igraph": "igraph", "inspect": "pandas", "dgl": "dgl", "biotite": "biotite"}
 """What a block may say, and the package that it then needs."""
 
-# Pages older than this test, whose blocks are parts of a script: tests of their own run what they
-# show (tests/test_your_own_slot.py, tests/adapters, tests/nn).
-IN_PARTS = {"adapters.md", "graphs.md", "from-xgpt.md", "coming-from/xgpt.md", "your-own-slot.md"}
+# Blocks that are parts of one script, with tests of their own: tests/test_your_own_slot.py, and
+# tests/compat for what needs a checkpoint of the paper's code.
+IN_PARTS = {"from-xgpt.md", "coming-from/xgpt.md", "your-own-slot.md"}
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
