@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from graphformer.errors import strict_flags
-from graphformer.graph import checks, lanes
+from graphformer.graph import checks, convert, files, lanes
 from graphformer.graph.counts import by_value, degrees, magnitude, refuse_nan, starts
 from graphformer.graph.keys import numbers_of, order_of
-
-if TYPE_CHECKING:
-    import dgl
-    import networkx
-    import scipy.sparse
-    import torch_geometric.data
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,53 +120,11 @@ class AttentionGraph:
             _derived={},
         )
 
-    @classmethod
-    def from_dense(cls, weights: Tensor, *, keep: Tensor | None = None) -> AttentionGraph:
-        """A graph from attention matrices ``[..., num_receivers, num_senders]``; the leading axes
-        are the lanes.
-
-        Non-zero entries become edges, or, where ``keep`` (bool, the same shape) is given, exactly
-        the kept ones. The weights stay differentiable.
-        """
-        from graphformer.graph import convert
-
-        return convert.from_dense(weights, keep=keep)
-
-    @classmethod
-    def from_scipy(cls, matrix: scipy.sparse.sparray | scipy.sparse.spmatrix) -> AttentionGraph:
-        """One lane from a scipy sparse matrix with receivers in rows and senders in columns."""
-        from graphformer.graph import convert
-
-        return convert.from_scipy(matrix)
-
-    @classmethod
-    def from_networkx(cls, graph: networkx.DiGraph, weight: str = "weight") -> AttentionGraph:
-        """One lane from a networkx graph; edges run from sender to receiver, an undirected edge
-        runs both ways.
-        """
-        from graphformer.graph import convert
-
-        return convert.from_networkx(graph, weight=weight)
-
-    @classmethod
-    def from_pyg(
-        cls, data: torch_geometric.data.Data | torch_geometric.data.HeteroData
-    ) -> AttentionGraph:
-        """The inverse of :meth:`to_pyg`; any ``Data`` with ``edge_index`` and ``edge_weight``, or
-        with ``adj_t``, is one lane.
-        """
-        from graphformer.graph import convert
-
-        return convert.from_pyg(data)
-
-    @classmethod
-    def from_dgl(cls, graph: dgl.DGLGraph, weight: str = "w") -> AttentionGraph:
-        """The inverse of :meth:`to_dgl`; each graph of a DGL batch becomes a lane where they have
-        equal sizes.
-        """
-        from graphformer.graph import convert
-
-        return convert.from_dgl(graph, weight=weight)
+    from_dense = staticmethod(convert.from_dense)
+    from_scipy = staticmethod(convert.from_scipy)
+    from_networkx = staticmethod(convert.from_networkx)
+    from_pyg = staticmethod(convert.from_pyg)
+    from_dgl = staticmethod(convert.from_dgl)
 
     # ------------------------------------------------------------------ reading
 
@@ -243,9 +194,7 @@ class AttentionGraph:
             0, self.receivers, weight
         )
 
-    def lane(self, index: int) -> AttentionGraph:
-        """One lane as a graph of its own, with nodes numbered from 0."""
-        return lanes.lane(self, index)
+    lane = lanes.lane
 
     # ----------------------------------------------------------- editing (each returns a new graph)
 
@@ -308,72 +257,17 @@ class AttentionGraph:
             batch_shape=self.batch_shape,
         )
 
-    def merge_heads(self, reduce: str = "sum", *, clamp: float | None = None) -> AttentionGraph:
-        """The heads of each sequence merged into one graph: lanes ``[..., H]`` become ``[...]``.
+    merge_heads = lanes.merge_heads
 
-        ``a_ij = reduce_h w_hij``, over all ``H`` heads (a head without the edge counts as 0 in
-        ``sum`` and ``mean``), then ``min(a_ij, clamp)``. With ``reduce="sum", clamp=1.0`` this is
-        the graph of Sparse-GIN (arXiv 2501.02393, section 2.3).
+    # ------------------------------------------------------------------ converting and saving
 
-        Raises:
-            ValueError: no head axis is left, or ``reduce`` is not ``sum``, ``mean`` or ``max``.
-        """
-        return lanes.merge_heads(self, reduce, clamp)
-
-    # ------------------------------------------------------------------ converting
-
-    def to_dense(self) -> Tensor:
-        """``[*batch_shape, num_receivers, num_senders]`` with 0 where there is no edge;
-        differentiable.
-        """
-        from graphformer.graph import convert
-
-        return convert.to_dense(self)
-
-    def to_scipy(self) -> scipy.sparse.csr_array:
-        """``scipy.sparse.csr_array`` ``[num_lanes * num_receivers, num_lanes * num_senders]``,
-        block-diagonal over lanes.
-        """
-        from graphformer.graph import convert
-
-        return convert.to_scipy(self)
-
-    def to_networkx(self) -> networkx.DiGraph:
-        """``networkx.DiGraph`` with edge attribute ``weight``; see
-        :func:`graphformer.graph.convert.to_networkx`.
-        """
-        from graphformer.graph import convert
-
-        return convert.to_networkx(self)
-
-    def to_pyg(self) -> torch_geometric.data.Data | torch_geometric.data.HeteroData:
-        """PyG ``Data`` (or bipartite ``HeteroData``) with ``edge_weight``; see
-        :func:`graphformer.graph.convert.to_pyg`.
-        """
-        from graphformer.graph import convert
-
-        return convert.to_pyg(self)
-
-    def to_dgl(self) -> dgl.DGLGraph:
-        """A ``DGLGraph`` with edge data ``w``; see :func:`graphformer.graph.convert.to_dgl`."""
-        from graphformer.graph import convert
-
-        return convert.to_dgl(self)
-
-    # ------------------------------------------------------------------ saving
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the graph as one safetensors file."""
-        from graphformer.graph import files
-
-        files.save(self, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> AttentionGraph:
-        """Read a graph that :meth:`save` wrote."""
-        from graphformer.graph import files
-
-        return files.load(path)
+    to_dense = convert.to_dense
+    to_scipy = convert.to_scipy
+    to_networkx = convert.to_networkx
+    to_pyg = convert.to_pyg
+    to_dgl = convert.to_dgl
+    save = files.save
+    load = staticmethod(files.load)
 
     def __getstate__(self) -> dict[str, Any]:
         # What was derived may be another library's graph, and is quickly derived again.

@@ -1,4 +1,4 @@
-"""AttentionGraph to and from dense tensors, scipy, networkx, PyG and DGL.
+"""AttentionGraph to and from dense tensors, scipy, networkx, PyG and DGL: its methods.
 
 Where senders and receivers are the same nodes the result is an ordinary graph on
 ``num_lanes * num_nodes`` nodes. Where they differ (decoding with a cache: fewer queries than keys)
@@ -8,21 +8,35 @@ the result is bipartite, with node types ``sender`` and ``receiver``.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from graphformer.errors import require
-from graphformer.graph.attention_graph import AttentionGraph
 from graphformer.graph.counts import refuse_nan
+
+if TYPE_CHECKING:
+    import dgl
+    import networkx
+    import scipy.sparse
+    import torch_geometric.data
+
+    from graphformer.graph.attention_graph import AttentionGraph
 
 _BIPARTITE = ("sender", "to", "receiver")
 
 
 def from_dense(weights: Tensor, *, keep: Tensor | None = None) -> AttentionGraph:
-    """See :meth:`AttentionGraph.from_dense`."""
+    """A graph from attention matrices ``[..., num_receivers, num_senders]``; the leading axes are
+    the lanes.
+
+    Non-zero entries become edges, or, where ``keep`` (bool, the same shape) is given, exactly the
+    kept ones. The weights stay differentiable.
+    """
+    from graphformer.graph.attention_graph import AttentionGraph
+
     if weights.ndim < 2:
         raise ValueError(
             f"weights must be [..., num_receivers, num_senders], got shape {tuple(weights.shape)}"
@@ -57,7 +71,9 @@ def from_dense(weights: Tensor, *, keep: Tensor | None = None) -> AttentionGraph
 
 
 def to_dense(graph: AttentionGraph) -> Tensor:
-    """See :meth:`AttentionGraph.to_dense`. Parallel edges add up."""
+    """``[*batch_shape, num_receivers, num_senders]`` with 0 where there is no edge; parallel edges
+    add up. Differentiable.
+    """
     local = graph.senders % max(graph.num_senders, 1)
     flat = graph.weight.new_zeros(graph.num_lanes * graph.num_receivers * graph.num_senders)
     flat = flat.index_add(0, graph.receivers * graph.num_senders + local, graph.weight)
@@ -69,8 +85,10 @@ def _numpy(weight: Tensor) -> np.ndarray:
     return (weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight).numpy()
 
 
-def to_scipy(graph: AttentionGraph) -> Any:
-    """See :meth:`AttentionGraph.to_scipy`."""
+def to_scipy(graph: AttentionGraph) -> scipy.sparse.csr_array:
+    """``scipy.sparse.csr_array`` ``[num_lanes * num_receivers, num_lanes * num_senders]``,
+    block-diagonal over lanes.
+    """
     from scipy.sparse import csr_array
 
     shape = (graph.num_lanes * graph.num_receivers, graph.num_lanes * graph.num_senders)
@@ -79,10 +97,12 @@ def to_scipy(graph: AttentionGraph) -> Any:
     )
 
 
-def from_scipy(matrix: Any) -> AttentionGraph:
-    """See :meth:`AttentionGraph.from_scipy`. Stored entries become edges, explicit zeros
-    included.
+def from_scipy(matrix: scipy.sparse.sparray | scipy.sparse.spmatrix) -> AttentionGraph:
+    """One lane from a scipy sparse matrix with receivers in rows and senders in columns. Stored
+    entries become edges, explicit zeros included.
     """
+    from graphformer.graph.attention_graph import AttentionGraph
+
     coo = matrix.tocoo()
     weight = torch.from_numpy(np.ascontiguousarray(coo.data))
     return AttentionGraph.from_edges(
@@ -94,14 +114,14 @@ def from_scipy(matrix: Any) -> AttentionGraph:
     )
 
 
-def to_networkx(graph: AttentionGraph) -> Any:
-    """``networkx.DiGraph``; nodes are the global indices, or ``("sender", j)`` and
-    ``("receiver", i)`` where the sides differ.
+def to_networkx(graph: AttentionGraph) -> networkx.DiGraph:
+    """``networkx.DiGraph`` with edge attribute ``weight``; nodes are the global indices, or
+    ``("sender", j)`` and ``("receiver", i)`` where the sides differ.
 
     Parallel edges add up, because a ``DiGraph`` holds one edge a pair.
     """
-    networkx = require("networkx", extra="viz", why="to_networkx()")
-    out = networkx.DiGraph()
+    library = require("networkx", extra="viz", why="to_networkx()")
+    out = library.DiGraph()
     total: dict[tuple[int, int], float] = {}
     for pair in zip(
         graph.senders.tolist(), graph.receivers.tolist(), graph.weight.tolist(), strict=True
@@ -119,10 +139,12 @@ def to_networkx(graph: AttentionGraph) -> Any:
     return out
 
 
-def from_networkx(graph: Any, weight: str = "weight") -> AttentionGraph:
-    """One lane; nodes are numbered in the graph's own order. An undirected graph gives both
-    directions of each edge.
+def from_networkx(graph: networkx.DiGraph, weight: str = "weight") -> AttentionGraph:
+    """One lane; edges run from sender to receiver, an undirected edge runs both ways. Nodes are
+    numbered in the graph's own order.
     """
+    from graphformer.graph.attention_graph import AttentionGraph
+
     nodes = list(graph.nodes)
     kinds = [node[0] if isinstance(node, tuple) and len(node) == 2 else None for node in nodes]
     bipartite = bool(nodes) and set(kinds) <= {"sender", "receiver"}
@@ -145,7 +167,7 @@ def from_networkx(graph: Any, weight: str = "weight") -> AttentionGraph:
     )
 
 
-def to_pyg(graph: AttentionGraph) -> Any:
+def to_pyg(graph: AttentionGraph) -> torch_geometric.data.Data | torch_geometric.data.HeteroData:
     """PyG ``Data`` with ``edge_index`` and ``edge_weight``, lanes in ``batch`` and their shape in
     ``batch_shape``.
 
@@ -174,9 +196,9 @@ def to_pyg(graph: AttentionGraph) -> Any:
     return out
 
 
-def from_pyg(data: Any) -> AttentionGraph:
-    """See :meth:`AttentionGraph.from_pyg`. Edges are ``edge_index``, or an ``adj_t`` whose values
-    are the weights.
+def from_pyg(data: torch_geometric.data.Data | torch_geometric.data.HeteroData) -> AttentionGraph:
+    """The inverse of :func:`to_pyg`; any ``Data`` with ``edge_index`` and ``edge_weight``, or with
+    an ``adj_t`` whose values are the weights, is one lane.
 
     ``batch_shape`` is taken from the object where :func:`to_pyg` left it.
     """
@@ -205,6 +227,7 @@ def from_pyg(data: Any) -> AttentionGraph:
                 "torch.empty(2, 0, dtype=torch.long)"
             )
         store, num_senders, num_receivers = data, data.num_nodes, data.num_nodes
+    from graphformer.graph.attention_graph import AttentionGraph
     from graphformer.nn.graph_inputs import read_graph
 
     given = read_graph(
@@ -228,13 +251,13 @@ def from_pyg(data: Any) -> AttentionGraph:
     )
 
 
-def to_dgl(graph: AttentionGraph) -> Any:
+def to_dgl(graph: AttentionGraph) -> dgl.DGLGraph:
     """A ``DGLGraph`` with edge data ``w``; its batch numbers are the lanes. Bipartite where senders
     and receivers differ.
     """
-    dgl = require("dgl", extra="dgl", why="to_dgl()")
+    library = require("dgl", extra="dgl", why="to_dgl()")
     if graph.num_senders == graph.num_receivers:
-        out = dgl.graph(
+        out = library.graph(
             (graph.senders, graph.receivers), num_nodes=graph.num_lanes * graph.num_nodes
         )
         out.set_batch_num_nodes(
@@ -246,7 +269,9 @@ def to_dgl(graph: AttentionGraph) -> Any:
             "sender": graph.num_lanes * graph.num_senders,
             "receiver": graph.num_lanes * graph.num_receivers,
         }
-        out = dgl.heterograph({_BIPARTITE: (graph.senders, graph.receivers)}, num_nodes_dict=sizes)
+        out = library.heterograph(
+            {_BIPARTITE: (graph.senders, graph.receivers)}, num_nodes_dict=sizes
+        )
         out.set_batch_num_nodes(
             {
                 side: torch.full((graph.num_lanes,), size // max(graph.num_lanes, 1))
@@ -260,8 +285,12 @@ def to_dgl(graph: AttentionGraph) -> Any:
     return out
 
 
-def from_dgl(graph: Any, weight: str = "w") -> AttentionGraph:
-    """Each graph of a DGL batch becomes a lane; graphs of unequal size become one lane together."""
+def from_dgl(graph: dgl.DGLGraph, weight: str = "w") -> AttentionGraph:
+    """The inverse of :func:`to_dgl`; each graph of a DGL batch becomes a lane, graphs of unequal
+    size become one lane together.
+    """
+    from graphformer.graph.attention_graph import AttentionGraph
+
     senders, receivers = graph.edges(order="eid")
     # DGL sorts its node types by name, so the sides come from the edge type.
     sender_side, _, receiver_side = graph.canonical_etypes[0]

@@ -1,18 +1,20 @@
-"""Graphs in safetensors files."""
+"""Graphs in safetensors files: methods of AttentionGraph."""
 
 from __future__ import annotations
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from graphformer.graph.attention_graph import AttentionGraph
+if TYPE_CHECKING:
+    from graphformer.graph.attention_graph import AttentionGraph
 
 
 def save(graph: AttentionGraph, path: str | os.PathLike[str]) -> None:
-    """See :meth:`AttentionGraph.save`."""
+    """Write the graph as one safetensors file."""
     sizes = {
         "num_senders": graph.num_senders,
         "num_receivers": graph.num_receivers,
@@ -30,7 +32,9 @@ def save(graph: AttentionGraph, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> AttentionGraph:
-    """See :meth:`AttentionGraph.load`."""
+    """Read a graph that :func:`save` wrote."""
+    from graphformer.graph.attention_graph import AttentionGraph
+
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "attention_graph" not in metadata:

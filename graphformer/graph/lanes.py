@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def lane(graph: AttentionGraph, index: int) -> AttentionGraph:
-    """See :meth:`AttentionGraph.lane`."""
+    """One lane as a graph of its own, with nodes numbered from 0."""
     if not -graph.num_lanes <= index < graph.num_lanes:
         raise IndexError(
             f"lane {index} does not exist: this graph has {graph.num_lanes} lanes, numbered from 0"
@@ -37,8 +37,18 @@ def lane(graph: AttentionGraph, index: int) -> AttentionGraph:
     )
 
 
-def merge_heads(graph: AttentionGraph, reduce: str, clamp: float | None) -> AttentionGraph:
-    """See :meth:`AttentionGraph.merge_heads`."""
+def merge_heads(
+    graph: AttentionGraph, reduce: str = "sum", *, clamp: float | None = None
+) -> AttentionGraph:
+    """The heads of each sequence merged into one graph: lanes ``[..., H]`` become ``[...]``.
+
+    ``a_ij = reduce_h w_hij``, over all ``H`` heads (a head without the edge counts as 0 in ``sum``
+    and ``mean``), then ``min(a_ij, clamp)``. With ``reduce="sum", clamp=1.0`` this is the graph of
+    Sparse-GIN (arXiv 2501.02393, section 2.3).
+
+    Raises:
+        ValueError: no head axis is left, or ``reduce`` is not ``sum``, ``mean`` or ``max``.
+    """
     if not graph.batch_shape:
         raise ValueError(
             "merge_heads needs a head axis, but this graph is a single lane (batch_shape is ())"
