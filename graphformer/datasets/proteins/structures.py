@@ -5,11 +5,12 @@ structure, solvent exposure.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch_geometric.data import Data
+from typing_extensions import Unpack
 
 from graphformer.datasets.proteins.files import (
     STRUCTURE_SUFFIXES,
@@ -24,9 +25,9 @@ from graphformer.datasets.proteins.residue_graph import (
     graph_of_residues,
 )
 from graphformer.datasets.proteins.residues import UnreadableStructure, read_residues
-from graphformer.datasets.store.cache import GraphDataset
+from graphformer.datasets.store.cache import FromPyG, GraphDataset
 from graphformer.datasets.store.download import sha256
-from graphformer.errors import require, require_known, strict_flags
+from graphformer.errors import require, require_known
 
 __all__ = ["STRUCTURE_SUFFIXES", "ProteinStructures", "structure_files"]
 
@@ -113,7 +114,6 @@ class ProteinStructures(GraphDataset):
 
     version: ClassVar[int] = 3
 
-    @strict_flags
     def __init__(
         self,
         root: str | Path | None,
@@ -123,11 +123,7 @@ class ProteinStructures(GraphDataset):
         target: str | None = "secondary",
         features: Sequence[str] = (),
         models: str = "first",
-        transform: Callable | None = None,
-        pre_transform: Callable | None = None,
-        pre_filter: Callable | None = None,
-        log: bool = True,
-        force_reload: bool = False,
+        **options: Unpack[FromPyG],
     ):
         features = (features,) if isinstance(features, str) else tuple(features)
         for name in (*features, *([target] if target is not None else [])):
@@ -153,12 +149,7 @@ class ProteinStructures(GraphDataset):
             "features": features,
             "models": models,
         }
-        hooks: dict[str, Any] = {
-            "transform": transform,
-            "pre_transform": pre_transform,
-            "pre_filter": pre_filter,
-        }
-        super().__init__(root, settings, log=log, force_reload=force_reload, **hooks)
+        super().__init__(root, settings, **options)
         if others:
             shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
             self.notes.append(
