@@ -5,10 +5,12 @@ not at all.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
@@ -52,9 +54,14 @@ class ResumableTrainer(Trainer):
     :mod:`~graphformer.training.saving`; the oldest are removed after that. What the Trainer itself
     would pass over in loading (tensors that lack, states of other shapes, best weights that are
     gone) is an error.
+
+    Evaluations draw no random number of the training's, so that how often there is one changes no
+    weight.
     """
 
     _staging: Path | None = None
+    tell: Callable[[str], None] | None = None
+    """Where a line for the user goes; None tells nothing."""
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's, with its progress bars closed however it ends: what is told of an error
@@ -85,6 +92,10 @@ class ResumableTrainer(Trainer):
             return super().training_step(model, inputs, num_items_in_batch)
         except NotFinite as error:
             raise diverged(self.args, self.state, str(error)) from error
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        with torch.random.fork_rng(devices=()):  # a loader of batches draws a seed on the CPU
+            return super()._evaluate(*args, **kwargs)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging else super()._get_output_dir(trial)
@@ -146,6 +157,29 @@ class ResumableTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
             if checkpoint and self.optimizer and (problems := optimizer_problems(self.optimizer)):
                 raise ValueError("; ".join(problems))
+        if checkpoint:
+            self._draw_schedule_anew(checkpoint)
+
+    def _draw_schedule_anew(self, checkpoint: str) -> None:
+        """The optimizer's learning rates are those of the schedule at the step reached: the
+        checkpoint's own, unless the run has been given another length.
+        """
+        schedule: Any = self.lr_scheduler
+        before = schedule.get_last_lr()
+        now = [
+            base * rate(schedule.last_epoch)
+            for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(schedule.optimizer.param_groups, now, strict=True):
+            group["lr"] = rate
+        schedule._last_lr = now
+        planned = TrainerState.load_from_json(str(Path(checkpoint) / STATE)).max_steps
+        if self.tell and planned != self.args.max_steps:
+            self.tell(
+                f"{self.args.max_steps:,} steps, planned were {planned:,}: the cosine of the "
+                f"learning rate is drawn anew over all of them, and goes on at step "
+                f"{schedule.last_epoch:,} with {now[0]:.3g} (it was {before[0]:.3g})"
+            )
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with reading(checkpoint, _REMEDY):

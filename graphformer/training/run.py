@@ -182,8 +182,9 @@ def save_settings(folder: Path, settings: dict[str, Any]) -> None:
     write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=2, default=str) + "\n")
 
 
-def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Nothing happens where the folder holds no settings.
+def require_same_settings(folder: Path, settings: dict[str, Any], but: str) -> None:
+    """Nothing happens where the folder holds no settings. ``but``: the one that may differ, the
+    run's length (:mod:`~graphformer.training.length`).
 
     Raises:
         ValueError: the run in ``folder`` was started with other settings; each one that differs is
@@ -201,7 +202,9 @@ def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
         )
     now = json.loads(json.dumps(settings, default=str))
     # A name that only one side has comes from another version of a library, not from the user.
-    differing = [name for name in now if name in before and before[name] != now[name]]
+    differing = [
+        name for name in now if name in before and name != but and before[name] != now[name]
+    ]
     if differing:
         raise ValueError(
             f"resume: the run in {str(folder)!r} was started with other settings: "

@@ -82,8 +82,12 @@ class NodeBudgetSampler(Sampler[list[int]]):
                 "need more memory than the budget was meant for",
                 stacklevel=2,
             )
-        counts = [-(-len(self.batches(epoch)) // processes) for epoch in range(epochs)]
-        self.ends: list[int] = np.cumsum(counts).tolist()
+        self.ends = self.ends_of(epochs)
+
+    def ends_of(self, epochs: int) -> list[int]:
+        """The number of steps after each of so many epochs."""
+        counts = [-(-len(self.batches(epoch)) // self.processes) for epoch in range(epochs)]
+        return np.cumsum(counts).tolist()
 
     def batches(self, epoch: int = 0) -> list[list[int]]:
         """All batches of an epoch (of all processes), each a list of graphs' numbers."""

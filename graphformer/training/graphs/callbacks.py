@@ -31,7 +31,7 @@ def graph_arguments(validates: bool, **kwargs: Any) -> TrainingArguments:
         kwargs["restore_callback_states_from_checkpoint"] = True
     arguments = TrainingArguments(
         **kwargs,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type="cosine_with_min_lr",
         optim="adamw_torch",
         report_to="none",
         log_level="warning",
@@ -60,7 +60,7 @@ class EpochEnds(TrainerCallback):
     """Log, evaluate and save at the end of every ``every``-th epoch and of the last one.
 
     The Trainer sees the whole run as one epoch, because epochs of batches by budget differ in
-    length.
+    length; what it logs is told with the epochs that have ended.
 
     Args:
         ends: the number of steps after each epoch.
@@ -80,6 +80,8 @@ class EpochEnds(TrainerCallback):
         here = state.global_step in self.steps
         control.should_log = control.should_save = here
         control.should_evaluate = here and self.evaluate
+        if here:
+            state.epoch = float(self.steps[state.global_step])
 
 
 class GraphProgress(Progress):

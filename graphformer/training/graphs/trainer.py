@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
@@ -19,11 +20,17 @@ from graphformer.datasets.readers import featuriser_of
 from graphformer.errors import number, require, strict_flags, whole
 from graphformer.models.graphs.base import GraphNetwork
 from graphformer.models.graphs.label_masks import undecided
-from graphformer.training.checkpoints import latest_checkpoint, require_complete
+from graphformer.training.checkpoints import (
+    STATE,
+    found_checkpoints,
+    latest_checkpoint,
+    require_complete,
+)
 from graphformer.training.graphs.batches import NodeBudgetSampler, graph_loader, graph_sizes
 from graphformer.training.graphs.callbacks import EpochEnds, GraphProgress, graph_arguments
 from graphformer.training.graphs.model import GraphModel, plain_settings, tell_fields
 from graphformer.training.graphs.scaling import Scaling, fingerprint
+from graphformer.training.length import require_reachable, settings_of
 from graphformer.training.resumable import ResumableTrainer, StopWhenDiverged
 from graphformer.training.run import (
     is_main_process,
@@ -68,7 +75,8 @@ class GraphTrainer(ResumableTrainer):
     scaled by), ``val_mask`` those of the evaluation: one graph can be both data sets. After every
     ``eval_epochs`` epochs (and the last) the validation set is evaluated and a checkpoint is
     written. AdamW; the learning rate rises linearly for ``warmup`` of the steps and falls along a
-    cosine. With a validation set the weights of the lowest validation loss are kept in the end.
+    cosine to ``min_lr_ratio`` of it. With a validation set the weights of the lowest validation
+    loss are kept in the end.
 
     The same seed gives the same run. Under torchrun each process takes its share of each epoch's
     batches.
@@ -78,13 +86,16 @@ class GraphTrainer(ResumableTrainer):
         train_dataset: graphs with labels: a GraphDataset or a list of ``Data``.
         eval_dataset: the same, for validation; None does without.
         output_dir: where model and checkpoints go.
-        epochs: passes through the training set.
+        epochs: passes through the training set. A resumed run may be given more than it was started
+            with, or fewer: then the cosine is drawn anew over the new length, the linear rise is
+            that of its start, and early stopping goes on.
         max_nodes: nodes of a batch **and process**.
         patience: stop after so many evaluations without a lower validation loss; None never stops
             early.
         learning_rate, weight_decay, max_grad_norm: of AdamW; gradients are scaled down to this
             norm.
         warmup: part of all steps.
+        min_lr_ratio: the part of the learning rate that is left at the end; 1 keeps it constant.
         target_scaling: ``"standard"``, ``"log"`` or ``"none"``, see :meth:`Scaling.fit`.
         input_scaling: scale ``x`` and ``edge_attr``.
         seed: order of the graphs, dropout and all else.
@@ -112,6 +123,7 @@ class GraphTrainer(ResumableTrainer):
         weight_decay: float = 1e-4,
         max_grad_norm: float = 1.0,
         warmup: float = 0.05,
+        min_lr_ratio: float = 0.0,
         target_scaling: str = "standard",
         input_scaling: bool = True,
         seed: int = 0,
@@ -137,6 +149,10 @@ class GraphTrainer(ResumableTrainer):
         if not 0 <= warmup < 1:
             raise ValueError(
                 f"warmup must be at least 0 and below 1, got {warmup}; 0.05 is customary."
+            )
+        if not 0 <= min_lr_ratio <= 1:
+            raise ValueError(
+                f"min_lr_ratio must be between 0 and 1, got {min_lr_ratio}; 0 is customary."
             )
         if patience is not None and eval_dataset is None:
             raise ValueError(
@@ -175,6 +191,8 @@ class GraphTrainer(ResumableTrainer):
                 "weight_decay": weight_decay,
                 "max_grad_norm": max_grad_norm,
                 "warmup": warmup,
+                "warmup_steps": round(warmup * len(self.batches)),
+                "min_lr_ratio": min_lr_ratio,
             },
             **{
                 "target_scaling": target_scaling,
@@ -196,7 +214,8 @@ class GraphTrainer(ResumableTrainer):
                 output_dir=str(output_dir),
                 max_steps=steps,
                 learning_rate=learning_rate,
-                warmup_steps=round(warmup * steps),
+                warmup_steps=self.run_settings["warmup_steps"],
+                lr_scheduler_kwargs={"min_lr_rate": min_lr_ratio},
                 weight_decay=weight_decay,
                 max_grad_norm=max_grad_norm,
                 seed=seed,
@@ -214,19 +233,21 @@ class GraphTrainer(ResumableTrainer):
         self.patience = patience
         if progress and is_main_process():
             self.add_callback(GraphProgress())
+            self.tell = tqdm.write
 
     def fit(self, resume: bool | str | Path = False) -> GraphTrainingResult:
         """Train to the last epoch or until early stopping, and save the model in ``output_dir``.
 
         Args:
             resume: True for the newest complete checkpoint in ``output_dir`` (from the start where
-                there is none yet), or the path of one. All settings must be those the run was
-                started with; weights then come out as without the interruption.
+                there is none yet), or the path of one. All settings but ``epochs`` must be those
+                the run was started with; weights then come out as without the interruption.
 
         Raises:
             ValueError: a folder that is not empty, or that another run is writing into; checkpoints
-                of which none is complete; a resumed run with other settings or data; a loss that is
-                no longer finite.
+                of which none is complete; a resumed run with other settings or data, with fewer
+                epochs than it has reached, or with more of them where early stopping has ended it;
+                a loss that is no longer finite.
             SaveError: a checkpoint or the model could not be written, as on a full disk. What was
                 saved before is whole.
         """
@@ -235,15 +256,19 @@ class GraphTrainer(ResumableTrainer):
 
     def _fit(self, folder: Path, resume: bool | str | Path) -> GraphTrainingResult:
         processes, net, checkpoint = self.batches.processes, self.graph_model.net, None
+        before = settings_of(folder, resume)
+        self._keep_warmup(before)
         if resume is True:
-            require_same_settings(folder, self.run_settings)
+            require_same_settings(folder, self.run_settings, but="epochs")
             checkpoint = latest_checkpoint(folder, processes, net)
         elif resume:
             checkpoint = require_complete(resume, processes, net)
-            require_same_settings(checkpoint.parent, self.run_settings)
+            require_same_settings(checkpoint.parent, self.run_settings, but="epochs")
+        resumed_from = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0
+        if checkpoint is not None:
+            self._require_reachable(before.get("epochs"), checkpoint)
         if is_main_process():
             save_settings(folder, self.run_settings)
-        resumed_from = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0
         if checkpoint is None or not self._finished(checkpoint):
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self.graph_model.net.eval()
@@ -322,19 +347,43 @@ class GraphTrainer(ResumableTrainer):
         if self.args.should_save:
             self.graph_model.save_config(output_dir or self.folder)
 
+    def _keep_warmup(self, before: dict[str, Any]) -> None:
+        """The steps of the linear rise of a run that is resumed, whatever its length is now."""
+        if before.get("epochs") in (None, self.run_settings["epochs"]):
+            return
+        kept = before.get("warmup_steps")
+        if kept is None:  # of an earlier version
+            kept = round(self.run_settings["warmup"] * self.batches.ends_of(before["epochs"])[-1])
+        self.run_settings["warmup_steps"] = self.args.warmup_steps = kept
+
+    def _require_reachable(self, planned: int | None, checkpoint: Path) -> None:
+        epochs, reached = self.run_settings["epochs"], max(found_checkpoints(checkpoint.parent))
+        require_reachable("epochs", epochs, planned, steps=self.args.max_steps, reached=reached)
+        if planned not in (None, epochs) and self._stopped_early(_state(checkpoint)):
+            raise ValueError(
+                f"epochs={epochs}: early stopping (patience={self.patience}) has ended the run at "
+                f"step {reached}, not its epochs={planned}, so that more of them change nothing; "
+                "start a new run with more patience in another folder."
+            )
+
+    def _stopped_early(self, state: TrainerState) -> bool:
+        stopper: Any = state.stateful_callbacks.get("EarlyStoppingCallback", {})
+        waited = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        return self.patience is not None and waited >= self.patience
+
     def _finished(self, checkpoint: Path) -> bool:
         """Whether this checkpoint is a run's last; then its result is loaded. The Trainer itself
         would take a step more.
         """
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        stopper: Any = state.stateful_callbacks.get("EarlyStoppingCallback", {})
-        waited = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
-        if state.global_step < self.args.max_steps and (
-            self.patience is None or waited < self.patience
-        ):
+        state = _state(checkpoint)
+        if state.global_step < self.args.max_steps and not self._stopped_early(state):
             return False
         # verified with this one
         best = checkpoint.with_name(f"checkpoint-{state.best_global_step}")
         self._load_from_checkpoint(str(best if state.best_global_step else checkpoint))
         self.state = state
         return True
+
+
+def _state(checkpoint: Path) -> TrainerState:
+    return TrainerState.load_from_json(str(checkpoint / STATE))

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graphformer.datasets.text.windows import TextDataset
 from graphformer.errors import number, require, strict_flags, whole
-from graphformer.training.checkpoints import latest_checkpoint, require_complete
+from graphformer.training.checkpoints import found_checkpoints, latest_checkpoint, require_complete
 from graphformer.training.language.evaluation import Evaluation
+from graphformer.training.length import require_reachable, settings_of
 from graphformer.training.run import (
     CURVES_FOLDER,
     config_settings,
@@ -100,7 +101,11 @@ def train_language_model(
         batch_size: windows a step **and process**.
         eval_batch_size: windows a batch of the evaluation; ``batch_size`` unless given. Changes no
             result.
-        warmup_steps: 100 unless given, or a tenth of the steps where those are fewer than 1000.
+        steps: of the whole run. A resumed one may be given more than it was started with, or fewer:
+            then the cosine is drawn anew over the new length, and the run goes on at the step it
+            has reached with the rate that this curve has there.
+        warmup_steps: 100 unless given, or a tenth of the steps where those are fewer than 1000; of
+            a resumed run those of its start.
         weight_decay: of matrices only.
         betas: AdamW's.
         max_grad_norm: gradients are scaled down to this norm.
@@ -108,8 +113,8 @@ def train_language_model(
         save_total_limit: how many checkpoints are kept, None for all.
         report_to: "tensorboard" (event files in ``output_dir/tensorboard``) or "none".
         resume: True for the newest complete checkpoint in ``output_dir`` (from the start where the
-            run was killed before the first), or the path of one checkpoint. All settings must be
-            those the run was started with.
+            run was killed before the first), or the path of one checkpoint. All settings but
+            ``steps`` must be those the run was started with.
         tokenizer: saved with the model and each checkpoint.
         bf16: compute in bfloat16 under autocast; weights stay in float32.
         gradient_checkpointing: compute activations again in the backward pass, for less memory.
@@ -118,8 +123,8 @@ def train_language_model(
 
     Raises:
         ValueError: an argument out of range; a folder that is not empty, or that another run is
-            writing into; checkpoints of which none is complete; a resumed run with other settings;
-            a loss that is no longer finite.
+            writing into; checkpoints of which none is complete; a resumed run with other settings,
+            or with fewer steps than it has reached; a loss that is no longer finite.
         SaveError: a checkpoint or the model could not be written, as on a full disk. What was saved
             before is whole.
         MissingExtra: accelerate or tensorboard is not installed.
@@ -151,7 +156,9 @@ def train_language_model(
         raise ValueError(
             f"min_lr_ratio must be between 0 and 1, got {min_lr_ratio}; 0.1 is customary."
         )
-    warmup_steps = min(100, steps // 10) if warmup_steps is None else warmup_steps
+    before = settings_of(output_dir, resume)
+    if warmup_steps is None:
+        warmup_steps = before.get("warmup_steps", min(100, steps // 10))
     if not 0 <= warmup_steps < steps:
         raise ValueError(
             f"warmup_steps must be at least 0 and below steps={steps}, got {warmup_steps}; a tenth "
@@ -196,12 +203,15 @@ def train_language_model(
     with run_folder(output_dir, resume=bool(resume)) as folder:
         checkpoint = None
         if resume is True:
-            require_same_settings(folder, all_settings)
+            require_same_settings(folder, all_settings, but="steps")
             checkpoint = latest_checkpoint(folder, processes, model)
         elif resume:
             checkpoint = require_complete(resume, processes, model)
-            require_same_settings(checkpoint.parent, all_settings)
+            require_same_settings(checkpoint.parent, all_settings, but="steps")
         resumed_from = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0
+        if checkpoint:
+            reached = max(found_checkpoints(checkpoint.parent))
+            require_reachable("steps", steps, before.get("steps"), steps=steps, reached=reached)
 
         from graphformer.training.language.trainer import (
             LanguageTrainer,
@@ -235,8 +245,8 @@ def train_language_model(
                 save_steps=save_steps,
                 save_total_limit=save_total_limit,
                 # A logged loss is the mean since the last log, and a resumed run starts a new mean:
-                # logs must fall on checkpoints.
-                logging_steps=math.gcd(LOG_STEPS, save_steps, steps),
+                # logs must fall on checkpoints. The last step has one too, see EndIsLogged.
+                logging_steps=math.gcd(LOG_STEPS, save_steps),
                 bf16=bf16,
                 gradient_checkpointing=gradient_checkpointing,
             ),

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformers import (
     EvalPrediction,
+    TrainerCallback,
     TrainerState,
     TrainingArguments,
 )
@@ -23,6 +25,7 @@ from graphformer.datasets.text.windows import collate_windows
 from graphformer.training.language.evaluation import Evaluation, window_losses
 from graphformer.training.progress import Progress
 from graphformer.training.resumable import ResumableTrainer, StopWhenDiverged
+from graphformer.training.run import is_main_process
 
 
 class LanguageTrainer(ResumableTrainer):
@@ -40,8 +43,10 @@ class LanguageTrainer(ResumableTrainer):
         # the Trainer's choice where its own progress bar is off
         self.remove_callback(PrinterCallback)
         self.add_callback(StopWhenDiverged())
+        self.add_callback(EndIsLogged())
         if progress:
             self.add_callback(QuietProgress())
+            self.tell = tqdm.write if is_main_process() else None
 
     def continue_from(self, checkpoint: Path | None) -> None:
         """Train to the last step, from the start or from a checkpoint."""
@@ -102,6 +107,14 @@ def training_arguments(**kwargs: Any) -> TrainingArguments:
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments
+
+
+class EndIsLogged(TrainerCallback):
+    """The last step is logged, so that the steps between logs need not divide a run's length."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
 
 class QuietProgress(Progress):

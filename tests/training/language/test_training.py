@@ -333,7 +333,7 @@ def test_resume_before_the_first_checkpoint_starts_again(finished, folder):
     ("changes", "named"),
     [
         ({"learning_rate": 0.002}, "learning_rate was 0.001, now it is 0.002"),
-        ({"steps": 30, "warmup_steps": 2}, "steps was 20, now it is 30"),
+        ({"steps": 30, "warmup_steps": 3}, "started with other settings: warmup_steps was 2, now"),
         ({"seed": 1}, "seed was 0, now it is 1"),
         ({"model": ("sum",)}, "model.operator was 'gin', now it is 'sum'"),
         ({"data": (TextDataset, 5)}, "train.tokens was '.*', now it is '.*'; validation.tokens"),
