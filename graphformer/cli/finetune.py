@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import transformers
 
 import graphformer as gf
-from graphformer.cli import record
+from graphformer.cli import data_record, record
 from graphformer.cli.opening import open_causal
 from graphformer.cli.options import Config, refuse_idle
 from graphformer.cli.telling import say, talks
@@ -86,7 +86,9 @@ def finetune(
         f"validate; {trained:,} parameters are trained; validation loss before "
         f"{before.loss_nats_per_token:.4f} nats per token"
     )
-    with record.recorded(output, resume):
+    counts = (len(train_set.tokens), len(validation_set.tokens))
+    files = data_record.of_text(text_file, split(text), counts)
+    with record.recorded(output, resume, files):
         result = train_language_model(
             model,
             train_set,

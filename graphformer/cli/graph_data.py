@@ -40,6 +40,8 @@ class Opened(NamedTuple):
     dataset: GraphDataset
     target: dict[str, Any]  # arguments of GraphTransformer
     next_files: str  # what predict is called with
+    read: list[Path]  # the files that the graphs were made of
+    columns: dict[str, Any]  # what was read of them, and what is learned
 
 
 def kind_of(dataset: str) -> str:
@@ -87,7 +89,10 @@ def polycrystals(
     cache: Path | None, graphs: int, grains: str, options: Mapping[str, Any]
 ) -> Opened:
     made = PolycrystalDataset(cache, graphs, _range(grains), **options)
-    return Opened(made, _graph_target(made.target_names), "IMAGE.npy --tables FOLDER")
+    names = list(made.target_names)
+    return Opened(
+        made, _graph_target(made.target_names), "IMAGE.npy --tables FOLDER", [], {"targets": names}
+    )
 
 
 def images(
@@ -103,9 +108,10 @@ def images(
             "a target."
         )
     made = Microstructures(folder, cache, tables=tables, targets=targets, missing=True, **options)
-    return Opened(
-        made, _graph_target(made.target_names), "IMAGE.npy" + (" --tables FOLDER" if tables else "")
-    )
+    read = [*made.files, targets, *(made.tables or ())]
+    columns = {"file": "file", "properties": list(made.columns), "targets": list(made.target_names)}
+    more = " --tables FOLDER" if tables else ""
+    return Opened(made, _graph_target(made.target_names), f"IMAGE.npy{more}", read, columns)
 
 
 def polymers(file: str, cache: Path | None, text: str, targets: str | None, log: bool) -> Opened:
@@ -138,7 +144,8 @@ def polymers(file: str, cache: Path | None, text: str, targets: str | None, log:
             f"--target-columns: {text!r} is the column of polymers; name what is learned."
         )
     made = PolymerGraphs(cache, file=file, text=text, targets=columns, log=log)
-    return Opened(made, _graph_target(made.target_names), "NEW.csv")
+    named = {"polymer": text, "targets": columns}
+    return Opened(made, _graph_target(made.target_names), "NEW.csv", [Path(file)], named)
 
 
 def proteins(
@@ -169,7 +176,9 @@ def proteins(
         if target == "secondary"
         else {"out_dim": 1}
     )
-    return Opened(made, {"target": "node", **several}, "NEW.pdb")
+    named = {"features": list(read), "targets": [target]}
+    files = [Path(path) for path in made.files.values()]
+    return Opened(made, {"target": "node", **several}, "NEW.pdb", files, named)
 
 
 def labelled(dataset: GraphDataset) -> GraphDataset:
@@ -188,15 +197,15 @@ def labelled(dataset: GraphDataset) -> GraphDataset:
     if len(kept) == len(dataset):
         return dataset
     without = sorted(set(range(len(dataset))) - set(kept))
-    names = [
-        dataset[i].get("file")
-        or dataset[i].get("name")
-        or f"row {int(dataset[i].get('row', i + 1))}"
-        for i in without[:5]
-    ]
+    names = [name_of(dataset[i], i) for i in without[:5]]
     told = f"{len(without)} of {len(dataset)} graphs have no label and are left out"
     warnings.warn(f"{told} ({', '.join(names)}{', ...' if len(without) > 5 else ''})", stacklevel=2)
     return dataset.index_select(kept)
+
+
+def name_of(graph: Any, index: int) -> str:
+    """What a user calls a graph: its file, its protein, or the row of its table."""
+    return graph.get("file") or graph.get("name") or f"row {int(graph.get('row', index + 1))}"
 
 
 def _graph_target(names: tuple[str, ...]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 import transformers
 
-from graphformer.cli import graph_data, record
+from graphformer.cli import data_record, graph_data, record
 from graphformer.cli.held_out import write_held_out
 from graphformer.cli.options import Config, given, refuse_idle
 from graphformer.cli.telling import say, talks
@@ -103,13 +103,21 @@ def train_graphs(
     target_scaling: Annotated[
         str, typer.Option(metavar="standard|log|none", help="log: for positive targets.")
     ] = "standard",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes through the training set.")] = 50,
+    epochs: Annotated[
+        int,
+        typer.Option(min=1, help="Passes through the training set; more with --resume go on."),
+    ] = 50,
     max_nodes: Annotated[int, typer.Option(min=1, help="Nodes of a batch and process.")] = 1024,
     patience: Annotated[
         int | None,
         typer.Option(min=1, help="Stop after so many epochs without gain [default: never]."),
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    learning_rate: Annotated[
+        float, typer.Option(help="Highest learning rate; it falls along a cosine.")
+    ] = 1e-3,
+    min_lr_ratio: Annotated[
+        float, typer.Option(help="The part of it that is left at the end; 1 keeps it constant.")
+    ] = 0.0,
     held_out: Annotated[
         float,
         typer.Option(help="Part of the graphs for validation, and again as much for the test."),
@@ -147,6 +155,7 @@ def train_graphs(
             stacklevel=2,
         )
     number("--learning-rate", learning_rate, above=0.0)
+    number("--min-lr-ratio", min_lr_ratio, least=0.0, most=1.0)
     from graphformer import GraphTransformer
     from graphformer.training import GraphTrainer
 
@@ -208,6 +217,7 @@ def train_graphs(
         max_nodes=max_nodes,
         patience=patience,
         learning_rate=learning_rate,
+        min_lr_ratio=min_lr_ratio,
         target_scaling=target_scaling,
         seed=seed,
         progress=talks(),
@@ -217,7 +227,8 @@ def train_graphs(
         f"{len(train)} graphs to learn from, {len(validation)} to validate, {len(test)} to test; "
         f"{weights:,} parameters"
     )
-    with record.recorded(output, resume):
+    parts = {"train": train, "validation": validation, "test": test}
+    with record.recorded(output, resume, data_record.of_graphs(what, opened, parts)):
         result = trainer.fit(resume)
     found = result.model.evaluate(test, max_nodes)
     values = ", ".join(

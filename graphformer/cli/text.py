@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 
 import graphformer
-from graphformer.cli import record
+from graphformer.cli import data_record, record
 from graphformer.cli.opening import ADAPTER, open_causal
 from graphformer.cli.options import Config, flag, given, refuse_idle
 from graphformer.cli.telling import say, talks
@@ -70,10 +70,15 @@ def train(
     ] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens that a prediction sees.")] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows a step and process.")] = 12,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 2000,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Optimizer steps; more of them with --resume go on.")
+    ] = 2000,
     learning_rate: Annotated[
-        float, typer.Option(help="Highest learning rate; falls to a tenth of it.")
+        float, typer.Option(help="Highest learning rate; it falls along a cosine.")
     ] = 1e-3,
+    min_lr_ratio: Annotated[
+        float, typer.Option(help="The part of it that is left at the end; 1 keeps it constant.")
+    ] = 0.1,
     warmup_steps: Annotated[
         int | None, typer.Option(help="[default: 100, or a tenth of fewer than 1000 steps].")
     ] = None,
@@ -114,6 +119,7 @@ def train(
         refuse_idle({"mlp_ratio": "with --operator sum, which has no network of its own"})
     for name, value in (("--learning-rate", learning_rate), ("--mlp-ratio", mlp_ratio)):
         number(name, value, above=0.0)
+    number("--min-lr-ratio", min_lr_ratio, least=0.0, most=1.0)
     for name, value in (("eval_steps", eval_steps), ("save_steps", save_steps)):
         if name in given() and value > steps:
             warnings.warn(
@@ -152,7 +158,12 @@ def train(
         f"{len(train_set.tokens):,} tokens to learn from, {len(validation_set.tokens):,} to "
         f"validate, vocabulary {len(text_tokenizer)}; {model.num_parameters():,} parameters"
     )
-    with record.recorded(output, resume):
+    files = data_record.of_text(
+        text_file,
+        (train_text, validation_text),
+        (len(train_set.tokens), len(validation_set.tokens)),
+    )
+    with record.recorded(output, resume, files):
         result = train_language_model(
             model,
             train_set,
@@ -162,6 +173,7 @@ def train(
             batch_size=batch_size,
             learning_rate=learning_rate,
             warmup_steps=warmup_steps,
+            min_lr_ratio=min_lr_ratio,
             seed=seed,
             eval_steps=eval_steps,
             save_steps=save_steps,

@@ -5,8 +5,10 @@ lost without a head, pictures (matplotlib, extra ``viz``), and which executor ea
 from graphformer.inspect.ablation import ablate, cut
 from graphformer.inspect.adapters import plot_lambda
 from graphformer.inspect.collecting import collect, compare
+from graphformer.inspect.curves import plot_losses
 from graphformer.inspect.explanations import Explanation, Explanations, explain
 from graphformer.inspect.flows import flow, rollout
+from graphformer.inspect.parameter_plots import plot_parameters
 from graphformer.inspect.parameters import parameters
 from graphformer.inspect.parity import plot_parity
 from graphformer.inspect.pictures import plot_grains, plot_polymer, plot_protein, refined_graph
@@ -52,6 +54,8 @@ __all__ = [
     "plot_head",
     "plot_lambda",
     "plot_layer",
+    "plot_losses",
+    "plot_parameters",
     "plot_parity",
     "plot_polymer",
     "plot_protein",

@@ -7,18 +7,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from graphformer.errors import require
+from graphformer.training.parameters import NAMES, own_numbers
 
 if TYPE_CHECKING:
     import pandas
-
-NAMES = {
-    "sharpening": "alpha",
-    "eps": "eps",
-    "sparsegin_scale": "lambda",
-    "amount": "amount",
-    "tau": "tau",
-    "delta": "delta",
-}
 
 
 def parameters(model: nn.Module) -> pandas.DataFrame:
@@ -32,16 +24,12 @@ def parameters(model: nn.Module) -> pandas.DataFrame:
     """
     pandas = require("pandas", extra="viz", why="a table of parameters")
     rows = []
-    for name, parameter in model.named_parameters():
-        parts = name.split(".")
-        own = next((part for part in reversed(parts) if part in NAMES), None)
-        if own is None or parameter.ndim > 1:
-            continue
+    for name, layer, parameter in own_numbers(model):
         value: Tensor = parameter.detach().double().flatten()
         rows.append(
             {
-                "parameter": NAMES[own],
-                "layer": ".".join(parts[: parts.index(own)]),
+                "parameter": name,
+                "layer": layer,
                 "value": float(value.mean()),
                 "least": float(value.min()),
                 "most": float(value.max()),

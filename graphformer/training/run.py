@@ -23,7 +23,12 @@ from graphformer.training.saving import is_leftover, remove_leftovers, write_tex
 SETTINGS_FILE, LOCK_FILE, CURVES_FOLDER = "run.json", ".lock", "tensorboard"
 COMMAND_FILE = "command.yaml"
 """How the command line was called; it writes it before anything else."""
+DATA_FILE, SPLIT_FILE = "data.json", "split.csv"
+"""What the command line's runs learn from (:mod:`graphformer.cli.data_record`)."""
+PARAMETERS_FILE = "parameters.jsonl"
+"""The numbers of a layer over the run (:mod:`graphformer.training.parameters`)."""
 LOCK_SECONDS = 0.3  # for those who only look whether it is free
+_BEGUN = (DATA_FILE, SPLIT_FILE, PARAMETERS_FILE)
 _DATA = ("text", ".tokens", ".graphs")  # settings that are digests of data
 # Set by whoever saves or loads a config, or without influence on the result.
 _NO_SETTINGS = {
@@ -90,12 +95,9 @@ def _require_free(folder: Path, resume: bool) -> None:
         for path in folder.iterdir()
         if path.name not in (LOCK_FILE, COMMAND_FILE) and not is_leftover(path)
     }
-    # A run that has saved nothing but its settings and curves is in nobody's way.
-    if (
-        names
-        and not resume
-        and not (SETTINGS_FILE in names and names <= {SETTINGS_FILE, CURVES_FOLDER})
-    ):
+    # A run that has saved nothing but what it starts with and its curves is in nobody's way.
+    unsaved = SETTINGS_FILE in names and names <= {SETTINGS_FILE, CURVES_FOLDER, *_BEGUN}
+    if names and not resume and not unsaved and not names <= {DATA_FILE, SPLIT_FILE}:
         raise ValueError(
             f"output_dir: {str(folder)!r} is not empty, and nothing in it is written over; name "
             "another folder, or continue the run in it with resume (--resume)."

@@ -31,6 +31,7 @@ from graphformer.training.graphs.callbacks import EpochEnds, GraphProgress, grap
 from graphformer.training.graphs.model import GraphModel, plain_settings, tell_fields
 from graphformer.training.graphs.scaling import Scaling, fingerprint
 from graphformer.training.length import require_reachable, settings_of
+from graphformer.training.parameters import ParameterLog
 from graphformer.training.resumable import ResumableTrainer, StopWhenDiverged
 from graphformer.training.run import (
     is_main_process,
@@ -228,6 +229,7 @@ class GraphTrainer(ResumableTrainer):
         # the Trainer's choice where its own progress bar is off
         self.remove_callback(PrinterCallback)
         self.add_callback(StopWhenDiverged())
+        self.add_callback(ParameterLog(net, output_dir))
         if patience is not None:
             self.add_callback(EarlyStoppingCallback(patience))
         self.patience = patience

@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from graphformer.datasets.text.windows import collate_windows
 from graphformer.training.language.evaluation import Evaluation, window_losses
+from graphformer.training.parameters import ParameterLog
 from graphformer.training.progress import Progress
 from graphformer.training.resumable import ResumableTrainer, StopWhenDiverged
 from graphformer.training.run import is_main_process
@@ -44,6 +45,7 @@ class LanguageTrainer(ResumableTrainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(StopWhenDiverged())
         self.add_callback(EndIsLogged())
+        self.add_callback(ParameterLog(self.model, self.args.output_dir))
         if progress:
             self.add_callback(QuietProgress())
             self.tell = tqdm.write if is_main_process() else None
