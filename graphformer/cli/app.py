@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import warnings
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import graphformer
 from graphformer.cli.interrupt import interruptible
-from graphformer.cli.options import Command
+from graphformer.cli.options import Command, value_of
 from graphformer.cli.telling import be_quiet, say, show_warning
 from graphformer.errors import MissingExtra, did_you_mean, require
 
@@ -94,14 +95,33 @@ def main(arguments: list[str] | None = None) -> None:
     with warnings.catch_warnings():
         warnings.showwarning = show_warning  # type: ignore[assignment]
         try:
-            app(args=arguments, prog_name="graphformer")
+            raise SystemExit(
+                app(args=arguments, prog_name="graphformer", standalone_mode=False) or 0
+            )
         except Exception as error:
+            if hasattr(error, "format_message"):
+                _tell_usage(error, sys.argv[1:] if arguments is None else arguments)
             if os.environ.get("GRAPHFORMER_TRACEBACK") or not _mendable(error):
                 raise
             # What a config finds wrong is the cause of a longer tale.
             told = error.__cause__ if _of_config(error) and error.__cause__ else error
             say(f"error: {' '.join(str(told).split())}", err=True)
             raise SystemExit(2) from None
+
+
+def _tell_usage(error: Any, arguments: list[str]) -> NoReturn:
+    """What the parser finds wrong with options and arguments, in a line with the value that was
+    given. Without any argument, help.
+    """
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        where = f"; see {error.ctx.command_path} --help" if getattr(error, "ctx", None) else ""
+        names = getattr(getattr(error, "param", None), "opts", ())
+        values = [one for name in names if (one := value_of(name, arguments)) is not None]
+        got = f", got {values[-1]!r}" if values else ""
+        say(f"error: {' '.join(error.format_message().split()).rstrip('.')}{got}{where}", err=True)
+    raise SystemExit(error.exit_code) from None
 
 
 def _mendable(error: Exception) -> bool:

@@ -32,11 +32,12 @@ def bench(
     """
     if hidden_size % heads:
         raise ValueError(f"--hidden-size {hidden_size} is not a multiple of --heads {heads}")
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        where = torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name!r} cannot be used: {error}") from None
+        where = torch.ones(1, device=name).cumsum(0).cpu().device and torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"--device {name!r} cannot be used: {told}; cpu can") from None
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"hidden_size": hidden_size, "num_heads": heads}
     layers = {

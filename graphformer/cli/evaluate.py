@@ -9,7 +9,7 @@ from typing import Annotated
 import transformers
 
 from graphformer.cli.opening import open_causal
-from graphformer.cli.options import given
+from graphformer.cli.options import given, require_file_place
 from graphformer.cli.telling import say
 from graphformer.datasets import TextDataset, read_text
 from graphformer.errors import require
@@ -32,8 +32,8 @@ def evaluate(
 ) -> None:
     """Loss in nats a token and perplexity of a model on a text, in windows that do not overlap."""
     text = read_text(text_file)
-    if output is not None and not output.absolute().parent.is_dir():
-        raise ValueError(f"--output {str(output)!r}: its folder does not exist; make it first")
+    if output is not None:
+        require_file_place("--output", output)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     model, tokenizer = open_causal(model_dir)

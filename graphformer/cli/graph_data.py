@@ -50,6 +50,8 @@ def kind_of(dataset: str) -> str:
     Raises:
         ValueError: it is none of them.
     """
+    if not dataset:
+        raise ValueError(f"--dataset is empty; {_KNOWN}")
     path = Path(dataset)
     if dataset == "polycrystal":
         return "polycrystals"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from graphformer.cli.telling import say
@@ -15,21 +16,39 @@ from graphformer.errors import require
 typer = require("typer", extra="text", why="The command line")
 
 
+_WRITTEN = ("output", "plot", "bfactors")  # options that name a file or folder to write
+
+
 def interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """A command; of one with a folder of a run, the line says what is in it."""
-    trains = "output" in inspect.signature(command).parameters
+    """A command; of one that keeps a run (``--resume``), the line says how to go on with it."""
+    keeps_run = "resume" in inspect.signature(command).parameters
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        places = [Path(kwargs[name]) for name in _WRITTEN if kwargs.get(name) is not None]
+        before = {place for place in places if _holds(place)}
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
-            told = "nothing is written; the same command starts again"
-            if trains:
+            if keeps_run:
                 from graphformer.training.run import kept
 
                 told = kept(kwargs["output"])
+            else:
+                told = _left([place for place in places if _holds(place) and place not in before])
             say(f"interrupted: {told}.", err=True)
             raise typer.Exit(130) from None
 
     return run
+
+
+def _holds(place: Path) -> bool:
+    return place.is_file() or (place.is_dir() and any(place.iterdir()))
+
+
+def _left(places: list[Path]) -> str:
+    """What a command without checkpoints has left."""
+    if not places:
+        return "nothing is written; the same command starts again"
+    names = " and ".join(repr(str(place)) for place in places)
+    return f"{names} may be incomplete; remove what is there, and the same command starts again"

@@ -10,7 +10,7 @@ import transformers
 
 import graphformer as gf
 from graphformer.cli.opening import open_model
-from graphformer.cli.options import refuse_idle
+from graphformer.cli.options import refuse_idle, require_file_place
 from graphformer.cli.telling import say
 from graphformer.datasets import read_text
 from graphformer.errors import number, require
@@ -73,8 +73,7 @@ def inspect(
         refuse_idle({"ablation": f"with --output {output.name}: it is for a page, .html"})
     if file is None:
         refuse_idle({"max_tokens": "with --text: it is for --file"})
-    if not output.absolute().parent.is_dir():
-        raise ValueError(f"--output {str(output)!r}: its folder does not exist; make it first")
+    require_file_place("--output", output)
     number("--threshold", threshold, least=0.0, most=1.0)
     chosen: dict[str, Any] = {
         name: value
@@ -89,7 +88,8 @@ def inspect(
     model, tokenizer = open_model(model_dir)
     ids = tokenizer(read_text(file) if file is not None else text, return_tensors="pt").input_ids
     if ids.shape[1] == 0:
-        raise ValueError("the text has no tokens")
+        given = f"--file {str(file)!r}" if text is None else f"--text {text!r}"
+        raise ValueError(f"{given} has no tokens that the model knows; give another text")
     if file is not None and ids.shape[1] > max_tokens:
         say(f"the first {max_tokens:,} of {ids.shape[1]:,} tokens (--max-tokens)")
         ids = ids[:, :max_tokens]

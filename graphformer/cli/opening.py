@@ -13,6 +13,8 @@ import transformers
 
 from graphformer.errors import require
 from graphformer.training import load_language_model
+from graphformer.training.file_checks import read_json
+from graphformer.training.run import GRAPH_MODEL
 
 ADAPTER = "adapter_config.json"
 
@@ -39,6 +41,7 @@ def open_model(folder: Path) -> tuple[Any, Any]:
             )
         model, tokenizer = open_model(Path(base))
         return peft.PeftModel.from_pretrained(model, folder).eval(), tokenizer
+    refuse_graphs(folder)
     with _read(folder):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if config.model_type == "graphformer":
@@ -49,6 +52,15 @@ def open_model(folder: Path) -> tuple[Any, Any]:
         model = kind.from_pretrained(folder, trust_remote_code=False, dtype=torch.float32)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return model.eval(), tokenizer
+
+
+def refuse_graphs(folder: Path) -> None:
+    """ValueError for a folder that ``graphformer train-graphs`` wrote."""
+    if (read_json(folder / "config.json", []) or {}).get("kind") == GRAPH_MODEL:
+        raise ValueError(
+            f"MODEL: {str(folder)!r} holds a model of graphs, which reads no text; graphformer "
+            "predict reads new graphs with it"
+        )
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Command(core.TyperCommand):
 
     def _stored(self, ctx: Any, args: list[str]) -> dict[str, Any]:
         """The options of the run that is run again, or resumed."""
-        config, output = _value_of("--config", args), _value_of("--output", args)
+        config, output = value_of("--config", args), value_of("--output", args)
         if config is not None:
             path, resumes = Path(config), False
         elif "--resume" in args and output is not None:
@@ -94,14 +94,15 @@ class Command(core.TyperCommand):
             _running.reset(run)
 
 
-def _value_of(option: str, args: list[str]) -> str | None:
-    """The value of an option among arguments that nobody has parsed yet."""
+def value_of(option: str, args: list[str]) -> str | None:
+    """The last value of an option among arguments that nobody has parsed yet."""
+    found = None
     for place, argument in enumerate(args):
         if argument == option and place + 1 < len(args):
-            return args[place + 1]
-        if argument.startswith(f"{option}="):
-            return argument.partition("=")[2]
-    return None
+            found = args[place + 1]
+        elif argument.startswith(f"{option}="):
+            found = argument.partition("=")[2]
+    return found
 
 
 def given() -> frozenset[str]:
@@ -126,3 +127,13 @@ def refuse_idle(reasons: Mapping[str, str]) -> None:
     for name, why in reasons.items():
         if name in given():
             raise ValueError(f"{flag(name)} has no effect {why}; leave it out.")
+
+
+def require_file_place(option: str, path: Path) -> None:
+    """Raise ValueError unless a file can be written to ``path``, before any time is spent on what
+    is to be in it.
+    """
+    if path.is_dir():
+        raise ValueError(f"{option} {str(path)!r} is a folder; name a file in it.")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{option} {str(path)!r}: its folder does not exist; make it first.")

@@ -90,6 +90,9 @@ def predict(
         raise ValueError(
             f"--output: there is no folder {str(output.parent)!r}; name one that is there."
         )
+    places = [file.resolve() for file in files]
+    if twice := [file for i, file in enumerate(files) if places[i] in places[:i]]:
+        raise ValueError(f"FILES: {str(twice[0])!r} is given twice; name each file once.")
     if plot is None:
         refuse_idle({"plot_limit": "without --plot"})
     for name, folder in (("plot", plot), ("bfactors", bfactors)):

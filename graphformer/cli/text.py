@@ -14,7 +14,7 @@ from torch import Tensor
 
 import graphformer
 from graphformer.cli import data_record, record
-from graphformer.cli.opening import ADAPTER, open_causal
+from graphformer.cli.opening import ADAPTER, open_causal, refuse_graphs
 from graphformer.cli.options import Config, flag, given, refuse_idle
 from graphformer.cli.telling import say, talks
 from graphformer.datasets import (
@@ -299,6 +299,7 @@ def _continue(model: Any, ids: Tensor, max_new_tokens: int, **options: Any) -> T
 
 def open_for_writing(folder: Path) -> tuple[Any, Any]:
     """A model of ours, whose faults are told file by file, or any other that writes."""
+    refuse_graphs(folder)
     config = folder / "config.json"
     foreign = (folder / ADAPTER).is_file() or (
         config.is_file() and '"graphformer"' not in config.read_text(errors="replace")

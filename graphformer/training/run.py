@@ -27,8 +27,9 @@ DATA_FILE, SPLIT_FILE = "data.json", "split.csv"
 """What the command line's runs learn from (:mod:`graphformer.cli.data_record`)."""
 PARAMETERS_FILE = "parameters.jsonl"
 """The numbers of a layer over the run (:mod:`graphformer.training.parameters`)."""
+GRAPH_MODEL = "graphformer-graph-transformer"
+"""The ``kind`` in ``config.json`` of a saved model of graphs."""
 LOCK_SECONDS = 0.3  # for those who only look whether it is free
-_BEGUN = (DATA_FILE, SPLIT_FILE, PARAMETERS_FILE)
 _DATA = ("text", ".tokens", ".graphs")  # settings that are digests of data
 # Set by whoever saves or loads a config, or without influence on the result.
 _NO_SETTINGS = {
@@ -89,15 +90,23 @@ def _require_free(folder: Path, resume: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir: {str(folder)!r} is a file; name a folder.")
     if not folder.is_dir():
+        above = next(one for one in folder.absolute().parents if one.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            why = "cannot be written to" if above.is_dir() else "is a file"
+            raise ValueError(
+                f"output_dir: {str(folder)!r} cannot be made, because {str(above)!r} {why}; name "
+                "another folder."
+            )
         return
     names = {
         path.name
         for path in folder.iterdir()
-        if path.name not in (LOCK_FILE, COMMAND_FILE) and not is_leftover(path)
+        if path.name not in (LOCK_FILE, COMMAND_FILE, DATA_FILE, SPLIT_FILE)
+        and not is_leftover(path)
     }
     # A run that has saved nothing but what it starts with and its curves is in nobody's way.
-    unsaved = SETTINGS_FILE in names and names <= {SETTINGS_FILE, CURVES_FOLDER, *_BEGUN}
-    if names and not resume and not unsaved and not names <= {DATA_FILE, SPLIT_FILE}:
+    begun = {SETTINGS_FILE, CURVES_FOLDER, PARAMETERS_FILE}
+    if names and not resume and not (SETTINGS_FILE in names and names <= begun):
         raise ValueError(
             f"output_dir: {str(folder)!r} is not empty, and nothing in it is written over; name "
             "another folder, or continue the run in it with resume (--resume)."

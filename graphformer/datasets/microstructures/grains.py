@@ -66,7 +66,8 @@ def grain_graph(
       each axis (exact for flat boundaries in any direction; counted faces are up to sqrt(d) too
       many); distance between the centres; with ``directions`` the unit vector from the sender's to
       the receiver's centre.
-    - ``pos``: the centres, in the unit of ``spacing``; ``grain``: the labels.
+    - ``pos``: the centres, in the unit of ``spacing``; ``grain``: the labels;
+      ``voxels``: how many points each has.
 
     Nothing in ``x`` and ``edge_attr`` tells where a grain is, and new labels give the same graph in
     another order of nodes.
@@ -146,6 +147,7 @@ def grain_graph(
         edge_attr=torch.from_numpy(np.stack(edges, 1)).float(),
         pos=torch.from_numpy(centre).float(),
         grain=torch.from_numpy(grains.astype(np.int64)),
+        voxels=torch.from_numpy(np.asarray(voxels).astype(np.int64)),
         **({} if y is None else {"y": y}),
     )
 

@@ -76,7 +76,7 @@ class Microstructures(GraphDataset):
         MissingExtra: PNG and TIFF need ``graphformer[microstructure]``.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     @strict_flags
     def __init__(

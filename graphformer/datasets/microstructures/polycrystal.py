@@ -94,7 +94,7 @@ class PolycrystalDataset(GraphDataset):
     :mod:`graphformer.datasets.microstructures.homogenize`.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     @strict_flags
     def __init__(

@@ -155,6 +155,7 @@ def graph_of_residues(residues: Residues, cutoff: float, features: Sequence[str]
         **{name: torch.from_numpy(value).float() for name, value in measured.items()},
         group_0=torch.from_numpy(segment).long(),
         group_1=torch.from_numpy(residues.chain),
+        sequence="".join(AMINO_ACIDS[letter] for letter in residues.amino),
         residue=torch.from_numpy(residues.number),
         insertion=join_names(residues.insertion),
         chains=join_names(residues.chains),

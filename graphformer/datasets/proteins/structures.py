@@ -57,9 +57,10 @@ class ProteinStructures(GraphDataset):
     - ``y``: one of these three, for a target of each residue.
     - ``group_0``: the segment of each residue: a run of one class along peptide bonds. ``group_1``:
       its chain.
-    - ``pos``: CA atoms in Å, ``[N, 3]``. ``residue``: the number in the file; ``insertion``: the
-      letters of numbers such as 52A, and ``chains``: the names of the chains, both joined as in a
-      row of a CSV file; ``name``: the file, with ``#2`` for its second model.
+    - ``pos``: CA atoms in Å, ``[N, 3]``. ``sequence``: a letter a residue; ``residue``: the number
+      in the file; ``insertion``: the letters of numbers such as 52A, and ``chains``: the names of
+      the chains, both joined as in a row of a CSV file; ``name``: the file, with ``#2`` for its
+      second model.
 
     Each CA atom of a file (one model, one location each) is a node, or counted in ``skipped``: CA
     atoms without coordinates, at the place of another (the higher occupancy stays), of what is no
@@ -112,7 +113,7 @@ class ProteinStructures(GraphDataset):
     theoretical.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graphformer.inspect.labels import atoms_of
 from graphformer.inspect.report.packing import buffer
 
 WIDTH, HEIGHT = 640, 420
@@ -19,18 +20,13 @@ def drawing(smiles: str, count: int) -> dict[str, Any]:
     The nodes are the atoms of the SMILES, or those that are no ends ``*`` of a repeat unit.
     """
     try:
-        from rdkit import Chem, rdBase
         from rdkit.Chem import rdDepictor
         from rdkit.Chem.Draw import rdMolDraw2D
     except ModuleNotFoundError:
         return {"note": "No drawing of the molecule: rdkit is not installed (extra polymer)."}
-    with rdBase.BlockLogs():  # the page says itself what cannot be read
-        molecule = Chem.MolFromSmiles(smiles)
+    molecule, atoms = atoms_of(smiles, count)
     if molecule is None:
         return {"note": f"No drawing of the molecule: rdkit cannot read {smiles!r}."}
-    atoms = [atom.GetIdx() for atom in molecule.GetAtoms()]
-    if len(atoms) != count:
-        atoms = [i for i in atoms if molecule.GetAtomWithIdx(i).GetAtomicNum()]
     if len(atoms) != count:
         return {
             "note": f"No drawing of the molecule: {smiles!r} has {len(atoms)} atoms, and the graph "

@@ -31,9 +31,8 @@ from graphformer.training.file_checks import reading, weight_problems
 from graphformer.training.graphs.batches import NodeBudgetSampler, graph_loader, graph_sizes
 from graphformer.training.graphs.metrics import classification_metrics, regression_metrics
 from graphformer.training.graphs.scaling import Scaling, any_label, labels_that_count
+from graphformer.training.run import GRAPH_MODEL
 from graphformer.training.saving import new_files, write_text
-
-_KIND = "graphformer-graph-transformer"
 
 
 @dataclass
@@ -172,7 +171,7 @@ class GraphModel:
     def save_config(self, folder: str | Path) -> None:
         """``config.json`` alone, written in one step."""
         config = {
-            "kind": _KIND,
+            "kind": GRAPH_MODEL,
             "graphformer": graphformer.__version__,
             "settings": plain_settings(self.net.settings),
             "scaling": self.scaling.to_dict(),
@@ -250,7 +249,7 @@ def load_graph_model(folder: str | Path) -> GraphModel:
         )
     folder, remedy = Path(folder), "put back the files of one run, or give another folder"
     config = json.loads((folder / "config.json").read_bytes())
-    if config.get("kind") != _KIND:
+    if config.get("kind") != GRAPH_MODEL:
         raise ValueError(
             f"{str(folder)!r} holds a model of another kind; give a folder that graphformer "
             "train-graphs wrote."

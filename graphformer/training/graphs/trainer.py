@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch_geometric.data import Batch
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
@@ -165,6 +167,7 @@ class GraphTrainer(ResumableTrainer):
             graph_sizes(eval_dataset)
         tell_fields(net, train_dataset)
         scaling = Scaling.fit(net, train_dataset, target_scaling, input_scaling)
+        _try_one(net, scaling, train_dataset[0])
         for graph in () if eval_dataset is None else eval_dataset:
             if why := undecided(graph, training=False):
                 raise ValueError(f"eval_dataset: {why}")
@@ -385,6 +388,18 @@ class GraphTrainer(ResumableTrainer):
         self._load_from_checkpoint(str(best if state.best_global_step else checkpoint))
         self.state = state
         return True
+
+
+def _try_one(net: GraphNetwork, scaling: Scaling, graph: Any) -> None:
+    """Run the network on a graph: what it needs and the data lack (positions, groups) is told
+    before a folder is made, and not by the first step.
+    """
+    trained = net.training
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
+        try:
+            net.eval()(scaling.batch(net, Batch.from_data_list([graph])))
+        finally:
+            net.train(trained)
 
 
 def _state(checkpoint: Path) -> TrainerState:
