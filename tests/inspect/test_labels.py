@@ -47,7 +47,7 @@ def test_residues_are_letter_and_number_as_in_the_file(data_dir, tmp_path):
     assert side.kind == "residue" and len(side.labels) == 3
     letters = {k: v for k, v in zip(THREE, ONE, strict=True)}
     for sequence, (file, graph) in enumerate(zip(files, graphs, strict=True)):
-        atoms = pdbx.get_structure(pdbx.CIFFile.read(file), model=1, extra_fields=["occupancy"])
+        atoms = pdbx.get_structure(pdbx.CIFFile.read(file), model=1, altloc="all")
         ca = atoms[(atoms.atom_name == "CA") & structure.filter_amino_acids(atoms)]
         several = len(set(graph.chains.split(","))) > 1
         known = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ def read(
 
     with reading(model, hear):
         model(*args, **inputs)
+    sides.tell_missing()
     if missing := wanted.missing(seen):
         raise ValueError(
             f"layers={missing}: the pass had {len(seen)} layers, numbered from 0: "
@@ -144,24 +146,44 @@ def finished(
 
 
 class _Sides:
-    """The texts of a pass: ``"tokens"``, or ``"encoder"`` and ``"decoder"``; ``"image"``."""
+    """The texts of a pass: ``"tokens"``, or ``"encoder"`` and ``"decoder"`` of a model with both
+    stacks; ``"image"``.
+    """
 
     def __init__(self, model: nn.Module, given: dict[str, Any]) -> None:
         self.model, self.given = model, given
+        self.stacks = _stacks(model)
         config = getattr(inner(model), "config", None)
-        self.two = bool(getattr(config, "is_encoder_decoder", False))
+        one_stack = bool(getattr(config, "is_encoder_decoder", False)) and not self.stacks
+        reads_another = "encoder_hidden_states" in parameters_of(model)
+        self.alone = "encoder" if one_stack and not reads_another else "tokens"
         self.image = isinstance(given.get("pixel_values"), Tensor)
         self.counts: dict[str, tuple[int, int, torch.device]] = {}
+        self.ran: set[str] = set()
 
     def of(self, call: Call) -> tuple[str, str]:
         """The sides of receivers and senders."""
-        if not self.two:
-            side = "image" if self.image else "tokens"
+        if not self.stacks:
+            side = "image" if self.image else self.alone
             return side, "context" if call.cross else side
         if call.cross:
             return "decoder", "encoder"
-        side = "decoder" if ".decoder." in f".{call.name}." else "encoder"
+        side = self.stacks.get(call.name, "encoder")
         return side, side
+
+    def tell_missing(self) -> None:
+        """Warn of a stack none of whose layers ran: the graphs are without it."""
+        for side in sorted(set(self.stacks.values()) - set(self.ran)):
+            how = (
+                "encoder_outputs is given, which stands in its place; call the model with input_ids"
+                if self.given.get("encoder_outputs") is not None
+                else "call the whole model, with input_ids and decoder_input_ids"
+            )
+            warnings.warn(
+                f"no attention of the {side} of {title(self.model)} ran, and the graphs are those "
+                f"of the other stack alone: {how} to have both",
+                stacklevel=6,
+            )
 
     def check(self, call: Call) -> None:
         """Note the sizes.
@@ -169,6 +191,8 @@ class _Sides:
         Raises:
             UnsupportedModel: a layer folds windows into sequences, or pools its tokens.
         """
+        if not call.cross:
+            self.ran.add(self.of(call)[0])
         batch, _, num_receivers, _ = call.attention.query.shape
         num_senders = call.attention.key.shape[2]
         receivers, senders = self.of(call)
@@ -218,6 +242,20 @@ class _Sides:
             else:
                 found[side] = Nodes(keep, ids=ids if fits else None)
         return found
+
+
+def _stacks(model: nn.Module) -> dict[str, str]:
+    """Of a model with an encoder and a decoder: which of them each module is in, by its name. Empty
+    where it is one of them alone, or neither.
+    """
+    whole = inner(model)
+    if not getattr(getattr(whole, "config", None), "is_encoder_decoder", False):
+        return {}
+    found = {"encoder": whole.get_encoder(), "decoder": whole.get_decoder()}
+    if found["encoder"] is found["decoder"] or whole in found.values():
+        return {}
+    side = {id(module): name for name, stack in found.items() for module in stack.modules()}
+    return {name: side[id(module)] for name, module in model.named_modules() if id(module) in side}
 
 
 def patches(keep: Tensor, pixels: Tensor, model: nn.Module) -> Nodes:
