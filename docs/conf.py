@@ -1,6 +1,10 @@
 """Sphinx: `make docs` builds these pages into docs/_build/html, with every warning an error."""
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "graphformer"
 author = "the graphformer authors"
@@ -11,10 +15,13 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
+    # ours: formulas without network, and the public names of a module
+    "mathml",
+    "public",
 ]
 exclude_patterns = ["_build"]
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = f"graphformer {release}"
 
@@ -25,8 +32,10 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 80
 # Only our own words: what torch and transformers say about inherited methods is on their pages, in
 # their markup.
 autodoc_inherit_docstrings = False

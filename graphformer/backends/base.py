@@ -14,6 +14,7 @@ from graphformer.backends.torch import TorchBackend
 from graphformer.graph import AttentionGraph
 
 REDUCTIONS = ("sum", "mean", "max", "min", "var", "std", "max_norm", "min_norm")
+"""What :func:`aggregate` can reduce with; the last two take ``@`` and a least weight."""
 
 SMALLEST_VARIANCE = 1e-10
 """A variance below this counts as 0 in ``std``: the slope of the square root there would only

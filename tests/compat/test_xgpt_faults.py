@@ -1,4 +1,4 @@
-"""The faults of the paper's own code, numbered as in docs/from-xgpt.md: what it does, and beside it
+"""The faults of the paper's own code, numbered as in docs/coming-from/xgpt.md: what it does, and beside it
 what this library does.
 
 Its behaviour comes from a quirk of ``graphformer.compat.xgpt`` where there is one, else from its

@@ -40,7 +40,7 @@ def test_there_are_99_settings():
 def page() -> dict[str, str]:
     """The page's sections of the second level, by title."""
     _, *parts = re.split(
-        r"^## (.+)$", (ROOT / "docs" / "from-xgpt.md").read_text(), flags=re.MULTILINE
+        r"^## (.+)$", (ROOT / "docs" / "coming-from" / "xgpt.md").read_text(), flags=re.MULTILINE
     )
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
@@ -63,7 +63,7 @@ def test_the_page_names_only_what_is_there():
     import graphformer
     from graphformer.compat import xgpt
 
-    text = (ROOT / "docs" / "from-xgpt.md").read_text()
+    text = (ROOT / "docs" / "coming-from" / "xgpt.md").read_text()
     for name in set(re.findall(r"\bxgpt\.(\w+)", text)):
         assert hasattr(xgpt, name), name
     for path in set(re.findall(r"\bgf\.([\w.]+)", text)):

@@ -69,6 +69,7 @@ CURVES: dict[str, Curve] = {
         lambda z, w, beta, scale, one: torch.where(z > 0, one(z), F.softplus(z)), reads=_STEP
     ),
 }
+"""The curves of :class:`Reweigh` by name; it has their formulas."""
 
 
 class Reweigh(nn.Module, Sparsifier, name="reweigh"):

@@ -95,7 +95,7 @@ def construct_adjacency(
        senders after their receiver.
 
     What is not 0 is an edge, from key (sender) to query (receiver). xgpt turns its edges round and
-    then drops all but the self-loops (docs/from-xgpt.md, fault 1): what it runs on is
+    then drops all but the self-loops (docs/coming-from/xgpt.md, fault 1): what it runs on is
     ``graph.select(graph.senders == graph.receivers)``.
 
     Args:

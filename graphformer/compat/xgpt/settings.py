@@ -65,7 +65,7 @@ class Settings:
     attention_GIN_MLP_GIN_threshold_value: float = 0.2  # tau
     attention_GIN_MLP_GIN_learnable_threshold: bool = False
     attention_GIN_MLP_GIN_binary_scale: float = 1.0  # height of the step in "silu+binary"
-    # sharpness; see docs/from-xgpt.md for who reads it
+    # sharpness; see docs/coming-from/xgpt.md for who reads it
     attention_GIN_MLP_GIN_sharp_softplus_beta: float = 10.0
     attention_GIN_MLP_GIN_top_k_fraction_of_sequence_length: float = 0.1
     # Coarse-grained attention.

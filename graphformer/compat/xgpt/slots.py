@@ -16,6 +16,7 @@ QUIRKS = {
     "map_norm": "the group norm of differential attention runs over the whole map, the future "
     "included",
 }
+"""The faults of xgpt that can be asked for, with what each brings back."""
 
 OPERATORS = {
     "LlamaAttentionGIN": "gin",

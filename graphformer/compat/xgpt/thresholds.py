@@ -25,6 +25,7 @@ CURVE_OF_MODE = {
     "softplus_below_binary_above": "softplus_below_one_above",
 }
 MODES = ("none", *CURVE_OF_MODE, "top_k", "scaled_topk_causal_4d")
+"""xgpt's threshold modes, by its names."""
 
 
 @strict_flags
