@@ -74,7 +74,7 @@ def test_formulas_are_shown_without_a_script(pages):
         for page in pages.rglob("*.html")
         if "_modules" not in page.parts
     }
-    assert shown["adapters.html"].formulas >= 5 and shown["reference/nn.html"].formulas >= 10
+    assert shown["adapters.html"].formulas >= 3 and shown["reference/nn.html"].formulas >= 10
     for name, page in shown.items():
         text = "".join(page.text)
         assert not re.search(r"\\(frac|mathrm|sum|sigma|lambda|begin)\b", text), name

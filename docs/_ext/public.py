@@ -90,11 +90,7 @@ def described(name: str) -> list[str]:
     if kind != "autodata":
         return [f".. {kind}:: {name}", ""]
     value = shown(module, attribute)
-    text = next(
-        words[0]
-        for one, words in sorted(said(module.partition(".")[0]).items())
-        if one[1] == attribute and getattr(sys.modules[one[0]], attribute) is value
-    )
+    text = said(module.partition(".")[0], attribute, value)
     if isinstance(value, dict):
         held = [f"- ``{key!r}``" + f": {one}" * isinstance(one, str) for key, one in value.items()]
     else:
@@ -102,15 +98,14 @@ def described(name: str) -> list[str]:
     return [f".. py:data:: {name}", "", *(f"   {line}" for line in (text, "", *held)), ""]
 
 
-@cache
-def said(package: str) -> dict[tuple[str, str], list[str]]:
-    """What is said of the data of a package's modules that are imported, by module and name."""
-    return {
-        (module, name): text
-        for module in list(sys.modules)
-        if module.partition(".")[0] == package and hasattr(sys.modules[module], "__file__")
-        for (_, name), text in ModuleAnalyzer.for_module(module).find_attr_docs().items()
-    }
+def said(package: str, name: str, value: Any) -> str:
+    """What the module says of the data that it defines."""
+    for module in sorted(one for one in sys.modules if one.partition(".")[0] == package):
+        if getattr(sys.modules[module], name, None) is value:
+            found = ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name))
+            if found:
+                return found[0]
+    raise ValueError(f"{name} has no docstring in any module of {package}")
 
 
 class Public(SphinxDirective):

@@ -25,8 +25,8 @@ from graphformer.errors import number, whole
 
 @dataclass(frozen=True, eq=False)
 class Differential(Score):
-    r"""``w_ij = normalize(s^1)_ij - \lambda normalize(s^2)_ij``, two dot products with their own
-    queries and keys (arXiv 2410.05258).
+    r"""Two dot products with their own queries and keys (arXiv 2410.05258),
+    :math:`w_{ij} = \mathrm{normalize}(s^1)_{ij} - \lambda\, \mathrm{normalize}(s^2)_{ij}`.
 
     The first half of the channels of q and k makes :math:`s^1`, the second half :math:`s^2`.
     Weights may be negative.

@@ -17,8 +17,8 @@ from graphformer.errors import whole
 
 @dataclass(frozen=True, eq=False)
 class Pairwise(Score):
-    r"""``s_hij = \langle u_h, \mathrm{act}(a_i + b_j) \rangle + c_h``: a small network judges each
-    pair.
+    r"""A small network judges each pair:
+    :math:`s_{hij} = \langle u_h, \mathrm{act}(a_i + b_j) \rangle + c_h`.
 
     A network on two concatenated vectors, ``MLP([x_i || x_j])``, is of this form: its first layer
     falls apart into :math:`a_i = W_a x_i + b` and :math:`b_j = W_b x_j`, so nothing of the size of
