@@ -96,17 +96,17 @@ def draw_grains(folder: Path, path: Path) -> None:
     seen = gf.datasets.PolycrystalDataset(
         None, 1, (40, 40), seed=7, **{**options, "resolution": 80}
     )[0]
-    plot_grains(
+    figure = plot_grains(
         load_graph_model(folder),
         seen,
         np.asarray(made.labels),
-        path,
         spacing=1 / 80,  # positions are those of a cell of edge 1
         periodic=True,
         values=seen.x[:, train.node_names.index("log_conductivity")],
         title=f"{seen.num_nodes} grains, the darker conduct 10 times better;\n"
         "at each grain the lines are what it listens to",
     )
+    figure.savefig(path, dpi=80)
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
-"""The faults of the paper's own code, numbered as in docs/coming-from/xgpt.md: what it does, and beside it
-what this library does.
+"""The faults of the paper's own code, numbered as in docs/coming-from/xgpt.md: what it does, and
+beside it what this library does.
 
 Its behaviour comes from a quirk of ``graphformer.compat.xgpt`` where there is one, else from its
 formula, written out here. Faults 1 (the adapter's edges) and 8 (coarse graining) have their tests
