@@ -135,6 +135,11 @@ def check_head(
         raise ValueError(
             f"features={features.name!r}: a layer on edges sends a projection of x; leave it out"
         )
+    if head.score.ordered:
+        raise ValueError(
+            f"score={head.score.name!r} adds up along a row of tokens, and the nodes of a graph "
+            "have no order: take another score in layers on edges"
+        )
     for slot in (head.score, update):
         if slot.reads_hidden and -1 in (from_receivers, from_senders):
             raise ValueError(

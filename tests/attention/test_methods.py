@@ -22,6 +22,33 @@ HEADS = {
     "clusters": {"candidates": {"name": "clusters", "num_clusters": 3}},
     "gated heads": {"update": {"name": "gated_heads", "gate": "sigmoid"}},
     "sinc": {"operator": {"name": "sinc"}},
+    "sparsemax": {"normalize": "sparsemax", "sparsify": {"name": "threshold", "tau": 0.0}},
+    "entmax15": {"normalize": "entmax15"},
+    "softmax sink": {"normalize": {"name": "softmax_sink", "sink": 0.5}},
+    "fourier": {"normalize": {"name": "fourier", "num_frequencies": 2}},
+    "ssmax": {"score": {"name": "ssmax"}},
+    "alibi": {"score": {"name": "alibi", "trained": True}},
+    "distance bias": {"score": {"name": "distance_bias", "num_buckets": 8, "max_distance": 5}},
+    "decay": {"score": "decay", "normalize": "identity"},
+    "forgetting": {"score": {"name": "forgetting", "bias": 1.0}},
+    "query network": {"score": {"name": "query_network", "width": 5}},
+    "learned query": {"score": "learned_query"},
+    "random maps": {"score": {"name": "random_maps", "mean": 0.5}},
+    "neighborhood": {"candidates": {"name": "neighborhood", "window": 5, "stride": 2}},
+    "first and window": {
+        "candidates": {
+            "name": "either",
+            "first": {"name": "first", "number": 1},
+            "second": {"name": "window", "size": 3},
+        }
+    },
+    "multi hop": {"operator": {"name": "multi_hop", "hops": 3}},
+    "projected self": {"operator": "projected_self"},
+    "channel gate": {"update": {"name": "channel_gate", "shift": True}},
+}
+REFUSED_ON_EDGES = {
+    "forgetting": "adds up along a row of tokens",
+    "query network": "the heads together must be as wide as the layer's input",
 }
 INDEX = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 2, 2, 5], [1, 2, 3, 4, 5, 6, 0, 5, 5, 5]])
 
@@ -134,6 +161,10 @@ def test_in_the_layer_of_tokens(name: str):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_in_the_layer_of_edges(name: str):
+    if name in REFUSED_ON_EDGES:
+        with pytest.raises(ValueError, match=REFUSED_ON_EDGES[name]):
+            gf.nn.GINAttentionConv(5, 12, 4, edge_dim=2, head=head(name))
+        return
     conv = stirred(gf.nn.GINAttentionConv(5, 12, 4, edge_dim=2, head=head(name)))
     x, attr = torch.randn(7, 5), torch.randn(10, 2)
     want = conv(x, INDEX, attr)
@@ -165,7 +196,12 @@ def test_in_the_language_model(name: str, tmp_path):
     loaded = gf.GraphformerForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
     assert loaded.config.head == config.head == head(name).spec()
     assert_close(loaded(ids).logits, model(ids).logits)
-    gf.testing.check_cache(model, ids)
+    if name == "multi hop":
+        with pytest.raises(ValueError, match="use_cache=False"):
+            model.generate(ids, max_new_tokens=2, do_sample=False)
+        assert model.generate(ids, max_new_tokens=2, use_cache=False).shape == (2, 11)
+    else:
+        gf.testing.check_cache(model, ids)
     first, second = (block.self_attn for block in model.model.layers)
     shared = {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
     assert not shared
@@ -173,6 +209,10 @@ def test_in_the_language_model(name: str, tmp_path):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_in_the_graph_transformer(name: str, tmp_path):
+    if name == "forgetting":
+        with pytest.raises(ValueError, match="no order"):
+            gf.GraphTransformer(5, 2, 12, num_layers=1, num_heads=2, head=head(name))
+        return
     net = stirred(
         gf.GraphTransformer(5, 2, 12, num_layers=2, num_heads=2, target="node", head=head(name))
     )

@@ -2,9 +2,9 @@
 file.
 
 A rule is a boolean formula on index tensors that broadcast against each other (like FlexAttention's
-``mask_mod``). One formula serves blocks of rows and lists of edges alike. Rules combine with ``&``.
-A rule may look at a pair's positions, never at the total length, so that a prefix gives the answers
-of the full sequence.
+``mask_mod``). One formula serves blocks of rows and lists of edges alike. Rules combine with ``&``
+and ``|``. A rule may look at a pair's positions, never at the total length, so that a prefix gives
+the answers of the full sequence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from graphformer.attention.candidates.base import All, Both, Rule, overlap
 from graphformer.attention.candidates.causal import Causal
 from graphformer.attention.candidates.clusters import Clusters
 from graphformer.attention.candidates.edges import Among, Edges
+from graphformer.attention.candidates.either import Either
 from graphformer.attention.candidates.keep import Keep
+from graphformer.attention.candidates.masks import CausalBlocks, First, PrefixLM, SharedQuestion
+from graphformer.attention.candidates.neighborhood import Neighborhood
 from graphformer.attention.candidates.packed import Packed
 from graphformer.attention.candidates.per_head import PerHead
 from graphformer.attention.candidates.window import Window
@@ -29,13 +32,19 @@ __all__ = [
     "Among",
     "Both",
     "Causal",
+    "CausalBlocks",
     "Clusters",
     "Edges",
+    "Either",
+    "First",
     "Keep",
+    "Neighborhood",
     "Packed",
     "Pairs",
     "PerHead",
+    "PrefixLM",
     "Rule",
+    "SharedQuestion",
     "Window",
     "overlap",
     "resolve",

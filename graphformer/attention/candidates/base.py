@@ -53,6 +53,11 @@ class Rule(Slot, slot="candidates"):
     def __and__(self, other: Rule) -> Rule:
         return other if self.everything else Both(self, other)
 
+    def __or__(self, other: Rule) -> Rule:
+        from graphformer.attention.candidates.either import Either
+
+        return Either(self, other)
+
 
 @dataclass(frozen=True)
 class Both(Rule, name="both"):

@@ -5,23 +5,39 @@ from __future__ import annotations
 from torch import Tensor
 
 from graphformer.attention.scores.additive import AdditiveScore
+from graphformer.attention.scores.alibi import ALiBi
 from graphformer.attention.scores.base import Score, per_head
+from graphformer.attention.scores.decay import Decay
 from graphformer.attention.scores.differential import Differential, DifferentialScoring
+from graphformer.attention.scores.distance_bias import DistanceBias
 from graphformer.attention.scores.dot import ScaledDotProduct
 from graphformer.attention.scores.each_head import PerHeadScore
 from graphformer.attention.scores.echo import Echo
+from graphformer.attention.scores.forgetting import Forgetting
 from graphformer.attention.scores.gatv2 import GATv2
+from graphformer.attention.scores.learned_query import LearnedQuery
 from graphformer.attention.scores.pairwise import Pairwise, PairwiseScoring
+from graphformer.attention.scores.query_network import QueryNetwork
+from graphformer.attention.scores.random_maps import RandomMaps
+from graphformer.attention.scores.ssmax import ScalableDot
 
 __all__ = [
+    "ALiBi",
     "AdditiveScore",
+    "Decay",
     "Differential",
     "DifferentialScoring",
+    "DistanceBias",
     "Echo",
+    "Forgetting",
     "GATv2",
+    "LearnedQuery",
     "Pairwise",
     "PairwiseScoring",
     "PerHeadScore",
+    "QueryNetwork",
+    "RandomMaps",
+    "ScalableDot",
     "ScaledDotProduct",
     "Score",
     "choose_score",

@@ -33,6 +33,8 @@ class Score(Slot, slot="score"):
         glorot_values: whether layers on edges draw their maps of values as PyG's GATConv does.
         reads_hidden: whether :meth:`of_hidden` looks at hidden states, whose width it must know,
             and which it takes dense. One of your own does, unless it says otherwise.
+        ordered: whether it adds up along the row of tokens. A layer on edges has no such order, and
+            refuses it.
         alone: whether it is not one map of the layer's own heads, so no other score can stand
             beside it in a :class:`~graphformer.attention.scores.PerHeadScore`. One of your own that
             has several maps (:meth:`maps`) or other heads (:meth:`heads`) is.
@@ -46,6 +48,7 @@ class Score(Slot, slot="score"):
     previous: bool = False
     glorot_values: bool = False
     reads_hidden: bool = False
+    ordered: bool = False
     alone: bool = False
     attribute: ClassVar[str] = "score"
     said_of: ClassVar = {

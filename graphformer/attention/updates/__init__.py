@@ -1,9 +1,11 @@
 """What becomes of the heads' outputs: mixing, gates, an output map. One method, one file."""
 
 from graphformer.attention.updates.base import Concat, OutputMap, Update
+from graphformer.attention.updates.channel_gate import ChannelGate
 from graphformer.attention.updates.gated import GatedHeads
 
 __all__ = [
+    "ChannelGate",
     "Concat",
     "GatedHeads",
     "OutputMap",

@@ -1,0 +1,37 @@
+"""Pairs that one of two rules allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from graphformer.attention.candidates.base import Rule
+from graphformer.attention.pairs import Pairs
+
+
+@dataclass(frozen=True)
+class Either(Rule, name="either"):
+    """Pairs that the first or the second allows: ``First(4) | Window(512)``."""
+
+    first: Rule
+    second: Rule
+
+    def of_call(self, q: Tensor, k: Tensor, training: bool) -> Rule:
+        parts = self.first.of_call(q, k, training), self.second.of_call(q, k, training)
+        return self if parts == (self.first, self.second) else Either(*parts)
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        return self.first.allow(pairs) | self.second.allow(pairs)
+
+    def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
+        self.first.check(batch, heads, num_receivers, num_senders)
+        self.second.check(batch, heads, num_receivers, num_senders)
+
+    def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
+        first, second = (
+            one.reach(rows, num_receivers, num_senders) for one in (self.first, self.second)
+        )
+        if not (first and second):
+            return first or second
+        return range(min(first.start, second.start), max(first.stop, second.stop))
