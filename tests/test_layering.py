@@ -30,6 +30,9 @@ ORDER = (
 )
 
 
+# Files beside the folders that belong to one of them.
+ALONE = {"__main__.py": "cli"}
+
 # A former name of graphformer.graph.keys, for what has not moved yet.
 FORMER: set[str] = set()
 
@@ -64,7 +67,7 @@ def edges(package: Path) -> dict[tuple[str, str], set[str]]:
     found: dict[tuple[str, str], set[str]] = {}
     for path in sorted(package.rglob("*.py")):
         inside = path.relative_to(package)
-        source = inside.parts[0] if len(inside.parts) > 1 else "base"
+        source = inside.parts[0] if len(inside.parts) > 1 else ALONE.get(str(inside), "base")
         if str(inside) in FORMER:
             continue
         for module in imported(ast.parse(path.read_text()).body):

@@ -23,8 +23,8 @@ class Forgetting(nn.Module, Score, name="forgetting"):
     :math:`F_i - F_j` falls apart into two more channels of queries and keys, so a score is a plain
     dot product and flash attention runs. A key keeps :math:`\log \sigma(f)` as one more channel,
     also in a cache, and the sums are made over all keys of a call. Padding on the left adds the
-    same to all that follows it, which cancels. In float32 a score is off by some 1e-7 of ``F``, which
-    reaches the number of tokens where all is forgotten at once.
+    same to all that follows it, which cancels. In float32 a score is off by some 1e-7 of ``F``,
+    which reaches the number of tokens where all is forgotten at once.
 
     Gates are of key heads. It is for causal rows of tokens; a layer on edges has no order to sum
     along.
