@@ -108,6 +108,13 @@ def of_data(nodes: Nodes, data: Any) -> Nodes:
     return replace(nodes, labels=padded)
 
 
+def names_of_nodes(data: Any) -> list[str] | None:
+    """What :func:`of_data` calls the nodes of one graph; None where it knows no names."""
+    keep = torch.ones(1, data.num_nodes, dtype=torch.bool)
+    labels = of_data(Nodes(keep, kind="node"), data).labels
+    return None if labels is None else list(labels[0])
+
+
 def _texts(data: Any, name: str, graphs: int) -> tuple[str, ...] | None:
     """A text a graph."""
     value = getattr(data, name, None)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphformer.errors import require, strict_flags
+from graphformer.inspect.labels import names_of_nodes
 from graphformer.inspect.picture_parts import (
     draw_lines,
     new_figure,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from graphformer.graph import AttentionGraph
     from graphformer.training import GraphModel
 
+_NUMBERED = 60  # grains up to which each has its label beside it
 _ACROSS = 260  # dots of the longer side of a label image, at least
 
 
@@ -181,15 +183,26 @@ def plot_protein(
         if true is not None:
             profile.plot(np.asarray(true), color="#888888", label="true")
         profile.plot(np.asarray(predicted), color="#c03020", label="predicted")
-        profile.set(
-            xlabel="residue, by its place in the file",
-            ylabel=name,
-            xlim=(-0.5, data.num_nodes - 0.5),
-        )
+        profile.set(ylabel=name, xlim=(-0.5, data.num_nodes - 0.5))
+        name_residues(profile, data, most=14)
         if true is not None:
             profile.legend(frameon=False, ncols=2)
     figure.suptitle(str(data.name) if title is None else title, fontsize=11, parse_math=False)
     return written(figure, path)
+
+
+def name_residues(axes: Axes, data: Data, most: int, both: bool = False) -> None:
+    """At most so many residues by their names along an axis, or along both."""
+    names = names_of_nodes(data)
+    told = "residue" if names is not None else "residue, by its place in the file"
+    axes.set(xlabel=told, **({"ylabel": told} if both else {}))
+    if names is None:
+        return
+    places = range(0, len(names), -(-len(names) // most))
+    shown = [names[place] for place in places]
+    axes.set_xticks(places, shown, fontsize=7)
+    if both:
+        axes.set_yticks(places, shown, fontsize=7)
 
 
 def draw_contacts(axes: Axes, data: Data, graph: AttentionGraph) -> Any:
@@ -215,7 +228,7 @@ def draw_contacts(axes: Axes, data: Data, graph: AttentionGraph) -> Any:
     top = float(np.quantile(share, 0.99)) if len(share) else 1.0
     shown = axes.imshow(above, cmap="YlGnBu", vmin=0, vmax=top, interpolation="nearest")
     axes.plot((-0.5, size - 0.5), (-0.5, size - 0.5), color="#9a9a9a", lw=0.6)
-    axes.set(xlabel="residue", ylabel="residue")
+    name_residues(axes, data, most=7, both=True)
     axes.set_title("Above: the refined graph.  Below: the contacts", fontsize=10)
     return shown
 
@@ -338,6 +351,11 @@ def draw_grains(
     lines = np.stack((pos[receivers], pos[receivers] + between / 2), 1)[..., :-3:-1]
     draw_lines(axes, lines, np.clip(shares(graph) / 3, 0, 1), widest=4.8, zorder=2)
     axes.scatter(pos[:, -1], pos[:, -2], s=14, color="#222222", zorder=3)
+    if len(grains) <= _NUMBERED:
+        for label, place in zip(grains.tolist(), pos, strict=True):
+            axes.annotate(
+                str(label), place[:-3:-1], (3, 3), textcoords="offset points", fontsize=7, zorder=4
+            )
     axes.set(xlim=(0, cell[-1]), ylim=(cell[-2], 0))
     axes.set_axis_off()
 

@@ -145,3 +145,36 @@ def test_an_unreadable_text_leaves_numbers(tmp_path):
     assert side.labels is None and side.names(0) == ["0", "1", "2", "3"]
     graph.smiles, graph.z = "CO", torch.tensor([6, 8, 1, 17])  # hydrogens that the text leaves out
     assert side_of([graph])[1].labels == (("C", "O", "H", "Cl"),)
+
+
+def test_pictures_name_residues_and_number_grains(data_dir, tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("biotite")
+    from matplotlib.figure import Figure
+
+    from graphformer.inspect.pictures import draw_contacts, draw_grains
+
+    file = data_dir / "protein-structures" / "biotite" / "1aki.cif"
+    protein = ProteinStructures(None, [file], target="sasa", log=False)[0]
+    edges = gf.AttentionGraph.from_edges(
+        *protein.edge_index, torch.ones(protein.num_edges), num_nodes=protein.num_nodes
+    )
+    axes = Figure().subplots()
+    draw_contacts(axes, protein, edges)
+    for ticks, places in (
+        (axes.get_xticklabels(), axes.get_xticks()),
+        (axes.get_yticklabels(), axes.get_yticks()),
+    ):
+        told = [tick.get_text() for tick in ticks]
+        assert told[0] == "K1" and len(told) == len(places) == 7
+        want = [f"{protein.sequence[place]}{int(protein.residue[place])}" for place in places]
+        assert told == want
+    image = np.array([[3, 3, 8, 8], [3, 3, 8, 8], [5, 5, 5, 8]])
+    np.save(tmp_path / "a.npy", image)
+    grains = Microstructures([tmp_path / "a.npy"], None, kind="grains", log=False)[0]
+    edges = gf.AttentionGraph.from_edges(
+        *grains.edge_index, torch.ones(grains.num_edges), num_nodes=grains.num_nodes
+    )
+    axes = Figure().subplots()
+    draw_grains(axes, grains, edges, image, spacing=1.0, periodic=False)
+    assert [text.get_text() for text in axes.texts] == ["3", "5", "8"]
