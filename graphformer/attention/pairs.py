@@ -218,15 +218,11 @@ class Listed(Pairs):
         there is one row more than there are receivers.
         """
         lane = torch.arange(heads, device=senders.device).unsqueeze(-1)
-        graph = AttentionGraph(
+        ends = (
             (senders + num_senders * lane).reshape(-1),
             (receivers + num_receivers * lane).reshape(-1),
-            torch.ones(heads * senders.shape[0], device=senders.device),
-            heads,
-            num_senders,
-            num_receivers,
-            (heads,),
         )
+        graph = AttentionGraph.of_sorted(ends, None, (num_senders, num_receivers), (heads,))
         head = lane.expand(-1, senders.shape[0]).reshape(-1)
         return cls(
             torch.zeros_like(head),

@@ -72,15 +72,8 @@ def repeat(graph: AttentionGraph, size: int) -> AttentionGraph:
     number = torch.arange(size, device=graph.device).unsqueeze(-1)
     senders = (graph.senders + number * (lanes * graph.num_senders)).flatten()
     receivers = (graph.receivers + number * (lanes * graph.num_receivers)).flatten()
-    every = AttentionGraph(
-        senders,
-        receivers,
-        torch.ones(size * edges, device=graph.device),
-        size * lanes,
-        graph.num_senders,
-        graph.num_receivers,
-        (size, *graph.batch_shape),
-    )
+    sizes = graph.num_senders, graph.num_receivers
+    every = AttentionGraph.of_sorted((senders, receivers), None, sizes, (size, *graph.batch_shape))
     order, starts = graph.by_sender
     every.derived(
         "by_sender", lambda: ((order + number * edges).flatten(), _starts(starts, number * edges))
@@ -102,7 +95,16 @@ def bag(index: Tensor, rows: Tensor, indptr: Tensor, weight: Tensor | None = Non
     )
 
 
-class WeightedSum(Function):
+class AlongEdges:
+    """What the maps of two tensors have in common, ``apply(a, b, ends)``."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.ends = inputs
+        ctx.save_for_backward(*tensors)
+
+
+class WeightedSum(AlongEdges, Function):
     """``out_i = sum_e w_e x_j`` over the edges into i."""
 
     @staticmethod
@@ -110,20 +112,10 @@ class WeightedSum(Function):
         return bag(ends.rows, x, ends.graph.indptr, weight)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.ends = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, weight = ctx.saved_tensors
-        dx = (
-            SumToSenders.apply(grad.contiguous(), weight, ctx.ends)
-            if ctx.needs_input_grad[0]
-            else None
-        )
-        dw = EdgeDots.apply(grad, x, ctx.ends) if ctx.needs_input_grad[1] else None
-        return dx, dw, None
+        (x, weight), (to_x, to_weight, _) = ctx.saved_tensors, ctx.needs_input_grad
+        dx = SumToSenders.apply(grad.contiguous(), weight, ctx.ends) if to_x else None
+        return dx, EdgeDots.apply(grad, x, ctx.ends) if to_weight else None, None
 
     @staticmethod
     def vmap(
@@ -132,7 +124,7 @@ class WeightedSum(Function):
         return sum_of_samples(WeightedSum, info.batch_size, in_dims, x, weight, ends)
 
 
-class SumToSenders(Function):
+class SumToSenders(AlongEdges, Function):
     """``out_j = sum_e w_e y_i`` over the edges out of j."""
 
     @staticmethod
@@ -147,20 +139,10 @@ class SumToSenders(Function):
         return grouped.sum(1).view(lanes * graph.num_senders, width)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.ends = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        y, weight = ctx.saved_tensors
-        dy = (
-            WeightedSum.apply(grad.contiguous(), weight, ctx.ends)
-            if ctx.needs_input_grad[0]
-            else None
-        )
-        dw = EdgeDots.apply(y, grad, ctx.ends) if ctx.needs_input_grad[1] else None
-        return dy, dw, None
+        (y, weight), (to_y, to_weight, _) = ctx.saved_tensors, ctx.needs_input_grad
+        dy = WeightedSum.apply(grad.contiguous(), weight, ctx.ends) if to_y else None
+        return dy, EdgeDots.apply(y, grad, ctx.ends) if to_weight else None, None
 
     @staticmethod
     def vmap(
@@ -169,7 +151,7 @@ class SumToSenders(Function):
         return sum_of_samples(SumToSenders, info.batch_size, in_dims, y, weight, ends)
 
 
-class EdgeDots(Function):
+class EdgeDots(AlongEdges, Function):
     """``<a_i, b_j>`` for every edge, ``[E]``: the gradient of a bag to its weights, which torch
     computes without ``[E, D]`` tensors.
     """
@@ -189,11 +171,6 @@ class EdgeDots(Function):
             0,
             -1,
         )
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.ends = inputs
-        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:

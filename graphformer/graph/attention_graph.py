@@ -120,6 +120,25 @@ class AttentionGraph:
             _derived={},
         )
 
+    @classmethod
+    def of_sorted(
+        cls,
+        ends: tuple[Tensor, Tensor],
+        weight: Tensor | None,
+        sizes: tuple[int, int],
+        lanes: tuple[int, ...] = (),
+    ) -> AttentionGraph:
+        """A graph from edges that are known to be sorted and in range.
+
+        Args:
+            ends: senders and receivers, global indices int64 ``[E]``.
+            weight: floating ``[E]``; None: ones.
+            sizes: senders and receivers per lane.
+            lanes: their shape.
+        """
+        weight = torch.ones(ends[0].shape, device=ends[0].device) if weight is None else weight
+        return cls(*ends, weight, math.prod(lanes), *sizes, lanes)
+
     from_dense = staticmethod(convert.from_dense)
     from_scipy = staticmethod(convert.from_scipy)
     from_networkx = staticmethod(convert.from_networkx)

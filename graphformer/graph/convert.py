@@ -59,15 +59,8 @@ def from_dense(weights: Tensor, *, keep: Tensor | None = None) -> AttentionGraph
     )
     weight = weights[keep]
     refuse_nan(weight)
-    return AttentionGraph(
-        lane * num_senders + sender,
-        lane * num_receivers + receiver,
-        weight,
-        num_lanes,
-        num_senders,
-        num_receivers,
-        tuple(batch),
-    )
+    ends = lane * num_senders + sender, lane * num_receivers + receiver
+    return AttentionGraph.of_sorted(ends, weight, (num_senders, num_receivers), tuple(batch))
 
 
 def to_dense(graph: AttentionGraph) -> Tensor:

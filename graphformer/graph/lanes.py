@@ -26,15 +26,9 @@ def lane(graph: AttentionGraph, index: int) -> AttentionGraph:
         graph.indptr[(index + 1) * graph.num_receivers],
     )
     edges = slice(int(first), int(last))
-    return type(graph)(
-        graph.senders[edges] - index * graph.num_senders,
-        graph.receivers[edges] - index * graph.num_receivers,
-        graph.weight[edges],
-        1,
-        graph.num_senders,
-        graph.num_receivers,
-        (),
-    )
+    sizes = graph.num_senders, graph.num_receivers
+    ends = graph.senders[edges] - index * sizes[0], graph.receivers[edges] - index * sizes[1]
+    return type(graph).of_sorted(ends, graph.weight[edges], sizes)
 
 
 def merge_heads(
@@ -72,15 +66,8 @@ def merge_heads(
         weight = weight / heads if reduce == "mean" else weight
     if clamp is not None:
         weight = weight.clamp(max=number("clamp", clamp))
-    return type(graph)(
-        senders,
-        receivers,
-        weight,
-        lanes,
-        graph.num_senders,
-        graph.num_receivers,
-        tuple(outer),
-    )
+    sizes = graph.num_senders, graph.num_receivers
+    return type(graph).of_sorted((senders, receivers), weight, sizes, tuple(outer))
 
 
 def some_lanes(
@@ -101,6 +88,6 @@ def some_lanes(
     none = graph.senders[:0]
     parts = parts or [(none, none, graph.weight[:0])]
     senders, receivers, weight = (torch.cat(part) for part in zip(*parts, strict=True))
-    return type(graph)(
-        senders, receivers, weight, len(indices), graph.num_senders, rows, batch_shape
+    return type(graph).of_sorted(
+        (senders, receivers), weight, (graph.num_senders, rows), batch_shape
     )

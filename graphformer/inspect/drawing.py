@@ -48,10 +48,18 @@ def names_of(
     return [visible(label) for label in labels]
 
 
-def heaviest(weight: np.ndarray, max_edges: int) -> np.ndarray:
-    """The numbers of the heaviest edges, in ascending order of weight: they are drawn on top."""
-    order = np.argsort(weight, kind="stable")
-    return order[max(0, len(order) - max_edges) :]
+def heaviest(
+    graph: AttentionGraph, lane: int, min_weight: float, max_edges: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Of :func:`edges_of` the heaviest, in ascending order of weight, so that they are drawn on
+    top: senders, receivers, strength (weight over the largest one); and how many edges there are.
+    """
+    senders, receivers, weight = edges_of(graph, lane, min_weight)
+    order = np.argsort(weight, kind="stable")[max(0, len(weight) - max_edges) :]
+    senders, receivers, strength = senders[order], receivers[order], weight[order]
+    if len(strength):
+        strength = strength / strength.max()
+    return senders, receivers, strength, len(weight)
 
 
 def say_cut(ax: Axes, drawn: int, edges: int) -> None:
@@ -156,7 +164,10 @@ def name_ticks(ax: Axes, axis: str, names: list[str] | None, *, inches: float) -
         label.set_parse_math(False)  # a token may be a dollar sign
 
 
-def say_empty(ax: Axes, text: str) -> None:
+def say_empty(ax: Axes, graph: AttentionGraph, lane: int, min_weight: float | None) -> None:
+    """In the middle, where no edge is drawn."""
+    there = min_weight is not None and graph.lane(lane).num_edges
+    text = f"no edges above {min_weight:g}" if there else "no edges"
     ax.text(
         0.5,
         0.55,

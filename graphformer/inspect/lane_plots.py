@@ -82,11 +82,8 @@ def plot_graph(
         )
     tokens = graph.num_senders
     names = names_of(labels, tokens)
-    senders, receivers, weight = edges_of(graph, lane, min_weight)
-    receivers, above = receivers + tokens - graph.num_receivers, len(weight)
-    order = heaviest(weight, max_edges)
-    senders, receivers, weight = senders[order], receivers[order], weight[order]
-    strength = weight / weight.max() if len(weight) else weight
+    senders, receivers, strength, above = heaviest(graph, lane, min_weight, max_edges)
+    receivers = receivers + tokens - graph.num_receivers
 
     if ax is None:
         ax = new_axes(
@@ -129,8 +126,8 @@ def plot_graph(
     ax.spines[["left", "right", "top", "bottom"]].set_visible(False)
     name_ticks(ax, "x", names, inches=ax.get_window_extent().width / figure_of(ax).dpi)
     if not above:
-        say_empty(ax, _none(graph, lane, min_weight))
-    say_cut(ax, len(weight), above)
+        say_empty(ax, graph, lane, min_weight)
+    say_cut(ax, len(strength), above)
     say_title(ax, title)
     return ax
 
@@ -209,12 +206,6 @@ def plot_adjacency(
     ax.set_xlabel("sender", fontsize=9, color=INK)
     ax.set_ylabel("receiver", fontsize=9, color=INK)
     if not len(weight):
-        say_empty(ax, _none(graph, lane, min_weight))
+        say_empty(ax, graph, lane, min_weight)
     say_title(ax, title)
     return ax
-
-
-def _none(graph: AttentionGraph, lane: int, min_weight: float | None) -> str:
-    """What an empty picture says."""
-    there = min_weight is not None and graph.lane(lane).num_edges
-    return f"no edges above {min_weight:g}" if there else "no edges"

@@ -87,15 +87,9 @@ def without_padding(graph: AttentionGraph, senders: Tensor, receivers: Tensor) -
     lane, sender, receiver = lane[real], sender[real], receiver[real]
     new_sender, new_receiver = senders.cumsum(0) - 1, receivers.cumsum(0) - 1
     num_senders, num_receivers = int(senders.sum()), int(receivers.sum())
-    return AttentionGraph(
-        new_sender[sender] + lane * num_senders,
-        new_receiver[receiver] + lane * num_receivers,
-        graph.weight[real],
-        graph.num_lanes,
-        num_senders,
-        num_receivers,
-        graph.batch_shape,
-    )
+    ends = new_sender[sender] + lane * num_senders, new_receiver[receiver] + lane * num_receivers
+    sizes = num_senders, num_receivers
+    return AttentionGraph.of_sorted(ends, graph.weight[real], sizes, graph.batch_shape)
 
 
 def padding_cut(graph: AttentionGraph, senders: Tensor, receivers: Tensor) -> AttentionGraph:

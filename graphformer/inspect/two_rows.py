@@ -11,7 +11,6 @@ from graphformer.errors import require
 from graphformer.graph import AttentionGraph
 from graphformer.inspect.drawing import (
     INK,
-    edges_of,
     figure_of,
     heaviest,
     name_ticks,
@@ -47,11 +46,7 @@ def plot_rows(
     columns, rows = graph.num_senders, graph.num_receivers
     above = names_of(labels, columns)
     below = names_of(receiver_labels, rows, "receiver", "receiver_labels")
-    senders, receivers, weight = edges_of(graph, lane, min_weight)
-    there = len(weight)
-    order = heaviest(weight, max_edges)
-    senders, receivers, weight = senders[order], receivers[order], weight[order]
-    strength = weight / weight.max() if len(weight) else weight
+    senders, receivers, strength, there = heaviest(graph, lane, min_weight, max_edges)
     if ax is None:
         ax = new_axes(min(max(5.0, 1.5 + 0.26 * max(columns, rows)), 24.0), 4.0)
     ax.set_xlim(-0.5, max(rows, 1) - 0.5)
@@ -89,7 +84,7 @@ def plot_rows(
     ax.set_xlabel("receivers", fontsize=9, color=INK)
     upper.set_xlabel("senders", fontsize=9, color=INK)
     if not there:
-        say_empty(ax, "no edges" + (f" above {min_weight:g}" if graph.num_edges else ""))
-    say_cut(ax, len(weight), there)
+        say_empty(ax, graph, lane, min_weight)
+    say_cut(ax, len(strength), there)
     say_title(ax, title)
     return ax

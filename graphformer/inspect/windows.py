@@ -124,15 +124,9 @@ def _cut(
         return shown
     keep = (graph.senders >= senders.start) & (graph.senders < senders.stop)
     keep &= (graph.receivers >= receivers.start) & (graph.receivers < receivers.stop)
-    part = AttentionGraph(
-        graph.senders[keep] - senders.start,
-        graph.receivers[keep] - receivers.start,
-        graph.weight[keep],
-        1,
-        len(senders),
-        len(receivers),
-        (),
-    )
+    ends = graph.senders[keep] - senders.start, graph.receivers[keep] - receivers.start
+    sizes = len(senders), len(receivers)
+    part = AttentionGraph.of_sorted(ends, graph.weight[keep], sizes)
     note = f"{side} {chosen.start} to {chosen.stop - 1} of {total}"
     note += ", with the most weight between them" if by_weight else ""
     return replace(

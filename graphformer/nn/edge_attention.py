@@ -243,15 +243,11 @@ class EdgeAttention(Shell, MessageLayer):
         if graph.num_edges == rows.num_edges:
             carried = rows.with_weight(graph.weight)
         else:
-            carried = AttentionGraph(
-                rows.senders[numbers],
-                graph.receivers,
-                graph.weight,
-                1,
-                rows.num_senders,
-                rows.num_receivers,
-                (),
+            ends, sizes = (
+                (rows.senders[numbers], graph.receivers),
+                (rows.num_senders, rows.num_receivers),
             )
+            carried = AttentionGraph.of_sorted(ends, graph.weight, sizes)
         backend = backends.get(self.backend)
         summed = base.aggregate(carried, edge_attr.to(dtype), ("sum",), backend)["sum"]
         message = summed.view(self.heads, -1, edge_attr.shape[-1]) @ self.edge_message.to(dtype)

@@ -137,26 +137,15 @@ class EdgeList:
         head needs is found once and shifted.
         """
         if ("heads", num_heads) not in self._graphs:
-            one = AttentionGraph(
-                self.senders,
-                self.receivers,
-                self._ones(1),
-                1,
-                self.num_senders,
-                self.num_receivers,
-                (),
-            )
+            sizes = self.num_senders, self.num_receivers
+            one = AttentionGraph.of_sorted((self.senders, self.receivers), None, sizes)
             order, starts = one.by_sender
             shift = self.num_edges
-            graph = AttentionGraph(
+            ends = (
                 self._shifted(self.senders, num_heads, self.num_senders),
                 self._shifted(self.receivers, num_heads, self.num_receivers),
-                self._ones(num_heads),
-                num_heads,
-                self.num_senders,
-                self.num_receivers,
-                (num_heads,),
             )
+            graph = AttentionGraph.of_sorted(ends, None, sizes, (num_heads,))
             graph.derived("in_degree", lambda: one.in_degree().repeat(num_heads))
             graph.derived("indptr", lambda: self._starts(one.indptr, num_heads))
             graph.derived(
@@ -175,16 +164,9 @@ class EdgeList:
             numbers = torch.arange(num_heads * self.num_edges, device=device).view(
                 num_heads, self.num_edges
             )
-            receivers = num_heads * self.num_receivers
-            graph = AttentionGraph(
-                numbers[0].repeat(num_heads),
-                every.receivers,
-                every.weight,
-                1,
-                self.num_edges,
-                receivers,
-                (),
-            )
+            ends = numbers[0].repeat(num_heads), every.receivers
+            sizes = self.num_edges, num_heads * self.num_receivers
+            graph = AttentionGraph.of_sorted(ends, every.weight, sizes)
             graph.derived("in_degree", every.in_degree)
             graph.derived("indptr", lambda: every.indptr)
             starts = num_heads * torch.arange(self.num_edges + 1, device=device)
@@ -208,12 +190,8 @@ class EdgeList:
             numbers = torch.arange(num_heads * self.num_edges, device=self.senders.device)
         else:
             receivers = receivers[numbers]
-        return AttentionGraph(
-            numbers, receivers, weight, num_heads, self.num_edges, self.num_receivers, (num_heads,)
-        )
-
-    def _ones(self, num_heads: int) -> Tensor:
-        return torch.ones(num_heads * self.num_edges, device=self.senders.device)
+        sizes = self.num_edges, self.num_receivers
+        return AttentionGraph.of_sorted((numbers, receivers), weight, sizes, (num_heads,))
 
     def _shifted(self, values: Tensor, num_heads: int, size: int) -> Tensor:
         return (

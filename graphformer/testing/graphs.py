@@ -126,13 +126,7 @@ def check_equivariant(
     if target not in _TARGETS:
         raise ValueError(f"unknown target {target!r}; known: {', '.join(_TARGETS)}")
     batch = torch.zeros(len(x), dtype=torch.long, device=x.device) if batch is None else batch
-    want = _rows(
-        run_steadily(model, *_arguments(x, senders, receivers, batch, edge_attr)),
-        target,
-        x,
-        senders,
-        batch,
-    )
+    want = _output(run_steadily, model, target, x, senders, receivers, batch, edge_attr)
     generator = torch.Generator().manual_seed(seed)
     for trial in range(whole("num_permutations", num_permutations)):
         # order[new] = old, and nodes stay within their graph, because models may rely on batch
@@ -145,14 +139,9 @@ def check_equivariant(
             if shuffle_edges
             else torch.arange(len(senders), device=x.device)
         )
-        arguments = _arguments(
-            x[order],
-            new_number[senders[edges]],
-            new_number[receivers[edges]],
-            batch,
-            None if edge_attr is None else edge_attr[edges],
-        )
-        got = _rows(run(model, *arguments), target, x, senders, batch)
+        ends = new_number[senders[edges]], new_number[receivers[edges]]
+        attributes = None if edge_attr is None else edge_attr[edges]
+        got = _output(run, model, target, x[order], *ends, batch, attributes)
         rows = {"node": order, "edge": edges, "graph": torch.arange(len(want), device=x.device)}[
             target
         ]
@@ -216,15 +205,7 @@ def check_disjoint(
         )
 
     def outputs(order: Sequence[int], steadily: bool) -> list[Tensor]:
-        x, senders, receivers, batch, edge_attr = joined(order)
-        call = run_steadily if steadily else run
-        rows = _rows(
-            call(model, *_arguments(x, senders, receivers, batch, edge_attr)),
-            target,
-            x,
-            senders,
-            batch,
-        )
+        rows = _output(run_steadily if steadily else run, model, target, *joined(order))
         sizes = {
             "node": [len(graphs[i].x) for i in order],
             "edge": [len(graphs[i].senders) for i in order],
@@ -285,25 +266,14 @@ def check_direction(
             "every node reaches every other in this graph, so direction cannot be tested; use a "
             "graph without cycles"
         )
-    want = _rows(
-        run_steadily(model, *_arguments(x, senders, receivers, batch, edge_attr)),
-        "node",
-        x,
-        senders,
-        batch,
-    )
+    others = senders, receivers, batch, edge_attr
+    want = _output(run_steadily, model, "node", x, *others)
     changes = normal(x.shape, x.dtype, x.device, seed=seed)
     silent = []
     for j in range(nodes):
         changed = x.clone()
         changed[j] += changes[j]
-        got = _rows(
-            run(model, *_arguments(changed, senders, receivers, batch, edge_attr)),
-            "node",
-            x,
-            senders,
-            batch,
-        )
+        got = _output(run, model, "node", changed, *others)
         unreached = (~reached[j]).nonzero()[:, 0].to(x.device)
 
         def text(index: tuple[int, ...], j: int = j, unreached: Tensor = unreached) -> str:
@@ -319,17 +289,19 @@ def check_direction(
         raise violation(7, f"{silent[0]}: no message goes from sender to receiver")
 
 
-def _arguments(
-    x: Tensor, senders: Tensor, receivers: Tensor, batch: Tensor, edge_attr: Tensor | None
-) -> tuple[Tensor, ...]:
-    return (
-        (x, senders, receivers, batch)
-        if edge_attr is None
-        else (x, senders, receivers, batch, edge_attr)
-    )
-
-
-def _rows(output: Tensor, target: str, x: Tensor, senders: Tensor, batch: Tensor) -> Tensor:
+def _output(
+    call: Callable[..., Tensor],
+    model: Callable[..., Any],
+    target: str,
+    x: Tensor,
+    senders: Tensor,
+    receivers: Tensor,
+    batch: Tensor,
+    edge_attr: Tensor | None,
+) -> Tensor:
+    """What the model makes of a graph, a row for each ``target``."""
+    graph = (x, senders, receivers, batch)
+    output = call(model, *(graph if edge_attr is None else (*graph, edge_attr)))
     expected = {
         "node": len(x),
         "edge": len(senders),

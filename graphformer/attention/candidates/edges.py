@@ -85,10 +85,8 @@ class Edges(Slot, slot="candidates", name="edges"):
         )
         lane = torch.div(receivers, max(num_receivers, 1), rounding_mode="floor")
         senders = lane * num_senders + senders
-        ones = torch.ones(senders.shape, device=senders.device)
-        return AttentionGraph(
-            senders, receivers, ones, batch * heads, num_senders, num_receivers, (batch, heads)
-        )
+        sizes = num_senders, num_receivers
+        return AttentionGraph.of_sorted((senders, receivers), None, sizes, (batch, heads))
 
     @classmethod
     def from_graph(cls, graph: AttentionGraph) -> Edges:

@@ -269,29 +269,22 @@ def pairs_of(problem: Problem, block: Stretch) -> Block:
     own = pairs(problem, block, block.columns)
     rows, columns = (slice(part.start, part.stop) for part in (block.rows, block.columns))
     first, last = block.lanes.start, block.lanes.stop
-    if first % heads or last % heads:
-        return Block(
-            own.sequence.unsqueeze(1),
-            own.head.unsqueeze(1),
-            own.receiver,
-            own.sender,
-            own.num_receivers,
-            own.num_senders,
-            answer.unsqueeze(1),
-            slice(first // heads, (last - 1) // heads + 1),
-            rows,
-            columns,
+    whole = first % heads == 0 and last % heads == 0
+    sequence, head = own.sequence.unsqueeze(1), own.head.unsqueeze(1)
+    if whole:
+        sequence, head = (
+            sequence[::heads],
+            torch.arange(heads, device=problem.q.device).view(-1, 1, 1),
         )
-    head = torch.arange(heads, device=problem.q.device).view(-1, 1, 1)
     return Block(
-        own.sequence[::heads].unsqueeze(1),
+        sequence,
         head,
         own.receiver,
         own.sender,
         own.num_receivers,
         own.num_senders,
-        answer.unflatten(0, (-1, heads)),
-        slice(first // heads, last // heads),
+        answer.unflatten(0, (-1, heads)) if whole else answer.unsqueeze(1),
+        slice(first // heads, (last - 1) // heads + 1),
         rows,
         columns,
     )

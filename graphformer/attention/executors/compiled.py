@@ -68,18 +68,10 @@ def over_edges(
 
 
 def reduced(
-    q: Tensor,
-    k: Tensor,
-    x: Tensor,
-    held: Sequence[Tensor],
-    slots: str,
-    reductions: str,
-    executor: str,
-    backend: str,
-    dropout: float,
-    seed: Tensor | None,
+    q: Tensor, k: Tensor, x: Tensor, held: Sequence[Tensor], *question: Any
 ) -> list[Tensor]:
     """The eager answer to the question that travelled as tensors, numbers and text."""
+    slots, reductions, executor, backend, dropout, seed = question
     problem = Problem(q, k, *unpack(f'{{"()": {slots}}}', held))
     names = tuple(reductions.split(","))
     with torch.random.fork_rng(devices=[q.device] if q.is_cuda else [], enabled=seed is not None):
@@ -134,16 +126,7 @@ def reduce_edges(
 
 @reduce_edges.register_fake
 def _(
-    q: Tensor,
-    k: Tensor,
-    x: Tensor,
-    held: Sequence[Tensor],
-    slots: str,
-    reductions: str,
-    executor: str,
-    backend: str,
-    dropout: float,
-    seed: Tensor | None,
+    q: Tensor, k: Tensor, x: Tensor, held: Sequence[Tensor], slots: str, reductions: str, *more: Any
 ) -> list[Tensor]:
     rows = q.shape[:3]
     return [

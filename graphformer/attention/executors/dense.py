@@ -24,9 +24,8 @@ def build(problem: Problem) -> AttentionGraph:
         raise ValueError(UNKNOWN_NUMBER)
     lane, row, sender = keep.flatten(0, 1).nonzero(as_tuple=True)
     senders, receivers = lane * num_senders + sender, lane * num_receivers + row
-    return AttentionGraph(
-        senders, receivers, weights[keep], batch * heads, num_senders, num_receivers, (batch, heads)
-    )
+    sizes = num_senders, num_receivers
+    return AttentionGraph.of_sorted((senders, receivers), weights[keep], sizes, (batch, heads))
 
 
 def reduce(weights: Tensor, keep: Tensor, x: Tensor, reduction: str) -> Tensor:

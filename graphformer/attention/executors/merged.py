@@ -189,9 +189,8 @@ def _walk(
         parts = [(nothing, nothing, queries.new_zeros(0))]
     senders, receivers, weight = (torch.cat(part) for part in zip(*parts, strict=True))
     lanes = (batch,) if reduce is not None else (batch, heads)
-    return AttentionGraph(
-        senders, receivers, weight, math.prod(lanes), num_senders, num_receivers, lanes
-    ), out
+    sizes = num_senders, num_receivers
+    return AttentionGraph.of_sorted((senders, receivers), weight, sizes, lanes), out
 
 
 def _checked(sinks: Tensor, problem: Problem) -> Tensor:

@@ -83,15 +83,9 @@ class EdgeMessages:
     def sum(self, messages: Tensor) -> Tensor:
         """Messages ``[E, D]`` added up at their receivers, ``[B, H, Nq, D]``."""
         graph = self.graph
-        rows = AttentionGraph(
-            torch.arange(graph.num_edges, device=graph.device),
-            graph.receivers,
-            messages.new_ones(graph.num_edges),
-            1,
-            graph.num_edges,
-            graph.num_lanes * graph.num_receivers,
-            (),
-        )
+        ends = torch.arange(graph.num_edges, device=graph.device), graph.receivers
+        sizes = graph.num_edges, graph.num_lanes * graph.num_receivers
+        rows = AttentionGraph.of_sorted(ends, messages.new_ones(graph.num_edges), sizes)
         out = base.aggregate(rows, messages, ("sum",), backends.get(self.backend))["sum"]
         return out.view(-1, self.heads, graph.num_receivers, messages.shape[-1])
 

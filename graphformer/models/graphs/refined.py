@@ -31,14 +31,9 @@ class Refined:
     def graph(self) -> AttentionGraph:
         """The kept edges as one lane."""
         kept = self.edges.select(self.kept)
-        return AttentionGraph(
-            kept.senders,
-            kept.receivers,
-            self.weight[self.kept],
-            1,
-            kept.num_senders,
-            kept.num_receivers,
-            (),
+        sizes = kept.num_senders, kept.num_receivers
+        return AttentionGraph.of_sorted(
+            (kept.senders, kept.receivers), self.weight[self.kept], sizes
         )
 
     def on(self, edges: EdgeList) -> Tensor:
