@@ -35,7 +35,7 @@ _numbers = itertools.count()
 
 
 @dataclass
-class Settings:
+class AdapterSettings:
     """What an adapter's layer needs of its config."""
 
     config: SparseGINConfig
@@ -51,6 +51,10 @@ class Settings:
             self.sparsifier, merged=self.config.graph == "merged", clamp=self.config.clamp
         )
         return self_loops(graph) if self.config.direction == "self" else graph
+
+
+Settings = AdapterSettings
+"""As pickled models name it."""
 
 
 class SparseGINLayer(nn.Module, BaseTunerLayer):
@@ -69,7 +73,7 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         super().__init__()
         self.sparsegin_gnn = nn.ModuleDict()
         self.sparsegin_scale = nn.ParameterDict()
-        self.settings: dict[str, Settings] = {}
+        self.settings: dict[str, AdapterSettings] = {}
         self.place, self.edgeless = place, edgeless
         self._disable_adapters = False
         self.merged_adapters = []
@@ -134,7 +138,7 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         self.sparsegin_scale[adapter_name] = nn.Parameter(
             torch.full((1,), scale, dtype=dtype, device=device)
         )
-        self.settings[adapter_name] = Settings(
+        self.settings[adapter_name] = AdapterSettings(
             config, config.sparsifier(place.num_heads), config.graph_key()
         )
         if not config.train_scale:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from graphformer.adapters.layer import Settings, SparseGINLayer
+from graphformer.adapters.layer import AdapterSettings, SparseGINLayer
 from graphformer.errors import whole
 from graphformer.frozen import capture
 from graphformer.frozen.capture import Attention
@@ -48,7 +48,7 @@ def scales(model: nn.Module, adapter_name: str = "default") -> dict[str, float]:
 class _Counter:
     """Hears what one adapter's layer hears in the thread that made it, and counts the edges."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: AdapterSettings) -> None:
         self.settings, self.edges, self.tokens = settings, 0, 0
         self.thread = threading.get_ident()
 

@@ -21,7 +21,7 @@ from graphformer.adapters.config import SparseGINConfig
 from graphformer.adapters.edgeless import Edgeless
 from graphformer.adapters.layer import NAME, NO_MERGE, SparseGINLayer
 from graphformer.frozen import anatomy, capture
-from graphformer.frozen.anatomy import Layer, Place
+from graphformer.frozen.anatomy import FrozenLayer, Place
 
 _lock = threading.Lock()
 
@@ -66,7 +66,7 @@ class SparseGINModel(BaseTuner):
                 )
             capture.switch_on(model)
             try:
-                self.sparsegin_layers: list[Layer] = anatomy.examine(model)
+                self.sparsegin_layers: list[FrozenLayer] = anatomy.examine(model)
                 self.sparsegin_edgeless = Edgeless()
                 self.sparsegin_places = self._choose(peft_config, model)
             except BaseException:

@@ -59,7 +59,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Layer:
+class FrozenLayer:
     """What was found in one layer: the places by their name in a config; None where there is
     none.
     """
@@ -85,7 +85,7 @@ class _Ear:
         self.calls.append(attention)
 
 
-def examine(model: nn.Module) -> list[Layer]:
+def examine(model: nn.Module) -> list[FrozenLayer]:
     """The layers of a model and where an adapter can stand in them. Its attention must have been
     switched to ``capture``'s functions.
 
@@ -148,11 +148,11 @@ def examine(model: nn.Module) -> list[Layer]:
             name: _make(spot.layer, place, query.shape[2], common)
             for name, place in spot.places.items()
         }
-        layers.append(Layer(spot.attention, places))
+        layers.append(FrozenLayer(spot.attention, places))
     return layers
 
 
-def require_place(model: nn.Module, layer: Layer, placement: str) -> Place:
+def require_place(model: nn.Module, layer: FrozenLayer, placement: str) -> Place:
     """The place of that name, or an error that says why there is none."""
     place = layer.places[placement]
     if place is not None:

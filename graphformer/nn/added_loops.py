@@ -41,7 +41,7 @@ def check_fill(value: float | Tensor | str, add_self_loops: bool) -> float | Ten
 
 
 @dataclass(frozen=True)
-class Edges:
+class GivenList:
     """Edges in the order in which they were given, and what belongs to each.
 
     Attributes:
@@ -64,15 +64,15 @@ class Edges:
     def num_edges(self) -> int:
         return self.senders.shape[0]
 
-    def select(self, keep: Tensor) -> Edges:
+    def select(self, keep: Tensor) -> GivenList:
         """The edges for which ``keep`` (bool ``[E]``), or those with the numbers ``keep`` in this
         order.
         """
         keep = numbers_of(keep)
         picked = {name: value[keep] for name in PARTS if (value := getattr(self, name)) is not None}
-        return Edges(self.senders[keep], self.receivers[keep], **picked)
+        return GivenList(self.senders[keep], self.receivers[keep], **picked)
 
-    def repeated(self, times: int, num_senders: int, num_receivers: int) -> Edges:
+    def repeated(self, times: int, num_senders: int, num_receivers: int) -> GivenList:
         """The same edges in ``times`` copies of the graph, whose nodes are numbered on."""
         copy = torch.arange(times, device=self.senders.device).unsqueeze(-1)
         shared = {
@@ -80,7 +80,7 @@ class Edges:
             for name in PARTS
             if (value := getattr(self, name)) is not None
         }
-        return Edges(
+        return GivenList(
             (self.senders + num_senders * copy).flatten(),
             (self.receivers + num_receivers * copy).flatten(),
             **shared,
@@ -88,7 +88,7 @@ class Edges:
 
     def with_self_loops(
         self, num_nodes: int, num_receivers: int, fill: float | Tensor | str, static: bool
-    ) -> Edges:
+    ) -> GivenList:
         """A self-loop for each of the first ``num_nodes`` in the place of those that were there; it
         stands behind the other edges.
 
@@ -104,7 +104,7 @@ class Edges:
 
     def _append(
         self, num_nodes: int, num_receivers: int, fill: float | Tensor | str, there: Tensor | None
-    ) -> Edges:
+    ) -> GivenList:
         loop = torch.arange(num_nodes, device=self.senders.device, dtype=self.senders.dtype)
         out = replace(
             self,

@@ -39,8 +39,7 @@ from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import strict_flags
 from graphformer.graph import AttentionGraph
 from graphformer.nn import conv_inputs
-from graphformer.nn.added_loops import Edges as GivenList
-from graphformer.nn.added_loops import check_fill
+from graphformer.nn.added_loops import GivenList, check_fill
 from graphformer.nn.conv_options import check_head, check_sizes, refuse_others
 from graphformer.nn.edge_attention import EdgeAttention
 from graphformer.nn.edge_list import EdgeList

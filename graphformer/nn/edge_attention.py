@@ -25,7 +25,7 @@ from graphformer.attention.updates import Update
 from graphformer.backends import base
 from graphformer.finite import require_finite
 from graphformer.graph import AttentionGraph
-from graphformer.nn.added_loops import Edges
+from graphformer.nn.added_loops import GivenList
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.graph_inputs import numberless
@@ -264,7 +264,7 @@ class EdgeAttention(Shell, MessageLayer):
         return self.backend in ("auto", "torch", "pyg") and not self.operator.reads_edges
 
     def _traced(
-        self, x_src: Tensor, x_dst: Tensor | None, num_receivers: int, edges: Edges
+        self, x_src: Tensor, x_dst: Tensor | None, num_receivers: int, edges: GivenList
     ) -> tuple[Tensor, Tensor]:
         """Output and weights ``[E, heads]``: no edge is sorted or left out, and dropped ones have
         weight 0.

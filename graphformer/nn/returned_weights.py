@@ -11,12 +11,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
 from graphformer.graph.keys import numbers_of, order_of
-from graphformer.nn.added_loops import Edges
 from graphformer.nn.graph_inputs import GraphInput
 from graphformer.uncompiled import uncompiled
 
 
-def returned(graph: GraphInput, looped: Edges | None, alpha: Tensor, flow: str) -> Any:
+def returned(graph: GraphInput, looped: GivenList | None, alpha: Tensor, flow: str) -> Any:
     """``(edge_index, alpha)``, or the sparse matrix that was given with ``alpha`` in it.
 
     Args:

@@ -70,7 +70,7 @@ def attention(
         "sharpening": sharpening(settings),
     }
     options |= operator_options(settings, quirks, rms_norm_eps)
-    layer = build(settings, operator, heads, options, quirks)
+    layer = assembled(settings, operator, heads, options, quirks)
     with torch.no_grad():
         for projection in (
             layer.q_proj,
@@ -81,7 +81,7 @@ def attention(
     return layer
 
 
-def build(
+def assembled(
     settings: Settings,
     operator: str,
     heads: tuple[int, int, int | None],
