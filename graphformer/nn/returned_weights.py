@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
 from graphformer.graph.keys import numbers_of, order_of
+from graphformer.nn.added_loops import GivenList
 from graphformer.nn.graph_inputs import GraphInput
 from graphformer.uncompiled import uncompiled
 
