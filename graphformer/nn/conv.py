@@ -78,27 +78,14 @@ class GINAttentionConv(AttentionConv):
         train_eps: bool = True,
         **options: Unpack[ConvOptions],
     ) -> None:
+        head, dropout = options.get("head"), options.get("dropout", 0.0) if mlp_residual else 0.0
+        own: dict[str, Any] = {"mlp_ratio": mlp_ratio, "self_weight": self_weight}
+        own["train_eps"] = train_eps
         refuse_arguments(
-            GINAttentionConv,
-            options.get("head"),
-            mlp_ratio=mlp_ratio,
-            self_weight=self_weight,
-            mlp_norm=mlp_norm,
-            mlp_residual=mlp_residual,
-            train_eps=train_eps,
+            GINAttentionConv, head, mlp_norm=mlp_norm, mlp_residual=mlp_residual, **own
         )
-        super().__init__(
-            GINOperator(
-                mlp_ratio=mlp_ratio,
-                self_weight=self_weight,
-                norm=mlp_norm,
-                residual=mlp_residual,
-                train_eps=train_eps,
-                dropout=options.get("dropout", 0.0) if mlp_residual else 0.0,
-            ),
-            *(in_channels, out_channels, heads, edge_dim),
-            **options,
-        )
+        operator = GINOperator(norm=mlp_norm, residual=mlp_residual, dropout=dropout, **own)
+        super().__init__(operator, in_channels, out_channels, heads, edge_dim, **options)
 
 
 class PNAAttentionConv(AttentionConv):
@@ -137,19 +124,11 @@ class PNAAttentionConv(AttentionConv):
         **options: Unpack[ConvOptions],
     ) -> None:
         own: dict[str, Any] = {"mlp_ratio": mlp_ratio, "scalers": scalers, "avg_degree": avg_degree}
-        refuse_arguments(
-            PNAAttentionConv,
-            options.get("head"),
-            self_weight=self_weight,
-            aggregators=aggregators,
-            **own,
-        )
+        given = {**own, "self_weight": self_weight, "aggregators": aggregators}
+        refuse_arguments(PNAAttentionConv, options.get("head"), **given)
         everything = ("own", *aggregators) if self_weight else tuple(aggregators)
-        super().__init__(
-            OwnScaled(PNAOperator(aggregators=everything, **own), self_weight),
-            *(in_channels, out_channels, heads, edge_dim),
-            **options,
-        )
+        operator = OwnScaled(PNAOperator(aggregators=everything, **own), self_weight)
+        super().__init__(operator, in_channels, out_channels, heads, edge_dim, **options)
 
 
 class SumAttentionConv(AttentionConv):
@@ -172,8 +151,5 @@ class SumAttentionConv(AttentionConv):
         **options: Unpack[ConvOptions],
     ) -> None:
         refuse_arguments(SumAttentionConv, options.get("head"), self_weight=self_weight)
-        super().__init__(
-            OwnAdded(SumOperator(), self_weight),
-            *(in_channels, out_channels, heads, edge_dim),
-            **options,
-        )
+        operator = OwnAdded(SumOperator(), self_weight)
+        super().__init__(operator, in_channels, out_channels, heads, edge_dim, **options)

@@ -190,27 +190,17 @@ class GINAttention(Preset):
         mlp_residual: bool = False,
         **options: Unpack[Options],
     ) -> None:
-        refuse_arguments(
-            GINAttention,
-            options.get("head"),
-            mlp_ratio=mlp_ratio,
-            eps=eps,
-            self_weight=self_weight,
-            mlp_dropout=mlp_dropout,
-            mlp_norm=mlp_norm,
-            mlp_norm_eps=mlp_norm_eps,
-            mlp_residual=mlp_residual,
-        )
+        own: dict[str, Any] = {"mlp_ratio": mlp_ratio, "eps": eps, "self_weight": self_weight}
+        mlp: dict[str, Any] = {
+            "dropout": probability("mlp_dropout", mlp_dropout),
+            "norm": mlp_norm,
+            "norm_eps": number("mlp_norm_eps", mlp_norm_eps, least=0.0),
+            "residual": mlp_residual,
+        }
+        given = {**own, **{f"mlp_{name}": value for name, value in mlp.items()}}
+        refuse_arguments(GINAttention, options.get("head"), **given)
         super().__init__(
-            GINOperator(
-                mlp_ratio=mlp_ratio,
-                eps=eps,
-                self_weight=self_weight,
-                dropout=probability("mlp_dropout", mlp_dropout),
-                norm=mlp_norm,
-                norm_eps=number("mlp_norm_eps", mlp_norm_eps, least=0.0),
-                residual=mlp_residual,
-            ),
+            GINOperator(**own, **mlp),
             *(hidden_size, num_heads, num_kv_heads, sharpening, sparsify, normalize, is_causal),
             *(backend, executor),
             **options,
