@@ -1,4 +1,4 @@
-"""Functions that torch.compile leaves out of its graph, and why."""
+"""Functions that torch.compile leaves out of its graph, and why; and whether it exports one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Any, TypeVar
 import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def exporting() -> bool:
+    """Whether ``torch.export`` traces; torch 2.6 cannot tell it from compiling."""
+    return getattr(torch.compiler, "is_exporting", bool)()
 
 
 def uncompiled(reason: str) -> Callable[[F], F]:

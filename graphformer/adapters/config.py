@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import json
 import math
 from collections.abc import Mapping
@@ -146,18 +147,7 @@ class SparseGINConfig(PeftConfig):
                 "install -U graphformer"
             )
         self._check_modules()
-        check_settings(
-            self.hidden_dim,
-            self.depth,
-            activation=self.activation,
-            mlp_ratio=self.mlp_ratio,
-            hidden_norm=self.hidden_norm,
-            residual=self.residual,
-            dropout=self.dropout,
-            output_norm=self.output_norm,
-            self_weight=self.self_weight,
-            input_norm=self.input_norm,
-        )
+        check_settings(**self.network())
         require_known("direction", self.direction, ("key_to_query", "self"))
         require_known("graph", self.graph, ("merged", "per_head"))
         require_known("placement", self.placement, ("before_mlp", "after_mlp", "beside_mlp"))
@@ -178,6 +168,10 @@ class SparseGINConfig(PeftConfig):
                     "none: leave it out, or give graph='merged'"
                 )
         self._check_threshold()
+
+    def network(self) -> dict[str, Any]:
+        """Those of the settings that :class:`~graphformer.nn.SparseGIN` has too."""
+        return {name: getattr(self, name) for name in inspect.signature(check_settings).parameters}
 
     def _check_modules(self) -> None:
         """Which modules: names, numbers, and one way of choosing them."""

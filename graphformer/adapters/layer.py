@@ -1,9 +1,9 @@
 """The adapter in one layer of a model: a part of the module whose output it changes, called by a
 hook.
 
-Other than most of PEFT's it is not put around that module: the names of the base model's parameters
-stay what they were, so that a LoRA inside of an adapted attention is saved and loaded under the
-same names as without it.
+Unlike most of PEFT's layers it is not wrapped around that module: the names of the base model's
+parameters stay what they were, so that a LoRA inside of an adapted attention is saved and loaded
+under the same names as without it.
 """
 
 from __future__ import annotations
@@ -114,16 +114,7 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         place = self.place
         gnn = SparseGIN(
             place.hidden_size,
-            config.hidden_dim,
-            config.depth,
-            activation=config.activation,
-            mlp_ratio=config.mlp_ratio,
-            hidden_norm=config.hidden_norm,
-            residual=config.residual,
-            dropout=config.dropout,
-            output_norm=config.output_norm,
-            self_weight=config.self_weight,
-            input_norm=config.input_norm,
+            **config.network(),
             num_heads=place.num_heads if config.graph == "per_head" else None,
         )
         scale = config.scale(place.position, place.count)

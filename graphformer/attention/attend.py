@@ -20,6 +20,7 @@ from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.watching import tell
 from graphformer.errors import number, strict_flags
 from graphformer.graph import AttentionGraph
+from graphformer.uncompiled import exporting
 
 
 def plan(
@@ -157,11 +158,6 @@ def attend(
         return compiled.over_edges(problem, x, reductions, chosen, dropout), None
     reduced, graph = over_edges(problem, x, reductions, chosen, dropout)
     return reduced, graph if output_graph else None
-
-
-def exporting() -> bool:
-    """Whether ``torch.export`` traces; torch 2.6 cannot tell it from compiling."""
-    return getattr(torch.compiler, "is_exporting", bool)()
 
 
 @torch.compiler.disable  # as build is

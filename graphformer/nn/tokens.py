@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor
 
-from graphformer.attention.attend import attend, dropped, exporting
+from graphformer.attention.attend import attend, dropped
 from graphformer.attention.candidates import Edges, Rule, resolve
 from graphformer.attention.features import Slice
 from graphformer.attention.head import Compute, Head, compute_of, head_of
@@ -20,6 +20,7 @@ from graphformer.graph import AttentionGraph
 from graphformer.nn.maps import linear
 from graphformer.nn.rope import rotate
 from graphformer.nn.shell import Shell
+from graphformer.uncompiled import exporting
 
 
 def head_dim(hidden_size: int, num_heads: int, num_kv_heads: int | None) -> tuple[int, int]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from graphformer.attention.slot import Slot
+from graphformer.uncompiled import exporting
 
 _classes: list[type[Slot]] = []
 _values: dict[int, Callable[[], Any]] = {}
@@ -173,11 +174,6 @@ def place(value: Any, identity: int) -> int:
     except TypeError:  # what has no place for weak references
         return -1
     return number
-
-
-def exporting() -> bool:
-    """Whether ``torch.export`` traces; torch 2.6 cannot tell it from compiling."""
-    return getattr(torch.compiler, "is_exporting", bool)()
 
 
 def unpack(text: str, tensors: Sequence[Tensor]) -> Any:
