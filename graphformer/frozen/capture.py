@@ -24,7 +24,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from graphformer.attention import merged_graph
-from graphformer.attention.sparsifiers import Sparsifier
+from graphformer.attention.sparsifiers import Sparsifier, Threshold
 from graphformer.graph import AttentionGraph
 
 # Neither "flash" nor "/" in a name: transformers would take it for a kernel's.
@@ -97,16 +97,25 @@ class Attention:
             sinks=None if sinks is None else sinks[heads],
         )
 
-    def of_last(self, rows: int) -> Attention:
-        """That of the last receivers alone."""
+    def of_receivers(self, rows: slice) -> Attention:
+        """That of some receivers alone."""
         allowed, bias = self.allowed, self.bias
         return replace(
             self,
-            query=self.query[:, :, -rows:],
-            output=self.output[:, -rows:],
-            allowed=None if allowed is None else allowed[:, :, -rows:],
-            bias=None if bias is None else bias[:, :, -rows:],
+            query=self.query[:, :, rows],
+            output=self.output[:, rows],
+            allowed=None if allowed is None else allowed[:, :, rows],
+            bias=None if bias is None else bias[:, :, rows],
         )
+
+    def made_again(self) -> Tensor:
+        """The output as the graph's weights, with no edge cut, times the values have it,
+        ``[B, Nq, H, dv]``: computed in float32 where the model's own precision is lower.
+        """
+        weights = self.graph(Threshold(0.0), merged=False, clamp=None).to_dense()
+        group = self.query.shape[1] // self.value.shape[1]
+        values = self.value.repeat_interleave(group, dim=1).to(weights.dtype)
+        return (weights @ values).transpose(1, 2).to(self.output.dtype)
 
     def graph(self, sparsify: Sparsifier, *, merged: bool, clamp: float | None) -> AttentionGraph:
         """The graph of its weights, with lanes ``(B,)`` if merged and ``(B, H)`` otherwise. It has

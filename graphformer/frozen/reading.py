@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphformer.attention.sparsifiers import Threshold
 from graphformer.frozen import capture, steps
 from graphformer.frozen.capture import Attention
 from graphformer.frozen.probe import UnsupportedModel, title
@@ -105,16 +104,13 @@ def prove(model: nn.Module, call: Call) -> None:
     Raises:
         UnsupportedModel: they are not, so that any graph of them would be another one.
     """
-    own = call.attention.detach().of_last(PROVED)
-    weights = own.graph(Threshold(0.0), merged=False, clamp=None).to_dense()
-    group = own.query.shape[1] // own.value.shape[1]
-    values = own.value.repeat_interleave(group, dim=1).to(weights.dtype)
-    out = (weights @ values).transpose(1, 2)
+    own = call.attention.detach().of_receivers(slice(-PROVED, None))
+    out = own.made_again()
     # A row of padding may be anything.
     real = torch.ones(out.shape[:2], dtype=torch.bool, device=out.device)
     if own.allowed is not None:
         real = own.allowed.any(-1).any(1)
-    if not steps.same(out.to(own.output.dtype)[real], own.output[real], loose=True):
+    if not steps.same(out[real], own.output[real], loose=True):
         raise UnsupportedModel(
             f"the attention of {title(model)} cannot be read: the softmax of {call.name}'s queries "
             "and keys, times its values, is not its output"

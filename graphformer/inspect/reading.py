@@ -41,10 +41,15 @@ class Wanted:
         """Whether a layer is wanted."""
         return self.layers is None or number in self.layers or name in self.layers
 
-    def missing(self, seen: Sequence[tuple[int, str]]) -> list[int | str]:
-        """The layers asked for that the pass did not have."""
-        numbers, names = {number for number, _ in seen}, {name for _, name in seen}
-        return [one for one in self.layers or () if one not in numbers and one not in names]
+    def require(self, seen: Sequence[tuple[int, str]]) -> None:
+        """ValueError for layers asked for that the pass did not have."""
+        numbers, names = zip(*seen, strict=True) if seen else ((), ())
+        missing = [one for one in self.layers or () if one not in (*numbers, *names)]
+        if missing:
+            raise ValueError(
+                f"layers={missing}: the pass had {len(seen)} layers, numbered from 0: "
+                + ", ".join(names)
+            )
 
     def heads_of(self, count: int, name: str) -> list[int]:
         """The numbers of the heads to read, of ``count``."""

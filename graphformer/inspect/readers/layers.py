@@ -63,11 +63,7 @@ def read(
     finally:
         for handle in handles:
             handle.remove()
-    if missing := wanted.missing(seen):
-        raise ValueError(
-            f"layers={missing}: the pass had {len(seen)} layers, numbered from 0: "
-            + ", ".join(name for _, name in seen)
-        )
+    wanted.require(seen)
     graph = layers[0].graph
     batch, count = graph.batch_shape[0], graph.num_senders
     keep = padding_of(mask, batch, count, graph.device)

@@ -35,11 +35,7 @@ def read(
         for number in range(len(out.graphs))
     ]
     seen = list(enumerate(names))
-    if missing := wanted.missing(seen):
-        raise ValueError(
-            f"layers={missing}: the pass had {len(seen)} layers, numbered from 0: "
-            + ", ".join(names)
-        )
+    wanted.require(seen)
     sides = [_side(level) for level in range(levels)]
     layers: list[LayerGraph] = []
     for number, name in seen:

@@ -50,11 +50,7 @@ def read(
     with reading(model, hear):
         model(*args, **inputs)
     sides.tell_missing()
-    if missing := wanted.missing(seen):
-        raise ValueError(
-            f"layers={missing}: the pass had {len(seen)} layers, numbered from 0: "
-            + ", ".join(name for _, name in seen)
-        )
+    wanted.require(seen)
     used = {side for layer in layers for side in (layer.receivers, layer.senders)}
     nodes = {side: one for side, one in sides.nodes().items() if side in used}
     return ModelGraphs(tuple(layers), nodes, title(model), cut_text(wanted))
