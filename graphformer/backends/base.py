@@ -136,6 +136,13 @@ def divisor(graph: AttentionGraph) -> Tensor:
     return torch.where(total == 0, torch.ones_like(total), total)
 
 
+def standard_deviation(var: Tensor) -> Tensor:
+    """The square root of a variance, and 0, without a gradient, of one that is rounding."""
+    positive = var > SMALLEST_VARIANCE
+    root = torch.where(positive, var, torch.ones_like(var)).sqrt()
+    return torch.where(positive, root, torch.zeros_like(var))
+
+
 def reduce(
     backend: Backend, graph: AttentionGraph, x: Tensor, names: tuple[str, ...]
 ) -> dict[str, Tensor]:
@@ -153,12 +160,7 @@ def reduce(
             out["var"] = var = (backend.weighted_deviation(graph, x, out["mean"]) / total).clamp(
                 min=0.0
             )
-            positive = var > SMALLEST_VARIANCE
-            out["std"] = torch.where(
-                positive,
-                torch.where(positive, var, torch.ones_like(var)).sqrt(),
-                torch.zeros_like(var),
-            )
+            out["std"] = standard_deviation(var)
     if "max" in names:
         out["max"] = Extremum.apply(x, graph, largest_of(backend))
     if "min" in names:

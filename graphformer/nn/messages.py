@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from graphformer.backends.base import SMALLEST_VARIANCE, split
+from graphformer.backends.base import split, standard_deviation
 from graphformer.graph.counts import magnitude
 
 
@@ -76,12 +76,7 @@ def reduce_messages(
             out["var"] = var = (total(size.unsqueeze(-1) * deviation.square()) / safe).clamp(
                 min=0.0
             )
-            positive = var > SMALLEST_VARIANCE
-            out["std"] = torch.where(
-                positive,
-                torch.where(positive, var, torch.ones_like(var)).sqrt(),
-                torch.zeros_like(var),
-            )
+            out["std"] = standard_deviation(var)
         if "max" in wanted:
             out["max"] = largest(plain, keep.unsqueeze(-1))
         if "min" in wanted:

@@ -73,12 +73,9 @@ def check_causal(
         got = sequence_output(run(layer, changed), x)
 
         def text(index: tuple[int, ...], j: int = j) -> str:
-            where = (
-                f"output {index[1]} of sequence {index[0]} (index {index})"
-                if index
-                else "the outputs"
+            return (
+                f"changing token {j} of {length} changed {_outputs(index)}, which comes before it"
             )
-            return f"changing token {j} of {length} changed {where}, which comes before it"
 
         require_equal(1, got[:, :j], want[:, :j], text, atol=atol, rtol=rtol)
         if expect_change and not differs(got[:, j:], want[:, j:], atol=atol, rtol=rtol):
@@ -124,11 +121,12 @@ def check_prefix(
         prefix = sequence_output(run(layer, x[:, :n]), x[:, :n])
 
         def text(index: tuple[int, ...], n: int = n) -> str:
-            where = (
-                f"output {index[1]} of sequence {index[0]} (index {index})"
-                if index
-                else "the outputs"
-            )
-            return f"{where} of {total} tokens is not that of the first {n} tokens alone"
+            return f"{_outputs(index)} of {total} tokens is not that of the first {n} tokens alone"
 
         require_equal(3, whole[:, :n], prefix, text, atol=atol, rtol=rtol)
+
+
+def _outputs(index: tuple[int, ...]) -> str:
+    if not index:
+        return "the outputs"
+    return f"output {index[1]} of sequence {index[0]} (index {index})"
