@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphformer.cli.graph_data import Opened, name_of
+from graphformer.cli.graph_data import name_of
 from graphformer.datasets import GraphDataset
+from graphformer.datasets.store.source import Opened
 from graphformer.training.run import COMMAND_FILE, DATA_FILE, SPLIT_FILE
 from graphformer.training.saving import digest
 
@@ -41,7 +42,7 @@ def of_graphs(kind: str, opened: Opened, parts: Mapping[str, GraphDataset]) -> d
     """Of graphs.
 
     Args:
-        kind: what :func:`graphformer.cli.graph_data.kind_of` found.
+        kind: of the data, see :class:`~graphformer.datasets.store.source.Source`.
         parts: the graphs of each part.
     """
     source: dict[str, Any] = {"generated": f"by the options in {COMMAND_FILE}"}

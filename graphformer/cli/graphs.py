@@ -136,12 +136,13 @@ def train_graphs(
     The metrics at the end are those of graphs that were neither trained on nor used to choose the
     weights.
     """
+    values = dict(locals())
     if not 0 < held_out < 0.5:
         raise ValueError(
             f"--held-out must be above 0 and below 0.5, got {held_out}; 0.1 is customary."
         )
-    what = graph_data.kind_of(dataset)
-    graph_data.refuse_foreign(what, given(), dataset)
+    source = graph_data.source_of(dataset)
+    graph_data.refuse_foreign(source, given(), dataset)
     if law == "lognormal":
         refuse_idle({"contrast": "with --law lognormal, which has one phase"})
     if residue_target == "secondary":
@@ -177,24 +178,7 @@ def train_graphs(
     }
     GraphTransformer(1, **network)  # what does not fit is told before any time is spent
     claim_output_dir(output, resume)  # a folder that is taken is told before any time is spent
-    if what == "polycrystals":
-        phases: dict[str, Any] = {"contrast": contrast} if law == "two-phase" else {}
-        options = {
-            "dim": dim,
-            "resolution": resolution,
-            "seed": seed,
-            "law": law,
-            **phases,
-            "log": bar,
-        }
-        opened = graph_data.polycrystals(cache, graphs, grains, options)
-    elif what == "label images":
-        options = {"kind": kind, "periodic": periodic, "relative": relative, "log": bar}
-        opened = graph_data.images(dataset, cache, targets, tables, options)
-    elif what == "polymers":
-        opened = graph_data.polymers(dataset, cache, smiles_column, target_columns, bar)
-    else:
-        opened = graph_data.proteins(dataset, cache, residue_target, features, cutoff, groups, bar)
+    opened = source.open(dataset, cache, {**values, "levels": groups}, bar)
     data = graph_data.labelled(opened.dataset)
     held = max(1, round(held_out * len(data)))
     if len(data) < 2 * held + 1:
@@ -228,7 +212,7 @@ def train_graphs(
         f"{weights:,} parameters"
     )
     parts = {"train": train, "validation": validation, "test": test}
-    with record.recorded(output, resume, data_record.of_graphs(what, opened, parts)):
+    with record.recorded(output, resume, data_record.of_graphs(source.kind, opened, parts)):
         result = trainer.fit(resume)
     found = result.model.evaluate(test, max_nodes)
     values = ", ".join(
@@ -241,7 +225,7 @@ def train_graphs(
         output,
         {**found, "test_graphs": len(test), "epochs": result.epochs, "steps": result.steps},
         result.history,
-        title=f"A model of {what}",
+        title=f"A model of {source.kind}",
         about=f"GraphTransformer with {weights:,} parameters, trained on {len(train)} graphs.",
         use=f"graphformer predict {shlex.quote(str(output))} {opened.next_files}",
     )

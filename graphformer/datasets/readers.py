@@ -10,6 +10,7 @@ from typing import Any
 
 from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.reader import Reader
+from graphformer.datasets.store.source import Source
 
 DOMAINS = {
     "microstructure": "microstructures",
@@ -24,6 +25,11 @@ on first use.
 def reader(name: str) -> Reader:
     """The reader of a domain."""
     return importlib.import_module(f"graphformer.datasets.{DOMAINS[name]}.reader").READER
+
+
+def sources() -> list[Source]:
+    """All that ``graphformer train-graphs`` can learn from."""
+    return [source for name in DOMAINS for source in reader(name).sources]
 
 
 def featuriser_of(dataset: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,73 @@ from graphformer.datasets.microstructures.microstructure import Microstructures
 from graphformer.datasets.microstructures.polycrystal import PolycrystalDataset
 from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.reader import Names, Reader
+from graphformer.datasets.store.source import Opened, Source, graph_target
 from graphformer.datasets.store.tables import some
+
+
+class Polycrystals(Source):
+    """The embedded generator."""
+
+    kind, word, give = "polycrystals", "polycrystal", "polycrystal"
+    options = ("graphs", "grains", "dim", "resolution", "law", "contrast")
+
+    def open(
+        self, dataset: str, cache: Path | None, values: Mapping[str, Any], log: bool
+    ) -> Opened:
+        names = (
+            "dim",
+            "resolution",
+            "seed",
+            "law",
+            *("contrast",) * (values["law"] == "two-phase"),
+        )
+        own = {name: values[name] for name in names}
+        made = PolycrystalDataset(cache, values["graphs"], _range(values["grains"]), log=log, **own)
+        columns = {"targets": list(made.target_names)}
+        target = graph_target(made.target_names)
+        return Opened(made, target, "IMAGE.npy --tables FOLDER", [], columns)
+
+
+def _range(text: str) -> tuple[int, int]:
+    parts = text.split(",")
+    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
+        raise ValueError(f"--grains must be a number or two, as in 20,40, got {text!r}.")
+    return int(parts[0]), int(parts[-1])
+
+
+class LabelImages(Source):
+    """A folder of images and a table of what is learned."""
+
+    kind, give = "label images", "a folder of label images"
+    files = ("images", ", ".join(SUFFIXES))
+    options = ("targets", "tables", "kind", "periodic", "relative")
+
+    def holds(self, path: Path) -> bool:
+        return path.is_dir() and bool(image_files(path)[0])
+
+    def open(
+        self, dataset: str, cache: Path | None, values: Mapping[str, Any], log: bool
+    ) -> Opened:
+        targets = values["targets"]
+        if targets is None:
+            raise ValueError(
+                "--targets is needed with a folder of images: a CSV with a column 'file' and a "
+                "column a target."
+            )
+        own = {name: values[name] for name in self.options}
+        made = Microstructures(dataset, cache, missing=True, log=log, **own)
+        read = [*made.files, targets, *(made.tables or ())]
+        names = {"properties": list(made.columns), "targets": list(made.target_names)}
+        more = " --tables FOLDER" if values["tables"] else ""
+        target = graph_target(made.target_names)
+        return Opened(made, target, f"IMAGE.npy{more}", read, {"file": "file", **names})
 
 
 class MicrostructureReader(Reader):
     """Label images, with tables of the grains' properties."""
 
     name, nodes, skips = "microstructure", "grains", False
+    sources = (Polycrystals(), LabelImages())
 
     def options_of(self, dataset: Any) -> dict[str, Any] | None:
         if isinstance(dataset, PolycrystalDataset):

@@ -2,22 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from graphformer.datasets.proteins.atom_table import UNNUMBERED
+from graphformer.datasets.proteins.files import KNOWN_SUFFIXES, is_hidden, structure_kind
 from graphformer.datasets.proteins.protein import AMINO_ACIDS, STATES
 from graphformer.datasets.proteins.residue_graph import split_names
 from graphformer.datasets.proteins.structures import ProteinStructures
 from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.reader import Names, Reader
+from graphformer.datasets.store.source import Opened, Source, listed
+
+
+class Proteins(Source):
+    """A structure, or a folder of them."""
+
+    kind, give = "proteins", "a folder of PDB and mmCIF files"
+    files = ("structures", KNOWN_SUFFIXES)
+    options = ("residue_target", "features", "cutoff")
+
+    def holds(self, path: Path) -> bool:
+        if path.is_file():
+            return structure_kind(path) is not None
+        return any(
+            structure_kind(file) and not is_hidden(file.relative_to(path))
+            for file in path.rglob("*")
+        )
+
+    def open(
+        self, dataset: str, cache: Path | None, values: Mapping[str, Any], log: bool
+    ) -> Opened:
+        read, target = listed(values["features"]), values["residue_target"]
+        told = {"exposure": "sasa", "sasa": "exposure"}.get(target)
+        for name in read:
+            if name in (target, told):
+                raise ValueError(
+                    f"--features: {name} would tell the model the {target} that it is to predict; "
+                    "leave it out."
+                )
+        if target == "secondary" and "group_0" in values["levels"]:
+            raise ValueError(
+                "--levels: group_0 is made of the secondary structure, which is to be predicted; "
+                "leave it out."
+            )
+        cutoff = values["cutoff"]
+        made = ProteinStructures(
+            cache, dataset, target=target, features=read, cutoff=cutoff, log=log
+        )
+        several = (
+            {"out_dim": len(STATES), "task": "classification"}
+            if target == "secondary"
+            else {"out_dim": 1}
+        )
+        named = {"features": list(read), "targets": [target]}
+        files = [Path(path) for path in made.files.values()]
+        return Opened(made, {"target": "node", **several}, "NEW.pdb", files, named)
 
 
 class ProteinReader(Reader):
     """PDB and mmCIF files, and folders of them."""
 
     name, nodes = "protein", "residues"
+    sources = (Proteins(),)
     places = frozenset({"graph", "node"})
 
     def options_of(self, dataset: Any) -> dict[str, Any] | None:

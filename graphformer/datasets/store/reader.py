@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from graphformer.datasets.store.cache import GraphDataset
+from graphformer.datasets.store.source import Source
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Reader:
         skips: whether files that cannot be read are left out and told in ``skipped``; else all of
             them must be readable.
         one_file: whether each file is a table of its own.
+        sources: what ``graphformer train-graphs`` can learn from.
     """
 
     name: ClassVar[str]
@@ -50,6 +52,7 @@ class Reader:
     places: ClassVar[frozenset[str]] = frozenset({"graph"})
     skips: ClassVar[bool] = True
     one_file: ClassVar[bool] = False
+    sources: ClassVar[tuple[Source, ...]] = ()
 
     def options_of(self, dataset: Any) -> dict[str, Any] | None:
         """What it takes to make such graphs again, as JSON holds it; None for data that are not of
