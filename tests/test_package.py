@@ -1,5 +1,6 @@
 """The wheel and the source archive hold what they must."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -37,6 +38,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
         points = wheel.read(metadata.replace("METADATA", "entry_points.txt")).decode()
     assert sources() == {name for name in names if ".dist-info/" not in name}
     assert "graphformer/inspect/report/page.html" in names
+    relative = r"\]\((?!\w+:|#)[^)]*\)"  # a link that a package index does not resolve
+    assert "\n# graphformer\n" in told and not re.search(relative, told)
     assert "Provides-Extra: all" in told and "Project-URL: Paper" in told
     assert "graphformer = graphformer.cli:main" in points
 
@@ -46,4 +49,10 @@ def test_the_source_archive_holds_what_builds_and_tests_it(tmp_path):
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert sources() <= names
     assert {"pyproject.toml", "README.md", "LICENSE", "CITATION.cff", "SECURITY.md"} <= names
-    assert {"Makefile", "constraints.txt", "tests/conftest.py", "docs/conf.py"} <= names
+    assert {
+        "Makefile",
+        "hatch_build.py",
+        "constraints.txt",
+        "tests/conftest.py",
+        "docs/conf.py",
+    } <= names
