@@ -95,7 +95,8 @@ def described(name: str) -> list[str]:
         held = [f"- ``{key!r}``" + f": {one}" * isinstance(one, str) for key, one in value.items()]
     else:
         held = [f"- ``{one!r}``" for one in value]
-    return [f".. py:data:: {name}", "", *(f"   {line}" for line in (text, "", *held)), ""]
+    lines = (f":module: {module}", "", text, "", *held)
+    return [f".. py:data:: {attribute}", *(f"   {line}" for line in lines), ""]
 
 
 def said(package: str, name: str, value: Any) -> str:

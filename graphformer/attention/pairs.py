@@ -52,7 +52,7 @@ class Pairs:
 
     @property
     def position(self) -> Tensor:
-        """The receiver's place among the senders: with a cache, the last receiver is the last
+        """The receiver's place among the senders. With a cache, the last receiver is the last
         sender.
         """
         return self.receiver + (self.num_senders - self.num_receivers)

@@ -203,7 +203,7 @@ class ModelGraphs(Sequence[AttentionGraph]):
 
     @property
     def cross(self) -> ModelGraphs:
-        """The cross-attention: bipartite graphs from the encoder's tokens to the decoder's."""
+        """Bipartite graphs from the encoder's tokens to the decoder's, of the cross-attention."""
         return self.part("cross")
 
     def labels(self, layer: int | str, sequence: int = 0) -> tuple[list[str], list[str]]:

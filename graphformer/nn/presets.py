@@ -223,7 +223,7 @@ class PNAAttention(Preset):
             "max_norm@0.2", "var", "min_norm@0.2")`` with ``scalers=("identity",)``.
         scalers: ``identity``, ``amplification``, ``attenuation`` by the receiver's number of edges.
         avg_degree: the degree at which the scalers start as 1; its logarithm is trained.
-        sharpening, sparsify, normalize and the others: as :class:`GINAttention`.
+        options: as in :class:`GINAttention`, and so are the arguments that are not named here.
 
     max, min, std and the scalers need edges, so they are always built. Without ``sparsify`` there
     are as many as candidate pairs.

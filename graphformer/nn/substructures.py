@@ -14,7 +14,7 @@ from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.pairs import Structure, hops, ranges, refuse_too_many
 
 BLOCK = 2**22
-"""Numbers of the largest dense block that is worked on at once: 32 MB."""
+"""Numbers of the largest dense block that is worked on at once, which are 32 MB."""
 
 
 def shell_walk(structure: Structure, most: int, steps: int) -> Tensor:
