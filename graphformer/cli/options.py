@@ -4,6 +4,7 @@ that have no effect beside the others.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -14,6 +15,8 @@ from graphformer.errors import did_you_mean, require
 typer = require("typer", extra="text", why="The command line")
 core: Any = require("typer.core", extra="text", why="The command line")
 
+LENGTHS = ("steps", "epochs")
+"""The options that a resumed run may be given anew."""
 COMMAND_FILE = "command.yaml"
 """How a run was called, in its folder (:mod:`graphformer.cli.record`)."""
 
@@ -75,6 +78,8 @@ class Command(core.TyperCommand):
                 raise ValueError(f"{path}: unknown option {name!r}{did_you_mean(name, known)}")
         for name in ("output", "resume", "config"):
             options.pop(name, None)
+        if resumes:
+            _require_one_length(path, options, args)
         return {name: value for name, value in options.items() if value is not None}
 
     def invoke(self, ctx: Any) -> Any:
@@ -92,6 +97,24 @@ class Command(core.TyperCommand):
         finally:
             _given.reset(token)
             _running.reset(run)
+
+
+def _require_one_length(path: Path, options: Mapping[str, Any], args: list[str]) -> None:
+    """ValueError where the two files of a run differ in its length, which nothing but an option
+    changes: one is damaged, or the run was killed while it was given another.
+    """
+    try:
+        stored = json.loads((path.parent / "run.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return  # told where the settings are compared
+    for name in LENGTHS:
+        told, asked = options.get(name), value_of(flag(name), args)
+        known = stored.get(name) if isinstance(stored, dict) else None
+        if asked is None and None not in (told, known) and told != known:
+            raise ValueError(
+                f"{path} says {name}: {told}, and run.json {name}: {known}; say with {flag(name)} "
+                "how long the run is"
+            )
 
 
 def value_of(option: str, args: list[str]) -> str | None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from graphformer.cli.options import COMMAND_FILE, running
+from graphformer.cli.options import COMMAND_FILE, LENGTHS, running
 from graphformer.cli.telling import say
 from graphformer.errors import MissingExtra
 from graphformer.training.file_checks import read_json
@@ -34,7 +34,6 @@ from graphformer.training.run import (
 )
 from graphformer.training.saving import write_text
 
-LENGTHS = ("steps", "epochs")
 FILES = {
     COMMAND_FILE: "the command, its options and the versions of libraries",
     DATA_FILE: "which files were read, their digests, and the parts of a text",

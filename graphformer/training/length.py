@@ -23,6 +23,11 @@ def settings_of(output_dir: str | Path, resume: bool | str | Path) -> dict[str, 
     return read_json(folder / SETTINGS_FILE, []) or {}
 
 
+def at_start(before: dict[str, Any], name: str, length: int) -> int:
+    """The length that a run was started with; ``length`` for a new one."""
+    return before.get(f"{name}_at_start", before.get(name, length))
+
+
 def require_reachable(
     name: str, length: int, planned: int | None, *, steps: int, reached: int
 ) -> None:

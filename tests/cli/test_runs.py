@@ -213,3 +213,17 @@ def test_plain_attention_has_no_numbers_to_draw(call, words, tmp_path):
 def test_a_run_that_was_refused_leaves_no_folder(call, words, tmp_path):
     code, _, err = call("train", words, "--output", tmp_path / "run", "--warmup-steps", "9999")
     assert code == 2 and "warmup_steps" in err and not (tmp_path / "run").exists()
+
+
+def test_two_lengths_are_told(call, words, tmp_path):
+    """A digit that a disk has changed does not prolong a run."""
+    run = ["train", "--output", tmp_path / "run"]
+    assert call(*run, words, "--steps", "6", *SMALL)[0] == 0
+    for name, old, new in (("command.yaml", "steps: 6", "steps: 96"), ("run.json", ": 6", ": 96")):
+        path = tmp_path / "run" / name
+        text = path.read_text()
+        path.write_text(text.replace(old, new, 1))
+        code, _, err = call(*run, "--resume")
+        assert code == 2 and "say with --steps how long the run is" in err, err
+        path.write_text(text)
+    assert call(*run, "--resume")[0] == 0

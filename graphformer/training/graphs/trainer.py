@@ -32,7 +32,7 @@ from graphformer.training.graphs.batches import NodeBudgetSampler, graph_loader,
 from graphformer.training.graphs.callbacks import EpochEnds, GraphProgress, graph_arguments
 from graphformer.training.graphs.model import GraphModel, plain_settings, tell_fields
 from graphformer.training.graphs.scaling import Scaling, fingerprint
-from graphformer.training.length import require_reachable, settings_of
+from graphformer.training.length import at_start, require_reachable, settings_of
 from graphformer.training.parameters import ParameterLog
 from graphformer.training.resumable import ResumableTrainer, StopWhenDiverged
 from graphformer.training.run import (
@@ -354,11 +354,13 @@ class GraphTrainer(ResumableTrainer):
 
     def _keep_warmup(self, before: dict[str, Any]) -> None:
         """The steps of the linear rise of a run that is resumed, whatever its length is now."""
-        if before.get("epochs") in (None, self.run_settings["epochs"]):
+        first = at_start(before, "epochs", self.run_settings["epochs"])
+        self.run_settings["epochs_at_start"] = first
+        if first == self.run_settings["epochs"]:
             return
         kept = before.get("warmup_steps")
         if kept is None:  # of an earlier version
-            kept = round(self.run_settings["warmup"] * self.batches.ends_of(before["epochs"])[-1])
+            kept = round(self.run_settings["warmup"] * self.batches.ends_of(first)[-1])
         self.run_settings["warmup_steps"] = self.args.warmup_steps = kept
 
     def _require_reachable(self, planned: int | None, checkpoint: Path) -> None:

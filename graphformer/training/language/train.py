@@ -17,7 +17,7 @@ from graphformer.datasets.text.windows import TextDataset
 from graphformer.errors import number, require, strict_flags, whole
 from graphformer.training.checkpoints import found_checkpoints, latest_checkpoint, require_complete
 from graphformer.training.language.evaluation import Evaluation
-from graphformer.training.length import require_reachable, settings_of
+from graphformer.training.length import at_start, require_reachable, settings_of
 from graphformer.training.run import (
     CURVES_FOLDER,
     config_settings,
@@ -157,8 +157,11 @@ def train_language_model(
             f"min_lr_ratio must be between 0 and 1, got {min_lr_ratio}; 0.1 is customary."
         )
     before = settings_of(output_dir, resume)
+    first = at_start(before, "steps", steps)
     if warmup_steps is None:
-        warmup_steps = before.get("warmup_steps", min(100, steps // 10))
+        warmup_steps = min(100, steps // 10)
+        if first != steps:
+            warmup_steps = before.get("warmup_steps", warmup_steps)
     if not 0 <= warmup_steps < steps:
         raise ValueError(
             f"warmup_steps must be at least 0 and below steps={steps}, got {warmup_steps}; a tenth "
@@ -182,6 +185,7 @@ def train_language_model(
         **config_settings(model.config),
         **{
             "steps": steps,
+            "steps_at_start": first,
             "batch_size": batch_size,
             "processes": processes,
             "seed": seed,

@@ -111,6 +111,8 @@ def test_the_cosine_is_drawn_anew_and_the_rise_is_kept(graphs, tmp_path):
     ]
     stored = json.loads((tmp_path / "run/run.json").read_text())
     assert stored["epochs"] == 8 and stored["warmup_steps"] == rise
+    again = make_trainer(tmp_path / "run", graphs, epochs=8, **options).fit(resume=True)
+    assert again.steps == result.steps  # resumed as it is
     again = make_trainer(tmp_path / "run", graphs, epochs=9, **options).fit(resume=True)
     assert again.epochs == 9  # the rise is still that of three epochs
     assert json.loads((tmp_path / "run/run.json").read_text())["warmup_steps"] == rise

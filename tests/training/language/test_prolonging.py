@@ -86,6 +86,8 @@ def test_the_cosine_is_drawn_anew_from_the_step_reached(tmp_path, capfd):
     for step, found in told.items():  # with which this step was made
         assert found == pytest.approx(rate(step - 1, 20 if step <= 20 else 40), rel=1e-6), step
     assert json.loads((tmp_path / "run/run.json").read_text())["warmup_steps"] == 2
+    again = run(tmp_path / "run", make_model(), steps=40, resume=True, **options)
+    assert again.steps == again.resumed_from == 40  # resumed as it is
     said = (
         "40 steps, planned were 20: the cosine of the learning rate is drawn anew over all of "
         f"them, and goes on at step 20 with {rate(20, 40):.3g} (it was 0.001)"
