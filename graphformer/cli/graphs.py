@@ -136,7 +136,7 @@ def train_graphs(
     The metrics at the end are those of graphs that were neither trained on nor used to choose the
     weights.
     """
-    values = dict(locals())
+    chosen = dict(locals())
     if not 0 < held_out < 0.5:
         raise ValueError(
             f"--held-out must be above 0 and below 0.5, got {held_out}; 0.1 is customary."
@@ -178,7 +178,7 @@ def train_graphs(
     }
     GraphTransformer(1, **network)  # what does not fit is told before any time is spent
     claim_output_dir(output, resume)  # a folder that is taken is told before any time is spent
-    opened = source.open(dataset, cache, {**values, "levels": groups}, bar)
+    opened = source.open(dataset, cache, {**chosen, "levels": groups}, bar)
     data = graph_data.labelled(opened.dataset)
     held = max(1, round(held_out * len(data)))
     if len(data) < 2 * held + 1:

@@ -688,7 +688,7 @@ def test_train_graphs_on_images(call, refused, graphs, tmp_path):
         ),
         (
             [*MANY, "--normalize", "tanh"],
-            "unknown normalizer 'tanh'; known: identity, relu, sigmoid, sigmoid_per_head",
+            "identity, relu, sigmoid, sigmoid_per_head",
         ),
         ([*MANY, "--operator", "gcn"], "unknown operator 'gcn'; known: gin, pna, sum"),
         ([*MANY, "--hidden-size", "65"], "hidden_size 65 is not a multiple of num_heads 4"),
