@@ -51,6 +51,12 @@ class Pairs:
     num_senders: int
 
     @property
+    def shape(self) -> torch.Size:
+        """The common shape of the four tensors."""
+        ends = (self.sequence, self.head, self.receiver, self.sender)
+        return torch.broadcast_shapes(*(one.shape for one in ends))
+
+    @property
     def position(self) -> Tensor:
         """The receiver's place among the senders. With a cache, the last receiver is the last
         sender.

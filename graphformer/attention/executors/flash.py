@@ -8,6 +8,7 @@ is kept.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from graphformer import finite
 from graphformer.attention.executors import twice
+from graphformer.attention.pairs import Pairs
 from graphformer.attention.problem import Problem
 
 
@@ -76,24 +78,11 @@ def precision(x: Tensor) -> torch.dtype:
 
 def sdpa(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: float, scale: float) -> Tensor:
     """torch's attention with the problem's rule as its mask."""
-    _, heads, num_receivers, num_senders = problem.sizes
+    heads = problem.sizes[1]
     if k.shape[1] != heads:
         k = k.repeat_interleave(heads // k.shape[1], dim=1)
-    mask, causal = None, False
-    if problem.rule.causal:
-        # torch aligns its causal mask at the first key. A single query sees every key; other
-        # rectangles need the mask itself.
-        # not causal = (...): under torch.compile that would be a symbol, which torch refuses
-        if num_receivers == num_senders:
-            causal = True
-        elif num_receivers != 1:
-            mask = problem.allowed()
-    elif not problem.rule.everything:
-        mask = problem.allowed()
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(
-            q, k, x, attn_mask=mask, is_causal=causal, dropout_p=dropout, scale=scale
-        )
+        return kernel(problem, q, k, x, dropout, scale)
     if finite.transformed():  # what torch.func asks for, a kernel has only in part
         if dropout:
             raise ValueError(
@@ -103,7 +92,55 @@ def sdpa(problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: float, scal
         return twice.Passage(problem, scale).weights(q, k) @ x
     passage = twice.Passage(problem, scale, dropout > 0)
     q, k, x = twice.Entry.apply(passage, q, k, x)
-    out = F.scaled_dot_product_attention(
-        q, k, x, attn_mask=mask, is_causal=causal, dropout_p=dropout, scale=scale
-    )
-    return twice.Exit.apply(passage, out)
+    return twice.Exit.apply(passage, kernel(problem, q, k, x, dropout, scale))
+
+
+def kernel(
+    problem: Problem, q: Tensor, k: Tensor, x: Tensor, dropout: float, scale: float
+) -> Tensor:
+    """``scaled_dot_product_attention``: at once, or stretch by stretch where rows reach few of the
+    senders.
+    """
+    num_receivers, num_senders = problem.sizes[2:]
+    given = {"dropout_p": dropout, "scale": scale}
+    # torch aligns its causal mask at the first key. A single query sees every key; other
+    # rectangles need the mask itself.
+    if problem.rule.everything or (problem.rule.causal and num_receivers == 1):
+        return F.scaled_dot_product_attention(q, k, x, **given)
+    if problem.rule.causal and num_receivers == num_senders:
+        return F.scaled_dot_product_attention(q, k, x, is_causal=True, **given)
+    stretches = narrow(problem)
+    if stretches is None:
+        return F.scaled_dot_product_attention(q, k, x, attn_mask=problem.allowed(), **given)
+    every, parts = Pairs.every(*problem.sizes, q.device), []
+    for rows, columns in stretches:
+        own, other = (slice(one.start, one.stop) for one in (rows, columns))
+        pairs = replace(every, receiver=every.receiver[own], sender=every.sender[other])
+        mask = problem.rule.allow(pairs).expand(*pairs.shape)
+        parts.append(
+            F.scaled_dot_product_attention(
+                q[:, :, own], k[:, :, other], x[:, :, other], attn_mask=mask, **given
+            )
+        )
+    return torch.cat(parts, 2)
+
+
+ROWS = 256
+"""Receivers of a stretch: their window is then no more than so much wider than that of one."""
+
+
+def narrow(problem: Problem) -> list[tuple[range, range]] | None:
+    """Rows and the columns they reach, where these are less than half of all pairs; None where one
+    call is better, and where a tracer would take the number of stretches for a constant.
+    """
+    num_receivers, num_senders = problem.sizes[2:]
+    if torch.compiler.is_compiling() or num_receivers <= ROWS:
+        return None
+    rows = [
+        range(start, min(start + ROWS, num_receivers)) for start in range(0, num_receivers, ROWS)
+    ]
+    found = [(one, problem.rule.reach(one, num_receivers, num_senders)) for one in rows]
+    scored = sum(len(own) * len(columns) for own, columns in found)
+    if 2 * scored >= num_receivers * num_senders or any(not columns for _, columns in found):
+        return None
+    return found

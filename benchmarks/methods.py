@@ -1,0 +1,222 @@
+"""What each method of the field costs beside plain attention, in the same layer.
+
+A causal layer on tokens of width 256 with 4 heads, forward; and a layer on edges, 10,000 nodes,
+40,000 edges, width 64, 4 heads, forward. CPU time, one thread, the least of interleaved rounds,
+as a ratio to the same layer with the plain head.
+
+    python -m benchmarks.methods            4,096 tokens; benchmarks/results/methods.json
+    python -m benchmarks.methods --quick    short: does it run? Writes no result file
+    python -m benchmarks.methods --docs     the stored results into docs/methods.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import graphformer as gf
+from benchmarks import measure, report
+from graphformer.attention.slot import KINDS
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "methods.md"
+PLACE = re.compile(r"(<!-- python -m benchmarks.methods --docs -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+class Method(NamedTuple):
+    """A row: a slot value, how it is asked for, what it says and what it costs in n tokens."""
+
+    slot: str
+    name: str
+    arguments: dict[str, Any]
+    formula: str
+    source: str
+    cost: str
+    others: dict[str, Any] = {}  # noqa: RUF012  a tuple keeps it
+
+    @property
+    def head(self) -> gf.Head:
+        value = {"name": self.name, **self.arguments}
+        return gf.Head.from_spec({self.slot: value, **self.others})
+
+    @property
+    def file(self) -> Path:
+        return Path(inspect.getfile(KINDS[self.slot][self.name])).relative_to(ROOT)
+
+
+EVERY, NEAR = "n^2", "n w"
+METHODS = [
+    Method("candidates", "window", {"size": 128}, "\\|i - j\\| < w", "", NEAR),
+    Method(
+        "candidates",
+        "neighborhood",
+        {"window": 255, "stride": 128},
+        "groups of s see w places around their centre, on 1 to 3 axes",
+        "2504.16922",
+        NEAR,
+    ),
+    Method(
+        "candidates",
+        "either",
+        {"first": {"name": "first", "number": 4}, "second": {"name": "window", "size": 128}},
+        "first k or a window",
+        "2309.17453",
+        NEAR,
+    ),
+    Method("candidates", "prefix_lm", {"number": 64}, "j < k or j <= i", "1910.10683", EVERY),
+    Method("candidates", "causal_blocks", {"size": 64}, "block of j <= block of i", "", EVERY),
+    Method(
+        "candidates",
+        "clusters",
+        {"num_clusters": 64},
+        "query and key nearest to one centroid",
+        "2003.05997",
+        EVERY,
+    ),
+    Method("score", "alibi", {}, "s - m_h \\|i - j\\|", "2108.12409", EVERY),
+    Method("score", "distance_bias", {}, "s + b_h[bucket(i - j)]", "1910.10683", EVERY),
+    Method("score", "ssmax", {}, "a_h log(n_i) s", "2501.19399", EVERY),
+    Method("score", "forgetting", {}, "s + F_i - F_j", "2503.02130", EVERY),
+    Method(
+        "score",
+        "decay",
+        {},
+        "lambda_h^(i - j) <q, k>",
+        "2307.08621",
+        EVERY,
+        {"normalize": "identity"},
+    ),
+    Method("score", "query_network", {}, "q = x + W2 silu(W1 x)", "", EVERY),
+    Method("score", "learned_query", {}, "<u_h, k_j>", "2405.13956", EVERY),
+    Method("score", "random_maps", {}, "frozen Q and K", "2510.11602", EVERY),
+    Method("score", "gatv2", {}, "<u_h, leaky(q_i + k_j)>", "2105.14491", EVERY),
+    Method("normalize", "sigmoid", {"bias": "count"}, "sigmoid(s - log n_i)", "2409.04431", EVERY),
+    Method("normalize", "sigmoid_per_head", {}, "sigmoid(s + b_h)", "2409.04431", EVERY),
+    Method("normalize", "softmax_sink", {}, "e^s / (e^b_h + sum e^s)", "Miller 2023", EVERY),
+    Method("normalize", "sparsemax", {}, "max(s - tau_i, 0)", "1602.02068", EVERY),
+    Method("normalize", "entmax15", {}, "max(s / 2 - tau_i, 0)^2", "1905.05702", EVERY),
+    Method(
+        "normalize", "fourier", {}, "a_0 + sum a_m cos(m s) + b_m sin(m s)", "2503.10632", EVERY
+    ),
+    Method("operator", "gin", {}, "MLP_h(eps x_i + sum)", "2501.02393", EVERY),
+    Method("operator", "projected_self", {}, "y - tanh(a_h) (y along v_i)", "", EVERY),
+    Method(
+        "operator",
+        "multi_hop",
+        {"hops": 2},
+        "sum_k c_hk A^k x",
+        "1905.00067",
+        EVERY,
+        {"sparsify": {"name": "threshold", "tau": 0.01}},
+    ),
+    Method(
+        "operator",
+        "sinc",
+        {},
+        "messages of receiver and sender",
+        "2403.13781",
+        EVERY,
+        {"sparsify": {"name": "threshold", "tau": 0.01}},
+    ),
+    Method("update", "gated_heads", {}, "H g_h(x) out_h", "2210.05144", EVERY),
+    Method("update", "channel_gate", {}, "2 sigma(W x) out", "2505.06708", EVERY),
+]
+REFUSED_ON_EDGES = ("forgetting", "query_network")
+
+
+def token_layer(head: gf.Head | None, length: int) -> measure.Step:
+    torch.manual_seed(0)
+    layer = gf.nn.SumAttention(256, 4, **({} if head is None else {"head": head})).eval()
+    x = torch.randn(1, length, 256)
+
+    def step() -> None:
+        with torch.no_grad():
+            layer(x)
+
+    return step
+
+
+def edge_layer(head: gf.Head | None, nodes: int) -> measure.Step:
+    torch.manual_seed(0)
+    given = {} if head is None else {"head": head}
+    conv = gf.nn.SumAttentionConv(64, 64, 4, **given).eval()
+    x, index = torch.randn(nodes, 64), torch.randint(nodes, (2, 4 * nodes))
+
+    def step() -> None:
+        with torch.no_grad():
+            conv(x, index)
+
+    return step
+
+
+def run(length: int, nodes: int, rounds: int) -> dict[str, Any]:
+    found = []
+    for method in METHODS:
+        head = method.head
+        if method.slot != "operator":  # the layers' own is plain attention's sum
+            head = gf.Head.from_spec({**head.spec(), "operator": "sum"})
+        steps = {"plain": token_layer(None, length), "method": token_layer(head, length)}
+        if method.name not in REFUSED_ON_EDGES:
+            steps |= {"plain edges": edge_layer(None, nodes), "edges": edge_layer(head, nodes)}
+        least = {name: min(one) for name, one in measure.cpu_times(steps, rounds).items()}
+        row = {"slot": method.slot, "name": method.name, "head": head.spec(), "seconds": least}
+        found.append(row)
+        print(method.name, f"{least['method'] / least['plain']:.2f}", flush=True)
+    settings = {"length": length, "nodes": nodes, "rounds": rounds, "seed": 0}
+    return {"environment": report.environment(), "settings": settings, "runs": found}
+
+
+def table(content: dict[str, Any]) -> str:
+    runs = {(one["slot"], one["name"]): one["seconds"] for one in content["runs"]}
+    rows = []
+    for method in METHODS:
+        seconds = runs.get((method.slot, method.name))
+        if seconds is None:
+            continue
+        edges = f"{seconds['edges'] / seconds['plain edges']:.2f}" if "edges" in seconds else ""
+        lines = len((ROOT / method.file).read_text().splitlines())
+        source = f"arXiv {method.source}" if method.source[:1].isdigit() else method.source
+        rows.append(
+            [
+                method.slot,
+                f"`{method.name}`",
+                method.formula,
+                source,
+                f"{method.file.stem}.py, {lines}",
+                method.cost,
+                f"{seconds['method'] / seconds['plain']:.2f}",
+                edges,
+            ]
+        )
+    header = ["slot", "name", "formula", "source", "file, lines", "cost", "tokens", "edges"]
+    return report.table(header, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="short; writes no result file")
+    parser.add_argument("--docs", action="store_true", help=f"write {PAGE.name}, run nothing")
+    parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder of the file")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.docs:
+        content = json.loads((options.results / "methods.json").read_text())
+        page = PAGE.read_text()
+        PAGE.write_text(PLACE.sub(lambda at: f"{at[1]}\n{table(content)}\n\n{at[2]}", page))
+        return
+    content = run(128, 100, 1) if options.quick else run(4096, 10_000, 3)
+    if not options.quick:
+        report.save("methods", content, options.results)
+    print(f"\n{table(content)}")
+
+
+if __name__ == "__main__":
+    main()
