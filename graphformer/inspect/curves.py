@@ -91,8 +91,8 @@ def plain(axes: Axes, **named: str) -> None:
     axes.grid(True, color="#e3e3e3", lw=0.5)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=7, colors=INK)
-    axes.xaxis.label.set_size(8)
-    axes.yaxis.label.set_size(8)
+    axes.xaxis.label.set_fontsize(8)
+    axes.yaxis.label.set_fontsize(8)
     axes.spines[["top", "right"]].set_visible(False)
 
 

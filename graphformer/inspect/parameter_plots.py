@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -76,7 +77,7 @@ def _of_models(figures: Any, models: Mapping[str, nn.Module]) -> Figure:
 
 
 def _of_run(figures: Any, folder: str | os.PathLike[str]) -> Figure:
-    lines = read_parameters(folder)
+    lines = read_parameters(Path(folder))
     if not lines:
         raise ValueError(
             f"source: {str(folder)!r} holds no {PARAMETERS_FILE}; give the folder of a run whose "
@@ -115,8 +116,9 @@ def _numbers(label: str, model: nn.Module) -> _NUMBERS:
 
 def _layers(axes: Axes, layers: Mapping[str, list[float]], colour: Any, label: str) -> None:
     """The dots of each number, and the line of means."""
-    points = [(x, value) for x, values in enumerate(layers.values()) for value in values]
-    axes.scatter(*zip(*points, strict=True), s=10, color=colour, alpha=0.55, lw=0, zorder=2)
+    places = [x for x, values in enumerate(layers.values()) for _ in values]
+    points = [value for values in layers.values() for value in values]
+    axes.scatter(places, points, s=10, color=colour, alpha=0.55, lw=0, zorder=2)
     means = [_mean(values) for values in layers.values()]
     axes.plot(range(len(means)), means, color=colour, lw=1.2, label=label or None, zorder=3)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -102,26 +103,22 @@ def kernel(
     senders.
     """
     num_receivers, num_senders = problem.sizes[2:]
-    given = {"dropout_p": dropout, "scale": scale}
+    attention = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scale)
     # torch aligns its causal mask at the first key. A single query sees every key; other
     # rectangles need the mask itself.
     if problem.rule.everything or (problem.rule.causal and num_receivers == 1):
-        return F.scaled_dot_product_attention(q, k, x, **given)
+        return attention(q, k, x)
     if problem.rule.causal and num_receivers == num_senders:
-        return F.scaled_dot_product_attention(q, k, x, is_causal=True, **given)
+        return attention(q, k, x, is_causal=True)
     stretches = narrow(problem)
     if stretches is None:
-        return F.scaled_dot_product_attention(q, k, x, attn_mask=problem.allowed(), **given)
+        return attention(q, k, x, attn_mask=problem.allowed())
     every, parts = Pairs.every(*problem.sizes, q.device), []
     for rows, columns in stretches:
         own, other = (slice(one.start, one.stop) for one in (rows, columns))
         pairs = replace(every, receiver=every.receiver[own], sender=every.sender[other])
         mask = problem.rule.allow(pairs).expand(*pairs.shape)
-        parts.append(
-            F.scaled_dot_product_attention(
-                q[:, :, own], k[:, :, other], x[:, :, other], attn_mask=mask, **given
-            )
-        )
+        parts.append(attention(q[:, :, own], k[:, :, other], x[:, :, other], attn_mask=mask))
     return torch.cat(parts, 2)
 
 

@@ -374,7 +374,8 @@ class GraphTrainer(ResumableTrainer):
             )
 
     def _stopped_early(self, state: TrainerState) -> bool:
-        stopper: Any = state.stateful_callbacks.get("EarlyStoppingCallback", {})
+        kept: Any = state.stateful_callbacks  # a dictionary in a state that was read
+        stopper = kept.get("EarlyStoppingCallback", {})
         waited = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
         return self.patience is not None and waited >= self.patience
 

@@ -45,6 +45,7 @@ class LanguageTrainer(ResumableTrainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(StopWhenDiverged())
         self.add_callback(EndIsLogged())
+        assert self.model is not None and self.args.output_dir is not None  # both are given
         self.add_callback(ParameterLog(self.model, self.args.output_dir))
         if progress:
             self.add_callback(QuietProgress())
