@@ -6,13 +6,15 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
-
-import torch
+from typing import TYPE_CHECKING, Annotated, Any
 
 import graphformer as gf
 from graphformer.cli.telling import say as tell
 from graphformer.errors import require
+
+if TYPE_CHECKING:
+    import torch
+
 
 typer = require("typer", extra="text", why="The command line")
 say = partial(tell, result=True)
@@ -30,6 +32,8 @@ def bench(
     """Forward and backward of layers of one width, relative to plain attention on torch's own
     kernel: median seconds of interleaved rounds.
     """
+    import torch
+
     if hidden_size % heads:
         raise ValueError(f"--hidden-size {hidden_size} is not a multiple of --heads {heads}")
     name = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
@@ -68,6 +72,8 @@ def bench(
 
 
 def _step(layer: Any, x: torch.Tensor) -> Callable[[], None]:
+    import torch
+
     with torch.no_grad():  # scores of a standard deviation of about 3, as trained heads have
         layer.q_proj.weight.mul_(10)
 

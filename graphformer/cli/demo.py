@@ -5,15 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
-import transformers
-
 import graphformer as gf
 from graphformer.cli.telling import say
-from graphformer.datasets import TextDataset, build_tokenizer, embedded_text, encode, split
 from graphformer.errors import require
-from graphformer.training import train_language_model
-from graphformer.training.run import claim_output_dir
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -29,6 +23,13 @@ def demo(
     """Train a small model whose heads are graphs on Python's own help texts, let it write, and look
     at its graphs: nothing is fetched, and no file is needed.
     """
+    import torch
+    import transformers
+
+    from graphformer.datasets import TextDataset, build_tokenizer, embedded_text, encode, split
+    from graphformer.training import train_language_model
+    from graphformer.training.run import claim_output_dir
+
     claim_output_dir(output, resume=False)
     transformers.logging.set_verbosity_error()
     text = embedded_text()

@@ -6,15 +6,9 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import transformers
-
-from graphformer.cli.opening import open_causal
 from graphformer.cli.options import given, require_file_place
 from graphformer.cli.telling import say
-from graphformer.datasets import TextDataset, read_text
 from graphformer.errors import require
-from graphformer.training import evaluate as measure
-from graphformer.training.saving import write_text
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -31,6 +25,13 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="A file for the figures, as JSON.")] = None,
 ) -> None:
     """Loss in nats a token and perplexity of a model on a text, in windows that do not overlap."""
+    import transformers
+
+    from graphformer.cli.opening import open_causal
+    from graphformer.datasets import TextDataset, read_text
+    from graphformer.training import evaluate as measure
+    from graphformer.training.saving import write_text
+
     text = read_text(text_file)
     if output is not None:
         require_file_place("--output", output)

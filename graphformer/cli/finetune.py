@@ -7,17 +7,10 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-import transformers
-
 import graphformer as gf
-from graphformer.cli import data_record, record
-from graphformer.cli.opening import open_causal
 from graphformer.cli.options import Config, refuse_idle
 from graphformer.cli.telling import say, talks
-from graphformer.datasets import TextDataset, read_text, split
 from graphformer.errors import number, require, require_known
-from graphformer.training import evaluate, train_language_model
-from graphformer.training.run import claim_output_dir
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -49,6 +42,14 @@ def finetune(
     """Fine-tune a pre-trained model on a text by an adapter; the model's own weights stay. The last
     tenth of the text is kept for validation.
     """
+    import transformers
+
+    from graphformer.cli import data_record, record
+    from graphformer.cli.opening import open_causal
+    from graphformer.datasets import TextDataset, read_text, split
+    from graphformer.training import evaluate, train_language_model
+    from graphformer.training.run import claim_output_dir
+
     peft = require("peft", extra="adapters", why="Fine-tuning")
     require_known("--method", method, ("lora", "sparse-gin"))
     idle = ("hidden_dim", "threshold") if method == "lora" else ("rank",)

@@ -7,15 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
-import transformers
-
-from graphformer.cli import data_record, graph_data, record
-from graphformer.cli.held_out import write_held_out
 from graphformer.cli.options import Config, given, refuse_idle
 from graphformer.cli.telling import say, talks
 from graphformer.errors import number, require
-from graphformer.training.run import claim_output_dir, is_main_process
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -136,6 +130,13 @@ def train_graphs(
     The metrics at the end are those of graphs that were neither trained on nor used to choose the
     weights.
     """
+    import torch
+    import transformers
+
+    from graphformer.cli import data_record, graph_data, record
+    from graphformer.cli.held_out import write_held_out
+    from graphformer.training.run import claim_output_dir, is_main_process
+
     chosen = dict(locals())
     if not 0 < held_out < 0.5:
         raise ValueError(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
-
-import torch
-import transformers
+from typing import TYPE_CHECKING, Annotated, Any
 
 import graphformer as gf
-from graphformer.cli.opening import open_model
 from graphformer.cli.options import refuse_idle, require_file_place
 from graphformer.cli.telling import say
-from graphformer.datasets import read_text
 from graphformer.errors import number, require
-from graphformer.training.saving import write_text
+
+if TYPE_CHECKING:
+    import torch
+
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -57,6 +55,11 @@ def inspect(
     ] = False,
 ) -> None:
     """The exact attention graph of every head, from one pass over a text."""
+    import transformers
+
+    from graphformer.cli.opening import open_model
+    from graphformer.datasets import read_text
+
     if (text is None) == (file is None):
         raise ValueError(
             "give the text with --text or a file with --file"
@@ -116,6 +119,8 @@ def write(
     found: Any, output: Path, *, measures: bool, losses: dict[tuple[str, int], float] | None
 ) -> None:
     """In the form that the ending says."""
+    from graphformer.training.saving import write_text
+
     if output.suffix == ".html":
         table = found.measures()
         names = table.columns.difference(["sequence", "layer", "name", "kind", "head"], sort=False)

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from graphformer.cli.options import refuse_idle
-from graphformer.cli.predict_pictures import draw_inputs, require_pictures
 from graphformer.cli.telling import say
 from graphformer.errors import require
-from graphformer.training.saving import write_text
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -79,7 +77,9 @@ def predict(
     The columns of a CSV are kept as they are. A polymer that cannot be read keeps its line, with an
     empty prediction. What could not be read is told, with the reason.
     """
+    from graphformer.cli.predict_pictures import draw_inputs, require_pictures
     from graphformer.training import load_graph_model, prediction_table
+    from graphformer.training.saving import write_text
 
     if output is not None and output.exists():
         raise ValueError(

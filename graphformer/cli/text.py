@@ -6,28 +6,16 @@ import hashlib
 import shlex
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
-
-import torch
-import transformers
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated, Any
 
 import graphformer
-from graphformer.cli import data_record, record
-from graphformer.cli.opening import ADAPTER, open_causal, refuse_graphs
 from graphformer.cli.options import Config, flag, given, refuse_idle
 from graphformer.cli.telling import say, talks
-from graphformer.datasets import (
-    TextDataset,
-    build_tokenizer,
-    embedded_text,
-    encode,
-    read_text,
-    split,
-)
 from graphformer.errors import number, require
-from graphformer.training import load_language_model, train_language_model
-from graphformer.training.run import claim_output_dir
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 typer = require("typer", extra="text", why="The command line")
 
@@ -109,6 +97,21 @@ def train(
     windows of 64 characters. With several processes: torchrun --nproc-per-node 2 -m graphformer.cli
     train ...
     """
+    import torch
+    import transformers
+
+    from graphformer.cli import data_record, record
+    from graphformer.datasets import (
+        TextDataset,
+        build_tokenizer,
+        embedded_text,
+        encode,
+        read_text,
+        split,
+    )
+    from graphformer.training import train_language_model
+    from graphformer.training.run import claim_output_dir
+
     if (text_file is None) != embedded:
         raise ValueError(
             "TEXT_FILE: give either a text file or --embedded"
@@ -231,6 +234,10 @@ def generate(
     ] = 0,
 ) -> None:
     """Let a trained model continue a prompt."""
+    import transformers
+
+    from graphformer.datasets import encode
+
     number("--temperature", temperature, above=0.0, hint="; use --greedy for the most likely text")
     if greedy and num_beams > 1:
         raise ValueError(
@@ -283,6 +290,8 @@ def _continue(model: Any, ids: Tensor, max_new_tokens: int, **options: Any) -> T
 
     Each piece but the first sees the last half of a context, and writes the other half.
     """
+    import torch
+
     context = model.config.max_position_embeddings
     while max_new_tokens > 0:
         seen = ids if ids.shape[1] < context else ids[:, -max(context // 2, 1) :]
@@ -299,6 +308,9 @@ def _continue(model: Any, ids: Tensor, max_new_tokens: int, **options: Any) -> T
 
 def open_for_writing(folder: Path) -> tuple[Any, Any]:
     """A model of ours, whose faults are told file by file, or any other that writes."""
+    from graphformer.cli.opening import ADAPTER, open_causal, refuse_graphs
+    from graphformer.training import load_language_model
+
     refuse_graphs(folder)
     config = folder / "config.json"
     foreign = (folder / ADAPTER).is_file() or (

@@ -424,7 +424,7 @@ def test_blocks_of_a_wide_pairwise_score_are_small(executor: str) -> None:
         (
             lambda: GINAttention(30, 5, score="cosine"),
             ValueError,
-            "unknown score 'cosine'; known: .*differential, dot",
+            "unknown score 'cosine'; known: .*differential, .*dot",
         ),
         (
             lambda: GINAttention(30, 5, score_width=7),

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import ClassVar
 
@@ -295,3 +296,24 @@ def test_two_processes_equal_one(trained, text_file, tmp_path):
     )
     for ours, theirs in zip(evaluations(folder), evaluations(trained), strict=True):
         assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], abs=1e-4)
+
+
+def test_help_and_typing_errors_import_nothing_that_takes_long():
+    code = """
+        import importlib, sys
+        from graphformer.cli.app import COMMANDS, main
+        for module, *_ in COMMANDS.values():
+            importlib.import_module(f"graphformer.cli.{module}")
+        for name in COMMANDS:
+            for arguments in ([name, "--help"], [name, "--no-such-option"]):
+                try:
+                    main(arguments)
+                except SystemExit as end:
+                    assert end.code == (0 if "--help" in arguments else 2), arguments
+        heavy = {"torch", "transformers", "numpy", "scipy", "torch_geometric"} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
