@@ -185,7 +185,7 @@ def test_a_receiver_without_features_adds_nothing():
 
 def test_an_unknown_score_is_refused_and_repr_shows_it():
     with pytest.raises(
-        ValueError, match="unknown score 'gat'; known: additive, .*differential, .*dot"
+        ValueError, match=r"unknown score 'gat'; known: additive, .*differential, .*dot"
     ):
         SumAttentionConv(IN, OUT, HEADS, score="gat")
     assert (
