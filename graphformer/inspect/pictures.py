@@ -278,7 +278,7 @@ def plot_grains(
     axis.
 
     Raises:
-        ValueError: labels that are no image or lack a grain of the graph.
+        ValueError: labels that are no image, lack a grain of the graph or have it elsewhere.
         MissingExtra: matplotlib is not installed.
     """
     labels = np.asarray(labels)
@@ -317,6 +317,8 @@ def draw_grains(
         raise ValueError(f"labels lack grain {lacking[0]} of the graph; give the image of it.")
     step = np.broadcast_to(np.asarray(spacing, dtype=float), labels.ndim)
     cell = step * labels.shape
+    pos = data.pos.cpu().numpy()
+    _require_places(pos, labels, grains, step, spacing)
     image = labels if labels.ndim == 2 else labels[len(labels) // 2]
     times = max(1, -(-_ACROSS // max(image.shape)))
     fine = image.repeat(times, 0).repeat(times, 1)
@@ -343,7 +345,6 @@ def draw_grains(
     inked = np.zeros((*fine.shape, 4))
     inked[down | right] = (0.55, 0.55, 0.55, 1)
     axes.imshow(inked, interpolation="nearest", extent=extent)
-    pos = data.pos.cpu().numpy()
     senders, receivers = graph.senders.cpu().numpy(), graph.receivers.cpu().numpy()
     between = pos[senders] - pos[receivers]
     if periodic:
@@ -358,6 +359,30 @@ def draw_grains(
             )
     axes.set(xlim=(0, cell[-1]), ylim=(cell[-2], 0))
     axes.set_axis_off()
+
+
+def _require_places(
+    pos: np.ndarray, labels: np.ndarray, grains: np.ndarray, step: np.ndarray, spacing: Any
+) -> None:
+    """ValueError where the graph's centres are not those of the grains, seen in this spacing.
+
+    A grain that goes on at the other side of a periodic image has its centre elsewhere, and so has
+    a phase of many parts, so most of them decide.
+    """
+    from scipy.ndimage import center_of_mass
+
+    found = np.array(center_of_mass(np.ones(labels.shape), labels, grains)) + 0.5
+    cell = step * labels.shape
+    off = np.abs(pos - found * step) / cell
+    off = np.minimum(off, np.abs(1 - off)).max(1)
+    if np.median(off) > 0.25:
+        worst = int(off.argmax())
+        there, here = (np.round(one, 3).tolist() for one in (pos[worst], found[worst] * step))
+        raise ValueError(
+            f"spacing={spacing}: the graph has grain {grains[worst]} at {there}, and labels have "
+            f"it at {here}; give the spacing that the graph was made with (1 / resolution for a "
+            "PolycrystalDataset)"
+        )
 
 
 __all__ = [

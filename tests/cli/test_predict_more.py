@@ -171,6 +171,9 @@ def test_pictures_of_grains(call, tmp_path, periodic):
     assert sorted(length) == pytest.approx(sorted((distance / 2).tolist()), rel=1e-4)
     with pytest.raises(ValueError, match="labels lack grain 3 of the graph"):
         pictures.plot_grains(model, graph, labels + 100)
+    for spacing in (5.0, 0.01):
+        with pytest.raises(ValueError, match=rf"spacing={spacing}: the graph has grain \d+ at"):
+            pictures.plot_grains(model, graph, labels, periodic=periodic, spacing=spacing)
 
 
 # --- parity
