@@ -23,7 +23,10 @@ class Rule(Slot, slot="candidates"):
 
     everything: bool = False
     causal: bool = False
-    said_of: ClassVar = {"allow": ("everything", "causal", "reach", "free")}
+    said_of: ClassVar = {
+        "allow": ("everything", "causal", "reach", "reaches", "free"),
+        "reach": ("reaches",),
+    }
 
     def allow(self, pairs: Pairs) -> Tensor:
         """Bool, broadcastable to the pairs' common shape: may this sender be attended to by this
@@ -45,6 +48,11 @@ class Rule(Slot, slot="candidates"):
     def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
         """Senders outside which nothing is allowed for any of these (consecutive) receivers."""
         return range(num_senders)
+
+    def reaches(self, rows: range, num_receivers: int, num_senders: int) -> list[range]:
+        """The same as several ranges in ascending order, none of which overlap or are empty."""
+        whole = self.reach(rows, num_receivers, num_senders)
+        return [whole] if whole else []
 
     def free(self, rows: range, num_receivers: int, num_senders: int) -> range:
         """Senders that are allowed for each of these receivers, in every lane."""
@@ -82,6 +90,13 @@ class Both(Rule, name="both"):
             self.first.reach(rows, num_receivers, num_senders),
             self.second.reach(rows, num_receivers, num_senders),
         )
+
+    def reaches(self, rows: range, num_receivers: int, num_senders: int) -> list[range]:
+        first, second = (
+            one.reaches(rows, num_receivers, num_senders) for one in (self.first, self.second)
+        )
+        found = (overlap(one, other) for one in first for other in second)
+        return [one for one in found if one]
 
     def free(self, rows: range, num_receivers: int, num_senders: int) -> range:
         return overlap(

@@ -35,3 +35,16 @@ class Either(Rule, name="either"):
         if not (first and second):
             return first or second
         return range(min(first.start, second.start), max(first.stop, second.stop))
+
+    def reaches(self, rows: range, num_receivers: int, num_senders: int) -> list[range]:
+        parts = [
+            *self.first.reaches(rows, num_receivers, num_senders),
+            *self.second.reaches(rows, num_receivers, num_senders),
+        ]
+        joined: list[range] = []
+        for one in sorted(parts, key=lambda part: part.start):
+            if joined and one.start <= joined[-1].stop:
+                joined[-1] = range(joined[-1].start, max(joined[-1].stop, one.stop))
+            else:
+                joined.append(one)
+        return joined

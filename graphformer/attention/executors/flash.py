@@ -115,10 +115,12 @@ def kernel(
         return attention(q, k, x, attn_mask=problem.allowed())
     every, parts = Pairs.every(*problem.sizes, q.device), []
     for rows, columns in stretches:
-        own, other = (slice(one.start, one.stop) for one in (rows, columns))
-        pairs = replace(every, receiver=every.receiver[own], sender=every.sender[other])
+        own = slice(rows.start, rows.stop)
+        places = torch.cat([every.sender[one.start : one.stop] for one in columns])
+        pairs = replace(every, receiver=every.receiver[own], sender=places)
         mask = problem.rule.allow(pairs).expand(*pairs.shape)
-        parts.append(attention(q[:, :, own], k[:, :, other], x[:, :, other], attn_mask=mask))
+        seen = (torch.cat([t[:, :, one.start : one.stop] for one in columns], 2) for t in (k, x))
+        parts.append(attention(q[:, :, own], *seen, attn_mask=mask))
     return torch.cat(parts, 2)
 
 
@@ -126,7 +128,7 @@ ROWS = 256
 """Receivers of a stretch: their window is then no more than so much wider than that of one."""
 
 
-def narrow(problem: Problem) -> list[tuple[range, range]] | None:
+def narrow(problem: Problem) -> list[tuple[range, list[range]]] | None:
     """Rows and the columns they reach, where these are less than half of all pairs; None where one
     call is better, and where a tracer would take the number of stretches for a constant.
     """
@@ -136,8 +138,8 @@ def narrow(problem: Problem) -> list[tuple[range, range]] | None:
     rows = [
         range(start, min(start + ROWS, num_receivers)) for start in range(0, num_receivers, ROWS)
     ]
-    found = [(one, problem.rule.reach(one, num_receivers, num_senders)) for one in rows]
-    scored = sum(len(own) * len(columns) for own, columns in found)
+    found = [(one, problem.rule.reaches(one, num_receivers, num_senders)) for one in rows]
+    scored = sum(len(own) * sum(map(len, columns)) for own, columns in found)
     if 2 * scored >= num_receivers * num_senders or any(not columns for _, columns in found):
         return None
     return found
