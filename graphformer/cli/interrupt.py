@@ -26,7 +26,7 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         places = [Path(kwargs[name]) for name in _WRITTEN if kwargs.get(name) is not None]
-        before = {place for place in places if _holds(place)}
+        before = {place: _stamp(place) for place in places}
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
@@ -35,15 +35,19 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
                 told = kept(kwargs["output"])
             else:
-                told = _left([place for place in places if _holds(place) and place not in before])
+                told = _left(
+                    [place for place in places if _stamp(place) not in ((), before[place])]
+                )
             say(f"interrupted: {told}.", err=True)
             raise typer.Exit(130) from None
 
     return run
 
 
-def _holds(place: Path) -> bool:
-    return place.is_file() or (place.is_dir() and any(place.iterdir()))
+def _stamp(place: Path) -> tuple[tuple[str, int], ...]:
+    """The files there and when each was written; nothing where there are none."""
+    found = [place] if place.is_file() else sorted(place.rglob("*")) if place.is_dir() else []
+    return tuple((str(one), one.stat().st_mtime_ns) for one in found if one.is_file())
 
 
 def _left(places: list[Path]) -> str:
