@@ -4,18 +4,18 @@ expressive a model is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
-from typing_extensions import Unpack
 
-from graphformer.datasets.store.cache import FromPyG, GraphDataset
+from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import RawFile
+from graphformer.errors import strict_flags
 
 _ADDRESS = "https://raw.githubusercontent.com/GraphPKU/BREC/966b5ed5c27bf6372ea081f90ef8c8b2a3342ebc/customize/Data/raw/"
 _PARTS = {  # in the official order: file, checksum
@@ -87,14 +87,24 @@ class BREC(GraphDataset):
     }
     """The pairs of each category."""
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,
         *,
         raw: str | Path | None = None,
-        **options: Unpack[FromPyG],
+        transform: Callable | None = None,
+        pre_transform: Callable | None = None,
+        pre_filter: Callable | None = None,
+        log: bool = True,
+        force_reload: bool = False,
     ):
-        super().__init__(root, {}, raw=raw, **options)
+        hooks: dict[str, Any] = {
+            "transform": transform,
+            "pre_transform": pre_transform,
+            "pre_filter": pre_filter,
+        }
+        super().__init__(root, {}, raw=raw, log=log, force_reload=force_reload, **hooks)
 
     def build(self) -> Iterator[Data]:
         """Both graphs of each pair, category by category."""

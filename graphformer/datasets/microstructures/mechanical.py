@@ -6,20 +6,19 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
-from typing_extensions import Unpack
 
 from graphformer.datasets.microstructures.grains import feature_names, region_graph
-from graphformer.datasets.store.cache import FromPyG, GraphDataset
+from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import RawFile
-from graphformer.errors import require_known
+from graphformer.errors import require_known, strict_flags
 
 _KINDS = ("patches", "pixels", "regions")
 _SIDE = 28
@@ -95,6 +94,7 @@ class MechanicalMNIST(GraphDataset):
     raw_files: ClassVar[tuple[RawFile, ...]] = (_IMAGES, _ENERGIES)
     data_folder: ClassVar[str] = "mechanical-mnist"
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,
@@ -103,7 +103,11 @@ class MechanicalMNIST(GraphDataset):
         steps: Sequence[int] = tuple(range(len(DISPLACEMENTS))),
         levels: int = 4,
         raw: str | Path | None = None,
-        **options: Unpack[FromPyG],
+        transform: Callable | None = None,
+        pre_transform: Callable | None = None,
+        pre_filter: Callable | None = None,
+        log: bool = True,
+        force_reload: bool = False,
     ):
         require_known("kind", kind, _KINDS)
         if not steps or not all(0 <= step < len(DISPLACEMENTS) for step in steps):
@@ -130,7 +134,12 @@ class MechanicalMNIST(GraphDataset):
             "steps": self.steps,
             **({"levels": levels} if kind == "regions" else {}),
         }
-        super().__init__(root, settings, raw=raw, **options)
+        hooks: dict[str, Any] = {
+            "transform": transform,
+            "pre_transform": pre_transform,
+            "pre_filter": pre_filter,
+        }
+        super().__init__(root, settings, raw=raw, log=log, force_reload=force_reload, **hooks)
 
     def standard_split(self) -> tuple[GraphDataset, ...]:
         """8,000 / 1,000 / 1,000 maps for training, validation and test, the same for everyone."""

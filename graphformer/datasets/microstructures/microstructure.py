@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch_geometric.data import Data
-from typing_extensions import Unpack
 
 from graphformer.datasets.microstructures.grains import feature_names, grain_graph, region_graph
 from graphformer.datasets.microstructures.image_tables import (
@@ -23,7 +22,7 @@ from graphformer.datasets.microstructures.image_tables import (
     targets_of,
 )
 from graphformer.datasets.microstructures.images import SUFFIXES, image_files, read_image
-from graphformer.datasets.store.cache import FromPyG, GraphDataset
+from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import sha256
 from graphformer.datasets.store.tables import some
 from graphformer.errors import require_known, strict_flags
@@ -96,7 +95,11 @@ class Microstructures(GraphDataset):
         directions: bool = False,
         ignore: Sequence[int] = (),
         on_error: str = "raise",
-        **options: Unpack[FromPyG],
+        transform: Callable | None = None,
+        pre_transform: Callable | None = None,
+        pre_filter: Callable | None = None,
+        log: bool = True,
+        force_reload: bool = False,
     ):
         require_known("kind", kind, _KINDS)
         require_known("on_error", on_error, _ON_ERROR)
@@ -150,7 +153,12 @@ class Microstructures(GraphDataset):
             "tables": [sha256(path) for path in self.tables or ()],
             "targets": [self.target_names, self._targets],
         }
-        super().__init__(root, settings, **options)
+        hooks: dict[str, Any] = {
+            "transform": transform,
+            "pre_transform": pre_transform,
+            "pre_filter": pre_filter,
+        }
+        super().__init__(root, settings, log=log, force_reload=force_reload, **hooks)
         names = feature_names(self[0].pos.shape[1], directions=directions)
         self.node_names = (
             *names.node,

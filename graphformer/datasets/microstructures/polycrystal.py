@@ -5,16 +5,15 @@ voxels.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch_geometric.data import Data
-from typing_extensions import Unpack
 
 from graphformer.datasets.microstructures.grains import feature_names, grain_graph
 from graphformer.datasets.microstructures.voronoi import (
@@ -25,7 +24,7 @@ from graphformer.datasets.microstructures.voronoi import (
     target_names,
     target_of,
 )
-from graphformer.datasets.store.cache import FromPyG, GraphDataset
+from graphformer.datasets.store.cache import GraphDataset
 from graphformer.errors import require_known, strict_flags, whole
 
 _PROPERTIES = ("conductivity", "stiffness")
@@ -115,7 +114,11 @@ class PolycrystalDataset(GraphDataset):
         target: str = "mean",
         directions: bool | None = None,
         workers: int = 0,
-        **options: Unpack[FromPyG],
+        transform: Callable | None = None,
+        pre_transform: Callable | None = None,
+        pre_filter: Callable | None = None,
+        log: bool = True,
+        force_reload: bool = False,
     ):
         least, most = (
             (num_grains, num_grains) if isinstance(num_grains, int | np.integer) else num_grains
@@ -142,7 +145,12 @@ class PolycrystalDataset(GraphDataset):
         self.node_names, self.edge_names = (*names.node, *property_names(self.recipe)), names.edge
         self.target_names = target_names(self.recipe)
         settings = {**self.recipe._asdict(), "num_graphs": num_graphs}
-        super().__init__(root, settings, **options)
+        hooks: dict[str, Any] = {
+            "transform": transform,
+            "pre_transform": pre_transform,
+            "pre_filter": pre_filter,
+        }
+        super().__init__(root, settings, log=log, force_reload=force_reload, **hooks)
 
     def build(self) -> Iterator[Data]:
         """The graphs, solved one by one or by ``workers`` processes."""

@@ -5,20 +5,19 @@ copolymers, and files of one's own.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch_geometric.data import Data
-from typing_extensions import Unpack
 
 from graphformer.datasets.polymers.features import EDGE_NAMES, NODE_NAMES, edge_names, node_names
 from graphformer.datasets.polymers.smiles import graph_and_left_out
-from graphformer.datasets.store.cache import FromPyG, GraphDataset
+from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import RawFile, sha256
 from graphformer.datasets.store.tables import Row, numbers, read_rows, some
-from graphformer.errors import require, require_known
+from graphformer.errors import require, require_known, strict_flags
 
 _DFT = "https://media.githubusercontent.com/media/ChangwenXu98/TransPolymer/8399d4816ce772b64deba34f4455d91d9a764b2a/data/"
 _VIPEA = "https://raw.githubusercontent.com/coleygroup/polymer-chemprop-data/2af92df9560c9f1caf6ddc8a71e2290768a71674/results/vipea/cv10-random/polymer/"
@@ -106,6 +105,7 @@ class PolymerGraphs(GraphDataset):
     node_names: tuple[str, ...] = NODE_NAMES
     edge_names: tuple[str, ...] = EDGE_NAMES
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,
@@ -116,7 +116,11 @@ class PolymerGraphs(GraphDataset):
         targets: Sequence[str] | None = None,
         features: str = "full",
         raw: str | Path | None = None,
-        **options: Unpack[FromPyG],
+        transform: Callable | None = None,
+        pre_transform: Callable | None = None,
+        pre_filter: Callable | None = None,
+        log: bool = True,
+        force_reload: bool = False,
     ):
         idle: dict[str, Any] = (
             {"property": property, "raw": raw}
@@ -157,7 +161,12 @@ class PolymerGraphs(GraphDataset):
                 "features": features,
             }
             _check_labels(Path(file), self.text_column, self.columns)
-        super().__init__(root, settings, raw=raw, **options)
+        hooks: dict[str, Any] = {
+            "transform": transform,
+            "pre_transform": pre_transform,
+            "pre_filter": pre_filter,
+        }
+        super().__init__(root, settings, raw=raw, log=log, force_reload=force_reload, **hooks)
 
     def build(self) -> Iterator[Data]:
         """A graph a row."""
@@ -204,14 +213,24 @@ class CopolymerGraphs(GraphDataset):
     target_names: tuple[str, ...] = ("EA", "IP")
     text_column: ClassVar[str] = "poly_chemprop_input"
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,
         *,
         raw: str | Path | None = None,
-        **options: Unpack[FromPyG],
+        transform: Callable | None = None,
+        pre_transform: Callable | None = None,
+        pre_filter: Callable | None = None,
+        log: bool = True,
+        force_reload: bool = False,
     ):
-        super().__init__(root, {}, raw=raw, **options)
+        hooks: dict[str, Any] = {
+            "transform": transform,
+            "pre_transform": pre_transform,
+            "pre_filter": pre_filter,
+        }
+        super().__init__(root, {}, raw=raw, log=log, force_reload=force_reload, **hooks)
 
     def random_fold(self, k: int) -> tuple[GraphDataset, GraphDataset, GraphDataset]:
         """Training, validation and test of the published random fold ``k`` of ten: validation is

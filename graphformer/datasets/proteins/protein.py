@@ -9,18 +9,18 @@ import string
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
-from typing_extensions import Unpack
 
-from graphformer.datasets.store.cache import FromPyG, GraphDataset
+from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import RawFile
+from graphformer.errors import strict_flags
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWYX"
 """The letter of each category of ``x``. X stands for all others (U and O too)."""
@@ -78,18 +78,30 @@ class ProteinSecondaryStructure(GraphDataset):
     data_folder: ClassVar[str] = "flip-secondary-structure"
     target_names: tuple[str, ...] = tuple(STATES)
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,
         window: int = 1,
         *,
         raw: str | Path | None = None,
-        **options: Unpack[FromPyG],
+        transform: Callable | None = None,
+        pre_transform: Callable | None = None,
+        pre_filter: Callable | None = None,
+        log: bool = True,
+        force_reload: bool = False,
     ):
         if window < 1:
             raise ValueError(f"window must be 1 or more, got {window}.")
         self.window = window
-        super().__init__(root, {"window": window}, raw=raw, **options)
+        hooks: dict[str, Any] = {
+            "transform": transform,
+            "pre_transform": pre_transform,
+            "pre_filter": pre_filter,
+        }
+        super().__init__(
+            root, {"window": window}, raw=raw, log=log, force_reload=force_reload, **hooks
+        )
 
     def standard_split(self) -> tuple[GraphDataset, GraphDataset, GraphDataset]:
         """Training, validation and test as published."""

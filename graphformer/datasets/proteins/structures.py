@@ -5,12 +5,11 @@ structure, solvent exposure.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch_geometric.data import Data
-from typing_extensions import Unpack
 
 from graphformer.datasets.proteins.files import (
     STRUCTURE_SUFFIXES,
@@ -25,9 +24,9 @@ from graphformer.datasets.proteins.residue_graph import (
     graph_of_residues,
 )
 from graphformer.datasets.proteins.residues import UnreadableStructure, read_residues
-from graphformer.datasets.store.cache import FromPyG, GraphDataset
+from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import sha256
-from graphformer.errors import require, require_known
+from graphformer.errors import require, require_known, strict_flags
 
 __all__ = ["STRUCTURE_SUFFIXES", "ProteinStructures", "structure_files"]
 
@@ -115,6 +114,7 @@ class ProteinStructures(GraphDataset):
 
     version: ClassVar[int] = 4
 
+    @strict_flags
     def __init__(
         self,
         root: str | Path | None,
@@ -124,7 +124,11 @@ class ProteinStructures(GraphDataset):
         target: str | None = "secondary",
         features: Sequence[str] = (),
         models: str = "first",
-        **options: Unpack[FromPyG],
+        transform: Callable | None = None,
+        pre_transform: Callable | None = None,
+        pre_filter: Callable | None = None,
+        log: bool = True,
+        force_reload: bool = False,
     ):
         features = (features,) if isinstance(features, str) else tuple(features)
         for name in (*features, *([target] if target is not None else [])):
@@ -150,7 +154,12 @@ class ProteinStructures(GraphDataset):
             "features": features,
             "models": models,
         }
-        super().__init__(root, settings, **options)
+        hooks: dict[str, Any] = {
+            "transform": transform,
+            "pre_transform": pre_transform,
+            "pre_filter": pre_filter,
+        }
+        super().__init__(root, settings, log=log, force_reload=force_reload, **hooks)
         if others:
             shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
             self.notes.append(

@@ -10,7 +10,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -23,16 +23,6 @@ from graphformer.datasets.store import storage
 from graphformer.datasets.store.download import RawFile, find
 from graphformer.datasets.store.fingerprint import describe
 from graphformer.errors import require, strict_flags
-
-
-class FromPyG(TypedDict, total=False):
-    """Arguments that every data set takes as PyG's do."""
-
-    transform: Callable | None
-    pre_transform: Callable | None
-    pre_filter: Callable | None
-    log: bool
-    force_reload: bool
 
 
 class GraphDataset(InMemoryDataset):
