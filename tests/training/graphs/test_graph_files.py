@@ -116,7 +116,9 @@ def test_polymers_from_a_table_to_predictions_row_by_row(call, refused, table, t
     )
     code, again, _ = call("predict", tmp_path / "run", renamed, "--smiles-column", "smiles")
     assert code == 0 and float(rows_of(again)[1][3]) == pytest.approx(float(rows[3][4]), rel=1e-4)
-    code, out, _ = call("predict", tmp_path / "run", new, new, "--output", tmp_path / "both.csv")
+    other = tmp_path / "other.csv"
+    other.write_text(new.read_text())
+    code, out, _ = call("predict", tmp_path / "run", new, other, "--output", tmp_path / "both.csv")
     assert (
         code == 0
         and out.startswith("4 predictions in ")
