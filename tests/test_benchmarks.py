@@ -57,6 +57,7 @@ def run(monkeypatch, capsys):
         "finetune",
         "graph_cost",
         "inspecting",
+        "methods",
         "graphs polycrystals",
         "slots",
         "nodes cora tolokers --repeats 1",

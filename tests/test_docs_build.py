@@ -80,14 +80,14 @@ def test_formulas_are_shown_without_a_script(pages):
         assert not re.search(r"\\(frac|mathrm|sum|sigma|lambda|begin)\b", text), name
 
 
-@pytest.mark.parametrize("formula", [r"$\nosuchcommand x$", r"$\left( x$"])
-def test_a_formula_that_cannot_be_shown_stops_the_build(formula, tmp_path):
+def test_a_formula_that_cannot_be_shown_stops_the_build(tmp_path):
     (tmp_path / "_ext").mkdir()
     for part in ("conf.py", "_ext/mathml.py", "_ext/public.py"):
         (tmp_path / part).write_text((ROOT / "docs" / part).read_text(encoding="utf-8"))
-    (tmp_path / "index.md").write_text(f"# A page\n\n{formula}\n")
+    formulas = (r"$\nosuchcommand x$", r"$\left( x$")
+    (tmp_path / "index.md").write_text("\n\n".join(("# A page", *formulas)) + "\n")
     done = build(tmp_path, tmp_path / "out")
-    assert done.returncode == 1 and "cannot be shown" in done.stderr
+    assert done.returncode == 1 and done.stderr.count("cannot be shown") == 2
 
 
 def test_every_public_name_can_be_linked_to(pages, monkeypatch):

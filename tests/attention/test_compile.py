@@ -487,7 +487,7 @@ def test_a_language_model_is_one_graph(case: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gin", "gin-threshold"])
+@pytest.mark.parametrize("name", [pytest.param("gin", marks=pytest.mark.long), "gin-threshold"])
 def test_a_language_model_takes_any_length(name: str) -> None:
     language_model = model(**MODELS[name])
     compiled = compile_whole(language_model, dynamic=True)
@@ -502,8 +502,10 @@ def test_a_language_model_takes_any_length(name: str) -> None:
     assert num_graphs() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["gin", pytest.param("gin-threshold", marks=pytest.mark.slow), "pna"]
+    "name",
+    ["gin-threshold", *(pytest.param(one, marks=pytest.mark.long) for one in ("gin", "pna"))],
 )
 def test_cached_decoding(name: str) -> None:
     language_model = model(**MODELS[name]).eval()
@@ -532,7 +534,10 @@ def test_gradient_checkpointing(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["gin", "gin-threshold", "pna"])
+@pytest.mark.parametrize(
+    "kind",
+    ["gin-threshold", *(pytest.param(one, marks=pytest.mark.long) for one in ("gin", "pna"))],
+)
 def test_inductor(kind: str) -> None:
     """The default backend, which compiles C++ here: other kernels, so equal only to rounding."""
     layer, x, keep = LAYERS[kind](), torch.randn(2, 11, 42), masks(11)["bool"]

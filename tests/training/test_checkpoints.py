@@ -612,7 +612,9 @@ def test_models_of_the_other_kind_and_other_tokenizers_are_told(
     assert "holds a model of another kind" in refused(
         call("predict", text_run[0], tmp_path / "a.npy")
     )
-    assert "has no tokenizer.json" in refused(call("generate", graph_run[0], "the"))
+    assert "holds a model of graphs, which reads no text" in refused(
+        call("generate", graph_run[0], "the")
+    )
     copy = Path(shutil.copytree(text_run[0], tmp_path / "copy"))
     build_tokenizer("byte", "").save_pretrained(copy)
     assert "tokenizer.json" in refused(call("generate", copy, "the"))
