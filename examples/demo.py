@@ -85,6 +85,10 @@ def main() -> None:
             tokenizer=tokenizer,
         )
         losses[name], models[name] = result.evaluation, model
+        if name == "gin":  # the first picture need not wait for the other model
+            picture = options.output / "head.png"
+            sample = "The value of the expression is an object"[: options.context]
+            print(f"{draw(model, tokenizer, sample, picture)} is drawn in {picture}")
 
     prompt = "The statement "
     model = models["gin"].eval()
@@ -95,24 +99,6 @@ def main() -> None:
     )
     print("\nThe GIN model writes:\n" + tokenizer.decode(written[0]))
 
-    sample = "The value of the expression is an object"[: options.context]
-    with torch.no_grad():
-        graphs = model(encode(tokenizer, sample)[None], output_graphs=True).graphs
-    # Of all heads, the one that looks at most other tokens than itself: its picture says the most.
-    layer, head = max(
-        ((layer, head) for layer in range(len(graphs)) for head in range(gin.num_attention_heads)),
-        key=lambda place: off_diagonal_weight(graphs[place[0]].lane(place[1])),
-    )
-    picture = options.output / "head.png"
-    plot_head(
-        graphs[layer],
-        head,
-        list(sample),
-        picture,
-        min_weight=0.1,
-        title=f"layer {layer + 1}, head {head + 1}",
-    )
-
     print(
         "\n"
         f"validation loss, nats per character (perplexity), over {losses['gin'].num_tokens:,} "
@@ -120,12 +106,29 @@ def main() -> None:
     )
     for name, evaluation in losses.items():
         print(f"  {name:9} {evaluation.loss_nats_per_token:.4f} ({evaluation.perplexity:.2f})")
-    print(
-        "\n"
-        f"models in {options.output}/, the picture of layer {layer + 1}, head {head + 1} in "
-        f"{picture}"
-    )
+    print(f"\nmodels in {options.output}/, the picture of a head in {picture}")
     print(f"next: .venv/bin/graphformer generate {options.output}/gin 'The value '")
+
+
+def draw(
+    model: gf.GraphformerForCausalLM,
+    tokenizer: transformers.PreTrainedTokenizerFast,
+    sample: str,
+    picture: Path,
+) -> str:
+    """A picture of the head that looks at most other tokens than itself, and its name: of all
+    heads, that says the most.
+    """
+    with torch.no_grad():
+        graphs = model.eval()(encode(tokenizer, sample)[None], output_graphs=True).graphs
+    heads = model.config.num_attention_heads
+    layer, head = max(
+        ((layer, head) for layer in range(len(graphs)) for head in range(heads)),
+        key=lambda place: off_diagonal_weight(graphs[place[0]].lane(place[1])),
+    )
+    title = f"layer {layer + 1}, head {head + 1}"
+    plot_head(graphs[layer], head, list(sample), picture, min_weight=0.1, title=title)
+    return title
 
 
 def off_diagonal_weight(lane: gf.AttentionGraph) -> float:
