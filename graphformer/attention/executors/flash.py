@@ -119,8 +119,10 @@ def kernel(
         places = torch.cat([every.sender[one.start : one.stop] for one in columns])
         pairs = replace(every, receiver=every.receiver[own], sender=places)
         mask = problem.rule.allow(pairs).expand(*pairs.shape)
-        seen = (torch.cat([t[:, :, one.start : one.stop] for one in columns], 2) for t in (k, x))
-        parts.append(attention(q[:, :, own], *seen, attn_mask=mask))
+        keys, values = (
+            torch.cat([t[:, :, one.start : one.stop] for one in columns], 2) for t in (k, x)
+        )
+        parts.append(attention(q[:, :, own], keys, values, attn_mask=mask))
     return torch.cat(parts, 2)
 
 
