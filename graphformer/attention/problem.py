@@ -16,6 +16,7 @@ from graphformer.attention.candidates import All, Causal, Edges, Keep, Rule
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.pairs import Block, Listed, Pairs
 from graphformer.attention.scores import Score
+from graphformer.attention.slot import require_sizes
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
 
@@ -176,6 +177,10 @@ def pose(
         rule = rule & Causal()
     if attention_mask is not None:
         rule = rule & Keep(attention_mask)
+    normalize, sparsify = normalizers.resolve(normalize), sparsifiers.check(sparsify)
+    if not torch.compiler.is_compiling():  # a tracer knows no arguments of constructors
+        for slot in (score, normalize, sparsify, rule):
+            require_sizes(slot)
     rule.check(batch, heads, num_receivers, k.shape[2])
     rule = rule.of_call(q, k, training)
     prepared_q, prepared_k = score.prepare(q, k)
@@ -185,6 +190,6 @@ def pose(
         rule,
         edges,
         score,
-        normalizers.resolve(normalize),
-        sparsifiers.check(sparsify),
+        normalize,
+        sparsify,
     )

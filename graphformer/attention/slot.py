@@ -211,6 +211,26 @@ def children(value: Any) -> Iterator[Slot]:
                 yield part
 
 
+SIZES = ("num_heads", "num_kv_heads", "dim", "hidden_size", "kv_size", "query_size")
+"""What a layer fills in: see :meth:`Slot.for_layer`."""
+
+
+def require_sizes(value: Any) -> None:
+    """ValueError for a value that still waits for the sizes of a layer, and so has no parameters to
+    compute with.
+    """
+    if isinstance(value, nn.Module) and isinstance(value, Slot) and not _own_state(value):
+        lacking = [name for name, one in value.arguments().items() if name in SIZES and one is None]
+        if lacking:
+            raise ValueError(
+                f"{value.slot}={value.name or type(value).__name__!r} waits for "
+                f"{', '.join(lacking)}: give them, {type(value).__name__}({lacking[0]}=...), or "
+                "give the value to a layer, which fills them in"
+            )
+    for one in children(value):
+        require_sizes(one)
+
+
 def register_parts(owner: nn.Module, **values: Any) -> None:
     """Make the modules inside combined values, such as ``Reweigh(...) & TopK(3)``, parts of a
     layer: it then trains, moves and saves their parameters, under the name ``{slot}_parts``.

@@ -162,8 +162,7 @@ def test_forgetting(normalize, executor):
     q = layer.q_proj(x).view(2, 9, 4, 3).transpose(1, 2)
     k = layer.k_proj(x).view(2, 9, 2, 3).transpose(1, 2).repeat_interleave(2, 1)
     v = layer.v_proj(x).view(2, 9, 2, 3).transpose(1, 2).repeat_interleave(2, 1)
-    s = q @ k.mT * float(layer.sharpening or 1) / 3**0.5 if layer.sharpening else q @ k.mT / 3**0.5
-    s = s + total.unsqueeze(3) - total.unsqueeze(2)
+    s = q @ k.mT / 3**0.5 + total.unsqueeze(3) - total.unsqueeze(2)
     s = s.masked_fill(torch.ones(9, 9).triu(1).bool(), -math.inf)
     w = s.softmax(-1) if normalize == "softmax" else s.sigmoid()
     want = layer.o_proj((w @ v).transpose(1, 2).flatten(2))
@@ -321,3 +320,29 @@ def test_channel_gate():
 )
 def test_law_of_slots(value):
     gf.testing.check_slot(value)
+
+
+@pytest.mark.parametrize(
+    ("slots", "told"),
+    [
+        ({"score": scores.ALiBi()}, "score='alibi' waits for num_heads"),
+        ({"score": scores.GATv2()}, "score='gatv2' waits for num_heads, dim"),
+        ({"score": scores.Forgetting()}, "score='forgetting' waits for hidden_size"),
+        ({"score": scores.QueryNetwork()}, "score='query_network' waits for hidden_size"),
+        ({"normalize": "softmax_sink"}, "normalize='softmax_sink' waits for num_heads"),
+        ({"candidates": {"name": "clusters", "num_clusters": 3}}, "candidates='clusters' waits"),
+    ],
+)
+def test_a_value_that_waits_for_a_layer_says_so(slots, told):
+    with pytest.raises(ValueError, match=told):
+        gf.attention_graph(*qk(), **slots)
+
+
+def test_forgetting_and_shared_questions_know_where_queries_stand():
+    q, k = torch.randn(1, 2, 7, 5), torch.randn(1, 2, 4, 5)
+    score = scores.Forgetting(10, 2)
+    with pytest.raises(ValueError, match="got 7 queries and 4 keys"):
+        gf.attention_graph(q, k, score=score)
+    rule = candidates.SharedQuestion(torch.zeros(1, 4, dtype=torch.long))
+    with pytest.raises(ValueError, match="got 7 queries and 4 keys"):
+        gf.attention_graph(q, k, candidates=rule)

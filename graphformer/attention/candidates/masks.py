@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from graphformer.attention.candidates.base import Rule
+from graphformer.attention.candidates.packed import Packed
 from graphformer.attention.pairs import Pairs
 from graphformer.errors import whole
 
@@ -72,28 +73,11 @@ class CausalBlocks(Rule, name="causal_blocks"):
 
 
 @dataclass(frozen=True, eq=False)
-class SharedQuestion(Rule, name="shared_question"):
+class SharedQuestion(Packed, name="shared_question"):
     """One question and several answers in a row: an answer sees the question and itself, not the
-    others. Combine with ``Causal()``.
-
-    Attributes:
-        segments: int ``[B, Nk]``: 0 is the question, and each answer has a number of its own.
+    others. Combine with ``Causal()``. Of ``segments``, int ``[B, Nk]``, 0 is the question, and each
+    answer has a number of its own.
     """
 
-    segments: Tensor
-
     def allow(self, pairs: Pairs) -> Tensor:
-        own = self.segments[pairs.sequence, pairs.position]
-        other = self.segments[pairs.sequence, pairs.sender]
-        return (other == 0) | (own == other)
-
-    def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
-        if tuple(self.segments.shape) != (batch, num_senders):
-            raise ValueError(
-                f"segments must have shape [{batch}, {num_senders}] (batch, keys), got "
-                f"{list(self.segments.shape)}"
-            )
-        if self.segments.is_floating_point():
-            raise TypeError(
-                f"segments must hold integers, one number a text, got {self.segments.dtype}"
-            )
+        return super().allow(pairs) | (self.segments[pairs.sequence, pairs.sender] == 0)

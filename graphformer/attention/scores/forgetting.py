@@ -71,6 +71,11 @@ class Forgetting(nn.Module, Score, name="forgetting"):
         """``[B, H, Nq, d + 2]`` and ``[B, Hkv, Nk, d + 2]``: the last channels are (F_i, 1) and
         (1, -F_j).
         """
+        if q.shape[2] > k.shape[2]:
+            raise ValueError(
+                f"score='forgetting' needs at least as many keys as queries, got {q.shape[2]} "
+                f"queries and {k.shape[2]} keys: a query stands where its own key does"
+            )
         q, k = super().prepare(q, k)
         total = k[..., -1:].cumsum(2)
         own = total[:, :, total.shape[2] - q.shape[2] :]

@@ -7,12 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from graphformer.attention.pairs import Block, Listed
-from graphformer.attention.scores.base import Score
+from graphformer.attention.scores.own_maps import OwnMaps
 from graphformer.errors import whole
 
 
-class LearnedQuery(nn.Module, Score, name="learned_query"):
+class LearnedQuery(nn.Module, OwnMaps, name="learned_query"):
     r"""Aaren's score (arXiv 2405.13956, section 3): ``s_hij = <u_h, W_k x_j>_h / sqrt(d)``, which
     depends on the sender alone.
 
@@ -23,8 +22,6 @@ class LearnedQuery(nn.Module, Score, name="learned_query"):
         hidden_size, num_heads, kv_size, dim, sender_size: width of the receivers' input, heads,
             widths of all key heads and of one, and of the senders' input; None: the layer's.
     """
-
-    projects = False
 
     def __init__(
         self,
@@ -57,13 +54,3 @@ class LearnedQuery(nn.Module, Score, name="learned_query"):
         keys = self.key(senders).unflatten(-1, (-1, self.query.shape[1])).transpose(1, 2)
         queries = self.query[None, :, None].expand(len(keys), -1, receivers.shape[1], -1)
         return queries.to(keys.dtype), keys
-
-    def prepare(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        q, k = super().prepare(q, k)
-        return q * q.shape[-1] ** -0.5, k
-
-    def logits(self, q: Tensor, k: Tensor, pairs: Block | Listed) -> Tensor:
-        return pairs.dot(q, k)
-
-    def dots(self, q: Tensor, k: Tensor) -> list[tuple[Tensor | float, Tensor, Tensor]]:
-        return [(1.0, q, k)]

@@ -7,12 +7,11 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphformer.attention.pairs import Block, Listed
-from graphformer.attention.scores.base import Score
+from graphformer.attention.scores.own_maps import OwnMaps
 from graphformer.errors import whole
 
 
-class QueryNetwork(nn.Module, Score, name="query_network"):
+class QueryNetwork(nn.Module, OwnMaps, name="query_network"):
     r"""``s_ij = <q_i, k_j> / sqrt(d)`` with ``q = x + W_2 silu(W_1 x)`` and ``k = W_k x``.
 
     With ``width`` half of the layer's, as it is unless given, it has as many parameters as a layer
@@ -26,8 +25,6 @@ class QueryNetwork(nn.Module, Score, name="query_network"):
     Raises:
         ValueError: the heads together are not as wide as the input.
     """
-
-    projects = False
 
     def __init__(
         self,
@@ -67,13 +64,3 @@ class QueryNetwork(nn.Module, Score, name="query_network"):
     ) -> tuple[Tensor, Tensor]:
         queries = receivers + self.outer(F.silu(self.inner(receivers)))
         return split(queries), split(self.key(senders))
-
-    def logits(self, q: Tensor, k: Tensor, pairs: Block | Listed) -> Tensor:
-        return pairs.dot(q, k)
-
-    def prepare(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        q, k = super().prepare(q, k)
-        return q * q.shape[-1] ** -0.5, k
-
-    def dots(self, q: Tensor, k: Tensor) -> list[tuple[Tensor | float, Tensor, Tensor]]:
-        return [(1.0, q, k)]

@@ -7,12 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from graphformer.attention.pairs import Block, Listed
-from graphformer.attention.scores.base import Score
+from graphformer.attention.scores.own_maps import OwnMaps
 from graphformer.errors import number
 
 
-class RandomMaps(nn.Module, Score, name="random_maps"):
+class RandomMaps(nn.Module, OwnMaps, name="random_maps"):
     r"""``s_ij = <Q x_i, K x_j> / sqrt(d)`` with frozen Gaussian ``Q`` and ``K`` (*Deconstructing
     attention*, arXiv 2510.11602, its random form): what is trained is what messages carry.
 
@@ -26,7 +25,6 @@ class RandomMaps(nn.Module, Score, name="random_maps"):
             queries and keys, of the senders' input; None: those of the layer.
     """
 
-    projects = False
     maps_q: Tensor
     maps_k: Tensor
 
@@ -60,13 +58,3 @@ class RandomMaps(nn.Module, Score, name="random_maps"):
         split: Callable[[Tensor], Tensor],
     ) -> tuple[Tensor, Tensor]:
         return split(receivers @ self.maps_q), split(senders @ self.maps_k)
-
-    def prepare(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        q, k = super().prepare(q, k)
-        return q * q.shape[-1] ** -0.5, k
-
-    def logits(self, q: Tensor, k: Tensor, pairs: Block | Listed) -> Tensor:
-        return pairs.dot(q, k)
-
-    def dots(self, q: Tensor, k: Tensor) -> list[tuple[Tensor | float, Tensor, Tensor]]:
-        return [(1.0, q, k)]
