@@ -15,7 +15,9 @@ import argparse
 import inspect
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -38,7 +40,7 @@ class Method(NamedTuple):
     formula: str
     source: str
     cost: str
-    others: dict[str, Any] = {}  # noqa: RUF012  a tuple keeps it
+    others: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def head(self) -> gf.Head:

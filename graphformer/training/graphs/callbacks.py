@@ -1,15 +1,17 @@
 """What goes on beside the steps of a graph run: evaluation at the ends of epochs, the progress bar,
-and a run's arguments.
+a run's arguments, and whether it was stopped early.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
+from graphformer.training.checkpoints import STATE
 from graphformer.training.graphs.metrics import require_torchmetrics
 from graphformer.training.progress import Progress
 
@@ -93,3 +95,16 @@ class GraphProgress(Progress):
             for name, value in logs.items()
             if name.startswith("eval_")
         )
+
+
+def read_state(checkpoint: Path) -> TrainerState:
+    """The Trainer's own state in a checkpoint."""
+    return TrainerState.load_from_json(str(checkpoint / STATE))
+
+
+def stopped_early(state: TrainerState, patience: int | None) -> bool:
+    """Whether a run with this state was ended by early stopping."""
+    kept: Any = state.stateful_callbacks  # a dictionary in a state that was read
+    stopper = kept.get("EarlyStoppingCallback", {})
+    waited = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
+    return patience is not None and waited >= patience

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch_geometric.data import Batch
 
 import graphformer
 from graphformer.attention.head import Head
@@ -313,3 +314,15 @@ def _plain(name: str, value: Any) -> Any:
     raise ValueError(
         f"{name}: a {type(value).__name__} cannot be saved with the model; give it by its name."
     )
+
+
+def try_one(net: GraphNetwork, scaling: Scaling, graph: Any) -> None:
+    """Run the network on a graph: what it needs and the data lack (positions, groups) is told
+    before a folder is made, and not by the first step.
+    """
+    trained = net.training
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
+        try:
+            net.eval()(scaling.batch(net, Batch.from_data_list([graph])))
+        finally:
+            net.train(trained)

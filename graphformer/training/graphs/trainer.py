@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch_geometric.data import Batch
 from tqdm.auto import tqdm
-from transformers import EarlyStoppingCallback, TrainerState
+from transformers import EarlyStoppingCallback
 from transformers.trainer_callback import PrinterCallback
 
 from graphformer.datasets.readers import featuriser_of
@@ -23,14 +21,19 @@ from graphformer.errors import number, require, strict_flags, whole
 from graphformer.models.graphs.base import GraphNetwork
 from graphformer.models.graphs.label_masks import undecided
 from graphformer.training.checkpoints import (
-    STATE,
     found_checkpoints,
     latest_checkpoint,
     require_complete,
 )
 from graphformer.training.graphs.batches import NodeBudgetSampler, graph_loader, graph_sizes
-from graphformer.training.graphs.callbacks import EpochEnds, GraphProgress, graph_arguments
-from graphformer.training.graphs.model import GraphModel, plain_settings, tell_fields
+from graphformer.training.graphs.callbacks import (
+    EpochEnds,
+    GraphProgress,
+    graph_arguments,
+    read_state,
+    stopped_early,
+)
+from graphformer.training.graphs.model import GraphModel, plain_settings, tell_fields, try_one
 from graphformer.training.graphs.scaling import Scaling, fingerprint
 from graphformer.training.length import at_start, require_reachable, settings_of
 from graphformer.training.parameters import ParameterLog
@@ -167,7 +170,7 @@ class GraphTrainer(ResumableTrainer):
             graph_sizes(eval_dataset)
         tell_fields(net, train_dataset)
         scaling = Scaling.fit(net, train_dataset, target_scaling, input_scaling)
-        _try_one(net, scaling, train_dataset[0])
+        try_one(net, scaling, train_dataset[0])
         for graph in () if eval_dataset is None else eval_dataset:
             if why := undecided(graph, training=False):
                 raise ValueError(f"eval_dataset: {why}")
@@ -366,44 +369,22 @@ class GraphTrainer(ResumableTrainer):
     def _require_reachable(self, planned: int | None, checkpoint: Path) -> None:
         epochs, reached = self.run_settings["epochs"], max(found_checkpoints(checkpoint.parent))
         require_reachable("epochs", epochs, planned, steps=self.args.max_steps, reached=reached)
-        if planned not in (None, epochs) and self._stopped_early(_state(checkpoint)):
+        if planned not in (None, epochs) and stopped_early(read_state(checkpoint), self.patience):
             raise ValueError(
                 f"epochs={epochs}: early stopping (patience={self.patience}) has ended the run at "
                 f"step {reached}, not its epochs={planned}, so that more of them change nothing; "
                 "start a new run with more patience in another folder."
             )
 
-    def _stopped_early(self, state: TrainerState) -> bool:
-        kept: Any = state.stateful_callbacks  # a dictionary in a state that was read
-        stopper = kept.get("EarlyStoppingCallback", {})
-        waited = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
-        return self.patience is not None and waited >= self.patience
-
     def _finished(self, checkpoint: Path) -> bool:
         """Whether this checkpoint is a run's last; then its result is loaded. The Trainer itself
         would take a step more.
         """
-        state = _state(checkpoint)
-        if state.global_step < self.args.max_steps and not self._stopped_early(state):
+        state = read_state(checkpoint)
+        if state.global_step < self.args.max_steps and not stopped_early(state, self.patience):
             return False
         # verified with this one
         best = checkpoint.with_name(f"checkpoint-{state.best_global_step}")
         self._load_from_checkpoint(str(best if state.best_global_step else checkpoint))
         self.state = state
         return True
-
-
-def _try_one(net: GraphNetwork, scaling: Scaling, graph: Any) -> None:
-    """Run the network on a graph: what it needs and the data lack (positions, groups) is told
-    before a folder is made, and not by the first step.
-    """
-    trained = net.training
-    with torch.no_grad(), torch.random.fork_rng(devices=()):
-        try:
-            net.eval()(scaling.batch(net, Batch.from_data_list([graph])))
-        finally:
-            net.train(trained)
-
-
-def _state(checkpoint: Path) -> TrainerState:
-    return TrainerState.load_from_json(str(checkpoint / STATE))
