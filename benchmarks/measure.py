@@ -92,14 +92,19 @@ def in_children(module: str, cases: list[dict[str, Any]], together: int) -> list
 
 
 def in_child(module: str, case: dict[str, Any]) -> dict[str, Any]:
-    """What ``python -m module --case <json>`` prints: its last line, as JSON. Freed memory goes
-    back to the system at once there.
+    """What ``python -m module --case <json>`` prints: its last line, as JSON."""
+    return child([sys.executable, "-m", module, "--case", json.dumps(case)])
+
+
+def child(command: list[str]) -> dict[str, Any]:
+    """The last line that a command prints, as JSON. Freed memory goes back to the system at once
+    there.
     """
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", module, "--case", json.dumps(case)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{module} {case} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        ended = f"{' '.join(command)} ended with {done.returncode}"
+        raise RuntimeError(f"{ended}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

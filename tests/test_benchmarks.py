@@ -83,13 +83,23 @@ def test_a_benchmark_is_a_command(tmp_path):
     not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc"
 )
 def test_peak_memory_sees_what_a_step_frees_again():
-    import torch
-
+    """In a process of its own, as where it is used: one that has freed much takes a block again
+    from what malloc keeps, and its resident set does not grow.
+    """
     from benchmarks import measure
 
-    # malloc gives no such block again from what it keeps
-    found, _ = measure.peak_memory(lambda: torch.ones(2**25).sum().item())
+    step = "import torch; from benchmarks import measure"
+    step += "; measure.answer(lambda: torch.ones(2**25).sum().item())"
+    found = measure.child([sys.executable, "-c", step])["bytes"]
     assert 127 * 2**20 < found < 140 * 2**20
+
+
+def test_a_child_that_ends_with_an_error_is_named():
+    from benchmarks import measure
+
+    command = [sys.executable, "-c", "raise SystemExit('no such case')"]
+    with pytest.raises(RuntimeError, match=r"SystemExit.* ended with 1:\nno such case"):
+        measure.child(command)
 
 
 def test_slope_is_the_exponent():
