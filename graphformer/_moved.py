@@ -44,6 +44,7 @@ MOVED = {
         for name in names
     },
     "graphformer.adapters.anatomy": "graphformer.frozen.anatomy",
+    "graphformer.adapters.memory": "graphformer.nn.memory",
     "graphformer.adapters.capture": "graphformer.frozen.capture",
     "graphformer.adapters.probe": "graphformer.frozen.probe",
     "graphformer.adapters.steps": "graphformer.frozen.steps",

@@ -29,6 +29,7 @@ MODULES = tuple(
         "attention.features",
         "attention.operators",
         "attention.updates",
+        "attention.feed_forwards",
         "attention",
         "graph",
         "backends",

@@ -16,7 +16,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from graphformer.adapters import calls, memory
+from graphformer.adapters import calls
 from graphformer.adapters.calls import BASE, Call
 from graphformer.adapters.config import SparseGINConfig
 from graphformer.adapters.edgeless import Edgeless
@@ -26,6 +26,7 @@ from graphformer.frozen.anatomy import Place
 from graphformer.frozen.capture import Attention
 from graphformer.frozen.steps import stream_in, stream_out
 from graphformer.graph import AttentionGraph
+from graphformer.nn import memory
 from graphformer.nn.sparse_gin import SparseGIN, self_loops
 
 NAME = "sparsegin"

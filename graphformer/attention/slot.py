@@ -211,7 +211,10 @@ def children(value: Any) -> Iterator[Slot]:
                 yield part
 
 
-SIZES = ("num_heads", "num_kv_heads", "dim", "hidden_size", "kv_size", "query_size")
+SIZES = (
+    *("num_heads", "num_kv_heads", "dim", "hidden_size", "kv_size", "query_size"),
+    "intermediate_size",
+)
 """What a layer fills in: see :meth:`Slot.for_layer`."""
 
 
@@ -333,6 +336,7 @@ def slot_noun(slot: str) -> str:
         "sparsify": "sparsifier",
         "normalize": "normalizer",
         "candidates": "rule of candidates",
+        "feed_forward": "feed-forward",
     }.get(slot, slot)
 
 

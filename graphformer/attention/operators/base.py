@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -56,12 +57,15 @@ class EdgeMessages:
         backend: who adds up.
         edge_attr: features of the edges ``[E, D]``, where there are some; one row an edge of the
             graph.
+        past: what a cache keeps of steps after the first, see :meth:`of_all_senders`: the step,
+            the receivers' rows and the number of senders to the rows of all senders.
     """
 
     graph: AttentionGraph
     heads: int
     backend: str = "auto"
     edge_attr: Tensor | None = None
+    past: Callable[[int, Tensor, int], Tensor] | None = None
 
     @property
     def pairs(self) -> Listed:
@@ -93,9 +97,38 @@ class EdgeMessages:
         """A reduction of features ``[B, H, Nk, D]`` with the weights, ``[B, H, Nq, D]``; no message
         is made.
         """
-        flat = x.flatten(0, 2)
-        out = base.aggregate(self.graph, flat, (reduction,), backends.get(self.backend))[reduction]
-        return out.view(-1, self.heads, self.graph.num_receivers, x.shape[-1])
+        return self.reductions(x, (reduction,))[reduction]
+
+    def reductions(self, x: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """Several reductions of the same features, by name."""
+        found = base.aggregate(self.graph, x.flatten(0, 2), names, backends.get(self.backend))
+        shape = (-1, self.heads, self.graph.num_receivers, x.shape[-1])
+        return {name: one.view(shape) for name, one in found.items()}
+
+    def of_all_senders(self, own: Tensor, step: int = 0) -> Tensor:
+        """What was made of the receivers in this call ``[B, H, Nq, D]`` to what all senders have of
+        it, ``[B, H, Nk, D]``: a cache gives it of the tokens that are past.
+
+        Args:
+            step: tells apart what one operator asks for, from 0.
+
+        Raises:
+            ValueError: receivers are other nodes than senders, and nothing is known of these.
+        """
+        graph = self.graph
+        if self.past is not None:
+            return self.past(step, own, graph.num_senders)
+        if graph.num_receivers != graph.num_senders:
+            raise ValueError(
+                f"there are {graph.num_receivers} receivers and {graph.num_senders} senders, and a "
+                "further step needs what all senders have made of the one before: give one set of "
+                "nodes that sends and receives"
+            )
+        return own
+
+    def weighing(self, weight: Tensor) -> EdgeMessages:
+        """The same edges with other weights ``[E]``."""
+        return replace(self, graph=self.graph.with_weight(weight))
 
 
 class OwnScaled(Operator, name="own_scaled"):

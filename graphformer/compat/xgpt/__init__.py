@@ -14,6 +14,7 @@ from graphformer.compat.xgpt.adapter import (
 )
 from graphformer.compat.xgpt.adjacency import LearnedMerge, construct_adjacency
 from graphformer.compat.xgpt.checkpoint import adapter_config, load_adapter
+from graphformer.compat.xgpt.feed_forwards import FEED_FORWARDS, load_feed_forward
 from graphformer.compat.xgpt.layers import attention, load_attention
 from graphformer.compat.xgpt.model import config, load_decoder_layer, load_folder, load_model
 from graphformer.compat.xgpt.settings import Settings, read_settings
@@ -21,6 +22,7 @@ from graphformer.compat.xgpt.slots import QUIRKS, sparsifier_spec
 from graphformer.compat.xgpt.thresholds import MODES, ScaledTopK, threshold_spec
 
 __all__ = [
+    "FEED_FORWARDS",
     "MODES",
     "QUIRKS",
     "LearnedMerge",
@@ -35,6 +37,7 @@ __all__ = [
     "load_adapter",
     "load_attention",
     "load_decoder_layer",
+    "load_feed_forward",
     "load_folder",
     "load_model",
     "place",

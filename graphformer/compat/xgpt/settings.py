@@ -144,8 +144,9 @@ class Settings:
         self._one_of(
             "MLP_type",
             ("standard_MLP", "linear_MLP", "shallow_MLP", "no_MLP"),
-            "xgpt cannot build its three graph feed-forwards, and takes the standard one for a "
-            "name that it does not know: write 'standard_MLP' for that",
+            "xgpt cannot build its three graph feed-forwards (their weights alone are read by "
+            "xgpt.load_feed_forward), and takes the standard one for a name that it does not know: "
+            "write 'standard_MLP' for that",
         )
         if self.use_GNN_from_attention in GRAPH_ATTENTIONS:
             self._one_of("attention_GIN_MLP_GIN_threshold_mode", MODES)

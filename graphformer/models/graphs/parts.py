@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphformer.attention.feed_forwards import feed_forward_for
 from graphformer.attention.head import Head
+from graphformer.attention.operators import EdgeMessages
 from graphformer.attention.slot import from_spec, own_copy
 from graphformer.errors import require_known
 from graphformer.graph import AttentionGraph
@@ -29,7 +31,6 @@ from graphformer.nn.conv import GINAttentionConv, PNAAttentionConv, SumAttention
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.hierarchy import pool
-from graphformer.nn.mlp import GatedMLP
 
 # ---------------------------------------------------------------------- one layer
 
@@ -87,13 +88,26 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, conv: AttentionConv, hidden_size: int, dropout: float, *, prior: bool, merge: Merge
+        self,
+        conv: AttentionConv,
+        hidden_size: int,
+        dropout: float,
+        *,
+        prior: bool,
+        merge: Merge,
+        feed_forward: Any = "gated",
     ) -> None:
         super().__init__()
         self.attention_norm, self.conv = nn.LayerNorm(hidden_size), conv
         self.feed_forward_norm, self.feed_forward = (
             nn.LayerNorm(hidden_size),
-            GatedMLP(hidden_size, 2 * hidden_size, dropout),
+            feed_forward_for(
+                feed_forward,
+                hidden_size=hidden_size,
+                intermediate_size=2 * hidden_size,
+                num_heads=conv.heads,
+                dropout=dropout,
+            ),
         )
         prior = prior and conv.score_slot.biased
         self.prior = nn.Parameter(torch.ones(conv.heads)) if prior else None
@@ -122,7 +136,11 @@ class Block(nn.Module):
             x, x, edges, features, bias, given, previous=previous
         )
         h = h + F.dropout(attended, self.dropout, self.training)
-        h = h + self.feed_forward(self.feed_forward_norm(h))
+        x, forward = self.feed_forward_norm(h), self.feed_forward
+        if forward.reads_graph:
+            h = h + forward(x, EdgeMessages(graph, self.conv.heads, self.conv.backend))
+        else:
+            h = h + forward(x)
         return h, graph, self.merge(edges, kept)
 
 

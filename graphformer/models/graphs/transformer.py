@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from graphformer.attention import sparsifiers
+from graphformer.attention.feed_forwards import FeedForward
 from graphformer.attention.head import Head
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.scores import Score
@@ -129,6 +130,8 @@ class GraphTransformer(GraphNetwork):
         mlp_ratio: hidden width of a head's MLP over the head's width.
         sharpening: a trainable factor of the scores in each layer.
         dropout: on what blocks add and in heads. ``attention_dropout``: on weights.
+        feed_forward: ``"gated"``, or a name, dictionary or value of
+            :mod:`graphformer.attention.feed_forwards` that sends messages over the heads' graphs.
         backend: who aggregates; never changes the answer.
 
     ``settings`` holds the arguments: ``GraphTransformer(**net.settings)`` is the same model with
@@ -172,6 +175,7 @@ class GraphTransformer(GraphNetwork):
         sharpening: bool | float = True,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        feed_forward: str | FeedForward | Mapping[str, Any] = "gated",
         backend: str = "auto",
     ) -> None:
         settings = {
@@ -273,17 +277,9 @@ class GraphTransformer(GraphNetwork):
                 )
                 read_later = bool(refine) and (i < num_layers - 1 or (i == 0 and depth < top))
                 prior = bool(refine) and (i > 0 or depth > 0)
-                blocks.append(
-                    Block(
-                        conv,
-                        hidden_size,
-                        dropout,
-                        prior=prior,
-                        merge=Merge(
-                            merge if read_later or merge != "learned" else "mean", num_heads
-                        ),
-                    )
-                )
+                merged = Merge(merge if read_later or merge != "learned" else "mean", num_heads)
+                parts: dict[str, Any] = {"merge": merged, "feed_forward": feed_forward}
+                blocks.append(Block(conv, hidden_size, dropout, prior=prior, **parts))
             self.layers.append(Layer(blocks, hidden_size))
 
     def reads(self) -> set[str]:

@@ -10,8 +10,9 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from graphformer import _auto, backends
 from graphformer.attention.build import EXECUTORS
+from graphformer.attention.feed_forwards import FeedForward
 from graphformer.attention.head import Head
-from graphformer.attention.slot import KINDS, Slot, from_spec, spec
+from graphformer.attention.slot import KINDS, Slot, check_slot, from_spec, spec
 from graphformer.errors import did_you_mean, number, require_flag, require_known, whole
 from graphformer.models.language.known_settings import (
     OF_THE_HUB,
@@ -22,7 +23,7 @@ from graphformer.models.language.known_settings import (
 
 OPERATORS = ("sum", "gin", "pna")
 
-_SLOTS = {"head", "score", "threshold", "normalize"}
+_SLOTS = {"head", "score", "threshold", "normalize", "feed_forward"}
 
 
 def plain(value: Any) -> Any:
@@ -70,6 +71,10 @@ class GraphformerConfig(PreTrainedConfig):
             operator's own habit: GIN has neither, sum and PNA have both.
         operator_options: further arguments of each operator's layer: ``{"pna": {"aggregators":
             ["mean", "max"]}, "gin": {"mlp_dropout": 0.1}}``.
+        feed_forward: ``"gated"``, or one that sends messages over the graph of the block's
+            attention, which then builds its edges: ``"halfway"``, ``"multi_hop"``,
+            ``"multi_aggregate"``, a dictionary of name and arguments, or a value of
+            :mod:`graphformer.attention.feed_forwards`; or a list with one for each layer.
         max_position_embeddings: longest sequence the model is meant for.
         rope_parameters: rotary embeddings in transformers' form; ``{"rope_type": "default",
             "rope_theta": 10000.0}`` unless given.
@@ -109,6 +114,7 @@ class GraphformerConfig(PreTrainedConfig):
     value_projection: bool | None = None
     output_projection: bool | None = None
     operator_options: dict[str, dict[str, Any]] | None = None
+    feed_forward: str | dict[str, Any] | Slot | list[str | dict[str, Any] | Slot] = "gated"
     max_position_embeddings: int = 2048
     rope_parameters: dict[str, Any] | None = None
     rms_norm_eps: int | float = 1e-6
@@ -231,8 +237,22 @@ class GraphformerConfig(PreTrainedConfig):
             require_known("score", str(names[0]), KINDS["score"])
         from_spec("normalize", self.normalize)
         self._check_heads()
+        if len(self.layer_feed_forwards) != self.num_hidden_layers:
+            raise ValueError(
+                f"feed_forward holds {len(self.layer_feed_forwards)}, but num_hidden_layers is "
+                f"{self.num_hidden_layers}; give one, or one for each"
+            )
+        for one in self.layer_feed_forwards:
+            check_slot("feed_forward", FeedForward, one)
         require_known("executor", self.executor, ("auto", "flash", *EXECUTORS))
         require_known("backend", self.backend, ("auto", *backends.NAMES))
+
+    @property
+    def layer_feed_forwards(self) -> tuple[Any, ...]:
+        """The feed-forward of each layer, in its plain form."""
+        if isinstance(self.feed_forward, (list, tuple)):
+            return tuple(self.feed_forward)
+        return (self.feed_forward,) * self.num_hidden_layers
 
     @property
     def layer_heads(self) -> tuple[Head | None, ...]:

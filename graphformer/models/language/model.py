@@ -19,6 +19,9 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from graphformer.attention.candidates import Rule
+from graphformer.attention.feed_forwards import feed_forward_for
+from graphformer.attention.feed_forwards.base import HeadLinear
+from graphformer.attention.operators import EdgeMessages
 from graphformer.errors import strict_flags
 from graphformer.graph import AttentionGraph
 from graphformer.models.language.attention import make_attention
@@ -38,7 +41,8 @@ from graphformer.models.language.outputs import (
     GraphformerModelOutput,
     one_cache,
 )
-from graphformer.nn import GatedMLP, GraphAttention, HeadMLP
+from graphformer.nn import GraphAttention, HeadMLP
+from graphformer.nn.memory import Steps
 
 
 class GraphformerRMSNorm(nn.RMSNorm):
@@ -55,7 +59,13 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: GraphformerConfig, layer_idx: int) -> None:
         super().__init__()
         self.self_attn = make_attention(config, layer_idx)
-        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, config.hidden_dropout)
+        self.mlp = feed_forward_for(
+            config.layer_feed_forwards[layer_idx],
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_heads=config.num_attention_heads,
+            dropout=config.hidden_dropout,
+        )
         self.input_layernorm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = GraphformerRMSNorm(
             config.hidden_size, eps=config.rms_norm_eps
@@ -76,22 +86,39 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
     ) -> Any:
         layer = self.self_attn
         reads = layer.score_slot.previous
+        cache = one_cache(cache, past_key_values)
+        with_graph = output_graphs or self.next_reads or self.mlp.reads_graph
         attended = layer(
             self.input_layernorm(hidden_states),
             attention_mask,
             # else it knows no positions
             position_embeddings=position_embeddings if layer.score_slot.projects else None,
             candidates=candidates,
-            past_key_values=one_cache(cache, past_key_values),
-            output_graph=output_graphs or self.next_reads,
+            past_key_values=cache,
+            output_graph=with_graph,
             previous=previous if reads else None,
         )
         graph = None
-        if output_graphs or self.next_reads:
+        if with_graph:
             attended, graph = attended  # transformers' output recorder picks it up too
         hidden_states = hidden_states + F.dropout(attended, self.dropout, self.training)
-        hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        normed = self.post_attention_layernorm(hidden_states)
+        hidden_states = hidden_states + (
+            self._over(graph, normed, cache) if self.mlp.reads_graph else self.mlp(normed)
+        )
         return (hidden_states, graph) if self.next_reads else hidden_states
+
+    def _over(self, graph: AttentionGraph | None, normed: Tensor, cache: Cache | None) -> Tensor:
+        """A feed-forward with messages over the heads' graph; a cache keeps what past tokens
+        sent.
+        """
+        assert graph is not None
+        layer, past = self.self_attn, None
+        if cache is not None:
+            assert layer.layer_idx is not None
+            past = Steps(cache, layer.layer_idx, f"feed_forward={self.mlp.name!r}")
+        edges = EdgeMessages(graph, layer.num_heads, layer.backend, past=past)
+        return self.mlp(normed, edges)
 
 
 class GraphformerPreTrainedModel(PreTrainedModel):
@@ -119,6 +146,8 @@ class GraphformerPreTrainedModel(PreTrainedModel):
                     init.zeros_(bias)
             if module.norm is not None:
                 init.ones_(module.norm)
+        elif isinstance(module, HeadLinear):
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
         elif hasattr(module, "reset_own_parameters"):
             # layers and slots; transformers guards what was loaded
             module.reset_own_parameters()  # type: ignore[operator]

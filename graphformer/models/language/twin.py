@@ -36,12 +36,30 @@ def parameter_matched(
     def sized(width: int) -> GraphformerConfig:
         return GraphformerConfig(**{**twin, "intermediate_size": width})
 
-    smallest = count_parameters(sized(1))
-    step = count_parameters(sized(2)) - smallest  # the count is linear in the width
-    width = 1 + round((target - smallest) / step)
-    if width < 1:
-        raise ValueError(
+    def too_large(smallest: int) -> ValueError:
+        return ValueError(
             f"operator {operator!r} cannot match {target:,} parameters: without a feed-forward it "
             f"already has {smallest:,}"
         )
-    return sized(width)
+
+    kinds = {one["name"] if isinstance(one, dict) else one for one in sized(1).layer_feed_forwards}
+    if kinds == {"gated"}:  # the count is linear in the width
+        smallest = count_parameters(sized(1))
+        width = 1 + round((target - smallest) / (count_parameters(sized(2)) - smallest))
+        if width < 1:
+            raise too_large(smallest)
+        return sized(width)
+    step = sized(1).num_attention_heads  # others give each head a slice of the width
+    low, high = 1, 2
+    if (smallest := count_parameters(sized(step))) > target:
+        raise too_large(smallest)
+    while count_parameters(sized(step * high)) < target:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        below = count_parameters(sized(step * middle)) < target
+        low, high = (middle, high) if below else (low, middle)
+    return min(
+        (sized(step * one) for one in (low, high)),
+        key=lambda one: abs(count_parameters(one) - target),
+    )

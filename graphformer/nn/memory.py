@@ -1,4 +1,5 @@
-"""What an adapter remembers of past tokens while a model decodes, kept in the model's own cache.
+"""What a layer or an adapter remembers of past tokens while a model decodes, kept in the model's
+own cache.
 
 In decoding a new token receives messages from tokens that are gone, so their features must be kept
 like their keys. They are kept in the cache's layers, which thereby reorder, crop, repeat and forget
@@ -7,7 +8,7 @@ them together with the keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers.cache_utils import (
 
 @dataclass
 class Memory:
-    """What one adapter sent in one layer.
+    """What one adapter, or one step of a layer, sent in one layer.
 
     Attributes:
         parts: for each depth ``[B, ..., N, hidden_dim]``, the last ``N`` tokens.
@@ -43,11 +44,11 @@ class Memory:
 
 
 class _Remembers:
-    """Mixed into a cache layer; ``memories`` holds one :class:`Memory` an adapter."""
+    """Mixed into a cache layer; ``memories`` holds one :class:`Memory` an adapter or step."""
 
     # so that transformers does not take it for the layer of some model
     _layer_type: str | None = None
-    memories: dict[int, Memory]
+    memories: dict[Hashable, Memory]
     keys: Tensor | None
 
     def _all(self, change: Callable[[Tensor], Tensor], rows: bool = False) -> None:
@@ -90,7 +91,9 @@ class _Remembers:
         kept = 0 if self.keys is None else self.keys.shape[-2]
         return part[..., max(part.shape[-2] - kept, 0) :, :]
 
-    def store(self, adapter: int, parts: list[Tensor], rows: Tensor | None, batch: int) -> None:
+    def store(
+        self, adapter: Hashable, parts: list[Tensor], rows: Tensor | None, batch: int
+    ) -> None:
         """The features of all tokens that the last call saw, cut to what the keys are cut to;
         ``rows`` (int64): those of ``batch`` rows.
         """
@@ -131,8 +134,10 @@ def find_cache(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
     return None
 
 
-def remembering(cache: Cache, index: int) -> _Remembers:
-    """Layer ``index`` of a cache, from now on with room for memories.
+def remembering(
+    cache: Cache, index: int, who: str = "a Sparse-GIN adapter keeps its tokens"
+) -> _Remembers:
+    """Layer ``index`` of a cache, from now on with room for memories; ``who`` says whose.
 
     Raises:
         NotImplementedError: a kind of cache whose layers do not hold the keys of the last tokens as
@@ -143,8 +148,8 @@ def remembering(cache: Cache, index: int) -> _Remembers:
         return layer
     if type(layer) not in _KINDS:
         raise NotImplementedError(
-            "a Sparse-GIN adapter keeps its tokens in a DynamicCache, and this cache has layers of "
-            f"type {type(layer).__name__}: generate with cache_implementation='dynamic', or with "
+            f"{who} in a DynamicCache, and this cache has layers of type "
+            f"{type(layer).__name__}: generate with cache_implementation='dynamic', or with "
             "use_cache=False"
         )
     again = object.__new__(_KINDS[type(layer)])
@@ -191,3 +196,44 @@ def recall(
     parts = memory.parts if rows is None else [part[rows.to(part.device)] for part in memory.parts]
     # from an offloaded cache
     return [part[..., part.shape[-2] - past :, :].to(new.device) for part in parts]
+
+
+class Steps:
+    """What the steps of one layer made of past tokens, kept in a model's cache.
+
+    A step after the first reads what the step before made of every sender; when a layer decodes, it
+    has made that of the past ones in earlier calls.
+
+    Args:
+        cache: of the model, which holds the keys of this call already.
+        index: the layer's place in it.
+        who: whose steps, ``"feed_forward='halfway'"``.
+    """
+
+    def __init__(self, cache: Cache, index: int, who: str) -> None:
+        self.layer = remembering(cache, index, f"{who} keeps its tokens")
+        self.who = who
+
+    def __call__(self, step: int, new: Tensor, num_senders: int) -> Tensor:
+        """What the new tokens have ``[B, H, Nq, D]`` after what all senders have
+        ``[B, H, Nk, D]``.
+
+        Raises:
+            RuntimeError: the cache holds tokens that this layer has not seen.
+        """
+        layer, key = self.layer, (self.who, step)
+        past = num_senders - new.shape[-2]
+        parts = []
+        if (gone_by := layer.get_seq_length() - new.shape[-2]) > 0:  # type: ignore[attr-defined]
+            memory = layer.memories.get(key)
+            known = 0 if memory is None else memory.seen
+            if memory is None or known != gone_by or memory.parts[0].shape[-2] < past:
+                raise RuntimeError(
+                    f"the cache holds {gone_by} tokens and {self.who} saw {known} of them: another "
+                    "model filled it. Start with a new cache"
+                )
+            kept = memory.parts[0]
+            parts = [kept[..., kept.shape[-2] - past :, :].to(new.device)]
+        whole = torch.cat((*parts, new), dim=-2)
+        layer.store(key, [whole], None, len(whole))
+        return whole
