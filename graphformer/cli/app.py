@@ -15,8 +15,9 @@ from typing import Annotated, Any, NoReturn
 
 import graphformer
 from graphformer.cli.interrupt import interruptible
-from graphformer.cli.options import Command, value_of
+from graphformer.cli.options import Command, spelled, value_of
 from graphformer.cli.telling import be_quiet, say, show_warning
+from graphformer.cli.wording import in_options
 from graphformer.errors import MissingExtra, did_you_mean, require
 
 typer = require("typer", extra="text", why="The command line")
@@ -103,9 +104,8 @@ def main(arguments: list[str] | None = None) -> None:
                 _tell_usage(error, sys.argv[1:] if arguments is None else arguments)
             if os.environ.get("GRAPHFORMER_TRACEBACK") or not _mendable(error):
                 raise
-            # What a config finds wrong is the cause of a longer tale.
-            told = error.__cause__ if _of_config(error) and error.__cause__ else error
-            say(f"error: {' '.join(str(told).split())}", err=True)
+            told = in_options(" ".join(str(_told(error)).split()), spelled())
+            say(f"error: {told}", err=True)
             raise SystemExit(2) from None
 
 
@@ -128,6 +128,11 @@ def _mendable(error: Exception) -> bool:
     """Whether a user can mend it."""
     kinds = (ValueError, TypeError, OSError, MissingExtra, NotImplementedError)
     return isinstance(error, kinds) or _of_config(error)
+
+
+def _told(error: Exception) -> BaseException:
+    """What a config finds wrong is the cause of a longer tale."""
+    return error.__cause__ if _of_config(error) and error.__cause__ else error
 
 
 def _of_config(error: Exception) -> bool:

@@ -25,16 +25,18 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="A file for the figures, as JSON.")] = None,
 ) -> None:
     """Loss in nats a token and perplexity of a model on a text, in windows that do not overlap."""
-    import transformers
-
-    from graphformer.cli.opening import open_causal
-    from graphformer.datasets import TextDataset, read_text
-    from graphformer.training import evaluate as measure
-    from graphformer.training.saving import write_text
+    from graphformer.datasets import read_text
 
     text = read_text(text_file)
     if output is not None:
         require_file_place("--output", output)
+    import transformers
+
+    from graphformer.cli.opening import open_causal
+    from graphformer.datasets import TextDataset
+    from graphformer.training import evaluate as measure
+    from graphformer.training.saving import write_text
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     model, tokenizer = open_causal(model_dir)

@@ -42,20 +42,22 @@ def finetune(
     """Fine-tune a pre-trained model on a text by an adapter; the model's own weights stay. The last
     tenth of the text is kept for validation.
     """
-    import transformers
+    from graphformer.datasets import read_text, split
 
-    from graphformer.cli import data_record, record
-    from graphformer.cli.opening import open_causal
-    from graphformer.datasets import TextDataset, read_text, split
-    from graphformer.training import evaluate, train_language_model
-    from graphformer.training.run import claim_output_dir
-
-    peft = require("peft", extra="adapters", why="Fine-tuning")
     require_known("--method", method, ("lora", "sparse-gin"))
     idle = ("hidden_dim", "threshold") if method == "lora" else ("rank",)
     refuse_idle(dict.fromkeys(idle, f"with --method {method}"))
     number("--learning-rate", learning_rate, above=0.0)
     text = read_text(text_file)
+    peft = require("peft", extra="adapters", why="Fine-tuning")
+    import transformers
+
+    from graphformer.cli import data_record, record
+    from graphformer.cli.opening import open_causal
+    from graphformer.datasets import TextDataset
+    from graphformer.training import evaluate, train_language_model
+    from graphformer.training.run import claim_output_dir
+
     claim_output_dir(output, resume)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

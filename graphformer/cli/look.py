@@ -55,9 +55,6 @@ def inspect(
     ] = False,
 ) -> None:
     """The exact attention graph of every head, from one pass over a text."""
-    import transformers
-
-    from graphformer.cli.opening import open_model
     from graphformer.datasets import read_text
 
     if (text is None) == (file is None):
@@ -86,10 +83,15 @@ def inspect(
         )
         if value is not None
     }
+    shown = read_text(file) if file is not None else text
+    import transformers
+
+    from graphformer.cli.opening import open_model
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     model, tokenizer = open_model(model_dir)
-    ids = tokenizer(read_text(file) if file is not None else text, return_tensors="pt").input_ids
+    ids = tokenizer(shown, return_tensors="pt").input_ids
     if ids.shape[1] == 0:
         given = f"--file {str(file)!r}" if text is None else f"--text {text!r}"
         raise ValueError(f"{given} has no tokens that the model knows; give another text")

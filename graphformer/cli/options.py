@@ -28,6 +28,7 @@ Config = Annotated[
 
 _given: ContextVar[frozenset[str]] = ContextVar("given", default=frozenset())
 _running: ContextVar[tuple[str, dict[str, Any]]] = ContextVar("running", default=("", {}))
+_spelled: ContextVar[dict[str, str]] = ContextVar("spelled", default={})  # noqa: B039, never changed
 
 
 class Command(core.TyperCommand):
@@ -43,6 +44,16 @@ class Command(core.TyperCommand):
         return any(one.name == "resume" for one in self.params)
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        _given.set(frozenset())
+        _running.set((ctx.info_name, {}))
+        _spelled.set(
+            {
+                one.name: one.opts[0]
+                if one.param_type_name == "option"
+                else (one.metavar or one.name).upper()
+                for one in self.params
+            }
+        )
         if self.keeps_run:
             stored = self._stored(ctx, args)
             if stored:
@@ -84,19 +95,15 @@ class Command(core.TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
-        token = _given.set(
+        _given.set(
             frozenset(
                 name
                 for name, one in sources.items()
                 if one is not None and one.name == "COMMANDLINE"
             )
         )
-        run = _running.set((ctx.info_name, {k: v for k, v in ctx.params.items() if k != "config"}))
-        try:
-            return super().invoke(ctx)
-        finally:
-            _given.reset(token)
-            _running.reset(run)
+        _running.set((ctx.info_name, {k: v for k, v in ctx.params.items() if k != "config"}))
+        return super().invoke(ctx)
 
 
 def _require_one_length(path: Path, options: Mapping[str, Any], args: list[str]) -> None:
@@ -136,6 +143,13 @@ def given() -> frozenset[str]:
 def running() -> tuple[str, dict[str, Any]]:
     """The command that is running, and all its options."""
     return _running.get()
+
+
+def spelled() -> dict[str, str]:
+    """How a user spells the arguments of the command that is running, or has just ended:
+    ``{"top_k": "--top-k", "text_file": "TEXT_FILE"}``.
+    """
+    return _spelled.get()
 
 
 def flag(name: str) -> str:

@@ -97,20 +97,7 @@ def train(
     windows of 64 characters. With several processes: torchrun --nproc-per-node 2 -m graphformer.cli
     train ...
     """
-    import torch
-    import transformers
-
-    from graphformer.cli import data_record, record
-    from graphformer.datasets import (
-        TextDataset,
-        build_tokenizer,
-        embedded_text,
-        encode,
-        read_text,
-        split,
-    )
-    from graphformer.training import train_language_model
-    from graphformer.training.run import claim_output_dir
+    from graphformer.datasets import embedded_text, read_text, split
 
     if (text_file is None) != embedded:
         raise ValueError(
@@ -130,9 +117,17 @@ def train(
                 "end",
                 stacklevel=2,
             )
+    text = embedded_text() if text_file is None else read_text(text_file)
+    import torch
+    import transformers
+
+    from graphformer.cli import data_record, record
+    from graphformer.datasets import TextDataset, build_tokenizer, encode
+    from graphformer.training import train_language_model
+    from graphformer.training.run import claim_output_dir
+
     claim_output_dir(output, resume)  # before any time is spent
     transformers.logging.set_verbosity_error()
-    text = embedded_text() if text_file is None else read_text(text_file)
     train_text, validation_text = split(text)
     # A character model knows every character of the text; merges are learned from the training part
     # only.

@@ -9,9 +9,9 @@ from graphformer._lazy import lazy
 _HOME = {
     "TextDataset": "text.windows",
     "collate_windows": "text.windows",
-    "embedded_text": "text.windows",
-    "read_text": "text.windows",
-    "split": "text.windows",
+    "embedded_text": "text.reading",
+    "read_text": "text.reading",
+    "split": "text.reading",
     "build_tokenizer": "text.tokenizers",
     "encode": "text.tokenizers",
     "GSM8K": "text.gsm8k",

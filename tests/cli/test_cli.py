@@ -298,14 +298,21 @@ def test_two_processes_equal_one(trained, text_file, tmp_path):
         assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], abs=1e-4)
 
 
-def test_help_and_typing_errors_import_nothing_that_takes_long():
+def test_help_and_errors_of_typing_and_files_import_nothing_that_takes_long():
     code = """
         import importlib, sys
         from graphformer.cli.app import COMMANDS, main
         for module, *_ in COMMANDS.values():
             importlib.import_module(f"graphformer.cli.{module}")
         for name in COMMANDS:
-            for arguments in ([name, "--help"], [name, "--no-such-option"]):
+            files = {
+                "train": ["nowhere.txt", "--output", "new"],
+                "finetune": ["model", "nowhere.txt", "--output", "new"],
+                "evaluate": ["model", "nowhere.txt"],
+                "inspect": ["model", "--file", "nowhere.txt", "--output", "new.html"],
+            }
+            missing = [[name, *files[name]]] if name in files else []
+            for arguments in ([name, "--help"], [name, "--no-such-option"], *missing):
                 try:
                     main(arguments)
                 except SystemExit as end:
@@ -317,3 +324,29 @@ def test_help_and_typing_errors_import_nothing_that_takes_long():
         [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("num_heads 5 and top_k=3", "--heads 5 and --top-k=3"),
+        ("path: there is no file 'a'", "TEXT_FILE: there is no file 'a'"),
+        ("levels must be names", "--levels must be names"),
+        ("give levels, or levels=('a',)", "give levels, or --levels=('a',)"),
+        ("data.top_k, 'top_k', a/top_k and --top_k", "data.top_k, 'top_k', a/top_k and --top_k"),
+        ("hidden_size 3", "hidden_size 3"),
+    ],
+)
+def test_errors_name_options(text, told):
+    from graphformer.cli.wording import in_options
+
+    spelled = {"heads": "--heads", "top_k": "--top-k", "text_file": "TEXT_FILE"}
+    assert in_options(text, {**spelled, "levels": "--levels"}) == told
+
+
+def test_errors_name_options_of_their_own_command_only():
+    """``path`` is the text file of one command, and the --file of another."""
+    from graphformer.cli.wording import in_options
+
+    assert in_options("path: gone", {"file": "--file"}) == "--file: gone"
+    assert in_options("path: gone", {"dataset": "--dataset"}) == "path: gone"
