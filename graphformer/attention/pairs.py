@@ -200,10 +200,14 @@ class Listed(Pairs):
     @classmethod
     def of(cls, graph: AttentionGraph, heads: int) -> Listed:
         """The edges of a graph as pairs."""
-        lane = graph.sender_lane
+        lane = head = graph.sender_lane
+        sequence = lane.new_zeros(()).expand_as(lane)
+        if graph.num_lanes != heads:  # several sequences
+            sequence = torch.div(lane, max(heads, 1), rounding_mode="floor")
+            head = lane % max(heads, 1)
         return cls(
-            torch.div(lane, max(heads, 1), rounding_mode="floor"),
-            lane % max(heads, 1),
+            sequence,
+            head,
             graph.receivers % max(graph.num_receivers, 1),
             graph.senders % max(graph.num_senders, 1),
             graph.num_receivers,

@@ -187,7 +187,7 @@ def test_generate_refuses(call, trained, tmp_path):
         ),
         (["nowhere.txt"], "there is no file 'nowhere.txt'"),
         (["--embedded", "--operator", "foo"], "unknown operator 'foo'"),
-        (["--embedded", "--tokenizer", "word"], "kind must be one of char, byte, bpe, got 'word'"),
+        (["--embedded", "--tokenizer", "word"], "--tokenizer must be one of char, byte, bpe"),
         (["--embedded", "--context", "900000"], "which is less than one window"),
     ],
 )
@@ -228,7 +228,7 @@ def test_resume_warns_and_refuses(call, trained, text_file, tmp_path):
     other.write_text(WORDS.replace("cat", "act") * 60, encoding="utf-8")
     code, _, err = call(*again[:1], other, *again[2:])
     assert code == 2 and re.search(
-        r"^error: resume: .* started with other settings: text was '\w+', now it is '\w+'",
+        r"^error: --resume: .* started with other settings: text was '\w+', now it is '\w+'",
         err,
         re.M,
     )

@@ -99,9 +99,9 @@ def test_a_run_of_text_is_prolonged(call, refused, words, tmp_path):
     [
         (
             ["--steps", "4"],
-            "steps=4: the run was planned with steps=6 and has reached step 6; give",
+            "--steps=4: the run was planned with --steps=6 and has reached step 6; give",
         ),
-        (["--steps", "9", "--learning-rate", "0.5"], "learning_rate was 0.001, now it is 0.5"),
+        (["--steps", "9", "--learning-rate", "0.5"], "--learning-rate was 0.001, now it is 0.5"),
         (["--steps", "9", "--hidden-size", "24"], "model.hidden_size was 12, now it is 24"),
     ],
 )
@@ -212,7 +212,7 @@ def test_plain_attention_has_no_numbers_to_draw(call, words, tmp_path):
 
 def test_a_run_that_was_refused_leaves_no_folder(call, words, tmp_path):
     code, _, err = call("train", words, "--output", tmp_path / "run", "--warmup-steps", "9999")
-    assert code == 2 and "warmup_steps" in err and not (tmp_path / "run").exists()
+    assert code == 2 and "--warmup-steps must be" in err and not (tmp_path / "run").exists()
 
 
 def test_two_lengths_are_told(call, words, tmp_path):
