@@ -50,12 +50,14 @@ class Slot:
         said_of: what a class says of its formula, by the methods that write it. A subclass that
             writes one anew says it again where it still holds; else the base's word counts, by
             which no fast path is taken.
+        part_slots: the slots of values inside that are of another one, by argument.
     """
 
     slot: ClassVar[str] = ""
     name: ClassVar[str | None] = None
     said_of: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     told_by: ClassVar[Mapping[str, str]] = {}
+    part_slots: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(
         cls, *, slot: str | None = None, name: str | None = None, **more: Any
@@ -322,7 +324,7 @@ def from_spec(slot: str, plain: Any, **sizes: Any) -> Any:
         )
     parameters = inspect.signature(known[name]).parameters
     for key, value in arguments.items():
-        arguments[key] = _from_plain(slot, value, sizes)
+        arguments[key] = _from_plain(known[name].part_slots.get(key, slot), value, sizes)
     arguments |= {key: sizes[key] for key in sizes if key in parameters and key not in arguments}
     try:
         return known[name](**arguments)

@@ -211,17 +211,17 @@ class Steps:
     """
 
     def __init__(self, cache: Cache, index: int, who: str) -> None:
-        self.layer = remembering(cache, index, f"{who} keeps its tokens")
-        self.who = who
+        self.cache, self.index, self.who = cache, index, who
 
-    def __call__(self, step: int, new: Tensor, num_senders: int) -> Tensor:
+    def __call__(self, step: Hashable, new: Tensor, num_senders: int) -> Tensor:
         """What the new tokens have ``[B, H, Nq, D]`` after what all senders have
         ``[B, H, Nk, D]``.
 
         Raises:
             RuntimeError: the cache holds tokens that this layer has not seen.
         """
-        layer, key = self.layer, (self.who, step)
+        layer = remembering(self.cache, self.index, f"{self.who} keeps its tokens")
+        key = (self.who, step)
         past = num_senders - new.shape[-2]
         parts = []
         if (gone_by := layer.get_seq_length() - new.shape[-2]) > 0:  # type: ignore[attr-defined]

@@ -249,9 +249,9 @@ class GraphAttention(Shell):
             assert graph is not None
             if features.shape[1] != self.num_heads:
                 features = features.repeat_interleave(self.num_heads // features.shape[1], dim=1)
-            out = self.operator.on_edges(
-                own, features, EdgeMessages(dropped(graph, dropout), self.num_heads, self.backend)
-            )
+            past = self._past(past_key_values)
+            edges = EdgeMessages(dropped(graph, dropout), self.num_heads, self.backend, past=past)
+            out = self.operator.on_edges(own, features, edges)
         else:
             out = self._operated(own, reduced)
         out = self._joined(out, hidden_states)
@@ -259,6 +259,16 @@ class GraphAttention(Shell):
             return out
         assert graph is not None
         return out, graph
+
+    def _past(self, cache: Any) -> Any:
+        """What further steps of the operator made of past tokens; None where there is no cache."""
+        if cache is None:
+            return None
+        from graphformer.nn.memory import Steps  # whoever has a cache has transformers
+
+        assert self.layer_idx is not None
+        kind = type(self.operator)
+        return Steps(cache, self.layer_idx, f"operator={kind.name or kind.__name__!r}")
 
     def _turned_heads(self, position_embeddings: tuple[Tensor, Tensor] | None, x: Tensor) -> Tensor:
         x = self._heads(x)

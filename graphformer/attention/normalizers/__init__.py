@@ -1,6 +1,7 @@
 """Slot 3, normalize: logits to weights, one receiver's row at a time. One method, one file."""
 
 from graphformer.attention.normalizers.base import Normalizer, resolve
+from graphformer.attention.normalizers.distance_scaled import DistanceScaled
 from graphformer.attention.normalizers.entmax import Entmax15, Sparsemax
 from graphformer.attention.normalizers.fourier import Fourier
 from graphformer.attention.normalizers.identity import Identity
@@ -11,6 +12,7 @@ from graphformer.attention.normalizers.softmax import Softmax
 from graphformer.attention.normalizers.softmax_sink import SoftmaxSink
 
 __all__ = [
+    "DistanceScaled",
     "Entmax15",
     "Fourier",
     "Identity",

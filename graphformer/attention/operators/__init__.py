@@ -3,9 +3,11 @@
 from graphformer.attention.operators.base import EdgeMessages, Operator, OwnAdded, OwnScaled
 from graphformer.attention.operators.gin import GINOperator
 from graphformer.attention.operators.head_mlp import HeadMLP
+from graphformer.attention.operators.merged_heads import MergedHeadsOperator
 from graphformer.attention.operators.multi_hop import MultiHopOperator
 from graphformer.attention.operators.pna import PNAOperator
 from graphformer.attention.operators.projected_self import ProjectedSelfOperator
+from graphformer.attention.operators.rounds import RoundsOperator
 from graphformer.attention.operators.sinc import SincOperator
 from graphformer.attention.operators.sum import SumOperator
 
@@ -13,12 +15,14 @@ __all__ = [
     "EdgeMessages",
     "GINOperator",
     "HeadMLP",
+    "MergedHeadsOperator",
     "MultiHopOperator",
     "Operator",
     "OwnAdded",
     "OwnScaled",
     "PNAOperator",
     "ProjectedSelfOperator",
+    "RoundsOperator",
     "SincOperator",
     "SumOperator",
 ]

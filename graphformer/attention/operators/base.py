@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from graphformer import backends
 from graphformer.attention.pairs import Listed
-from graphformer.attention.slot import Slot
+from graphformer.attention.slot import Slot, check_slot
 from graphformer.backends import base
 from graphformer.errors import number
 from graphformer.graph import AttentionGraph
@@ -65,7 +65,7 @@ class EdgeMessages:
     heads: int
     backend: str = "auto"
     edge_attr: Tensor | None = None
-    past: Callable[[int, Tensor, int], Tensor] | None = None
+    past: Callable[[Hashable, Tensor, int], Tensor] | None = None
 
     @property
     def pairs(self) -> Listed:
@@ -100,17 +100,20 @@ class EdgeMessages:
         return self.reductions(x, (reduction,))[reduction]
 
     def reductions(self, x: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """Several reductions of the same features, by name."""
-        found = base.aggregate(self.graph, x.flatten(0, 2), names, backends.get(self.backend))
-        shape = (-1, self.heads, self.graph.num_receivers, x.shape[-1])
-        return {name: one.view(shape) for name, one in found.items()}
+        """Several reductions of the same features, by name; degrees ``[B, H, Nq, 1]``."""
+        from graphformer.attention.attend import reduce
 
-    def of_all_senders(self, own: Tensor, step: int = 0) -> Tensor:
+        shaped = x.reshape(*self.graph.batch_shape, *x.shape[2:])
+        found = reduce(self.graph, self.graph, shaped, names, self.backend)
+        shape = (-1, self.heads, self.graph.num_receivers)
+        return {name: one.view(*shape, one.shape[-1]) for name, one in found.items()}
+
+    def of_all_senders(self, own: Tensor, step: Hashable = 0) -> Tensor:
         """What was made of the receivers in this call ``[B, H, Nq, D]`` to what all senders have of
         it, ``[B, H, Nk, D]``: a cache gives it of the tokens that are past.
 
         Args:
-            step: tells apart what one operator asks for, from 0.
+            step: tells apart what one operator asks for.
 
         Raises:
             ValueError: receivers are other nodes than senders, and nothing is known of these.
@@ -126,9 +129,26 @@ class EdgeMessages:
             )
         return own
 
+    def within(self, part: Hashable) -> EdgeMessages:
+        """The same edges for a part of an operator, whose steps are told apart from those of other
+        parts.
+        """
+        past = self.past
+        if past is None:
+            return self
+        return replace(self, past=lambda step, own, senders: past((part, step), own, senders))
+
     def weighing(self, weight: Tensor) -> EdgeMessages:
         """The same edges with other weights ``[E]``."""
         return replace(self, graph=self.graph.with_weight(weight))
+
+
+def inner_operator(owner: Operator, inner: Any) -> Any:
+    """An operator inside another one, from its name, its plain form or the value itself."""
+    made = check_slot("operator", Operator, inner)
+    # a layer fills in its sizes, and it is written down, as a value
+    owner.__dict__["_given"]["inner"] = made
+    return made
 
 
 class OwnScaled(Operator, name="own_scaled"):

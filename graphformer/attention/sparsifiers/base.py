@@ -25,11 +25,13 @@ class Sparsifier(Slot, slot="sparsify"):
         renormalize: whether it does so.
         reweighs: whether :meth:`refine` does more than ``renormalize`` says.
         then: a sparsifier for the weights that :meth:`refine` made.
+        adds: whether it keeps edges that nothing else may cut.
     """
 
     renormalize: bool = False
     reweighs: bool = False
     then: Sparsifier | None = None
+    adds: bool = False
     said_of: ClassVar = {"keep": ("bound",)}
 
     @property
@@ -79,6 +81,11 @@ class Both(Sparsifier, name="both"):
         for one in (self.first, self.second):
             if not isinstance(one, Sparsifier):
                 raise TypeError(f"& combines two sparsifiers, got {type(one).__name__}")
+            if one.adds:
+                raise ValueError(
+                    f"& would cut the edges that {type(one).__name__} adds: give it the other one, "
+                    f"{type(one).__name__}(..., keep=...)"
+                )
             if one.then is not None:
                 raise ValueError(
                     f"{type(one).__name__} with then={one.then} cuts weights that another "
