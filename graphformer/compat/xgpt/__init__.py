@@ -14,6 +14,11 @@ from graphformer.compat.xgpt.adapter import (
 )
 from graphformer.compat.xgpt.adjacency import LearnedMerge, construct_adjacency
 from graphformer.compat.xgpt.checkpoint import adapter_config, load_adapter
+from graphformer.compat.xgpt.coarse import (
+    CoarseAttention,
+    InterpolatedAttention,
+    load_coarse_attention,
+)
 from graphformer.compat.xgpt.feed_forwards import FEED_FORWARDS, load_feed_forward
 from graphformer.compat.xgpt.layers import attention, load_attention
 from graphformer.compat.xgpt.model import config, load_decoder_layer, load_folder, load_model
@@ -23,6 +28,8 @@ from graphformer.compat.xgpt.thresholds import MODES, ScaledTopK, threshold_spec
 
 __all__ = [
     "FEED_FORWARDS",
+    "CoarseAttention",
+    "InterpolatedAttention",
     "MODES",
     "QUIRKS",
     "LearnedMerge",
@@ -36,6 +43,7 @@ __all__ = [
     "initial_scale",
     "load_adapter",
     "load_attention",
+    "load_coarse_attention",
     "load_decoder_layer",
     "load_feed_forward",
     "load_folder",

@@ -89,7 +89,8 @@ def refuse(settings: Settings, fields: Mapping[str, Any], quirks: Collection[str
     if settings.use_GNN_from_attention not in OPERATORS:
         raise ValueError(
             f"use_GNN_from_attention={settings.use_GNN_from_attention!r} (coarse graining) cannot "
-            "be read"
+            "be read as a model, because its tokens do not see what they should: "
+            "xgpt.load_coarse_attention reads single layers, to compare with"
         )
     if settings.gnn_mode != "none":
         raise ValueError(
