@@ -5,6 +5,7 @@ A causal layer on tokens of width 256 with 4 heads, forward; and a layer on edge
 as a ratio to the same layer with the plain head.
 
     python -m benchmarks.methods            4,096 tokens; benchmarks/results/methods.json
+    python -m benchmarks.methods --only rounds multi_hop    these again, the others as stored
     python -m benchmarks.methods --quick    short: does it run? Writes no result file
     python -m benchmarks.methods --docs     the stored results into docs/methods.md
 """
@@ -15,7 +16,7 @@ import argparse
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -106,14 +107,48 @@ METHODS = [
     Method(
         "normalize", "fourier", {}, "a_0 + sum a_m cos(m s) + b_m sin(m s)", "2503.10632", EVERY
     ),
+    Method(
+        "normalize",
+        "distance_scaled",
+        {},
+        "softmax(s) (1 + \\|i - j\\|)^-r_h",
+        "2501.02393",
+        EVERY,
+    ),
+    Method(
+        "sparsify",
+        "extra_edges",
+        {"rule": {"name": "window", "size": 3}, "keep": {"name": "threshold", "tau": 0.01}},
+        "cut(w) or near, and there w + c_h",
+        "",
+        EVERY,
+    ),
     Method("operator", "gin", {}, "MLP_h(eps x_i + sum)", "2501.02393", EVERY),
     Method("operator", "projected_self", {}, "y - tanh(a_h) (y along v_i)", "", EVERY),
     Method(
         "operator",
         "multi_hop",
         {"hops": 2},
-        "sum_k c_hk A^k x",
+        "sum_k c_hk A^k x, or GIN on it",
         "1905.00067",
+        EVERY,
+        {"sparsify": {"name": "threshold", "tau": 0.01}},
+    ),
+    Method(
+        "operator",
+        "rounds",
+        {"rounds": 2},
+        "x <- MLP_ht(eps x + A x) for t = 1..R",
+        "1810.00826",
+        EVERY,
+        {"sparsify": {"name": "threshold", "tau": 0.01}},
+    ),
+    Method(
+        "operator",
+        "merged_heads",
+        {},
+        "sum_h softmax(m)_h A_h for all heads",
+        "2501.02393",
         EVERY,
         {"sparsify": {"name": "threshold", "tau": 0.01}},
     ),
@@ -157,9 +192,11 @@ def edge_layer(head: gf.Head | None, nodes: int) -> measure.Step:
     return step
 
 
-def run(length: int, nodes: int, rounds: int) -> dict[str, Any]:
+def run(length: int, nodes: int, rounds: int, only: Sequence[str] | None = None) -> dict[str, Any]:
     found = []
     for method in METHODS:
+        if only is not None and method.name not in only:
+            continue
         head = method.head
         if method.slot != "operator":  # the layers' own is plain attention's sum
             head = gf.Head.from_spec({**head.spec(), "operator": "sum"})
@@ -205,6 +242,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="short; writes no result file")
+    names = sorted({one.name for one in METHODS})
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="some methods")
     parser.add_argument("--docs", action="store_true", help=f"write {PAGE.name}, run nothing")
     parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder of the file")
     options = parser.parse_args()
@@ -214,7 +253,13 @@ def main() -> None:
         page = PAGE.read_text()
         PAGE.write_text(PLACE.sub(lambda at: f"{at[1]}\n{table(content)}\n\n{at[2]}", page))
         return
-    content = run(128, 100, 1) if options.quick else run(4096, 10_000, 3)
+    sizes = (128, 100, 1) if options.quick else (4096, 10_000, 3)
+    content = run(*sizes, options.only)
+    stored = options.results / "methods.json"
+    if options.only is not None and not options.quick and stored.is_file():
+        before = json.loads(stored.read_text())["runs"]
+        others = [one for one in before if one["name"] not in options.only]
+        content["runs"] = others + content["runs"]
     if not options.quick:
         report.save("methods", content, options.results)
     print(f"\n{table(content)}")

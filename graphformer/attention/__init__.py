@@ -7,6 +7,7 @@ from graphformer.attention.build import attention_graph
 from graphformer.attention.candidates import All, Causal, Edges, Keep, Packed, PerHead, Rule, Window
 from graphformer.attention.executors.merged import merged_graph
 from graphformer.attention.executors.plans import Plan
+from graphformer.attention.feed_forwards import FeedForward
 from graphformer.attention.head import Compute, Head
 from graphformer.attention.normalizers import Identity, Normalizer, ReLU, Sigmoid, Softmax
 from graphformer.attention.operators import EdgeMessages, Operator
@@ -35,6 +36,7 @@ __all__ = [
     "Differential",
     "EdgeMessages",
     "Edges",
+    "FeedForward",
     "Head",
     "Identity",
     "Keep",

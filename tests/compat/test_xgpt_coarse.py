@@ -67,7 +67,9 @@ def test_what_cannot_be_read(golden):
     fewer = {n: v for n, v in state.items() if "norm1" not in n}
     with pytest.raises(RuntimeError, match="Missing key"):
         xgpt.load_coarse_attention(settings, fewer, **SIZES)
-    with pytest.raises(ValueError, match="'LlamaAttentionGIN'; known: CG_Attention, CG_Attention_I"):
+    with pytest.raises(
+        ValueError, match="'LlamaAttentionGIN'; known: CG_Attention, CG_Attention_I"
+    ):
         gin = xgpt.Settings(use_GNN_from_attention="LlamaAttentionGIN")
         xgpt.load_coarse_attention(gin, state, **SIZES)
     with pytest.raises(ValueError, match=r"cannot be read as a model.*load_coarse_attention"):

@@ -49,7 +49,7 @@ class RoundsOperator(Operator, name="rounds"):
                 x = edges.of_all_senders(own, number)
             within = edges.within(number)
             if operator.reads_edges:
-                own = operator.on_edges(own, x, within)  # type: ignore[operator]
+                own = operator.on_edges(own, x, within)
             else:
-                own = operator(own, within.reductions(x, operator.reductions))  # type: ignore[arg-type]
+                own = operator(own, within.reductions(x, operator.reductions))
         return own

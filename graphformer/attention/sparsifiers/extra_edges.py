@@ -53,12 +53,13 @@ class ExtraEdges(nn.Module, Sparsifier, name="extra_edges"):
         num_heads: int | None = None,
     ) -> None:
         super().__init__()
-        self.rule, self.judge = resolve_rule(rule), check(keep)
-        if not isinstance(self.rule, Rule):
+        resolved, self.judge = resolve_rule(rule), check(keep)
+        if not isinstance(resolved, Rule):
             raise TypeError(
                 f"rule must be a rule of positions, such as Window(3), got a "
-                f"{type(self.rule).__name__}: lists of edges belong into candidates"
+                f"{type(resolved).__name__}: lists of edges belong into candidates"
             )
+        self.rule: Rule = resolved
         if asking := [one for one in _all(self.rule) if _asks(one)]:
             raise ValueError(
                 f"rule={asking[0].name!r} decides by queries and keys, and extra edges are given "

@@ -28,10 +28,10 @@ from graphformer.compat.xgpt.thresholds import MODES, ScaledTopK, threshold_spec
 
 __all__ = [
     "FEED_FORWARDS",
-    "CoarseAttention",
-    "InterpolatedAttention",
     "MODES",
     "QUIRKS",
+    "CoarseAttention",
+    "InterpolatedAttention",
     "LearnedMerge",
     "ScaledTopK",
     "Settings",
