@@ -87,7 +87,7 @@ $(VENV)/.stamp-run: pyproject.toml constraints.txt
 
 # The rest. torch-scatter and torch-sparse are optional: they come from a folder of wheels, where there is one for this Python.
 $(VENV)/.stamp-dev: $(VENV)/.stamp-run
-	$(PIP) -e '.[dgl,text,graphs,viz,adapters,protein,polymer,microstructure,dev]'
+	$(PIP) -e '.[dgl,text,graphs,viz,adapters,protein,polymer,crystals,microstructure,dev]'
 	@if [ -d "$(WHEELS)" ]; then \
 	    $(PIP) --no-index --find-links "$(WHEELS)" torch-scatter torch-sparse \
 	    || echo "No torch-scatter and torch-sparse in $(WHEELS) for this Python: the torch_sparse backend stays off."; \

@@ -21,6 +21,7 @@ PAGES = sorted(
 )
 FENCE = re.compile(r"^```(python|bash)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NEEDS = {"igraph": "igraph", "inspect": "pandas", "dgl": "dgl", "biotite": "biotite"}
+NEEDS["new.cif"] = "gemmi"
 """What a block may say, and the package that it then needs."""
 
 # Blocks that are parts of one script, with tests of their own: tests/test_your_own_slot.py, and

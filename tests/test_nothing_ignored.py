@@ -467,6 +467,9 @@ NO_BASE = {
         "PolycrystalDataset",
         "ProteinSecondaryStructure",
         "ProteinStructures",
+        "Crystal",
+        "CrystalStructures",
+        "IonicCrystals",
     ),
     *("CopolymerGraphs", "PolymerGraphs", "BREC", "GSM8K", "GraphDataset", "RawFile"),
     # Settings of the reference, read as they were written.

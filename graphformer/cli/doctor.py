@@ -22,6 +22,7 @@ EXTRAS = {
     "viz": ("matplotlib", "networkx", "pandas", "igraph"),
     "protein": ("biotite",),
     "polymer": ("rdkit",),
+    "crystals": ("gemmi",),
     "microstructure": ("scikit-image", "tifffile", "imagecodecs"),
     "dgl": ("dgl", "packaging"),
     "torch-sparse": ("torch-scatter", "torch-sparse"),

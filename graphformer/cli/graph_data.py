@@ -41,7 +41,7 @@ def refuse_foreign(source: Source, given: Collection[str], dataset: str) -> None
     """ValueError for an option that was given and belongs to another kind of data."""
     for owner in sources():
         for name in owner.options:
-            if name in given and owner.kind != source.kind:
+            if name in given and name not in source.options:
                 raise ValueError(
                     f"--{name.replace('_', '-')} is for {owner.kind}, and --dataset {dataset!r} is "
                     f"of {source.kind}; leave it out."

@@ -14,8 +14,8 @@ from graphformer.errors import number, require
 typer = require("typer", extra="text", why="The command line")
 
 DATASET = (
-    "The embedded generator; a folder of label images; a CSV of polymers; or a folder of PDB and "
-    "mmCIF files."
+    "The embedded generator; a folder of label images; a CSV of polymers; a folder of PDB and "
+    "mmCIF files; or one of crystals, CIF or pymatgen's JSON."
 )
 
 
@@ -23,7 +23,8 @@ def train_graphs(
     output: Annotated[Path, typer.Option(help="Folder for the model and the checkpoints.")],
     dataset: Annotated[str, typer.Option(metavar="polycrystal|FOLDER|CSV", help=DATASET)],
     targets: Annotated[
-        Path | None, typer.Option(help="Images: a CSV with a column 'file' and a column a target.")
+        Path | None,
+        typer.Option(help="Images, crystals: a CSV with a column 'file' and a column a target."),
     ] = None,
     tables: Annotated[
         Path | None,
@@ -68,8 +69,18 @@ def train_graphs(
         typer.Option(metavar="NAME,...", help="Proteins: of these, what the model may read."),
     ] = None,
     cutoff: Annotated[
-        float, typer.Option(help="Proteins: CA atoms in contact are at most so many Å apart.")
-    ] = 8.0,
+        float | None,
+        typer.Option(
+            help="Å between CA atoms in contact, or atoms that are neighbours in a crystal "
+            "[default: 8 for proteins, 5 for crystals]."
+        ),
+    ] = None,
+    neighbors: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Crystals: of these the so many nearest, and ties [default: all]."
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder that keeps the graphs for the next run [default: none]."),
@@ -124,8 +135,8 @@ def train_graphs(
     ] = False,
     config: Config = None,
 ) -> None:
-    """Train a model that predicts properties of images of grains, of polymers, or of each residue
-    of proteins.
+    """Train a model that predicts properties of images of grains, of polymers, of crystals, or of
+    each residue of proteins.
 
     The metrics at the end are those of graphs that were neither trained on nor used to choose the
     weights.

@@ -25,7 +25,8 @@ def predict(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="What the model reads: label images, CSV files of polymers, PDB or mmCIF files."
+            help="What the model reads: label images, CSV files of polymers, PDB, mmCIF or CIF "
+            "files, JSON of crystals."
         ),
     ],
     tables: Annotated[
@@ -71,8 +72,8 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Predict what is in new files with a trained model: a line an image, a polymer or a residue,
-    in the unit of the training targets.
+    """Predict what is in new files with a trained model: a line an image, a polymer, a crystal or
+    a residue, in the unit of the training targets.
 
     The columns of a CSV are kept as they are. A polymer that cannot be read keeps its line, with an
     empty prediction. What could not be read is told, with the reason.

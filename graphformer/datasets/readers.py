@@ -16,6 +16,7 @@ DOMAINS = {
     "microstructure": "microstructures",
     "polymer": "polymers",
     "protein": "proteins",
+    "crystal": "crystals",
 }
 """The folder of each domain, by the name that saved models have for it; its ``reader`` is imported
 on first use.
@@ -36,9 +37,10 @@ def featuriser_of(dataset: Any) -> dict[str, Any]:
     """What it takes to make such graphs from files, as JSON holds it; ``{}`` for data sets that
     come from no files of one's own.
 
-    ``reader`` (``"microstructure"``: images, ``"polymer"``: a CSV of texts, ``"protein"``:
-    structures), its ``options``, and the names of the columns of ``x``, ``edge_attr`` and ``y``;
-    ``classes`` where ``y`` is a class. A part of a data set tells the same as the whole.
+    ``reader`` (``"microstructure"``: images, ``"polymer"``: a CSV of texts, ``"protein"`` and
+    ``"crystal"``: structures), its ``options``, and the names of the columns of ``x``,
+    ``edge_attr`` and ``y``; ``classes`` where ``y`` is a class. A part of a data set tells the same
+    as the whole.
     """
     for name in DOMAINS:
         options = reader(name).options_of(dataset)
@@ -63,7 +65,8 @@ def graphs_of_files(
 
     Args:
         featuriser: of the model, see :func:`featuriser_of`.
-        files: images, or PDB and mmCIF files, and folders of them; or one CSV file of polymers.
+        files: images, PDB and mmCIF files, or crystals in CIF and JSON, and folders of them; or
+            one CSV file of polymers.
         tables: properties of the grains of images, as for
             :class:`~graphformer.datasets.Microstructures`.
         text: the column of the CSV that holds the polymers; by default the one of the training

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from graphformer.datasets.crystals.elements import SYMBOLS
 from graphformer.inspect.value import ModelGraphs, Nodes
 
 
@@ -79,8 +80,9 @@ def of_data(nodes: Nodes, data: Any) -> Nodes:
     have them.
 
     Of this library's proteins a residue is its letter and its number in the file, ``K42``
-    (``A:K42`` where there are several chains, ``K42A`` with an insertion code); of molecules an
-    atom is its symbol; of images a grain is its label in the image and its number of pixels.
+    (``A:K42`` where there are several chains, ``K42A`` with an insertion code); of molecules and
+    crystals an atom is its symbol; of images a grain is its label in the image and its number of
+    pixels.
     """
     pos, keep = getattr(data, "pos", None), nodes.keep
     placed = None
@@ -88,10 +90,11 @@ def of_data(nodes: Nodes, data: Any) -> Nodes:
         placed = pos.new_zeros(*keep.shape, pos.shape[1])
         placed[keep] = pos
     nodes = replace(nodes, pos=placed)
+    crystal = getattr(data, "atomic_number", None) is not None
     for name, kind in (
         ("smiles", "atom"),
         ("text", "atom"),
-        ("name", "residue"),
+        ("formula" if crystal else "name", "atom" if crystal else "residue"),
         ("file", "grain"),
     ):
         texts = _texts(data, name, len(keep))
@@ -159,6 +162,9 @@ def _residues(data: Any, nodes: Nodes) -> list[list[str]] | None:
 
 def _atoms(data: Any, nodes: Nodes) -> list[list[str]] | None:
     """Symbols; those of a text that rdkit cannot read, or that has other atoms, are not known."""
+    numbers = _numbers(data, "atomic_number", nodes)
+    if numbers is not None and all(0 < number <= len(SYMBOLS) for row in numbers for number in row):
+        return [[SYMBOLS[number - 1] for number in row] for row in numbers]
     try:
         from rdkit import Chem
     except ModuleNotFoundError:  # the page says it, too

@@ -81,6 +81,8 @@ class EdgeList:
         senders, receivers: int64 ``[E]``.
         num_senders, num_receivers: nodes on either side.
         order: int64 ``[E]``: the place that each edge had in the list that was given.
+        ids: int64 ``[E]``: a number by which an edge is known in other lists over the same nodes,
+            of equal pairs each its own; None where its pair is enough.
     """
 
     senders: Tensor
@@ -88,6 +90,7 @@ class EdgeList:
     num_senders: int
     num_receivers: int
     order: Tensor
+    ids: Tensor | None = None
     _graphs: dict[tuple[str, int], AttentionGraph] = dataclasses.field(
         default_factory=dict, repr=False
     )
@@ -118,6 +121,11 @@ class EdgeList:
         """
         return pair_keys(self.receivers, self.senders, self.num_receivers, self.num_senders)
 
+    @property
+    def identity(self) -> Tensor:
+        """int64 ``[E]``: ``ids``, or ``keys`` where there are none."""
+        return self.keys if self.ids is None else self.ids
+
     def select(self, keep: Tensor) -> EdgeList:
         """The edges for which ``keep`` (bool ``[E]``) is true."""
         keep = numbers_of(keep)
@@ -127,6 +135,7 @@ class EdgeList:
             self.num_senders,
             self.num_receivers,
             self.order[keep],
+            None if self.ids is None else self.ids[keep],
         )
 
     def heads(self, num_heads: int) -> AttentionGraph:

@@ -20,6 +20,7 @@ No pair joins two graphs.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -47,6 +48,7 @@ class Structure:
         graph: int64 ``[N]``, ascending: the graph of each node.
         num_graphs: graphs, empty ones included.
         pos: floating ``[N, dims]``, where nodes are in space.
+        periodic: whether what is in space is there again in all images of a cell.
         stored: what was computed beforehand, by :func:`stored_name`.
     """
 
@@ -56,6 +58,7 @@ class Structure:
     num_graphs: int
     pos: Tensor | None = None
     stored: dict[str, Tensor] = field(default_factory=dict)
+    periodic: bool = False
 
     @property
     def num_nodes(self) -> int:
@@ -69,6 +72,12 @@ class Structure:
     def positions(self, asked_by: str) -> Tensor:
         if self.pos is None:
             raise ValueError(f"{asked_by!r} needs the positions of nodes: data.pos is missing")
+        if self.periodic:
+            raise ValueError(
+                f"{asked_by!r} sees no periodic images, and data.cell says that there are: take "
+                "candidates='edges' and what data.edge_attr tells of distances, or leave data.cell "
+                "out of data that are not periodic"
+            )
         return self.pos
 
     def each(self) -> list[tuple[int, int, Tensor, Tensor]]:
@@ -311,4 +320,7 @@ def candidates(structure: Structure, spec: str) -> tuple[EdgeList, Tensor]:
         torch.cat((structure.receivers[numbers], to)),
     )
     edges = EdgeList.sort(senders, receivers, size, size)
+    # Equal pairs that were given are edges of their own in every list; each new pair is there once.
+    known = torch.cat((numbers, new + len(given)))
+    edges = dataclasses.replace(edges, ids=known[edges.order])
     return edges, torch.cat((numbers, torch.full_like(new, -1)))[edges.order]

@@ -15,15 +15,11 @@ import torch
 from torch_geometric.data import Data
 
 from graphformer.datasets.microstructures.grains import feature_names, grain_graph, region_graph
-from graphformer.datasets.microstructures.image_tables import (
-    encode,
-    read_table,
-    rows_of,
-    targets_of,
-)
+from graphformer.datasets.microstructures.image_tables import encode, rows_of
 from graphformer.datasets.microstructures.images import SUFFIXES, image_files, read_image
 from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.download import sha256
+from graphformer.datasets.store.keyed import read_table, targets_of
 from graphformer.datasets.store.tables import some
 from graphformer.errors import require_known, strict_flags
 

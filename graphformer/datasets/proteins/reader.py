@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from graphformer.datasets.proteins.atom_table import UNNUMBERED
-from graphformer.datasets.proteins.files import KNOWN_SUFFIXES, is_hidden, structure_kind
+from graphformer.datasets.proteins.files import KNOWN_SUFFIXES, structure_kind
 from graphformer.datasets.proteins.protein import AMINO_ACIDS, STATES
 from graphformer.datasets.proteins.residue_graph import split_names
 from graphformer.datasets.proteins.structures import ProteinStructures
 from graphformer.datasets.store.cache import GraphDataset
 from graphformer.datasets.store.reader import Names, Reader
+from graphformer.datasets.store.reading import is_core_cif, is_hidden
 from graphformer.datasets.store.source import Opened, Source, listed
 
 
@@ -25,10 +26,11 @@ class Proteins(Source):
 
     def holds(self, path: Path) -> bool:
         if path.is_file():
-            return structure_kind(path) is not None
+            return _is_protein(path)
         return any(
-            structure_kind(file) and not is_hidden(file.relative_to(path))
+            _is_protein(file)
             for file in path.rglob("*")
+            if file.is_file() and not is_hidden(file.relative_to(path))
         )
 
     def open(
@@ -47,7 +49,7 @@ class Proteins(Source):
                 "--levels: group_0 is made of the secondary structure, which is to be predicted; "
                 "leave it out."
             )
-        cutoff = values["cutoff"]
+        cutoff = 8.0 if values["cutoff"] is None else values["cutoff"]
         made = ProteinStructures(
             cache, dataset, target=target, features=read, cutoff=cutoff, log=log
         )
@@ -59,6 +61,11 @@ class Proteins(Source):
         named = {"features": list(read), "targets": [target]}
         files = [Path(path) for path in made.files.values()]
         return Opened(made, {"target": "node", **several}, "NEW.pdb", files, named)
+
+
+def _is_protein(path: Path) -> bool:
+    """By its name; ``.cif`` is the suffix of small crystals, too."""
+    return structure_kind(path) is not None and not is_core_cif(path)
 
 
 class ProteinReader(Reader):

@@ -25,7 +25,7 @@ from graphformer.datasets.proteins.residue_graph import (
 )
 from graphformer.datasets.proteins.residues import UnreadableStructure, read_residues
 from graphformer.datasets.store.cache import GraphDataset
-from graphformer.datasets.store.download import sha256
+from graphformer.datasets.store.reading import checksum
 from graphformer.errors import require, require_known, strict_flags
 
 __all__ = ["STRUCTURE_SUFFIXES", "ProteinStructures", "structure_files"]
@@ -148,7 +148,7 @@ class ProteinStructures(GraphDataset):
         self.node_names = (*NODE_NAMES, *(column for name in features for column in EXTRA[name]))
         self.edge_names = EDGE_NAMES
         settings = {
-            "files": {name: _checksum(path) for name, path in self.files.items()},
+            "files": {name: checksum(path) for name, path in self.files.items()},
             "cutoff": cutoff,
             "target": target,
             "features": features,
@@ -190,11 +190,3 @@ class ProteinStructures(GraphDataset):
                     yield data
             except UnreadableStructure as error:
                 self.skip(f"{name}: {error}")
-
-
-def _checksum(path: Path) -> str:
-    """Of a file that cannot be opened the reason: it is left out, and read once it can be."""
-    try:
-        return sha256(path)
-    except OSError as error:
-        return f"cannot be opened ({error.strerror})"

@@ -34,7 +34,7 @@ class Level:
         graph: the heads' last graph.
         pairs: by candidates' name: the pairs, their features, and at the finest level which of the
             data's edges they are; made once for all layers.
-        dropped: pairs (:attr:`EdgeList.keys`) that a refined graph has dropped.
+        dropped: edges (:attr:`EdgeList.identity`) that a refined graph has dropped.
     """
 
     structure: Structure
@@ -91,7 +91,10 @@ def read_structure(data: Any) -> Structure:
     stored = {
         name: data[name] for name in data.to_dict() if name.startswith(("encoding_", "candidates_"))
     }
-    return Structure(senders.long(), receivers.long(), graph.long(), num_graphs, pos, stored)
+    periodic = data.get("cell") is not None
+    return Structure(
+        senders.long(), receivers.long(), graph.long(), num_graphs, pos, stored, periodic
+    )
 
 
 def given_groups(data: Any, name: str, levels: list[Level]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def coarser(
     senders, receivers, into = coarse_edges(refined.edges, refined.kept, parent, count)
     joins = into >= 0
     pos = None if fine.pos is None else pool(fine.pos, parent, count, "mean")
-    structure = Structure(senders, receivers, graph, fine.num_graphs, pos)
+    structure = Structure(senders, receivers, graph, fine.num_graphs, pos, periodic=fine.periodic)
     weight = refined.weight.new_zeros(len(senders)).index_add(0, into[joins], refined.weight[joins])
     number = torch.bincount(into[joins], minlength=len(senders)).unsqueeze(-1)
     described = [number.to(below.h.dtype).log1p()]
@@ -49,6 +50,7 @@ def coarser(
     level = Level(structure, below.h.new_zeros(count, below.h.shape[1]), edge_features, parent)
     # The weights between groups are what the new level's first layer starts from.
     edges = EdgeList.sort(senders, receivers, count, count)
+    edges = dataclasses.replace(edges, ids=edges.order)
     level.refined = Refined(
         edges, weight[edges.order], torch.ones_like(edges.senders, dtype=torch.bool)
     )

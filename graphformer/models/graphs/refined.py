@@ -37,21 +37,21 @@ class Refined:
         )
 
     def on(self, edges: EdgeList) -> Tensor:
-        """The weights ``[E']`` on another list of candidates: equal pairs summed, 0 for a pair that
-        is new.
+        """The weights ``[E']`` on another list of candidates: each edge its own, equal pairs too, 0
+        for one that is new.
         """
         if edges is self.edges:
             return self.weight
-        keys, pair = torch.unique_consecutive(self.edges.keys, return_inverse=True)
-        if not len(keys):
+        known, order = self.edges.identity.sort()
+        if not len(known):
             return self.weight.new_zeros(edges.num_edges)
-        total = self.weight.new_zeros(len(keys)).index_add(0, pair, self.weight)
-        place = torch.searchsorted(keys, edges.keys).clamp(max=len(keys) - 1)
-        return torch.where(keys[place] == edges.keys, total[place], torch.zeros_like(total[place]))
+        asked, weight = edges.identity, self.weight[order]
+        place = torch.searchsorted(known, asked).clamp(max=len(known) - 1)
+        return torch.where(known[place] == asked, weight[place], torch.zeros_like(weight[place]))
 
     def dropped(self) -> Tensor:
-        """Pairs (:attr:`EdgeList.keys`) that were candidates and that no head kept."""
-        return self.edges.keys[~torch.isin(self.edges.keys, self.edges.keys[self.kept])]
+        """Edges (:attr:`EdgeList.identity`) that were candidates and that no head kept."""
+        return self.edges.identity[~self.kept]
 
 
 MERGES = ("mean", "sum", "learned")

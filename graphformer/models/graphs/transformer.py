@@ -325,7 +325,7 @@ class GraphTransformer(GraphNetwork):
                     level, depth, self.level_candidates if depth else self.candidates[i]
                 )
                 if level.dropped is not None:
-                    keep = ~torch.isin(edges.keys, level.dropped)
+                    keep = ~torch.isin(edges.identity, level.dropped)
                     edges, features = (
                         edges.select(keep),
                         None if features is None else features[keep],

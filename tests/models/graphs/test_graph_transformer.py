@@ -611,15 +611,21 @@ def test_restricted_layers_only_lose_edges():
 
 
 def test_weights_on_another_list_of_candidates():
-    # 2>0, 0>1 twice, 1>2
-    old = EdgeList.sort(torch.tensor([0, 0, 1, 2]), torch.tensor([1, 1, 2, 0]), 3, 3)
-    refined = Refined(
-        old, torch.tensor([0.5, 0.1, 0.2, 0.0]), torch.tensor([True, False, True, False])
-    )
-    # 1>0, 2>0, 0>1, 1>2
-    new = EdgeList.sort(torch.tensor([2, 1, 0, 1]), torch.tensor([0, 0, 1, 2]), 3, 3)
-    assert_close(refined.on(new), torch.tensor([0.0, 0.5, 0.3, 0.0]))
-    assert refined.dropped().tolist() == [2 * 3 + 1]  # 1>2: of the equal pairs one was kept
+    """Of equal pairs each keeps its own weight, and each is dropped by itself."""
+    ends = torch.tensor([[0, 0, 1, 2], [1, 1, 2, 0]])
+    known = structure(Data(edge_index=ends, num_nodes=3))
+    old, _ = candidates(known, "edges")  # 2>0, 0>1 twice, 1>2
+    weight = torch.tensor([0.5, 0.1, 0.2, 0.0])
+    refined = Refined(old, weight, torch.tensor([True, False, True, False]))
+    new, number = candidates(known, "edges+all")
+    on = dict(zip(number.tolist(), refined.on(new).tolist(), strict=True))
+    assert {k: w for k, w in on.items() if k >= 0} == {
+        int(k): pytest.approx(float(w)) for k, w in zip(old.order, weight, strict=True)
+    }
+    assert on[-1] == 0 and new.num_edges == 7
+    assert torch.isin(new.identity, refined.dropped()).nonzero().flatten().tolist() == [
+        int(i) for i in range(7) if number[i] in old.order[~refined.kept]
+    ]
     assert refined.on(old) is refined.weight
 
 

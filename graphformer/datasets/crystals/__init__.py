@@ -1,0 +1,1 @@
+"""Graphs of crystals: atoms, and their neighbours in all periodic images."""
