@@ -25,7 +25,17 @@ if TYPE_CHECKING:
         training,
     )
     from graphformer.adapters import SparseGINConfig, match_parameters
-    from graphformer.attention import Compute, Edges, Head, Threshold, TopK, attention_graph
+    from graphformer.attention import (
+        Chain,
+        Compute,
+        Edges,
+        Head,
+        PerHead,
+        Repeats,
+        Threshold,
+        TopK,
+        attention_graph,
+    )
     from graphformer.backends import aggregate
     from graphformer.errors import MissingExtra
     from graphformer.graph import AttentionGraph
@@ -41,6 +51,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AttentionGraph": "graph",
+    "Chain": "attention",
     "Compute": "attention",
     "Edges": "attention",
     "GraphTransformer": "models",
@@ -49,6 +60,8 @@ _HOME = {
     "GraphformerModel": "models",
     "Head": "attention",
     "MissingExtra": "errors",
+    "PerHead": "attention",
+    "Repeats": "attention",
     "SparseGINConfig": "adapters",
     "Threshold": "attention",
     "TopK": "attention",

@@ -12,6 +12,7 @@ from graphformer.attention.head import Compute, Head
 from graphformer.attention.normalizers import Identity, Normalizer, ReLU, Sigmoid, Softmax
 from graphformer.attention.operators import EdgeMessages, Operator
 from graphformer.attention.pairs import Block, Listed, Pairs
+from graphformer.attention.relations import Chain, Relation, Repeats
 from graphformer.attention.scores import (
     Differential,
     Pairwise,
@@ -32,6 +33,7 @@ __all__ = [
     "All",
     "Block",
     "Causal",
+    "Chain",
     "Compute",
     "Differential",
     "EdgeMessages",
@@ -51,6 +53,8 @@ __all__ = [
     "PerHeadScore",
     "Plan",
     "ReLU",
+    "Relation",
+    "Repeats",
     "Reweigh",
     "Rule",
     "ScaledDotProduct",

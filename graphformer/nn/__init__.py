@@ -8,6 +8,7 @@ from graphformer.attention.scores import DifferentialScoring, PairwiseScoring
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.mlp import GatedMLP
 from graphformer.nn.presets import GINAttention, PNAAttention, SumAttention
+from graphformer.nn.relation_messages import RelationMessages
 from graphformer.nn.rope import rotary_embeddings, rotate
 from graphformer.nn.sparse_gin import SparseGIN, self_loops
 from graphformer.nn.tokens import GraphAttention
@@ -43,6 +44,7 @@ __all__ = [
     "PNAAttentionConv",
     "PNAOperator",
     "PairwiseScoring",
+    "RelationMessages",
     "SparseGIN",
     "SumAttention",
     "SumAttentionConv",

@@ -20,7 +20,7 @@ from graphformer.attention.slot import check_slot
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.updates import Concat, OutputMap
 from graphformer.errors import number, probability, strict_flags
-from graphformer.nn.tokens import GraphAttention
+from graphformer.nn.tokens import GraphAttention, RelationsLike
 
 
 class Options(TypedDict, total=False):
@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
         head: a :class:`~graphformer.Head` in the place of the arguments for single slots
             (``sparsify``, ``normalize``, ``score``, the projections). Slots that it leaves out are
             the layer's own.
+        relations: edges of the text beside the attention graph, as ``[gf.Chain(3), gf.Repeats()]``.
     """
 
     score: str | Score
@@ -48,6 +49,7 @@ class Options(TypedDict, total=False):
     layer_idx: int | None
     head: Head | Mapping[str, Any] | None
     compute: Compute | None
+    relations: RelationsLike
 
 
 class Preset(GraphAttention):

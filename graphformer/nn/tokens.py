@@ -4,9 +4,11 @@ rest.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import torch
 from torch import Tensor
 
 from graphformer.attention.attend import attend, dropped
@@ -14,13 +16,19 @@ from graphformer.attention.candidates import Edges, Rule, resolve
 from graphformer.attention.features import Slice
 from graphformer.attention.head import Compute, Head, compute_of, head_of
 from graphformer.attention.operators import EdgeMessages, Operator
+from graphformer.attention.relations import Links, Relation, Tokens
+from graphformer.attention.relations import check as check_relations
+from graphformer.attention.relations.base import refuse_unusable
 from graphformer.attention.updates import Concat, Update
 from graphformer.errors import probability, strict_flags, whole
 from graphformer.graph import AttentionGraph
 from graphformer.nn.maps import linear
+from graphformer.nn.relation_messages import RelationMessages
 from graphformer.nn.rope import rotate
 from graphformer.nn.shell import Shell
 from graphformer.uncompiled import exporting
+
+RelationsLike = Relation | str | Mapping[str, Any] | Sequence[Relation | str | Mapping[str, Any]]
 
 
 def head_dim(hidden_size: int, num_heads: int, num_kv_heads: int | None) -> tuple[int, int]:
@@ -63,6 +71,8 @@ class GraphAttention(Shell):
         sparsify, normalize: slots of the head around an operator that is given alone.
         attention_dropout: on the weights.
         layer_idx: place of this layer in a model's cache.
+        relations: edges of the text beside the attention graph, one or several: ``gf.Chain(3)``,
+            ``gf.Repeats(2)`` (:mod:`graphformer.attention.relations`).
     """
 
     @strict_flags
@@ -82,6 +92,7 @@ class GraphAttention(Shell):
         normalize: Any = "softmax",
         attention_dropout: float = 0.0,
         layer_idx: int | None = None,
+        relations: RelationsLike = (),
     ) -> None:
         super().__init__()
         self.head_dim, self.num_kv_heads = head_dim(hidden_size, num_heads, num_kv_heads)
@@ -120,6 +131,9 @@ class GraphAttention(Shell):
         self.v_proj = linear(hidden_size, kv_size) if head.features.projects else None
         self.o_proj = linear(hidden_size, hidden_size) if head.update.maps else None
         self._hold_sharpening(sharpening)
+        found = check_relations(relations)
+        refuse_unusable(found, ("order", "ids"), "a layer on tokens")
+        self.relations = RelationMessages(found, num_heads, self.head_dim) if found else None
 
     @property
     def head(self) -> Head:
@@ -176,6 +190,8 @@ class GraphAttention(Shell):
         past_key_values: Any = None,
         output_graph: bool = False,
         previous: AttentionGraph | None = None,
+        input_ids: Tensor | None = None,
+        links: Sequence[Links] | None = None,
     ) -> Tensor | tuple[Tensor, AttentionGraph]:
         """
         Args:
@@ -189,6 +205,8 @@ class GraphAttention(Shell):
                 place of values.
             output_graph: also return the heads' graph.
             previous: the graph of the layer before, lanes ``(B, H)``, for a score that reads it.
+            input_ids: the tokens ``[B, Nk]``, cached ones included, for relations that read them.
+            links: the relations' edges, where they were made for several layers at once.
 
         Returns:
             ``[B, N, hidden_size]``, and the :class:`~graphformer.AttentionGraph` with lanes
@@ -225,6 +243,9 @@ class GraphAttention(Shell):
                 f"{type(self.operator).__name__} reads edges one by one and cannot be exported: "
                 "how many there are is in the data"
             )
+        if links is None:
+            sizes = hidden_states.shape[0], hidden_states.shape[1], k.shape[2]
+            links = self._links(sizes, k.device, input_ids, attention_mask, candidates)
         dropout = self.attention_dropout if self.training else 0.0
         reduced, graph = attend(
             q,
@@ -254,6 +275,8 @@ class GraphAttention(Shell):
             out = self.operator.on_edges(own, features, edges)
         else:
             out = self._operated(own, reduced)
+        if self.relations is not None:
+            out = out + self.relations(features, links)
         out = self._joined(out, hidden_states)
         if not output_graph:
             return out
@@ -269,6 +292,32 @@ class GraphAttention(Shell):
         assert self.layer_idx is not None
         kind = type(self.operator)
         return Steps(cache, self.layer_idx, f"operator={kind.name or kind.__name__!r}")
+
+    def _links(
+        self,
+        sizes: tuple[int, int, int],
+        device: torch.device,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        candidates: Any,
+    ) -> tuple[Links, ...]:
+        """The edges of the relations, made for this call."""
+        found = () if self.relations is None else self.relations.relations
+        reading = [one for one in found if one.reads == "ids"]
+        if reading and input_ids is None:
+            raise ValueError(
+                f"relation {reading[0].name!r} reads input_ids, which are missing: give the tokens "
+                "[B, N] to the layer's call, or take Chain, which reads their order alone"
+            )
+        if input_ids is not None and not reading:
+            raise ValueError(
+                "input_ids are given, and no relation of this layer reads them: leave them out, or "
+                "give the layer relations such as gf.Repeats()"
+            )
+        if not found:
+            return ()
+        tokens = Tokens.read(sizes, device, input_ids, attention_mask, candidates)
+        return tuple(link for one in found for link in one.links(tokens))
 
     def _turned_heads(self, position_embeddings: tuple[Tensor, Tensor] | None, x: Tensor) -> Tensor:
         x = self._heads(x)

@@ -34,6 +34,7 @@ def make_attention(config: GraphformerConfig, layer_idx: int) -> GraphAttention:
         "backend": config.backend,
         "executor": config.executor,
         "layer_idx": layer_idx,
+        "relations": config.text_relations,
     }
     operator = config.layer_operators[layer_idx]
     if head is not None:

@@ -12,6 +12,9 @@ from graphformer import _auto, backends
 from graphformer.attention.build import EXECUTORS
 from graphformer.attention.feed_forwards import FeedForward
 from graphformer.attention.head import Head
+from graphformer.attention.relations import Relation
+from graphformer.attention.relations import check as check_relations
+from graphformer.attention.relations.base import refuse_unusable
 from graphformer.attention.slot import KINDS, Slot, check_slot, from_spec, spec
 from graphformer.errors import did_you_mean, number, require_flag, require_known, whole
 from graphformer.models.language.known_settings import (
@@ -23,7 +26,7 @@ from graphformer.models.language.known_settings import (
 
 OPERATORS = ("sum", "gin", "pna")
 
-_SLOTS = {"head", "score", "threshold", "normalize", "feed_forward"}
+_SLOTS = {"head", "score", "threshold", "normalize", "feed_forward", "relations"}
 
 
 def plain(value: Any) -> Any:
@@ -67,6 +70,9 @@ class GraphformerConfig(PreTrainedConfig):
         normalize: ``"softmax"``, ``"sigmoid"``, ``"relu"``, ``"identity"``, or a dictionary:
             ``{"name": "sigmoid", "bias": "count"}``. Of any slot a value may be given too, and its
             dictionary is kept.
+        relations: edges of the text beside every layer's attention graph, with trained weights that
+            start at 0: ``[gf.Chain(3), gf.Repeats(1)]``
+            (:mod:`graphformer.attention.relations`); kept as dictionaries.
         value_projection, output_projection: projections around the operator; ``None`` is the
             operator's own habit: GIN has neither, sum and PNA have both.
         operator_options: further arguments of each operator's layer: ``{"pna": {"aggregators":
@@ -111,6 +117,7 @@ class GraphformerConfig(PreTrainedConfig):
     top_k: int | None = None
     normalize: str | dict[str, Any] | Slot = "softmax"
     head: dict[str, Any] | list[dict[str, Any] | Head] | Head | None = None
+    relations: str | dict[str, Any] | list[Any] | tuple[Any, ...] | Relation | None = None
     value_projection: bool | None = None
     output_projection: bool | None = None
     operator_options: dict[str, dict[str, Any]] | None = None
@@ -244,6 +251,7 @@ class GraphformerConfig(PreTrainedConfig):
             )
         for one in self.layer_feed_forwards:
             check_slot("feed_forward", FeedForward, one)
+        refuse_unusable(self.text_relations, ("order", "ids"), "a language model")
         require_known("executor", self.executor, ("auto", "flash", *EXECUTORS))
         require_known("backend", self.backend, ("auto", *backends.NAMES))
 
@@ -262,6 +270,11 @@ class GraphformerConfig(PreTrainedConfig):
         if isinstance(self.head, (list, tuple)):
             return tuple(Head.read(one) for one in self.head)
         return tuple(Head.read(self.head) for _ in range(self.num_hidden_layers))
+
+    @property
+    def text_relations(self) -> tuple[Relation, ...]:
+        """The relations as values."""
+        return check_relations(self.relations)
 
     def _check_heads(self) -> None:
         if self.head is None:

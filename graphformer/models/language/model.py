@@ -22,9 +22,11 @@ from graphformer.attention.candidates import Rule
 from graphformer.attention.feed_forwards import feed_forward_for
 from graphformer.attention.feed_forwards.base import HeadLinear
 from graphformer.attention.operators import EdgeMessages
+from graphformer.attention.relations import Links, Tokens
 from graphformer.errors import strict_flags
 from graphformer.graph import AttentionGraph
 from graphformer.models.language.attention import make_attention
+from graphformer.models.language.cached_ids import remember_ids, with_cached_ids
 from graphformer.models.language.configuration import GraphformerConfig
 from graphformer.models.language.inputs import (
     OF_THE_LOSS,
@@ -83,6 +85,7 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
         output_graphs: bool = False,
         cache: Cache | None = None,
         previous: AttentionGraph | None = None,
+        links: tuple[Links, ...] | None = None,
     ) -> Any:
         layer = self.self_attn
         reads = layer.score_slot.previous
@@ -97,6 +100,7 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
             past_key_values=cache,
             output_graph=with_graph,
             previous=previous if reads else None,
+            links=links,
         )
         graph = None
         if with_graph:
@@ -171,6 +175,7 @@ class GraphformerModel(GraphformerPreTrainedModel):
             )
         self.norm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         # reads only fields that our config has too
+        self.relations = config.text_relations
         self.rotary_emb = LlamaRotaryEmbedding(cast(Any, config))
         self.gradient_checkpointing = False
         self.post_init()
@@ -271,6 +276,14 @@ class GraphformerModel(GraphformerPreTrainedModel):
                 refuse_packed_and_padded(position_ids, attention_mask, past)
                 candidates = None
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
+        ids = None
+        if any(one.reads == "ids" for one in self.relations):
+            ids = with_cached_ids(input_ids, cache, past, len(self.layers))
+        links = None
+        if self.relations:  # the same for all layers
+            sizes = hidden_states.shape[0], length, int(past) + length  # a tensor, if static
+            tokens = Tokens.read(sizes, hidden_states.device, ids, attention_mask, candidates)
+            links = tuple(link for one in self.relations for link in one.links(tokens))
         graph = None
         for layer in self.layers:
             made = layer(
@@ -280,9 +293,12 @@ class GraphformerModel(GraphformerPreTrainedModel):
                 candidates=candidates,
                 output_graphs=output_graphs,
                 previous=graph,
+                links=links,
                 **{CACHE: cache},  # by the name that activation checkpointing takes away
             )
             hidden_states, graph = made if layer.next_reads else (made, None)
+        if cache is not None and ids is not None:
+            remember_ids(input_ids, cache, len(self.layers))
         returned: dict[str, Any] = {CACHE: cache}
         return GraphformerModelOutput(last_hidden_state=self.norm(hidden_states), **returned)
 

@@ -1,0 +1,25 @@
+"""Relations: edges that data have before any attention, typed, with trained weights beside the
+attention graph. One relation, one file.
+
+>>> gf.GraphformerConfig(relations=[gf.Chain(3), gf.Repeats(1), gf.Repeats(2, "mean")])
+>>> gf.GraphTransformer(node_dim=7, relations=[gf.EdgeTypes(4)])
+
+What runs their messages, and where they are added: :class:`graphformer.nn.RelationMessages`.
+"""
+
+from graphformer.attention.relations.base import Relation, check, refuse_unusable
+from graphformer.attention.relations.chain import Chain
+from graphformer.attention.relations.links import Links
+from graphformer.attention.relations.repeats import Repeats
+from graphformer.attention.relations.tokens import Tokens, relation_graph
+
+__all__ = [
+    "Chain",
+    "Links",
+    "Relation",
+    "Repeats",
+    "Tokens",
+    "check",
+    "refuse_unusable",
+    "relation_graph",
+]
