@@ -12,7 +12,14 @@ from graphformer.attention.head import Compute, Head
 from graphformer.attention.normalizers import Identity, Normalizer, ReLU, Sigmoid, Softmax
 from graphformer.attention.operators import EdgeMessages, Operator
 from graphformer.attention.pairs import Block, Listed, Pairs
-from graphformer.attention.relations import Chain, Relation, Repeats
+from graphformer.attention.relations import (
+    Chain,
+    EdgeColumns,
+    EdgeTypes,
+    Neighbours,
+    Relation,
+    Repeats,
+)
 from graphformer.attention.scores import (
     Differential,
     Pairwise,
@@ -36,13 +43,16 @@ __all__ = [
     "Chain",
     "Compute",
     "Differential",
+    "EdgeColumns",
     "EdgeMessages",
+    "EdgeTypes",
     "Edges",
     "FeedForward",
     "Head",
     "Identity",
     "Keep",
     "Listed",
+    "Neighbours",
     "NormalizeWeights",
     "Normalizer",
     "Operator",

@@ -15,6 +15,7 @@ _HOME = {
     "build_tokenizer": "text.tokenizers",
     "encode": "text.tokenizers",
     "GSM8K": "text.gsm8k",
+    "edge_relations": "relations",
     "GraphDataset": "store.cache",
     "DownloadError": "store.download",
     "RawFile": "store.download",

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ from graphformer import backends
 from graphformer.attention.head import Head, head_of
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.operators import Operator
+from graphformer.attention.relations import GraphEdges, TypedEdges
+from graphformer.attention.relations.base import RelationsLike
 from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import strict_flags
@@ -118,6 +120,7 @@ class AttentionConv(EdgeAttention):
         decomposed_layers: int = 1,
         head: Head | Mapping[str, Any] | None = None,
         score: str | Score = "dot",
+        relations: RelationsLike = (),
         **others: Any,
     ) -> None:
         refuse_others(aggr, node_dim, decomposed_layers, flow, others)
@@ -187,6 +190,7 @@ class AttentionConv(EdgeAttention):
         )
         self._hold_sharpening(sharpening)
         self._reset_edge_message()
+        self._hold_relations(relations, heads, self.head_channels)
 
     def reset_own_parameters(self) -> None:
         super().reset_own_parameters()
@@ -213,6 +217,7 @@ class AttentionConv(EdgeAttention):
         return_attention_weights: bool | None = None,
         output_graph: bool = False,
         previous: AttentionGraph | None = None,
+        edge_type: Tensor | None = None,
     ) -> Any:
         """``conv(x, edge_index, edge_attr)`` in PyG's convention, ``conv(graph, feat, edge_feat)``
         in DGL's.
@@ -250,6 +255,8 @@ class AttentionConv(EdgeAttention):
                 sparse matrix of torch, the pair of such a matrix and ``alpha``.
             output_graph: also return the heads' graph, as the last.
             previous: the graph of the layer before, lanes ``(heads,)``, for a score that reads it.
+            edge_type: int ``[E]``, the type of each edge, for a relation that reads it. Messages of
+                relations are multiplied by ``edge_weight`` too.
 
         Returns:
             ``[N, out_channels]`` (receivers), and the :class:`~graphformer.AttentionGraph` with
@@ -274,12 +281,16 @@ class AttentionConv(EdgeAttention):
             graph.value, graph.source, edge_attr, edge_weight, self.edge_dim
         )
         num_edges = graph.senders.shape[0]
+        factors = conv_inputs.edge_factors(edge_weight, num_edges)
+        ends = graph.senders.long(), graph.receivers.long()
+        typed = self.typed(GraphEdges(*ends, edge_type, edge_attr, factors))
+        if self.edge_dim is None and self.relations is not None and self.relations.reads_edge_attr:
+            edge_attr = None
         edges = GivenList(
-            graph.senders.long(),
-            graph.receivers.long(),
+            *ends,
             self._edge_features(edge_attr, num_edges),
             conv_inputs.edge_scores_bias(edge_bias, num_edges, self.heads),
-            conv_inputs.edge_factors(edge_weight, num_edges),
+            factors,
         )
         static = numberless(x_src) and previous is None
         loops = min(num_senders, num_receivers) if self.add_self_loops else 0
@@ -289,10 +300,11 @@ class AttentionConv(EdgeAttention):
         if batches is not None:
             x_src, x_dst = x_src.flatten(0, 1), None if x_dst is None else x_dst.flatten(0, 1)
             edges, loops = edges.repeated(batches, num_senders, num_receivers), 0
+            typed = tuple(one.repeated(batches, num_senders, num_receivers) for one in typed)
             num_senders, num_receivers = batches * num_senders, batches * num_receivers
         heads_graph = None
         if static and not output_graph and self._traceable():
-            out, alpha = self._traced(x_src, x_dst, num_receivers, edges)
+            out, alpha = self._traced(x_src, x_dst, num_receivers, edges, typed)
         else:
             if static and not torch.compiler.is_dynamo_compiling():
                 raise ValueError(
@@ -310,6 +322,7 @@ class AttentionConv(EdgeAttention):
                 loops,
                 bool(return_attention_weights),
                 previous,
+                typed,
             )
         if batches is not None:
             out = out.view(batches, -1, self.out_channels)
@@ -332,6 +345,7 @@ class AttentionConv(EdgeAttention):
         loops: int,
         weights: bool,
         previous: AttentionGraph | None = None,
+        typed: Sequence[TypedEdges] = (),
     ) -> tuple[Tensor, AttentionGraph, Tensor | None]:
         """Output, the heads' graph, and if asked for the weights ``[E, heads]`` in the order of the
         edges.
@@ -352,23 +366,12 @@ class AttentionConv(EdgeAttention):
             given,
             edge_weight=edges.weight,
             previous=previous,
+            typed=typed,
         )
         if not weights:
             return out, graph, None
         alpha = self._rows(kept, order, len(order))[0]
         return out, graph, alpha
-
-    def _edge_features(self, edge_attr: Tensor | None, num_edges: int) -> Tensor | None:
-        message = self.edge_message
-        waits = isinstance(message, UninitializedParameter)
-        width = None if message is None or waits else message.shape[1]
-        edge_attr = conv_inputs.edge_features(edge_attr, num_edges, self.edge_dim, width)
-        if isinstance(message, UninitializedParameter) and edge_attr is not None:
-            message.materialize((self.heads, edge_attr.shape[1], self.head_channels))
-            self._reset_edge_message()
-            if self.edge_bias is not None:
-                self.edge_bias(edge_attr[:0])  # its weight is used, not the module
-        return edge_attr
 
     def __repr__(self) -> str:
         options = [f"heads={self.heads}"]

@@ -14,6 +14,7 @@ from graphformer.attention.candidates import Edges
 from graphformer.attention.features import Projection
 from graphformer.attention.head import Head
 from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.relations.base import RelationsLike
 from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.updates import Concat
@@ -57,6 +58,10 @@ class ConvOptions(TypedDict, total=False):
         flow: ``"source_to_target"``: messages go from ``edge_index[0]`` to ``edge_index[1]``.
             ``"target_to_source"``: the other way; pairs (``x``, ``size``, ``in_channels``) keep to
             the order of the rows of ``edge_index``.
+        relations: typed edges whose messages are added beside attention's, with trained weights
+            that start at 0: ``gf.EdgeTypes(4)``, ``gf.EdgeColumns((0, 1))``, ``gf.Neighbours()``,
+            or several (:mod:`graphformer.attention.relations`). They are the edges as they were
+            given, whatever ``sparsify`` and ``add_self_loops`` do.
         aggr, node_dim, decomposed_layers: PyG's; what :func:`refuse_others` says.
     """
 
@@ -74,6 +79,7 @@ class ConvOptions(TypedDict, total=False):
     add_self_loops: bool
     fill_value: float | Tensor | str
     flow: Literal["source_to_target", "target_to_source"]
+    relations: RelationsLike
     aggr: str | None
     node_dim: int
     decomposed_layers: int

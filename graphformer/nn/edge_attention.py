@@ -4,12 +4,14 @@ traces, in plain torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from graphformer import backends
 from graphformer.attention.attend import dropped, reduce
@@ -20,17 +22,21 @@ from graphformer.attention.features import Features
 from graphformer.attention.operators import EdgeMessages
 from graphformer.attention.pairs import Listed
 from graphformer.attention.problem import pose
+from graphformer.attention.relations import GraphEdges, TypedEdges, check, refuse_unusable
+from graphformer.attention.relations.base import RelationsLike
 from graphformer.attention.scores import Score
 from graphformer.attention.updates import Update
 from graphformer.backends import base
 from graphformer.finite import require_finite
 from graphformer.graph import AttentionGraph
+from graphformer.nn import conv_inputs
 from graphformer.nn.added_loops import GivenList
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.graph_inputs import numberless
 from graphformer.nn.maps import mapped
 from graphformer.nn.message_layer import MessageLayer
+from graphformer.nn.relation_messages import RelationMessages
 from graphformer.nn.shell import Shell
 
 WHOLE_NODES = 8192
@@ -52,6 +58,7 @@ class EdgeAttention(Shell, MessageLayer):
         self_proj: map of receivers, where it is not that of senders.
         edge_bias, edge_message: what edge features add to the scores, and to the messages.
         res, bias: beside the heads' outputs, and added last.
+        relations: messages over typed edges, where there are any.
     """
 
     channels: int | tuple[int, int]
@@ -60,6 +67,9 @@ class EdgeAttention(Shell, MessageLayer):
     edge_bias: nn.Linear | None
     res: nn.Linear | None
     bias: nn.Parameter | None
+    relations: RelationMessages | None
+    edge_dim: int | None
+    edge_message: UninitializedParameter | nn.Parameter | None
     backend: str
     dropout: float
 
@@ -75,9 +85,10 @@ class EdgeAttention(Shell, MessageLayer):
         *,
         edge_weight: Tensor | None = None,
         previous: AttentionGraph | None = None,
+        typed: Sequence[TypedEdges] = (),
     ) -> tuple[Tensor, AttentionGraph, AttentionGraph]:
         """The layer on a sorted edge list; what belongs to edges in the list's order. PyG's
-        explainers see the edges that are ``given``.
+        explainers see the edges that are ``given``. ``typed``: those of each relation.
 
         Returns:
             The output, the heads' graph, and the same graph with edges in the place of senders
@@ -104,18 +115,20 @@ class EdgeAttention(Shell, MessageLayer):
             assert given is not None
             kept, reduced = self._propagated(values[0], kept, edges, edge_attr, given, dropout)
             graph = pairs.graph.with_weight(kept.weight)
-            return self._finished(self._operated(own, reduced), x_dst), graph, kept
+            out = self._related(self._operated(own, reduced), values, typed)
+            return self._finished(out, x_dst), graph, kept
         graph = pairs.graph.with_weight(weight)
         weighted = dropped(graph, dropout)
         if self.operator.reads_edges:
             rows = None if edge_attr is None else edge_attr[kept.senders % max(edges.num_edges, 1)]
             seen = EdgeMessages(weighted, self.heads, self.backend, rows)
             out = self.operator.on_edges(own, values, seen)
-            return self._finished(out, x_dst), graph, kept
+            return self._finished(self._related(out, values, typed), x_dst), graph, kept
         reduced = reduce(graph, weighted, values[0], self.operator.reductions, self.backend)
         if edge_attr is not None:
             self._add_messages(reduced, weighted, kept.senders, edges, edge_attr)
-        return self._finished(self._operated(own, reduced), x_dst), graph, kept
+        out = self._related(self._operated(own, reduced), values, typed)
+        return self._finished(out, x_dst), graph, kept
 
     # ------------------------------------------------------------------ before and after the graph
 
@@ -162,6 +175,47 @@ class EdgeAttention(Shell, MessageLayer):
         if self.res is not None and x_dst is not None:
             out = out + mapped(self.res, x_dst)
         return out if self.bias is None else out + self.bias
+
+    # ------------------------------------------------------------------ relations
+
+    def _hold_relations(self, relations: RelationsLike, heads: int, dim: int) -> None:
+        found = check(relations)
+        refuse_unusable(found, ("edges",), "a layer on edges")
+        self.relations = RelationMessages(found, heads, dim) if found else None
+
+    def typed(self, given: GraphEdges) -> tuple[TypedEdges, ...]:
+        """The edges of each relation of this layer."""
+        found = () if self.relations is None else self.relations.relations
+        read = {name for one in found for name in one.attributes}
+        if given.types is not None and "edge_type" not in read:
+            raise ValueError(
+                "edge_type is given, and no relation of this layer reads it: leave it out, or give "
+                "the layer relations=gf.EdgeTypes(num_types)"
+            )
+        return tuple(one.typed(given) for one in found)
+
+    def _related(self, out: Tensor, values: Tensor, typed: Sequence[TypedEdges]) -> Tensor:
+        """The heads' outputs ``[1, H, N, d]`` and messages of relations."""
+        if self.relations is None:
+            return out
+        if self.explain:
+            raise ValueError(
+                "an explainer masks the messages of attention, and those of relations stand beside "
+                "them: explain a model without relations"
+            )
+        return out + self.relations.on_edges(values, typed, out.shape[2])
+
+    def _edge_features(self, edge_attr: Tensor | None, num_edges: int) -> Tensor | None:
+        message = self.edge_message
+        waits = isinstance(message, UninitializedParameter)
+        width = None if message is None or waits else message.shape[1]
+        edge_attr = conv_inputs.edge_features(edge_attr, num_edges, self.edge_dim, width)
+        if isinstance(message, UninitializedParameter) and edge_attr is not None:
+            message.materialize((self.heads, edge_attr.shape[1], self.head_channels))
+            self._reset_edge_message()
+            if self.edge_bias is not None:
+                self.edge_bias(edge_attr[:0])  # its weight is used, not the module
+        return edge_attr
 
     # ------------------------------------------------------------------ scores, weights, reductions
 
@@ -264,7 +318,12 @@ class EdgeAttention(Shell, MessageLayer):
         return self.backend in ("auto", "torch", "pyg") and not self.operator.reads_edges
 
     def _traced(
-        self, x_src: Tensor, x_dst: Tensor | None, num_receivers: int, edges: GivenList
+        self,
+        x_src: Tensor,
+        x_dst: Tensor | None,
+        num_receivers: int,
+        edges: GivenList,
+        typed: Sequence[TypedEdges] = (),
     ) -> tuple[Tensor, Tensor]:
         """Output and weights ``[E, heads]``: no edge is sorted or left out, and dropped ones have
         weight 0.
@@ -302,4 +361,5 @@ class EdgeAttention(Shell, MessageLayer):
         out = self.aggregate(inputs, receivers, num_receivers, weight, keep)
         out = self.update(out)  # type: ignore[operator]
         out = self._operated(own, self._split(out, alpha, keep, receivers))
+        out = self._related(out, values, typed)
         return self._finished(out, x_dst), alpha if back is None else alpha[back]

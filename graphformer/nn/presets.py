@@ -15,12 +15,13 @@ from graphformer.attention.head import Compute, Head, refuse_arguments, refuse_b
 from graphformer.attention.normalizers import Normalizer, resolve
 from graphformer.attention.operators import GINOperator, Operator, PNAOperator, SumOperator
 from graphformer.attention.operators.pna import AGGREGATORS, SCALERS
+from graphformer.attention.relations.base import RelationsLike
 from graphformer.attention.scores import PairwiseScoring, Score
 from graphformer.attention.slot import check_slot
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.updates import Concat, OutputMap
 from graphformer.errors import number, probability, strict_flags
-from graphformer.nn.tokens import GraphAttention, RelationsLike
+from graphformer.nn.tokens import GraphAttention
 
 
 class Options(TypedDict, total=False):

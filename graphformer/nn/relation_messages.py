@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from graphformer.attention.relations import Links, Relation
+from graphformer.attention.relations import Links, Relation, TypedEdges
 
 
 class RelationMessages(nn.Module):
@@ -35,6 +35,10 @@ class RelationMessages(nn.Module):
         # [.., 1, width] is a vector for each set of edges, which optimizers do not decay
         self.weight = nn.Parameter(torch.zeros(channels, 1, num_heads * dim))
 
+    @property
+    def reads_edge_attr(self) -> bool:
+        return any("edge_attr" in one.attributes for one in self.relations)
+
     def reset_own_parameters(self) -> None:
         nn.init.zeros_(self.weight)
 
@@ -59,6 +63,21 @@ class RelationMessages(nn.Module):
             total = found if total is None else total + found
         assert total is not None  # a layer without relations has none of these
         return total
+
+    def on_edges(self, x: Tensor, typed: Sequence[TypedEdges], num_receivers: int) -> Tensor:
+        """The same on a graph, ``[1, H, N, d]``, from what nodes send, ``[1, H, senders, d]``."""
+        exact = torch.promote_types(x.dtype, torch.float32)  # half precision cannot add up
+        rows = x.squeeze(0).transpose(0, 1).flatten(1).to(exact)
+        total = rows.new_zeros(num_receivers, rows.shape[1])
+        own = self.weight.squeeze(1).to(exact).split([one.channels for one in self.relations])
+        for relation, edges, weight in zip(self.relations, typed, own, strict=True):
+            if relation.averages:
+                edges = edges.averaged(relation.channels, num_receivers)
+            message = rows.index_select(0, edges.senders) * weight.index_select(0, edges.channel)
+            if edges.weight is not None:
+                message = message * edges.weight.to(exact).unsqueeze(-1)
+            total = total.index_add(0, edges.receivers, message)
+        return total.to(x.dtype).unflatten(1, (self.num_heads, self.dim)).transpose(0, 1)[None]
 
     def extra_repr(self) -> str:
         return ", ".join(map(str, self.relations))

@@ -4,7 +4,7 @@ rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -16,9 +16,9 @@ from graphformer.attention.candidates import Edges, Rule, resolve
 from graphformer.attention.features import Slice
 from graphformer.attention.head import Compute, Head, compute_of, head_of
 from graphformer.attention.operators import EdgeMessages, Operator
-from graphformer.attention.relations import Links, Relation, Tokens
+from graphformer.attention.relations import Links, Tokens
 from graphformer.attention.relations import check as check_relations
-from graphformer.attention.relations.base import refuse_unusable
+from graphformer.attention.relations.base import RelationsLike, refuse_unusable
 from graphformer.attention.updates import Concat, Update
 from graphformer.errors import probability, strict_flags, whole
 from graphformer.graph import AttentionGraph
@@ -27,8 +27,6 @@ from graphformer.nn.relation_messages import RelationMessages
 from graphformer.nn.rope import rotate
 from graphformer.nn.shell import Shell
 from graphformer.uncompiled import exporting
-
-RelationsLike = Relation | str | Mapping[str, Any] | Sequence[Relation | str | Mapping[str, Any]]
 
 
 def head_dim(hidden_size: int, num_heads: int, num_kv_heads: int | None) -> tuple[int, int]:

@@ -9,16 +9,24 @@ What runs their messages, and where they are added: :class:`graphformer.nn.Relat
 
 from graphformer.attention.relations.base import Relation, check, refuse_unusable
 from graphformer.attention.relations.chain import Chain
+from graphformer.attention.relations.graph_edges import GraphEdges, TypedEdges
 from graphformer.attention.relations.links import Links
 from graphformer.attention.relations.repeats import Repeats
 from graphformer.attention.relations.tokens import Tokens, relation_graph
+from graphformer.attention.relations.typed import EdgeColumns, EdgeTypes, Neighbours, OnGraphs
 
 __all__ = [
     "Chain",
+    "EdgeColumns",
+    "EdgeTypes",
+    "GraphEdges",
     "Links",
+    "Neighbours",
+    "OnGraphs",
     "Relation",
     "Repeats",
     "Tokens",
+    "TypedEdges",
     "check",
     "refuse_unusable",
     "relation_graph",

@@ -11,6 +11,7 @@ from graphformer.attention.relations.links import Links, Several
 from graphformer.attention.slot import Slot, check_slot
 
 if TYPE_CHECKING:
+    from graphformer.attention.relations.graph_edges import GraphEdges, TypedEdges
     from graphformer.attention.relations.tokens import Tokens
 
 PLACES = {
@@ -23,19 +24,27 @@ PLACES = {
 
 class Relation(Slot, slot="relations"):
     """Base of all relations. One on texts overrides :meth:`edges`, the readable form, and may give
-    the same edges in a form that costs less, :meth:`links`.
+    the same edges in a form that costs less, :meth:`links`. One on graphs overrides :meth:`typed`.
 
     Attributes:
         reads: what its edges are made of, one of :data:`PLACES`.
         channels: how many sets of edges it has, each with weights of its own.
+        attributes: what of a graph's data it reads beside ``edge_index``.
         averages: whether a receiver gets the mean over its edges, not their sum.
     """
 
     reads: ClassVar[str] = "order"
+    attributes: ClassVar[tuple[str, ...]] = ()
 
     @property
     def channels(self) -> int:
         return 1
+
+    def typed(self, edges: GraphEdges) -> TypedEdges:
+        """Of a relation on graphs: the edges that carry messages, with types below
+        :attr:`channels`.
+        """
+        raise NotImplementedError
 
     @property
     def averages(self) -> bool:
@@ -50,6 +59,10 @@ class Relation(Slot, slot="relations"):
     def links(self, tokens: Tokens) -> tuple[Links, ...]:
         """The same edges, one set for each channel, as something that sends messages."""
         return tuple(Several(one, self.averages) for one in self.edges(tokens))
+
+
+RelationsLike = Relation | str | Mapping[str, Any] | Sequence[Relation | str | Mapping[str, Any]]
+"""What a user may give for relations."""
 
 
 def check(relations: Any) -> tuple[Relation, ...]:

@@ -4,12 +4,14 @@ read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from graphformer.attention.relations import GraphEdges, Relation, TypedEdges
 from graphformer.graph import AttentionGraph
 from graphformer.models.graphs.refined import Refined
 from graphformer.models.graphs.unread import refuse_other_edges
@@ -95,6 +97,17 @@ def read_structure(data: Any) -> Structure:
     return Structure(
         senders.long(), receivers.long(), graph.long(), num_graphs, pos, stored, periodic
     )
+
+
+def typed_edges(
+    data: Any, structure: Structure, relations: Sequence[Relation]
+) -> tuple[TypedEdges, ...]:
+    """The edges of each relation, from what the data say of them."""
+    read = {name for one in relations for name in one.attributes}
+    types = data.get("edge_type") if "edge_type" in read else None
+    attr = data.edge_attr if "edge_attr" in read else None
+    given = GraphEdges(structure.senders, structure.receivers, types, attr)
+    return tuple(one.typed(given) for one in relations)
 
 
 def given_groups(data: Any, name: str, levels: list[Level]) -> Tensor:

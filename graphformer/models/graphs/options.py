@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphformer.attention.head import Head
+from graphformer.errors import require_known
 from graphformer.models.graphs.parts import OPERATORS
+from graphformer.models.graphs.refined import MERGES
 from graphformer.nn.conv_options import OF_THE_EDGE_LIST, ConvOptions
 
 
@@ -30,6 +32,11 @@ def check_options(
             for one in inspect.signature(OPERATORS[name]).parameters.values()
             if one.kind is one.KEYWORD_ONLY
         ]
+        if "relations" in options:
+            raise ValueError(
+                f"operator_options[{name!r}] holds relations, which read the data: give them to "
+                "the model, relations=..."
+            )
         if unread := sorted(set(options) & set(OF_THE_EDGE_LIST)):
             raise ValueError(
                 f"operator_options[{name!r}] holds {', '.join(unread)}, which acts while a layer "
@@ -58,6 +65,24 @@ def check_level(name: str) -> str:
     return name
 
 
+def check_refinement(
+    levels: Sequence[str], level_candidates: str, refine: bool | str, merge: str
+) -> None:
+    """ValueError for settings of refined graphs and coarse levels that contradict each other."""
+    if not levels and level_candidates != "edges":
+        raise ValueError(
+            f"level_candidates={level_candidates!r} is for coarse levels: give levels too, or "
+            "leave it out"
+        )
+    if not refine and merge == "learned":
+        raise ValueError(
+            "merge='learned' is never read: with refine=False no layer starts from a refined graph"
+        )
+    require_known("merge", merge, MERGES)
+    if refine not in (True, False, "restrict"):
+        raise ValueError(f"refine must be True, False or 'restrict', got {refine!r}")
+
+
 def per_layer_heads(head: Any, num_layers: int) -> list[Head | None]:
     """One head for all layers, or one a layer."""
     if head is None:
@@ -69,6 +94,26 @@ def per_layer_heads(head: Any, num_layers: int) -> list[Head | None]:
             f"head must be one head or one for each of the {num_layers} layers, got {len(head)}"
         )
     return [Head.read(one) for one in head]
+
+
+def refuse_beside_heads(
+    heads: Sequence[Head | None], slots: Mapping[str, tuple[Any, Any]], usual: bool
+) -> None:
+    """ValueError for what is said of a slot beside the heads.
+
+    Args:
+        slots: what was given for each, and what is usual.
+        usual: whether nothing was said of the operator.
+    """
+    if any(one is not None for one in heads) and any(value != no for value, no in slots.values()):
+        raise ValueError(
+            "head and one of sparsify, normalize, score are given: say it in one place, in the head"
+        )
+    if not usual and any(one is not None and one.operator is not None for one in heads):
+        raise ValueError(
+            "the head brings an operator, and operator, operator_options or mlp_ratio say "
+            "something of another one: say it in one place, in the head"
+        )
 
 
 def per_layer(name: str, value: str | Sequence[str], num_layers: int) -> list[str]:

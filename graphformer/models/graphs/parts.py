@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from graphformer.attention.feed_forwards import feed_forward_for
 from graphformer.attention.head import Head
 from graphformer.attention.operators import EdgeMessages
+from graphformer.attention.relations import TypedEdges
 from graphformer.attention.slot import from_spec, own_copy
 from graphformer.errors import require_known
 from graphformer.graph import AttentionGraph
@@ -121,9 +122,10 @@ class Block(nn.Module):
         refined: Tensor | None,
         given: GivenEdges | None,
         previous: AttentionGraph | None = None,
+        typed: Sequence[TypedEdges] = (),
     ) -> tuple[Tensor, AttentionGraph, Refined]:
         """Nodes ``[N, hidden]``, candidates and their features, the last refined graph's weights
-        ``[E]`` on them, and which are given.
+        ``[E]`` on them, which are given, the last layer's graph, and the relations' edges.
         """
         bias = (
             None
@@ -133,7 +135,7 @@ class Block(nn.Module):
         x = self.attention_norm(h)
         previous = previous if self.conv.score_slot.previous else None
         attended, graph, kept = self.conv.attend(
-            x, x, edges, features, bias, given, previous=previous
+            x, x, edges, features, bias, given, previous=previous, typed=typed
         )
         h = h + F.dropout(attended, self.dropout, self.training)
         x, forward = self.feed_forward_norm(h), self.feed_forward

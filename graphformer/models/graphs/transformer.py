@@ -36,22 +36,27 @@ from graphformer.attention import sparsifiers
 from graphformer.attention.feed_forwards import FeedForward
 from graphformer.attention.head import Head
 from graphformer.attention.normalizers import Normalizer
+from graphformer.attention.relations import check as check_relations
+from graphformer.attention.relations import refuse_unusable
+from graphformer.attention.relations.base import RelationsLike
 from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import number, require_known, strict_flags, whole
 from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
-from graphformer.models.graphs.data import Level, Pairs
+from graphformer.models.graphs.data import Level, Pairs, typed_edges
 from graphformer.models.graphs.features import PairFeatures
 from graphformer.models.graphs.label_masks import Mask
 from graphformer.models.graphs.levels import coarser
 from graphformer.models.graphs.options import (
     check_level,
     check_options,
+    check_refinement,
     per_layer,
     per_layer_heads,
+    refuse_beside_heads,
 )
 from graphformer.models.graphs.parts import OPERATORS, Block, Layer, make_conv
-from graphformer.models.graphs.refined import MERGES, Merge
+from graphformer.models.graphs.refined import Merge
 from graphformer.models.graphs.targets import Target
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
@@ -110,6 +115,10 @@ class GraphTransformer(GraphNetwork):
         head: a :class:`~graphformer.Head` in the place of ``sparsify``, ``normalize`` and
             ``score``, which may bring an operator and an update too; a sequence: one a layer. Each
             layer and level has parameters of its own.
+        relations: typed edges of the data whose messages are added beside attention's in every
+            layer, at the finest level: ``gf.EdgeTypes(4)`` (``data.edge_type``),
+            ``gf.EdgeColumns((0, 1))`` (columns of ``data.edge_attr``), ``gf.Neighbours()``; those
+            of the data sets by name: ``gf.datasets.edge_relations(dataset.edge_names)["bonds"]``.
         merge: the heads' graphs to the refined graph: ``"mean"``, ``"sum"`` (at most 1) or
             ``"learned"``, a convex combination. What no later layer reads (the last layer's) is
             merged by the mean.
@@ -164,6 +173,7 @@ class GraphTransformer(GraphNetwork):
         normalize: str | Normalizer | Mapping[str, Any] = "softmax",
         score: str | Score | Mapping[str, Any] = "dot",
         head: Head | Mapping[str, Any] | Sequence[Head | Mapping[str, Any]] | None = None,
+        relations: RelationsLike = (),
         merge: str = "mean",
         refine: bool | str = True,
         levels: Sequence[str] = (),
@@ -185,19 +195,7 @@ class GraphTransformer(GraphNetwork):
         whole("num_layers", num_layers)
         number("mlp_ratio", mlp_ratio, above=0.0)
         probability("attention_dropout", attention_dropout)
-        if not levels and level_candidates != "edges":
-            raise ValueError(
-                f"level_candidates={level_candidates!r} is for coarse levels: give levels too, or "
-                "leave it out"
-            )
-        if not refine and merge == "learned":
-            raise ValueError(
-                "merge='learned' is never read: with refine=False no layer starts from a refined "
-                "graph"
-            )
-        require_known("merge", merge, MERGES)
-        if refine not in (True, False, "restrict"):
-            raise ValueError(f"refine must be True, False or 'restrict', got {refine!r}")
+        check_refinement(levels, level_candidates, refine, merge)
         operators = per_layer("operator", operator, num_layers)
         for one in operators:
             require_known("operator", one, OPERATORS)
@@ -239,18 +237,15 @@ class GraphTransformer(GraphNetwork):
             )
 
         heads = per_layer_heads(head, num_layers)
-        if head is not None and (sparsify is not None or normalize != "softmax" or score != "dot"):
-            raise ValueError(
-                "head and one of sparsify, normalize, score are given: say it in one place, in the "
-                "head"
-            )
-        if any(one is not None and one.operator is not None for one in heads):
-            said = (operator, operator_options, mlp_ratio)
-            if said != ("gin", None, 1.0):
-                raise ValueError(
-                    "the head brings an operator, and operator, operator_options or mlp_ratio say "
-                    "something of another one: say it in one place, in the head"
-                )
+        refuse_beside_heads(
+            heads,
+            {
+                "sparsify": (sparsify, None),
+                "normalize": (normalize, "softmax"),
+                "score": (score, "dot"),
+            },
+            (operator, operator_options, mlp_ratio) == ("gin", None, 1.0),
+        )
         shared: dict[str, Any] = {
             "sparsify": sparsifiers.check(sparsify),
             "normalize": normalize,
@@ -259,6 +254,8 @@ class GraphTransformer(GraphNetwork):
             "dropout": attention_dropout,
             "backend": backend,
         }
+        self.relations = check_relations(relations)
+        refuse_unusable(self.relations, ("edges",), "a graph transformer")
         top = len(self.levels)
         self.layers = nn.ModuleList()
         for i, name in enumerate(operators):
@@ -273,6 +270,7 @@ class GraphTransformer(GraphNetwork):
                     options.get(name, {}),
                     mlp_ratio=mlp_ratio,
                     head=heads[i],
+                    relations=() if depth else self.relations,
                     **shared,
                 )
                 read_later = bool(refine) and (i < num_layers - 1 or (i == 0 and depth < top))
@@ -291,7 +289,9 @@ class GraphTransformer(GraphNetwork):
         pos = (
             {"pos"} if any(part.partition(":")[0] in ("knn", "radius") for part in parts) else set()
         )
-        return super().reads() | groups | pos | {stored_name("candidates", part) for part in parts}
+        typed = {name for one in self.relations for name in one.attributes}
+        stored = {stored_name("candidates", part) for part in parts}
+        return super().reads() | groups | pos | stored | typed
 
     # ------------------------------------------------------------------ forward
 
@@ -309,6 +309,7 @@ class GraphTransformer(GraphNetwork):
                 is no ``val_mask``; all labels of data without masks.
         """
         levels = [self.embed(data)]
+        typed = typed_edges(data, levels[0].structure, self.relations)
         graphs, refined = [], []
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
@@ -335,7 +336,7 @@ class GraphTransformer(GraphNetwork):
                     level.refined.on(edges) if level.refined is not None and self.refine else None
                 )
                 level.h, level.graph, level.refined = block(
-                    level.h, edges, features, prior, given, level.graph
+                    level.h, edges, features, prior, given, level.graph, () if depth else typed
                 )
                 if self.refine == "restrict":
                     gone = level.refined.dropped()

@@ -18,7 +18,8 @@ HINTS = {
     "pos": "candidates such as 'edges+knn:8' and encodings such as 'distance:10' read it",
     "edge_weight": "make it a column of data.edge_attr, and give edge_dim",
     "node_weight": "make it a column of data.x",
-    "edge_type": "make it a column of data.edge_attr (a category), and give edge_dim",
+    "edge_type": "make it a column of data.edge_attr (a category), and give edge_dim; or give "
+    "relations=gf.EdgeTypes(num_types)",
     "node_type": "make it a column of data.x (a category)",
     "z": "make it data.x, with node_dim the number of elements",
     "face": "torch_geometric.transforms.FaceToEdge makes data.edge_index of it",

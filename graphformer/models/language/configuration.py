@@ -213,8 +213,13 @@ class GraphformerConfig(PreTrainedConfig):
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
-        for name in self.operator_options or {}:
+        for name, options in (self.operator_options or {}).items():
             require_known("operator in operator_options", name, OPERATORS)
+            if "relations" in options:
+                raise ValueError(
+                    f"operator_options[{name!r}] holds relations, which all layers share: give "
+                    "them as relations=..."
+                )
         unknown = sorted(set(self.layer_operators) - set(OPERATORS))
         if unknown:
             raise ValueError(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphformer.attention.relations import EdgeColumns, check
 from graphformer.errors import require_known, strict_flags
 from graphformer.models.graphs.label_masks import MASKS, Mask, without_uncounted
 from graphformer.models.graphs.targets import Target
@@ -48,7 +49,7 @@ class Scaling:
                 not mark.
             targets: ``"standard"``: mean and spread; ``"log"``: of the logarithm, for positive
                 quantities over orders of magnitude; ``"none"``: targets stay as they are.
-            inputs: scale ``x`` and ``edge_attr`` too.
+            inputs: scale ``x`` and ``edge_attr`` too, but for columns that a relation reads.
 
         Raises:
             ValueError: a target without any label, an infinite one, or one that is not positive
@@ -70,6 +71,11 @@ class Scaling:
                     and all(c.is_floating_point() and c.ndim == 2 for c in columns)
                 ):
                     made._add(name, columns, columns[0].shape[1])
+        if "edge_attr" in made.means:
+            for column in _of_types(net):
+                if column < len(made.means["edge_attr"]):  # else the network refuses the data
+                    made.means["edge_attr"][column] = 0.0
+                    made.spreads["edge_attr"][column] = 1.0
         for name, target in net.targets.items():
             label = net.label(name, graphs[0])
             columns = [
@@ -164,6 +170,12 @@ class Scaling:
         self.means[name], self.spreads[name] = mean.tolist(), spread.tolist()
 
 
+def _of_types(net: Any) -> set[int]:
+    """Columns of ``edge_attr`` that are 1 for an edge of a type, to relations that read them."""
+    found = check(net.settings.get("relations"))
+    return {column for one in found if isinstance(one, EdgeColumns) for column in one.columns}
+
+
 def fingerprint(net: Any, dataset: Any) -> str:
     """A hash of what training reads: nodes, edges, features, labels and masks of every graph."""
     found = hashlib.sha256()
@@ -174,6 +186,7 @@ def fingerprint(net: Any, dataset: Any) -> str:
             "edge_index",
             "edge_attr",
             "u",
+            *(["edge_type"] if "edge_type" in net.reads() else []),
             *(net.label(target, data) for target in net.targets),
             *MASKS,
         ):

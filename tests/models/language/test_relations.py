@@ -328,3 +328,9 @@ def test_what_is_missing_or_not_read_is_refused_by_name() -> None:
     assert make("sum", "chain")(inputs_embeds=embeds).logits.shape == (2, 11, VOCAB)
     with pytest.raises(ValueError, match=r"unknown relation 'repeat'.*did you mean 'repeats'"):
         gf.GraphformerConfig(relations=["repeat"])
+    with pytest.raises(ValueError, match=r"'edge_types' reads the edges of a graph, which a langu"):
+        gf.GraphformerConfig(relations=gf.EdgeTypes(3))
+    with pytest.raises(ValueError, match=r"a layer on tokens has not.*take Chain or Repeats"):
+        SumAttention(30, 3, relations=gf.Neighbours())
+    with pytest.raises(ValueError, match=r"operator_options\['gin'\] holds relations"):
+        gf.GraphformerConfig(operator_options={"gin": {"relations": "chain"}})
