@@ -30,6 +30,7 @@ MODULES = tuple(
         "attention.operators",
         "attention.updates",
         "attention.feed_forwards",
+        "attention.relations",
         "attention",
         "graph",
         "backends",

@@ -339,7 +339,6 @@ def slot_noun(slot: str) -> str:
         "normalize": "normalizer",
         "candidates": "rule of candidates",
         "feed_forward": "feed-forward",
-        "relations": "relation",
     }.get(slot, slot)
 
 

@@ -22,8 +22,8 @@ from graphformer.attention.features import Features
 from graphformer.attention.operators import EdgeMessages
 from graphformer.attention.pairs import Listed
 from graphformer.attention.problem import pose
-from graphformer.attention.relations import GraphEdges, TypedEdges, check, refuse_unusable
-from graphformer.attention.relations.base import RelationsLike
+from graphformer.attention.relations import GraphEdges, TypedEdges, check
+from graphformer.attention.relations.base import RelationsLike, refuse_unusable
 from graphformer.attention.scores import Score
 from graphformer.attention.updates import Update
 from graphformer.backends import base

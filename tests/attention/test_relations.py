@@ -193,7 +193,7 @@ def test_the_graph_of_a_relation() -> None:
 
 @each
 def test_the_plain_form_is_inverse(relation: Relation) -> None:
-    assert from_spec("relations", spec(relation)) == relation
+    assert from_spec("relation", spec(relation)) == relation
     assert check([spec(relation)]) == check(relation) == (relation,)
 
 
@@ -207,7 +207,7 @@ def test_wrong_relations_are_refused_by_name() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             wrong()
-    with pytest.raises(TypeError, match="relations must be a Relation, a name or a list of them"):
+    with pytest.raises(TypeError, match="relation must be a Relation, a name or a list of them"):
         check([3])
 
 

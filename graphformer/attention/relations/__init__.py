@@ -7,7 +7,7 @@ attention graph. One relation, one file.
 What runs their messages, and where they are added: :class:`graphformer.nn.RelationMessages`.
 """
 
-from graphformer.attention.relations.base import Relation, check, refuse_unusable
+from graphformer.attention.relations.base import Relation, check
 from graphformer.attention.relations.chain import Chain
 from graphformer.attention.relations.graph_edges import GraphEdges, TypedEdges
 from graphformer.attention.relations.links import Links
@@ -28,6 +28,5 @@ __all__ = [
     "Tokens",
     "TypedEdges",
     "check",
-    "refuse_unusable",
     "relation_graph",
 ]

@@ -22,7 +22,7 @@ PLACES = {
 """What a relation may read."""
 
 
-class Relation(Slot, slot="relations"):
+class Relation(Slot, slot="relation"):
     """Base of all relations. One on texts overrides :meth:`edges`, the readable form, and may give
     the same edges in a form that costs less, :meth:`links`. One on graphs overrides :meth:`typed`.
 
@@ -76,7 +76,7 @@ def check(relations: Any) -> tuple[Relation, ...]:
     if isinstance(relations, (Relation, str, Mapping)) or not isinstance(relations, Sequence):
         relations = (relations,)
     found = tuple(
-        check_slot("relations", Relation, one, "a Relation, a name or a list of them")
+        check_slot("relation", Relation, one, "a Relation, a name or a list of them")
         for one in relations
     )
     for i, one in enumerate(found):

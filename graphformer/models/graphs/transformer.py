@@ -37,8 +37,7 @@ from graphformer.attention.feed_forwards import FeedForward
 from graphformer.attention.head import Head
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.relations import check as check_relations
-from graphformer.attention.relations import refuse_unusable
-from graphformer.attention.relations.base import RelationsLike
+from graphformer.attention.relations.base import RelationsLike, refuse_unusable
 from graphformer.attention.scores import Score
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import number, require_known, strict_flags, whole
