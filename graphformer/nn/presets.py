@@ -13,14 +13,20 @@ from graphformer.attention import sparsifiers
 from graphformer.attention.features import Projection, Slice
 from graphformer.attention.head import Compute, Head, refuse_arguments, refuse_beside
 from graphformer.attention.normalizers import Normalizer, resolve
-from graphformer.attention.operators import GINOperator, Operator, PNAOperator, SumOperator
+from graphformer.attention.operators import (
+    GINOperator,
+    Operator,
+    PNAOperator,
+    RoundsOperator,
+    SumOperator,
+)
 from graphformer.attention.operators.pna import AGGREGATORS, SCALERS
 from graphformer.attention.relations.base import RelationsLike
 from graphformer.attention.scores import PairwiseScoring, Score
 from graphformer.attention.slot import check_slot
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.updates import Concat, OutputMap
-from graphformer.errors import number, probability, strict_flags
+from graphformer.errors import number, probability, strict_flags, whole
 from graphformer.nn.tokens import GraphAttention
 
 
@@ -158,6 +164,10 @@ class GINAttention(Preset):
         mlp_norm: RMSNorm in the heads' MLPs.
         mlp_norm_eps: added to the mean square in their norm.
         mlp_residual: add the sum to what the MLP makes of it.
+        rounds: how often the heads' networks run on the same graph, each on what the one before
+            made (:class:`~graphformer.attention.operators.RoundsOperator`). More than one builds
+            edges.
+        shared_rounds: whether all rounds have the same network; else each its own.
         options: see :class:`~graphformer.nn.presets.Options`: the score, projections of values and
             outputs (neither here unless asked for), dropout on the weights, the layer's place in a
             cache.
@@ -191,6 +201,8 @@ class GINAttention(Preset):
         mlp_norm: bool = True,
         mlp_norm_eps: float = 1e-6,
         mlp_residual: bool = False,
+        rounds: int = 1,
+        shared_rounds: bool = False,
         **options: Unpack[Options],
     ) -> None:
         own: dict[str, Any] = {"mlp_ratio": mlp_ratio, "eps": eps, "self_weight": self_weight}
@@ -201,9 +213,15 @@ class GINAttention(Preset):
             "residual": mlp_residual,
         }
         given = {**own, **{f"mlp_{name}": value for name, value in mlp.items()}}
+        given |= {"rounds": rounds, "shared_rounds": shared_rounds}
         refuse_arguments(GINAttention, options.get("head"), **given)
+        if whole("rounds", rounds) == 1 and shared_rounds:
+            raise ValueError("shared_rounds=True is of several rounds, and rounds is 1")
+        operator: Operator = GINOperator(**own, **mlp)
+        if rounds > 1:
+            operator = RoundsOperator(operator, rounds, shared=shared_rounds)
         super().__init__(
-            GINOperator(**own, **mlp),
+            operator,
             *(hidden_size, num_heads, num_kv_heads, sharpening, sparsify, normalize, is_causal),
             *(backend, executor),
             **options,

@@ -278,6 +278,37 @@ def test_in_the_graph_transformer(name, tmp_path):
     assert all(p.grad is not None for n, p in net.named_parameters() if "feed_forward" in n)
 
 
+class Doubled(ff.FeedForward, name="doubled_for_a_test"):
+    def forward(self, x, graph=None):
+        return 2 * x
+
+
+class Neighbours(ff.FeedForward, name="neighbours_for_a_test"):
+    def on_graph(self, x, edges):
+        own = x.unflatten(-1, (edges.heads, -1)).transpose(1, 2)
+        return edges.reduce(edges.of_all_senders(own)).transpose(1, 2).flatten(2)
+
+
+def test_one_of_your_own():
+    model = stirred(gf.GraphformerForCausalLM(config(feed_forward=[Doubled(), Neighbours()])))
+    assert [layer.mlp.reads_graph for layer in model.model.layers] == [False, True]
+    assert model.config.feed_forward[1] == {"name": "neighbours_for_a_test"}
+    gf.testing.check_cache(model, torch.randint(0, 11, (2, 9)))
+
+
+@pytest.mark.float32
+def test_compiled_and_exported():
+    model = stirred(gf.GraphformerForCausalLM(config(feed_forward="halfway")))
+    ids = torch.randint(0, 11, (2, 9))
+    want = model(ids, use_cache=False).logits
+    found = torch.compile(model, backend="aot_eager")(ids, use_cache=False).logits
+    assert_close(found, want, atol=1e-5, rtol=1e-4)
+    with pytest.raises(
+        Exception, match="feed_forward='halfway' reads edges and cannot be exported"
+    ):
+        torch.export.export(model, (ids,), {"use_cache": False}, strict=False)
+
+
 # ---------------------------------------------------------------------- what is refused
 
 

@@ -235,6 +235,61 @@ def test_a_layer_alone_decodes_with_a_cache():
     assert_close(layer(x[:, 7:], past_key_values=cache), layer(x)[:, 7:])
 
 
+def test_rounds_of_a_preset_are_those_of_the_operator():
+    given = {"hidden_size": 12, "num_heads": 4, "mlp_ratio": 2.0}
+    torch.manual_seed(4)
+    layer = gf.nn.GINAttention(**given, rounds=3, mlp_norm=False)
+    inner = {"name": "gin", "mlp_ratio": 2.0, "norm": False}
+    head = gf.Head(operator={"name": "rounds", "rounds": 3, "inner": inner})
+    torch.manual_seed(4)
+    other = gf.nn.GINAttention(12, 4, head=head)
+    x = torch.randn(2, 7, 12)
+    assert_close(layer(x), other(x))
+    shared = gf.nn.GINAttention(**given, rounds=3, shared_rounds=True)
+    assert len(list(shared.parameters())) < len(list(layer.parameters()))
+    config = gf.GraphformerConfig(
+        vocab_size=11,
+        hidden_size=12,
+        intermediate_size=14,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        operator_options={"gin": {"rounds": 2}},
+    )
+    model = stirred(gf.GraphformerForCausalLM(config))
+    assert model.model.layers[0].self_attn.operator.rounds == 2
+    gf.testing.check_cache(model, torch.randint(0, 11, (2, 9)))
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"normalize": {"name": "distance_scaled", "curve": "exponential"}},
+        {
+            "sparsify": {
+                "name": "extra_edges",
+                "rule": {"name": "window", "size": 2},
+                "weight": 0.1,
+                "keep": {"name": "top_k", "k": 2},
+                "trained": False,
+            }
+        },
+        {"operator": {"name": "rounds", "inner": {"name": "gin", "mlp_ratio": 2.0}}},
+        {"operator": "merged_heads"},
+    ],
+    ids=["distance scaled", "extra edges", "rounds", "merged heads"],
+)
+def test_compiled(head):
+    layer = stirred(gf.nn.GINAttention(12, 4, 2, head=gf.Head.from_spec(head)))
+    x = torch.randn(2, 7, 12, requires_grad=True)
+    want = layer(x)
+    (slope,) = torch.autograd.grad(want.square().sum(), x)
+    found = torch.compile(layer, backend="aot_eager")(x)
+    assert_close(found, want, atol=1e-5, rtol=1e-4)
+    (other,) = torch.autograd.grad(found.square().sum(), x)
+    assert_close(other, slope, atol=1e-5, rtol=1e-4)
+
+
 # ---------------------------------------------------------------------- what is refused
 
 
@@ -252,6 +307,8 @@ def test_a_layer_alone_decodes_with_a_cache():
         ),
         (lambda: operators.RoundsOperator("gin", 0), "rounds must be"),
         (lambda: operators.RoundsOperator("jin"), "unknown operator 'jin'"),
+        (lambda: gf.nn.GINAttention(12, 4, shared_rounds=True), "is of several rounds"),
+        (lambda: gf.nn.GINAttention(12, 4, rounds=2, head=gf.Head(operator="gin")), "rounds=2"),
         (lambda: normalizers.DistanceScaled(curve="linear"), "unknown curve 'linear'"),
         (lambda: sparsifiers.ExtraEdges(Clusters(3)), "'clusters' decides by queries and keys"),
         (lambda: sparsifiers.ExtraEdges(First(1) | Clusters(3)), "'clusters' decides by queries"),

@@ -45,6 +45,7 @@ from graphformer.models.language.outputs import (
 )
 from graphformer.nn import GraphAttention, HeadMLP
 from graphformer.nn.memory import Steps
+from graphformer.uncompiled import exporting
 
 
 class GraphformerRMSNorm(nn.RMSNorm):
@@ -91,6 +92,11 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
         reads = layer.score_slot.previous
         cache = one_cache(cache, past_key_values)
         with_graph = output_graphs or self.next_reads or self.mlp.reads_graph
+        if self.mlp.reads_graph and exporting():
+            raise ValueError(
+                f"feed_forward={self.mlp.name!r} reads edges and cannot be exported: how many "
+                "there are is in the data"
+            )
         attended = layer(
             self.input_layernorm(hidden_states),
             attention_mask,
