@@ -193,11 +193,23 @@ def test_in_the_language_model(name, head, tmp_path):
     assert not {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
 
 
+def test_one_graph_without_a_batch():
+    f, a, x = made("halfway"), dense(1), torch.randn(7, 12)
+    want = f(x.unsqueeze(0), gf.AttentionGraph.from_dense(a)).squeeze(0)
+    assert_close(f(x, gf.AttentionGraph.from_dense(a[0])), want)
+
+
 @pytest.mark.float32
 @pytest.mark.parametrize("name", VALUES)
 def test_generating_with_a_cache(name):
     model = stirred(gf.GraphformerForCausalLM(config(feed_forward=VALUES[name])))
     ids = torch.randint(1, 11, (2, 5))
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    told = {"max_new_tokens": 6, "pad_token_id": 0, "do_sample": False, "attention_mask": mask}
+    cached = model.generate(ids, **told)
+    assert torch.equal(cached, model.generate(ids, use_cache=False, **told))
+    alone = {**told, "attention_mask": None}
+    assert torch.equal(cached[:1, 5:], model.generate(ids[:1, 2:], **alone)[:, 3:])
     ways = [{"num_beams": 3}, {"do_sample": False}, {"prompt_lookup_num_tokens": 2}]
     for way in ways:
         given = ids[:1] if "prompt_lookup_num_tokens" in way else ids
@@ -328,6 +340,17 @@ def test_compiled_and_exported():
             ),
             "a graph of 8 lanes with 5 receivers each",
         ),
+        (
+            lambda: made("halfway")(
+                torch.randn(2, 7, 12), gf.AttentionGraph.from_dense(dense(2, 3, 7))
+            ),
+            "has 4 heads and the graph 3",
+        ),
+        (
+            lambda: made("halfway")(torch.randn(7, 12), gf.AttentionGraph.from_dense(torch.eye(7))),
+            "has 4 heads and the graph 1",
+        ),
+        (lambda: config(feed_forward="halfway", executor="flash"), "take executor='auto'"),
         (lambda: config(feed_forward=["halfway"]), "feed_forward holds 1, but num_hidden_layers"),
         (
             lambda: made("multi_hop")(

@@ -47,7 +47,12 @@ class FeedForward(nn.Module, Slot, slot="feed_forward"):
             )
         edges = graph
         if isinstance(edges, AttentionGraph):
-            edges = EdgeMessages(edges, edges.batch_shape[-1])
+            edges = EdgeMessages(edges, (1, *edges.batch_shape)[-1])
+        if self.arguments().get("num_heads") not in (None, edges.heads):
+            raise ValueError(
+                f"{name} has {self.arguments()['num_heads']} heads and the graph {edges.heads}: "
+                "give the graph of a layer with as many"
+            )
         whole_x = x if x.ndim == 3 else x.unsqueeze(0)
         found = edges.graph
         wanted = (whole_x.shape[0] * edges.heads, whole_x.shape[1])

@@ -255,7 +255,12 @@ class GraphformerConfig(PreTrainedConfig):
                 f"{self.num_hidden_layers}; give one, or one for each"
             )
         for one in self.layer_feed_forwards:
-            check_slot("feed_forward", FeedForward, one)
+            made = check_slot("feed_forward", FeedForward, one)
+            if made.reads_graph and self.executor == "flash":
+                raise ValueError(
+                    f"feed_forward={made.name!r} sends messages over the heads' graph, and "
+                    "executor='flash' builds none: take executor='auto'"
+                )
         refuse_unusable(self.text_relations, ("order", "ids"), "a language model")
         require_known("executor", self.executor, ("auto", "flash", *EXECUTORS))
         require_known("backend", self.backend, ("auto", *backends.NAMES))
