@@ -372,3 +372,42 @@ def test_plain_forms():
         again.load_state_dict(f.state_dict())
         x, graph = torch.randn(2, 7, 12), gf.AttentionGraph.from_dense(dense())
         assert_close(again(x, graph), f(x, graph))
+
+
+@pytest.mark.slow
+@pytest.mark.float32
+@pytest.mark.parametrize("name", VALUES)
+def test_it_learns_a_real_text(name, data_dir):
+    """Better on text that it has not seen than the frequencies of its characters."""
+    text = (data_dir / "tinyshakespeare" / "input.txt").read_text()
+    letters = sorted(set(text))
+    place = {letter: number for number, letter in enumerate(letters)}
+    tokens = torch.tensor([place[letter] for letter in text])
+    train, held_out = tokens[:-60_000], tokens[-60_000:]
+    frequencies = torch.bincount(train, minlength=len(letters)).float().clamp(min=1)
+    unigram = -(frequencies / frequencies.sum()).log()[held_out].mean()
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    model = gf.GraphformerForCausalLM(
+        gf.GraphformerConfig(
+            vocab_size=len(letters),
+            **sizes,
+            num_attention_heads=4,
+            head=gf.Head(sparsify=gf.TopK(8), operator="gin"),
+            feed_forward=VALUES[name],
+        )
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+    def batch(source, size):
+        starts = torch.randint(len(source) - 64, (size, 1))
+        return source[starts + torch.arange(64)]
+
+    for _ in range(60):
+        ids = batch(train, 8)
+        optimizer.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+    ids = batch(held_out, 64)
+    with torch.no_grad():
+        loss = model.eval()(ids, labels=ids).loss
+    assert loss < unigram - 0.2
