@@ -56,6 +56,7 @@ def run(monkeypatch, capsys):
         "decode",
         "finetune",
         "graph_cost",
+        "hierarchy",
         "inspecting",
         "methods",
         "graphs polycrystals",

@@ -234,6 +234,7 @@ NOT_CALLED = {
     "may take",
     "GraphTrainer.train": "hands all to transformers' own, which refuses what it does not know",
     "GraphformerForCausalLM.init_continuous_batching": "refuses to be called at all",
+    "GraphformerForCausalLM.prepare_inputs_for_generation": "gets what generate() has checked",
     "edges_per_token": "hands its inputs to a model of anybody's",
     "Backend": "a protocol, which is not made",
 }

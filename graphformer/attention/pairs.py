@@ -41,6 +41,10 @@ class Pairs:
 
     This alone is what a rule of candidates is asked about (:class:`Rule`); the row functions are
     those of :class:`Block` and :class:`Listed`.
+
+    Attributes:
+        standing: int64 ``[B or 1, Nk]``, where senders stand that are not all tokens, counted so
+            that the last token stands at ``num_senders - 1``.
     """
 
     sequence: Tensor
@@ -49,6 +53,7 @@ class Pairs:
     sender: Tensor
     num_receivers: int
     num_senders: int
+    standing: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def shape(self) -> torch.Size:
@@ -66,7 +71,10 @@ class Pairs:
     @property
     def distance(self) -> Tensor:
         """How many places the sender stands before the receiver; negative after it."""
-        return self.position - self.sender
+        if self.standing is None:
+            return self.position - self.sender
+        sequence = self.sequence if len(self.standing) > 1 else torch.zeros_like(self.sequence)
+        return self.position - self.standing[sequence, self.sender]
 
     @classmethod
     def every(

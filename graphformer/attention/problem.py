@@ -86,6 +86,7 @@ class Problem:
             q, k: other tensors in the places of the problem's own.
             bias: added to the logits. check: is shown the logits.
         """
+        pairs = self.rule.placed(pairs)
         maps = self.score.maps(self.q if q is None else q, self.k if k is None else k, pairs)
         if bias is not None:
             maps = tuple(logits + bias for logits in maps)

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from torch import Tensor
 
-from graphformer.attention.candidates import Edges
+from graphformer.attention.candidates import Edges, coarse_rules
 from graphformer.attention.features import Projection
 from graphformer.attention.head import Head
 from graphformer.attention.normalizers import Normalizer
@@ -134,6 +134,12 @@ def check_head(
         raise ValueError(
             "candidates of a layer on given edges are a rule among them; the edges themselves "
             "are edge_index"
+        )
+    if next(coarse_rules(head.candidates), None) is not None:
+        raise ValueError(
+            f"candidates={head.candidates} add blocks of a row of tokens to the senders, and the "
+            "nodes of a graph have no order: take it in layers on tokens; coarse levels of a graph "
+            "are GraphTransformer(levels=...)"
         )
     features = Projection() if head.features is None else head.features
     update = Concat() if head.update is None else head.update

@@ -4,7 +4,7 @@ rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from graphformer.attention.attend import attend, dropped
-from graphformer.attention.candidates import Edges, Rule, resolve
+from graphformer.attention.candidates import Edges, Rule, coarse_rules, resolve, with_blocks
+from graphformer.attention.candidates.with_blocks import check_blocks
 from graphformer.attention.features import Slice
 from graphformer.attention.head import Compute, Head, compute_of, head_of
 from graphformer.attention.operators import EdgeMessages, Operator
@@ -118,6 +119,10 @@ class GraphAttention(Shell):
                 "layer_idx": layer_idx,
             }
         )
+        check_blocks(head.candidates, head.score, is_causal, head.sparsify)
+        coarse = list(coarse_rules(head.candidates))
+        self.has_blocks = bool(coarse)
+        self.reads_block_ids = any(None in one.sizes for one in coarse)
         self._hold(head)
         self.operator = head.operator
         self._hold_queries(head.score, hidden_size, hidden_size, hidden_size, kv_size)
@@ -190,6 +195,7 @@ class GraphAttention(Shell):
         previous: AttentionGraph | None = None,
         input_ids: Tensor | None = None,
         links: Sequence[Links] | None = None,
+        block_ids: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, AttentionGraph]:
         """
         Args:
@@ -205,6 +211,8 @@ class GraphAttention(Shell):
             previous: the graph of the layer before, lanes ``(B, H)``, for a score that reads it.
             input_ids: the tokens ``[B, Nk]``, cached ones included, for relations that read them.
             links: the relations' edges, where they were made for several layers at once.
+            block_ids: int ``[B, Nk]``, where blocks begin: ``candidates=Blocks(None)``, see
+                :func:`graphformer.attention.candidates.with_blocks`.
 
         Returns:
             ``[B, N, hidden_size]``, and the :class:`~graphformer.AttentionGraph` with lanes
@@ -244,15 +252,27 @@ class GraphAttention(Shell):
         if links is None:
             sizes = hidden_states.shape[0], hidden_states.shape[1], k.shape[2]
             links = self._links(sizes, k.device, input_ids, attention_mask, candidates)
+        rule, is_causal = both_of(self.candidates, score.candidates(), candidates), self.is_causal
+        tokens, widened = k.shape[2], None
+        if next(coarse_rules(rule), None) is not None:
+            check_blocks(rule, score, is_causal, self.sparsify)
+            rule, k, widened = with_blocks(rule, k, features, q.shape[2], attention_mask, block_ids)
+            features = widened(features)
+            attention_mask, is_causal = None, False  # the rule holds both
+        elif block_ids is not None:
+            raise ValueError(
+                "block_ids are given, and the layer has no blocks: leave them out, or take "
+                "head=gf.Head(candidates=Blocks(None))"
+            )
         dropout = self.attention_dropout if self.training else 0.0
         reduced, graph = attend(
             q,
             k,
             features,
             () if reads_edges else self.operator.reductions,
-            candidates=both_of(self.candidates, score.candidates(), candidates),
+            candidates=rule,
             attention_mask=attention_mask,
-            is_causal=self.is_causal,
+            is_causal=is_causal,
             score=score,
             normalize=self.normalize,
             sparsify=self.sparsify,
@@ -269,12 +289,14 @@ class GraphAttention(Shell):
             if features.shape[1] != self.num_heads:
                 features = features.repeat_interleave(self.num_heads // features.shape[1], dim=1)
             past = self._past(past_key_values)
+            if widened is not None:
+                past = steps_with_blocks(past, widened, tokens)
             edges = EdgeMessages(dropped(graph, dropout), self.num_heads, self.backend, past=past)
             out = self.operator.on_edges(own, features, edges)
         else:
             out = self._operated(own, reduced)
         if self.relations is not None:
-            out = out + self.relations(features, links)
+            out = out + self.relations(features[:, :, :tokens], links)
         out = self._joined(out, hidden_states)
         if not output_graph:
             return out
@@ -333,6 +355,19 @@ class GraphAttention(Shell):
             f"normalize={self.normalize}, sparsify={self.sparsify}, executor={self.executor!r}, "
             f"backend={self.backend!r}"
         )
+
+
+def steps_with_blocks(
+    past: Callable[[Hashable, Tensor, int], Tensor] | None,
+    widened: Callable[[Tensor], Tensor],
+    num_tokens: int,
+) -> Callable[[Hashable, Tensor, int], Tensor]:
+    """What all senders have of a step, blocks among them: the means of their tokens."""
+
+    def steps(step: Hashable, own: Tensor, num_senders: int) -> Tensor:
+        return widened(own if past is None else past(step, own, num_tokens))
+
+    return steps
 
 
 def both_of(*candidates: Any) -> Any:

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from graphformer.attention.candidates.among_blocks import Coarsened
 from graphformer.attention.candidates.base import All, Both, Rule, overlap
+from graphformer.attention.candidates.blocks import Blocks, CoarseRule, WeighedBlocks, coarse_rules
 from graphformer.attention.candidates.causal import Causal
 from graphformer.attention.candidates.clusters import Clusters
 from graphformer.attention.candidates.edges import Among, Edges
@@ -23,6 +25,7 @@ from graphformer.attention.candidates.neighborhood import Neighborhood
 from graphformer.attention.candidates.packed import Packed
 from graphformer.attention.candidates.per_head import PerHead
 from graphformer.attention.candidates.window import Window
+from graphformer.attention.candidates.with_blocks import with_blocks
 from graphformer.attention.pairs import Pairs
 from graphformer.attention.slot import KINDS, from_spec
 from graphformer.graph import AttentionGraph
@@ -30,10 +33,13 @@ from graphformer.graph import AttentionGraph
 __all__ = [
     "All",
     "Among",
+    "Blocks",
     "Both",
     "Causal",
     "CausalBlocks",
     "Clusters",
+    "CoarseRule",
+    "Coarsened",
     "Edges",
     "Either",
     "First",
@@ -45,9 +51,12 @@ __all__ = [
     "PrefixLM",
     "Rule",
     "SharedQuestion",
+    "WeighedBlocks",
     "Window",
+    "coarse_rules",
     "overlap",
     "resolve",
+    "with_blocks",
 ]
 
 

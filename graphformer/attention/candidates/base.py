@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from graphformer.attention.pairs import Pairs
 from graphformer.attention.slot import Slot
+
+Moved = TypeVar("Moved", bound=Pairs)
 
 
 class Rule(Slot, slot="candidates"):
@@ -42,6 +45,10 @@ class Rule(Slot, slot="candidates"):
         at positions alone is its own.
         """
         return self
+
+    def placed(self, pairs: Moved) -> Moved:
+        """The pairs, told where senders stand, where these are not all tokens in their order."""
+        return pairs
 
     # Two bounds that save work where they are known. They may be wide, never wrong.
 
@@ -109,6 +116,17 @@ def overlap(first: range, second: range) -> range:
     """The numbers in both ranges."""
     start = max(first.start, second.start)
     return range(start, max(start, min(first.stop, second.stop)))
+
+
+def joined(parts: Iterable[range]) -> list[range]:
+    """What is in one of the ranges, as ranges in ascending order that do not touch."""
+    found: list[range] = []
+    for one in sorted(parts, key=lambda part: part.start):
+        if found and one.start <= found[-1].stop:
+            found[-1] = range(found[-1].start, max(found[-1].stop, one.stop))
+        else:
+            found.append(one)
+    return found
 
 
 @dataclass(frozen=True)

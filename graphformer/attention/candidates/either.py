@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from graphformer.attention.candidates.base import Rule
+from graphformer.attention.candidates.base import Rule, joined
 from graphformer.attention.pairs import Pairs
 
 
@@ -37,14 +37,5 @@ class Either(Rule, name="either"):
         return range(min(first.start, second.start), max(first.stop, second.stop))
 
     def reaches(self, rows: range, num_receivers: int, num_senders: int) -> list[range]:
-        parts = [
-            *self.first.reaches(rows, num_receivers, num_senders),
-            *self.second.reaches(rows, num_receivers, num_senders),
-        ]
-        joined: list[range] = []
-        for one in sorted(parts, key=lambda part: part.start):
-            if joined and one.start <= joined[-1].stop:
-                joined[-1] = range(joined[-1].start, max(joined[-1].stop, one.stop))
-            else:
-                joined.append(one)
-        return joined
+        parts = (one.reaches(rows, num_receivers, num_senders) for one in (self.first, self.second))
+        return joined(one for part in parts for one in part)

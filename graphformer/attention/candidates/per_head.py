@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphformer.attention.candidates.base import Rule, overlap
+from graphformer.attention.candidates.base import Rule, joined, overlap
 from graphformer.attention.pairs import Pairs
 
 
@@ -54,6 +54,10 @@ class PerHead(Rule, name="per_head"):
     def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
         parts = [one.reach(rows, num_receivers, num_senders) for one in self.rules]
         return range(min(one.start for one in parts), max(one.stop for one in parts))
+
+    def reaches(self, rows: range, num_receivers: int, num_senders: int) -> list[range]:
+        parts = (one.reaches(rows, num_receivers, num_senders) for one in self.rules)
+        return joined(one for part in parts for one in part)
 
     def free(self, rows: range, num_receivers: int, num_senders: int) -> range:
         first, *others = (one.free(rows, num_receivers, num_senders) for one in self.rules)

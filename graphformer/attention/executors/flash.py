@@ -10,10 +10,12 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
 
 from graphformer import finite
 from graphformer.attention.executors import twice
@@ -113,17 +115,39 @@ def kernel(
     stretches = narrow(problem)
     if stretches is None:
         return attention(q, k, x, attn_mask=problem.allowed())
-    every, parts = Pairs.every(*problem.sizes, q.device), []
-    for rows, columns in stretches:
-        own = slice(rows.start, rows.stop)
+    every, out = Pairs.every(*problem.sizes, q.device), []
+    reached = [columns for _, columns in stretches]
+    queries = q.split(ROWS, 2)
+    keys, values = Parts.apply(reached, k), Parts.apply(reached, x)
+    parts = zip(queries, keys, values, strict=True)
+    for (rows, columns), (own_q, own_k, own_x) in zip(stretches, parts, strict=True):
         places = torch.cat([every.sender[one.start : one.stop] for one in columns])
-        pairs = replace(every, receiver=every.receiver[own], sender=places)
+        own = every.receiver[rows.start : rows.stop]
+        pairs = replace(every, receiver=own, sender=places)
         mask = problem.rule.allow(pairs).expand(*pairs.shape)
-        keys, values = (
-            torch.cat([t[:, :, one.start : one.stop] for one in columns], 2) for t in (k, x)
-        )
-        parts.append(attention(q[:, :, own], keys, values, attn_mask=mask))
-    return torch.cat(parts, 2)
+        out.append(attention(own_q, own_k, own_x, attn_mask=mask))
+    return torch.cat(out, 2)
+
+
+class Parts(Function):
+    """The nodes in each of several lists of ranges, of ``[B, H, N, d]``. Their gradients are added
+    up in one tensor: a slice of torch makes one of N nodes for every part.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, reached: list[list[range]], t: Tensor) -> tuple[Tensor, ...]:
+        ctx.reached, ctx.shape = reached, t.shape
+        parts = ([t[:, :, one.start : one.stop] for one in columns] for columns in reached)
+        return tuple(part[0] if len(part) == 1 else torch.cat(part, 2) for part in parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        total = grads[0].new_zeros(ctx.shape)
+        for columns, grad in zip(ctx.reached, grads, strict=True):
+            parts = grad.split([len(one) for one in columns], 2)
+            for one, part in zip(columns, parts, strict=True):
+                total[:, :, one.start : one.stop] += part
+        return None, total
 
 
 ROWS = 256

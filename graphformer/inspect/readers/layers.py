@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphformer.attention.build import build, refined
+from graphformer.attention.candidates import Coarsened
 from graphformer.attention.pairs import Listed
 from graphformer.attention.problem import Problem
 from graphformer.attention.watching import watching
@@ -76,6 +77,11 @@ def read(
 def _layer(
     name: str, problem: Problem, x: Tensor, mask: Tensor | None, wanted: Wanted
 ) -> LayerGraph:
+    if isinstance(problem.rule, Coarsened):
+        raise ValueError(
+            f"{name} has blocks among its senders, and what is measured and drawn here is tokens: "
+            "take model(..., output_graphs=True).graphs, whose first senders are the tokens"
+        )
     batch, count, num_receivers, num_senders = problem.sizes
     heads = wanted.heads_of(count, name)
     graph = cut(build(problem), wanted) if problem.edges is not None else _built(problem, wanted)

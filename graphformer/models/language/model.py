@@ -69,6 +69,12 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
             num_heads=config.num_attention_heads,
             dropout=config.hidden_dropout,
         )
+        if self.mlp.reads_graph and self.self_attn.has_blocks:
+            raise ValueError(
+                f"feed_forward={self.mlp.name!r} sends messages over the heads' graph, and "
+                f"candidates={self.self_attn.candidates} add senders that are no tokens: take "
+                "another of one of them in this layer"
+            )
         self.input_layernorm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = GraphformerRMSNorm(
             config.hidden_size, eps=config.rms_norm_eps
@@ -87,6 +93,7 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
         cache: Cache | None = None,
         previous: AttentionGraph | None = None,
         links: tuple[Links, ...] | None = None,
+        block_ids: Tensor | None = None,
     ) -> Any:
         layer = self.self_attn
         reads = layer.score_slot.previous
@@ -107,6 +114,7 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
             output_graph=with_graph,
             previous=previous if reads else None,
             links=links,
+            block_ids=block_ids if layer.reads_block_ids else None,
         )
         graph = None
         if with_graph:
@@ -197,6 +205,7 @@ class GraphformerModel(GraphformerPreTrainedModel):
         use_cache: bool | None = None,
         output_graphs: bool = False,
         cache: Cache | None = None,
+        block_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> GraphformerModelOutput:
         """
@@ -209,6 +218,8 @@ class GraphformerModel(GraphformerPreTrainedModel):
                 see each other.
             cache: a transformers cache. ``past_key_values`` is its older name.
             output_graphs: return every layer's :class:`~graphformer.AttentionGraph`.
+            block_ids: int ``[B, N]`` with cached tokens counted, for heads with
+                ``candidates=Blocks(None)``: a block begins where the number changes.
             kwargs: ``output_attentions`` (every layer's weights as a matrix ``[B, H, N, Nk]``, made
                 from its graph: memory goes by the square of the length), ``output_hidden_states``,
                 ``return_dict``. What other models read (``cache_position``, ``token_type_ids``,
@@ -219,6 +230,11 @@ class GraphformerModel(GraphformerPreTrainedModel):
             ValueError: inputs that do not fit together, or that this model does not read.
         """
         check_tokens(input_ids, inputs_embeds, self.config.hidden_size)
+        if block_ids is not None and not self.reads_block_ids:
+            raise ValueError(
+                "block_ids are given, and no layer has blocks without a size: leave them out, or "
+                "take head=gf.Head(candidates=Blocks(None))"
+            )
         length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]  # type: ignore[union-attr]
         cache = one_cache(cache, past_key_values)
         past = 0 if cache is None else cache.get_seq_length()
@@ -234,6 +250,7 @@ class GraphformerModel(GraphformerPreTrainedModel):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_graphs=output_graphs or bool(dense),
+            block_ids=block_ids,
             **{**kwargs, "return_dict": True},
         )
         if dense:
@@ -256,6 +273,7 @@ class GraphformerModel(GraphformerPreTrainedModel):
         inputs_embeds: Tensor | None,
         use_cache: bool | None,
         output_graphs: bool,
+        block_ids: Tensor | None,
         **_: Any,  # what the decorators read
     ) -> GraphformerModelOutput:
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -300,6 +318,7 @@ class GraphformerModel(GraphformerPreTrainedModel):
                 output_graphs=output_graphs,
                 previous=graph,
                 links=links,
+                block_ids=block_ids,
                 **{CACHE: cache},  # by the name that activation checkpointing takes away
             )
             hidden_states, graph = made if layer.next_reads else (made, None)
@@ -307,6 +326,11 @@ class GraphformerModel(GraphformerPreTrainedModel):
             remember_ids(input_ids, cache, len(self.layers))
         returned: dict[str, Any] = {CACHE: cache}
         return GraphformerModelOutput(last_hidden_state=self.norm(hidden_states), **returned)
+
+    @property
+    def reads_block_ids(self) -> bool:
+        """Whether a layer has to be told where blocks begin."""
+        return any(layer.self_attn.reads_block_ids for layer in self.layers)  # type: ignore[union-attr]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens
@@ -342,6 +366,19 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
             "generate(input_ids, attention_mask=...)"
         )
 
+    def prepare_inputs_for_generation(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As of every transformers model.
+
+        Raises:
+            ValueError: where each call has to say where blocks begin.
+        """
+        if self.model.reads_block_ids:
+            raise ValueError(
+                "candidates=Blocks(None): generate() cannot know where the blocks of new tokens "
+                "begin. Call the model with block_ids step by step, or give sizes, Blocks(64)"
+            )
+        return cast(dict[str, Any], super().prepare_inputs_for_generation(*args, **kwargs))
+
     @strict_flags
     @can_return_tuple
     def forward(
@@ -356,6 +393,7 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
         output_graphs: bool = False,
         logits_to_keep: int | Tensor = 0,
         cache: Cache | None = None,
+        block_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> GraphformerCausalLMOutput:
         """As :meth:`GraphformerModel.forward`; ``labels`` ``[B, N]`` (-100 is ignored) give the
@@ -377,6 +415,7 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_graphs=output_graphs,
+            block_ids=block_ids,
             **{**kwargs, "return_dict": True},
         )
         # 0 keeps all
