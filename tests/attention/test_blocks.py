@@ -274,6 +274,17 @@ def test_the_second_step_reads_the_means_of_the_first():
     assert_close(out, layer.o_proj(made.transpose(1, 2).flatten(2)))
 
 
+def test_relations_stay_among_tokens():
+    x, head = states(), gf.Head(candidates=Blocks((3, 2)))
+    layer = stirred(gf.nn.SumAttention(16, 4, 2, head=head, relations=[gf.Chain(2)]))
+    found, values = layer(x), layer._heads(layer.v_proj(x))
+    sent = layer.relations(values, layer._links((2, N, N), x.device, None, None, None))
+    layer.relations = None
+    assert_close(found, layer(x) + layer.o_proj(sent.transpose(1, 2).flatten(2)))
+    model = model_of(Blocks((3, 2)), relations=[gf.Chain(2)])
+    gf.testing.check_cache(model, torch.randint(11, (2, 13)), prefill=(7,), chunks=(2,))
+
+
 def test_a_block_stands_at_its_last_token():
     layer = layer_of(Blocks((3, 2)), score={"name": "alibi"})
     seen = {}
