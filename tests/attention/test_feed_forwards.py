@@ -411,3 +411,16 @@ def test_it_learns_a_real_text(name, data_dir):
     with torch.no_grad():
         loss = model.eval()(ids, labels=ids).loss
     assert loss < unigram - 0.2
+
+
+def test_beside_relations_and_rounds():
+    """What each keeps in the cache stands apart."""
+    head = gf.Head(operator={"name": "rounds", "inner": {"name": "multi_hop", "inner": "gin"}})
+    model = gf.GraphformerForCausalLM(
+        config(feed_forward="multi_hop", head=head, relations=["chain", "repeats"])
+    )
+    model, ids = stirred(model), torch.randint(0, 11, (2, 9))
+    gf.testing.check_cache(model, ids)
+    told = {"max_new_tokens": 4, "num_beams": 2, "pad_token_id": 0, "do_sample": False}
+    beams = model.generate(ids, **told)
+    assert torch.equal(beams, model.generate(ids, use_cache=False, **told))
