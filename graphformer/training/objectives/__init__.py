@@ -1,0 +1,1 @@
+"""Losses on graphs beside those of labels: contrast, discrimination, distillation, clusters."""
