@@ -12,7 +12,7 @@ cells, turned and shifted: they are the same crystals, and get the same answers.
 
 The defaults make 800 ionic crystals of seven types of structure, write them as pymatgen does, and
 learn the electrostatic energy of their ions, which depends on all ions to infinity and is exact, by
-Ewald's sum. Three minutes on one core.
+Ewald's sum. Under three minutes on one core.
 """
 
 from __future__ import annotations

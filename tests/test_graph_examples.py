@@ -103,6 +103,21 @@ def test_proteins(run_example, tmp_path, data_dir):
         run_example("protein", "--structures", "nowhere", "--output", "other")
 
 
+def test_crystals(run_example, tmp_path):
+    out = run_example("crystals", "--crystals", 24, "--epochs", 1, "--cutoff", 4)
+    assert "24 crystals read" in out and "0 left out" in out
+    numbers = dict(re.findall(r"^  (\S.*?\S) {2,}(\d+\.\d+) +\d+\.\d+ ", out, re.MULTILINE))
+    assert list(numbers) == ["model", "ridge regression"]
+    off = re.search(r"described anew .*: at most (\S+) away", out)
+    assert float(off[1]) < 1e-3  # float32, of energies of some ten eV
+    assert (tmp_path / "crystals/parity.png").stat().st_size > 10_000
+    assert len(rows_of(tmp_path / "crystals/energies.csv")) == 25
+    with pytest.raises(SystemExit, match="--output crystals is there already"):
+        run_example("crystals")
+    with pytest.raises(SystemExit, match="--files and --targets go together"):
+        run_example("crystals", "--output", "other", "--files", "crystals/files")
+
+
 def test_the_demo_of_graphs_is_what_make_runs(run_example, tmp_path):
     """With fewer images: `make demo` names the options that the example takes."""
     command = next(
