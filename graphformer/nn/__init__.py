@@ -7,6 +7,7 @@ from graphformer.attention.operators import GINOperator, HeadMLP, Operator, PNAO
 from graphformer.attention.scores import DifferentialScoring, PairwiseScoring
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.mlp import GatedMLP
+from graphformer.nn.pointers import pointed, pointer_graph, pointer_loss
 from graphformer.nn.presets import GINAttention, PNAAttention, SumAttention
 from graphformer.nn.relation_messages import RelationMessages
 from graphformer.nn.rope import rotary_embeddings, rotate
@@ -49,6 +50,9 @@ __all__ = [
     "SumAttention",
     "SumAttentionConv",
     "SumOperator",
+    "pointed",
+    "pointer_graph",
+    "pointer_loss",
     "rotary_embeddings",
     "rotate",
     "self_loops",
