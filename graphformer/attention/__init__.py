@@ -4,7 +4,17 @@ AttentionGraph.
 
 from graphformer.attention.attend import attend
 from graphformer.attention.build import attention_graph
-from graphformer.attention.candidates import All, Causal, Edges, Keep, Packed, PerHead, Rule, Window
+from graphformer.attention.candidates import (
+    All,
+    Causal,
+    Edges,
+    Given,
+    Keep,
+    Packed,
+    PerHead,
+    Rule,
+    Window,
+)
 from graphformer.attention.executors.merged import merged_graph
 from graphformer.attention.executors.plans import Plan
 from graphformer.attention.feed_forwards import FeedForward
@@ -48,6 +58,7 @@ __all__ = [
     "EdgeTypes",
     "Edges",
     "FeedForward",
+    "Given",
     "Head",
     "Identity",
     "Keep",

@@ -97,7 +97,12 @@ class EdgeAttention(Shell, MessageLayer):
         num_receivers = edges.num_receivers
         values, own, q, k = self._nodes(x_src, x_dst, num_receivers)
         list_of_all = Listed.of(edges.heads(self.heads), self.heads)
-        pairs, weight = self._weigh(q, k, list_of_all, edge_attr, edge_bias, edge_weight, previous)
+        among = None
+        if given is not None and self.candidates is not None and bool((given.number < 0).any()):
+            among = edges.select(given.number >= 0).heads(self.heads)
+        pairs, weight = self._weigh(
+            q, k, list_of_all, edge_attr, edge_bias, edge_weight, previous, among
+        )
         kept = edges.edges_as_senders(self.heads, weight, pairs.numbers)
         messages = given is not None and self.messages_wanted()
         by = "torch" if messages or self.backend == "auto" else self.backend
@@ -248,6 +253,7 @@ class EdgeAttention(Shell, MessageLayer):
         edge_bias: Tensor | None,
         edge_weight: Tensor | None,
         previous: AttentionGraph | None = None,
+        given: AttentionGraph | None = None,
     ) -> tuple[Listed, Tensor]:
         """The slots on edges, which are the same for all heads: those that stay, and their weights;
         from queries and keys ``[1, H, N, d]``.
@@ -256,6 +262,7 @@ class EdgeAttention(Shell, MessageLayer):
         with exact(q):
             score = self._score(previous)
             rule, limit = self.candidates, score.candidates()
+            rule = None if rule is None else rule.on_edges(given)
             if limit is not None:
                 rule = Among(limit) if rule is None else rule & Among(limit)
             problem = pose(

@@ -19,6 +19,7 @@ from graphformer.attention.candidates.causal import Causal
 from graphformer.attention.candidates.clusters import Clusters
 from graphformer.attention.candidates.edges import Among, Edges
 from graphformer.attention.candidates.either import Either
+from graphformer.attention.candidates.given import Given
 from graphformer.attention.candidates.keep import Keep
 from graphformer.attention.candidates.masks import CausalBlocks, First, PrefixLM, SharedQuestion
 from graphformer.attention.candidates.neighborhood import Neighborhood
@@ -43,6 +44,7 @@ __all__ = [
     "Edges",
     "Either",
     "First",
+    "Given",
     "Keep",
     "Neighborhood",
     "Packed",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graphformer.attention.pairs import Pairs
 from graphformer.attention.slot import Slot
+from graphformer.graph import AttentionGraph
 
 Moved = TypeVar("Moved", bound=Pairs)
 
@@ -22,12 +23,14 @@ class Rule(Slot, slot="candidates"):
         everything: whether it allows every pair.
         causal: whether it allows exactly the senders at or before the receiver, for which kernels
             have a mask of their own.
+        same_heads: whether it allows the same in every head.
     """
 
     everything: bool = False
     causal: bool = False
+    same_heads: bool = False
     said_of: ClassVar = {
-        "allow": ("everything", "causal", "reach", "reaches", "free"),
+        "allow": ("everything", "causal", "same_heads", "reach", "reaches", "free", "by_head"),
         "reach": ("reaches",),
     }
 
@@ -49,6 +52,18 @@ class Rule(Slot, slot="candidates"):
     def placed(self, pairs: Moved) -> Moved:
         """The pairs, told where senders stand, where these are not all tokens in their order."""
         return pairs
+
+    def by_head(self) -> Sequence[Rule] | None:
+        """A rule for each head, which allows the same in every head; None where it is not made of
+        such.
+        """
+        return None
+
+    def on_edges(self, given: AttentionGraph | None) -> Rule:
+        """The rule among the listed edges of a graph, of which ``given`` are those that the data
+        gave; None for all.
+        """
+        return self
 
     # Two bounds that save work where they are known. They may be wide, never wrong.
 
@@ -92,6 +107,30 @@ class Both(Rule, name="both"):
         self.first.check(batch, heads, num_receivers, num_senders)
         self.second.check(batch, heads, num_receivers, num_senders)
 
+    @property
+    def same_heads(self) -> bool:  # type: ignore[override]
+        return self.first.same_heads and self.second.same_heads
+
+    def by_head(self) -> Sequence[Rule] | None:
+        own = [one.by_head() for one in (self.first, self.second)]
+        if own[0] is None and own[1] is None:
+            return None
+        heads = len(own[0] or own[1] or ())
+        parts = [
+            [one] * heads if rules is None and one.same_heads else rules
+            for one, rules in zip((self.first, self.second), own, strict=True)
+        ]
+        if parts[0] is None or parts[1] is None:
+            return None
+        return [
+            first if second.everything else first & second
+            for first, second in zip(*parts, strict=True)
+        ]
+
+    def on_edges(self, given: AttentionGraph | None) -> Rule:
+        parts = self.first.on_edges(given), self.second.on_edges(given)
+        return self if parts == (self.first, self.second) else Both(*parts)
+
     def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
         return overlap(
             self.first.reach(rows, num_receivers, num_senders),
@@ -134,6 +173,7 @@ class All(Rule, name="all"):
     """Every pair."""
 
     everything = True
+    same_heads = True
 
     def allow(self, pairs: Pairs) -> Tensor:
         return torch.ones((), dtype=torch.bool, device=pairs.sender.device)

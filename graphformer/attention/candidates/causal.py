@@ -15,6 +15,7 @@ class Causal(Rule, name="causal"):
     """Senders at or before the receiver; the last receiver sees the last sender."""
 
     causal = True
+    same_heads = True
 
     def allow(self, pairs: Pairs) -> Tensor:
         return pairs.sender <= pairs.position

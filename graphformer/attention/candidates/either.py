@@ -8,6 +8,7 @@ from torch import Tensor
 
 from graphformer.attention.candidates.base import Rule, joined
 from graphformer.attention.pairs import Pairs
+from graphformer.graph import AttentionGraph
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,14 @@ class Either(Rule, name="either"):
     def of_call(self, q: Tensor, k: Tensor, training: bool) -> Rule:
         parts = self.first.of_call(q, k, training), self.second.of_call(q, k, training)
         return self if parts == (self.first, self.second) else Either(*parts)
+
+    def on_edges(self, given: AttentionGraph | None) -> Rule:
+        parts = self.first.on_edges(given), self.second.on_edges(given)
+        return self if parts == (self.first, self.second) else Either(*parts)
+
+    @property
+    def same_heads(self) -> bool:  # type: ignore[override]
+        return self.first.same_heads and self.second.same_heads
 
     def allow(self, pairs: Pairs) -> Tensor:
         return self.first.allow(pairs) | self.second.allow(pairs)

@@ -42,6 +42,10 @@ class Keep(Rule, name="mask"):
             )
         object.__setattr__(self, "keep", self.keep.bool())
 
+    @property
+    def same_heads(self) -> bool:  # type: ignore[override]
+        return self.keep.ndim == 2 or self.keep.shape[1] == 1
+
     def allow(self, pairs: Pairs) -> Tensor:
         if self.keep.ndim == 2:
             return self.keep[pairs.sequence, pairs.sender]

@@ -25,6 +25,7 @@ class First(Rule, name="first"):
     (arXiv 2309.17453).
     """
 
+    same_heads = True
     number: int
 
     def __post_init__(self) -> None:
@@ -46,6 +47,7 @@ class PrefixLM(Rule, name="prefix_lm"):
     figure 4).
     """
 
+    same_heads = True
     number: int
 
     def __post_init__(self) -> None:
@@ -59,6 +61,7 @@ class PrefixLM(Rule, name="prefix_lm"):
 class CausalBlocks(Rule, name="causal_blocks"):
     """Blocks of ``size`` tokens: all of the own block and of those before it."""
 
+    same_heads = True
     size: int
 
     def __post_init__(self) -> None:
@@ -78,6 +81,8 @@ class SharedQuestion(Packed, name="shared_question"):
     others. Combine with ``Causal()``. Of ``segments``, int ``[B, Nk]``, 0 is the question, and each
     answer has a number of its own.
     """
+
+    same_heads = True
 
     def allow(self, pairs: Pairs) -> Tensor:
         return super().allow(pairs) | (self.segments[pairs.sequence, pairs.sender] == 0)

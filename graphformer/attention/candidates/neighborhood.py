@@ -38,6 +38,7 @@ class Neighborhood(Rule, name="neighborhood"):
             any length.
     """
 
+    same_heads = True
     window: Axes
     stride: Axes = 1
     dilation: Axes = 1

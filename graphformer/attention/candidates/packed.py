@@ -16,6 +16,7 @@ class Packed(Rule, name="packed"):
     ``[B, Nk]``, one number a text.
     """
 
+    same_heads = True
     segments: Tensor
 
     def allow(self, pairs: Pairs) -> Tensor:

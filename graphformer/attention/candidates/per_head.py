@@ -10,26 +10,56 @@ from torch import Tensor
 
 from graphformer.attention.candidates.base import Rule, joined, overlap
 from graphformer.attention.pairs import Pairs
+from graphformer.errors import whole
+from graphformer.graph import AttentionGraph
 
 
 @dataclass(frozen=True)
 class PerHead(Rule, name="per_head"):
     """Head ``h`` may look at what the ``h``-th rule allows: half local and half everywhere is
+    ``PerHead((Window(64), All()), counts=(4, 4))``, which is
     ``PerHead((Window(64),) * 4 + (All(),) * 4)``.
 
-    On a given graph a rule sees nodes by their numbers in the batch.
+    On a given graph a rule sees nodes by their numbers in the batch, and
+    :class:`~graphformer.attention.candidates.Given` the edges of the data: with
+    ``candidates="edges+all"``, ``PerHead((Given(), All()), counts=(2, 2))`` has two heads on the edges
+    and two on all pairs.
+
+    Args:
+        rules: one a head, in the order of the heads.
+        counts: how many heads each rule is for, where that is not one.
     """
 
     rules: Sequence[Rule]
+    counts: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", tuple(self.rules))
+        rules = tuple(self.rules)
+        if self.counts is not None:
+            if len(self.counts) != len(rules):
+                raise ValueError(
+                    f"PerHead holds {len(rules)} rules and counts {list(self.counts)}: give a "
+                    "number of heads for each rule"
+                )
+            for number in self.counts:
+                whole("counts", number, 0)
+            rules = tuple(
+                one for one, number in zip(rules, self.counts, strict=True) for _ in range(number)
+            )
+        object.__setattr__(self, "rules", rules)
+        object.__setattr__(self, "counts", None)  # the same value, however it was written
         for one in self.rules:
             if not isinstance(one, Rule):
                 raise TypeError(f"PerHead takes a rule for each head, got {type(one).__name__}")
 
     def of_call(self, q: Tensor, k: Tensor, training: bool) -> Rule:
         return PerHead(tuple(one.of_call(q, k, training) for one in self.rules))
+
+    def by_head(self) -> Sequence[Rule] | None:
+        return self.rules if all(one.same_heads for one in self.rules) else None
+
+    def on_edges(self, given: AttentionGraph | None) -> Rule:
+        return PerHead(tuple(one.on_edges(given) for one in self.rules))
 
     def allow(self, pairs: Pairs) -> Tensor:
         answer: Tensor | None = None

@@ -17,6 +17,7 @@ class Window(Rule, name="window"):
     for one side).
     """
 
+    same_heads = True
     size: int
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from graphformer import finite
+from graphformer.attention.candidates import Rule
 from graphformer.attention.executors import twice
 from graphformer.attention.pairs import Pairs
 from graphformer.attention.problem import Problem
@@ -104,6 +105,24 @@ def kernel(
     """``scaled_dot_product_attention``: at once, or stretch by stretch where rows reach few of the
     senders.
     """
+    apart = head_groups(problem)
+    if apart is not None:  # heads of one kind by the kernel of that kind
+        parts = [
+            kernel(
+                replace(problem, q=problem.q[:, own], rule=rule),
+                *(one[:, own] for one in (q, k, x)),
+                dropout,
+                scale,
+            )
+            for rule, own in apart
+        ]
+        order = [head for _, own in apart for head in own]
+        joined = torch.cat(parts, 1)
+        return (
+            joined
+            if order == sorted(order)
+            else joined[:, [order.index(h) for h in range(len(order))]]
+        )
     num_receivers, num_senders = problem.sizes[2:]
     attention = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scale)
     # torch aligns its causal mask at the first key. A single query sees every key; other
@@ -148,6 +167,21 @@ class Parts(Function):
             for one, part in zip(columns, parts, strict=True):
                 total[:, :, one.start : one.stop] += part
         return None, total
+
+
+def head_groups(problem: Problem) -> list[tuple[Rule, list[int]]] | None:
+    """Heads with the same rule, where they have different ones and each its own."""
+    rules = problem.rule.by_head()
+    if rules is None or all(one is rules[0] or one == rules[0] for one in rules):
+        return None
+    found: list[tuple[Rule, list[int]]] = []
+    for head, rule in enumerate(rules):
+        own = next((heads for one, heads in found if one is rule or one == rule), None)
+        if own is None:
+            found.append((rule, [head]))
+        else:
+            own.append(head)
+    return found
 
 
 ROWS = 256

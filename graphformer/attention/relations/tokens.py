@@ -113,7 +113,7 @@ def _texts(candidates: Any) -> Tensor | None:
     """Which text each token is of, by a rule of one call."""
     if candidates is None:
         return None
-    if isinstance(candidates, Packed):
+    if type(candidates) is Packed:  # a subclass has another rule
         return candidates.segments
     if isinstance(candidates, Both):
         parts = [_texts(candidates.first), _texts(candidates.second)]
