@@ -9,7 +9,8 @@ also of heads of several kinds in one layer.
     python -m benchmarks.relations --quick      a few steps on made data; writes no result file
     python -m benchmarks.relations --show       the tables of the stored results
 
-A seed draws the weights and the order of what is seen, the same with relations and without. Times
+A seed draws the weights and the order of what is seen, the same with relations and without. What
+a result file of the same settings holds already (costs, texts, polymers) is not repeated. Times
 are CPU seconds of one thread, the least of interleaved rounds, as ratios to the model without.
 """
 
@@ -247,7 +248,8 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="short; writes no result file")
     parser.add_argument("--show", action="store_true", help="print the stored results, run nothing")
-    parser.add_argument("--seeds", type=int, default=3, help="of the text; the polymers' folds")
+    parser.add_argument("--seeds", type=int, default=3, help="of the text")
+    parser.add_argument("--folds", type=int, default=2, help="of the polymers")
     parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder of the file")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -255,20 +257,26 @@ def main() -> None:
     if options.show:
         print(tables(json.loads((options.results / "relations.json").read_text())))
         return
-    quick, seeds = options.quick, 1 if options.quick else options.seeds
+    quick = options.quick
     steps, epochs, rounds = (4, 1, 1) if quick else (300, 20, 3)
-    settings = {"seeds": seeds, "steps": steps, "epochs": epochs, "rounds": rounds}
+    seeds, folds = (1, 1) if quick else (options.seeds, options.folds)
+    settings = {"seeds": seeds, "folds": folds, "steps": steps, "epochs": epochs, "rounds": rounds}
     settings |= {"context": 64, "text": "tinyshakespeare", "polymers": "polymer-dft Egb"}
     settings |= {"relations": [gf.attention.slot.spec(one) for one in (*TEXT, *BONDS)]}
-    content = {
-        "environment": report.environment(),
-        "settings": settings,
-        "costs": costs(quick, rounds),
-        "polymers": polymers(quick, seeds, epochs),
-        "texts": texts(quick, seeds, steps),
+    content = {"environment": report.environment(), "settings": settings}
+    path = options.results / "relations.json"
+    if path.is_file() and not quick and json.loads(path.read_text())["settings"] == settings:
+        content = json.loads(path.read_text())
+    sections = {
+        "costs": partial(costs, quick, rounds),
+        "texts": partial(texts, quick, seeds, steps),
+        "polymers": partial(polymers, quick, folds, epochs),
     }
-    if not quick:
-        report.save("relations", content, options.results)
+    for name, section in sections.items():
+        if name not in content:
+            content[name] = section()
+            if not quick:
+                report.save("relations", content, options.results)
     print(f"\n{tables(content)}")
 
 

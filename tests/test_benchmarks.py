@@ -59,6 +59,7 @@ def run(monkeypatch, capsys):
         "hierarchy",
         "inspecting",
         "methods",
+        "relations",
         "graphs polycrystals",
         "slots",
         "nodes cora tolokers --repeats 1",

@@ -22,8 +22,8 @@ class PerHead(Rule, name="per_head"):
 
     On a given graph a rule sees nodes by their numbers in the batch, and
     :class:`~graphformer.attention.candidates.Given` the edges of the data: with
-    ``candidates="edges+all"``, ``PerHead((Given(), All()), counts=(2, 2))`` has two heads on the edges
-    and two on all pairs.
+    ``candidates="all"``, ``PerHead((Given(), All()), counts=(2, 2))`` has two heads on the edges
+    and two on all pairs. At coarse levels, where the data have no edges, they are all candidates.
 
     Args:
         rules: one a head, in the order of the heads.

@@ -6,6 +6,8 @@ forgotten together with the keys.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
@@ -26,20 +28,19 @@ def with_cached_ids(input_ids: Tensor | None, cache: Cache | None, past: int, pl
             "inputs_embeds are given, and this model's relations compare tokens (relation "
             "'repeats' reads input_ids): give input_ids, or make the model with other relations"
         )
-    if cache is None or not len(cache.layers) > place:
-        known = 0
-    else:
-        known = cache.layers[place].get_seq_length()
+    kept = None
+    if cache is not None and len(cache.layers) > place:
+        kept = cast(DynamicLayer, cache.layers[place])
+    known = 0 if kept is None else kept.get_seq_length()
     if not torch.compiler.is_compiling() and known != past:
         raise ValueError(
             f"the cache holds {past} tokens and the ids of {known}, and this model's relations "
             "compare tokens: fill the cache by calls of this model with input_ids"
         )
-    if cache is None or not len(cache.layers) > place:
+    if kept is None or kept.keys is None:
         return input_ids
-    kept = cache.layers[place].keys
     # a static cache holds its empty places too
-    return input_ids if kept is None else torch.cat((kept[:, 0, :past, 0], input_ids), 1)
+    return torch.cat((kept.keys[:, 0, :past, 0], input_ids), 1)
 
 
 def remember_ids(input_ids: Tensor | None, cache: Cache, place: int) -> None:
@@ -52,4 +53,4 @@ def remember_ids(input_ids: Tensor | None, cache: Cache, place: int) -> None:
             StaticLayer(static.max_cache_len) if isinstance(static, StaticLayer) else DynamicLayer()
         )
     ids = input_ids[:, None, :, None]
-    cache.layers[place].update(ids, ids[..., :0])
+    cast(DynamicLayer, cache.layers[place]).update(ids, ids[..., :0])
