@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ TEXT = (gf.Chain(3), gf.Repeats(1), gf.Repeats(2, "mean"))
 KNOWN = edge_relations(EDGE_NAMES)
 BONDS = (KNOWN["bonds"], KNOWN["periodic"])
 OPERATORS = ("sum", "gin")
+VALIDATION = 20_000
+"""Characters of the validation text that are read, from its beginning."""
 SIZES = {"hidden_size": 64, "num_layers": 4, "num_heads": 4, "normalize": "sigmoid"}
 POLYMERS = (
     *("*CC*", "*CC(C)*", "*CC(*)c1ccccc1", "*CCO*", "*C=C*", "*CC(C)(C)*", "*CC(*)C#N", "*CC(*)Cl"),
@@ -59,14 +62,14 @@ POLYMERS = (
 # ---------------------------------------------------------------------- what they are worth
 
 
-def texts(quick: bool, seeds: int, steps: int, context: int = 64) -> list[dict[str, Any]]:
+def texts(quick: bool, seeds: int, steps: int, context: int = 64) -> Iterator[dict[str, Any]]:
     """Validation loss of each operator and seed, with and without."""
     path = None if quick else report.data_dir() / "tinyshakespeare" / "input.txt"
     text = embedded_text()[:20_000] if path is None else read_text(path)
     tokenizer = build_tokenizer("char", text)
     first, last = (encode(tokenizer, part) for part in split(text))
+    last = last[:VALIDATION]
     train, validation = TextDataset(first, context), TextDataset(last, context, stride=context)
-    found = []
     for seed in range(seeds):
         for operator in OPERATORS:
             for relations in (None, TEXT):
@@ -82,10 +85,7 @@ def texts(quick: bool, seeds: int, steps: int, context: int = 64) -> list[dict[s
                 )
                 done = language.run(config, train, validation, steps, seed)
                 kept = {name: done[name] for name in ("seed", "parameters", "validation_loss")}
-                row = {"operator": operator, "relations": relations is not None, **kept}
-                found.append(row)
-                print(*row.values(), f"{done['seconds']} s", flush=True)
-    return found
+                yield {"operator": operator, "relations": relations is not None, **kept}
 
 
 def made_polymers() -> tuple[list[Any], list[Any], list[Any]]:
@@ -95,12 +95,11 @@ def made_polymers() -> tuple[list[Any], list[Any], list[Any]]:
     return graphs[:8], graphs[8:10], graphs[10:]
 
 
-def polymers(quick: bool, folds: int, epochs: int) -> list[dict[str, Any]]:
+def polymers(quick: bool, folds: int, epochs: int) -> Iterator[dict[str, Any]]:
     """Test error of each fold, with and without bonds, of networks that read ``edge_attr`` anyway
     and of networks that do not.
     """
     study = polymer_dft("Egb", "", "", epochs)
-    found = []
     for fold in range(folds):
         if quick:
             train, valid, test = made_polymers()
@@ -123,9 +122,7 @@ def polymers(quick: bool, folds: int, epochs: int) -> list[dict[str, Any]]:
                 labels = torch.cat([test[i].y for i in range(len(test))])
                 error = regression_metrics(model.predict(test), labels)["rmse"]
                 row = {"fold": fold, "edge_attr": reads, "relations": bool(relations)}
-                found.append(row | {"rmse": error})
-                print(*found[-1].values(), flush=True)
-    return found
+                yield row | {"rmse": error}
 
 
 # ---------------------------------------------------------------------- what they cost
@@ -163,7 +160,7 @@ def edges_step(relations: Any, nodes: int) -> measure.Step:
     return partial(trained, conv, lambda one: one(x, index, **more).sum())
 
 
-def costs(quick: bool, rounds: int) -> list[dict[str, Any]]:
+def costs(quick: bool, rounds: int) -> Iterator[dict[str, Any]]:
     """CPU seconds of a training step, by what and with what; the first of each is the one
     without.
     """
@@ -195,12 +192,9 @@ def costs(quick: bool, rounds: int) -> list[dict[str, Any]]:
             name: heads_step(one, gf.Threshold(0.05), length) for name, one in heads.items()
         },
     }
-    found = []
     for place, steps in places.items():
         for name, times in measure.cpu_times(steps, rounds).items():
-            found.append({"place": place, "with": name, "seconds": min(times)})
-            print(*found[-1].values(), flush=True)
-    return found
+            yield {"place": place, "with": name, "seconds": min(times)}
 
 
 # ---------------------------------------------------------------------- tables
@@ -248,8 +242,8 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="short; writes no result file")
     parser.add_argument("--show", action="store_true", help="print the stored results, run nothing")
-    parser.add_argument("--seeds", type=int, default=3, help="of the text")
-    parser.add_argument("--folds", type=int, default=2, help="of the polymers")
+    parser.add_argument("--seeds", type=int, default=2, help="of the text")
+    parser.add_argument("--folds", type=int, default=1, help="of the polymers")
     parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder of the file")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -258,10 +252,15 @@ def main() -> None:
         print(tables(json.loads((options.results / "relations.json").read_text())))
         return
     quick = options.quick
-    steps, epochs, rounds = (4, 1, 1) if quick else (300, 20, 3)
+    steps, epochs, rounds = (4, 1, 1) if quick else (300, 10, 3)
     seeds, folds = (1, 1) if quick else (options.seeds, options.folds)
     settings = {"seeds": seeds, "folds": folds, "steps": steps, "epochs": epochs, "rounds": rounds}
-    settings |= {"context": 64, "text": "tinyshakespeare", "polymers": "polymer-dft Egb"}
+    settings |= {
+        "context": 64,
+        "validation": VALIDATION,
+        "text": "tinyshakespeare",
+        "polymers": "polymer-dft Egb",
+    }
     settings |= {"relations": [gf.attention.slot.spec(one) for one in (*TEXT, *BONDS)]}
     content = {"environment": report.environment(), "settings": settings}
     path = options.results / "relations.json"
@@ -273,10 +272,17 @@ def main() -> None:
         "polymers": partial(polymers, quick, folds, epochs),
     }
     for name, section in sections.items():
-        if name not in content:
-            content[name] = section()
+        if name in content and content.get("unfinished") != name:
+            continue
+        content |= {name: [], "unfinished": name}
+        for row in section():
+            print(*row.values(), flush=True)
+            content[name].append(row)
             if not quick:
                 report.save("relations", content, options.results)
+    content.pop("unfinished", None)
+    if not quick:
+        report.save("relations", content, options.results)
     print(f"\n{tables(content)}")
 
 
