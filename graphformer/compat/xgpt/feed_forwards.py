@@ -26,6 +26,7 @@ FEED_FORWARDS = (
     "LlamaMLP_MultiHop",
     "LlamaMLP_HalfwayGIN_MultiAggregation",
 )
+"""The reference's feed-forwards with messages, by the names of its classes."""
 QUIRK = "own_max"
 """The fault that can be asked for: the maximum is the token's own value, as of the reference's
 PNA.
