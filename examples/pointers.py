@@ -30,14 +30,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--task", choices=("sort", "hull"), default="sort")
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--batch", type=int, default=32, help="sets of a step")
+    parser.add_argument("--steps", type=int, help="[600; hull: 800]")
+    parser.add_argument("--batch", type=int, help="sets of a step [16; hull: 10]")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 12, 20, 40], help="to test on")
     parser.add_argument("--sets", type=int, default=200, help="sets of each size in the test")
     parser.add_argument("--quick", action="store_true", help="a few steps and sets")
     options = parser.parse_args()
     if options.quick:
         options.steps, options.sets, options.sizes = 20, 5, [8, 12]
+    steps, sets = {"sort": (600, 16), "hull": (800, 10)}[options.task]
+    options.steps, options.batch = options.steps or steps, options.batch or sets
     torch.set_num_threads(1)
     torch.manual_seed(0)
     random = np.random.default_rng(0)
