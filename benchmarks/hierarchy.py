@@ -167,35 +167,39 @@ def escaped(name: str) -> str:
 
 
 def tables(content: dict[str, Any]) -> str:
-    rows, runs = content["cost"]["runs"], content["text"]["runs"]
+    """Those of the sections that were run."""
+    made = {"cost": cost_table, "text": text_table}
+    return "\n\n".join(made[name](content[name]["runs"]) for name in SECTIONS if name in content)
+
+
+def cost_table(rows: list[dict[str, Any]]) -> str:
     lengths = sorted({one["n"] for one in rows})
     least = {(one["n"], one["name"]): min(one["seconds"]) for one in rows}
     body = []
-    for name in contenders(lengths[0]):
+    for name in dict.fromkeys(one["name"] for one in rows):
         times = [least[n, name] for n in lengths]
         cells = [
             measure.seconds(one) + ("" if name == "plain" else f" ({one / least[n, 'plain']:.2f})")
             for n, one in zip(lengths, times, strict=True)
         ]
-        body.append(
-            [escaped(name), *cells, f"{measure.slope([float(n) for n in lengths], times):.2f}"]
-        )
-    first = report.table(
-        ["candidates", *(f"n = {one:,} (over plain)" for one in lengths), "exponent"], body
-    )
-    second = report.table(
-        ["candidates", "validation perplexity", "nats", "forward + backward of a batch"],
+        exponent = measure.slope([float(n) for n in lengths], times)
+        body.append([escaped(name), *cells, f"{exponent:.2f}"])
+    header = [f"n = {one:,} (over plain)" for one in lengths]
+    return report.table(["candidates", *header, "exponent"], body)
+
+
+def text_table(runs: list[dict[str, Any]]) -> str:
+    body = [
         [
-            [
-                escaped(one["name"]),
-                f"{one['perplexity']:.3f}",
-                f"{one['validation_loss']:.4f}",
-                measure.seconds(min(one["step_seconds"])),
-            ]
-            for one in runs
-        ],
-    )
-    return f"{first}\n\n{second}"
+            escaped(one["name"]),
+            f"{one['perplexity']:.3f}",
+            f"{one['validation_loss']:.4f}",
+            measure.seconds(min(one["step_seconds"])),
+        ]
+        for one in runs
+    ]
+    header = ["candidates", "validation perplexity", "nats", "forward + backward of a batch"]
+    return report.table(header, body)
 
 
 def main() -> None:
@@ -247,8 +251,6 @@ def main() -> None:
         content[section] = found
         if not options.quick:
             report.save("hierarchy", content, options.results)
-    if len(content) < len(SECTIONS):
-        return
     print(f"\n{tables(content)}")
 
 

@@ -366,7 +366,7 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
             "generate(input_ids, attention_mask=...)"
         )
 
-    def prepare_inputs_for_generation(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As of every transformers model.
 
         Raises:
@@ -377,7 +377,8 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
                 "candidates=Blocks(None): generate() cannot know where the blocks of new tokens "
                 "begin. Call the model with block_ids step by step, or give sizes, Blocks(64)"
             )
-        return cast(dict[str, Any], super().prepare_inputs_for_generation(*args, **kwargs))
+        prepare: Any = GenerationMixin.prepare_inputs_for_generation
+        return cast(dict[str, Any], prepare(self, *args, **kwargs))
 
     @strict_flags
     @can_return_tuple
