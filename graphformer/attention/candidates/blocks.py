@@ -102,6 +102,9 @@ class WeighedBlocks(nn.Module, CoarseRule, name="weighed_blocks"):
     def reset_own_parameters(self) -> None:
         nn.init.zeros_(self.vector)
 
+    def extra_repr(self) -> str:
+        return f"sizes={self.sizes}"
+
     def logits(self, x: Tensor) -> Tensor:
         shared = x.unflatten(1, (len(self.vector), -1)).mean(2)
         return (shared * self.vector.unsqueeze(1)).sum(-1)
