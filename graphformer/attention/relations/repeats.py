@@ -25,7 +25,7 @@ decoding then costs what one row of attention does, and nothing is sorted.
 class Repeats(Relation, name="repeats"):
     """Edges ``i' + 1 -> i`` where ``i' < i`` and the ``n`` tokens up to ``i'`` are the ``n`` tokens
     up to ``i``: what followed the last time, which is what an induction head looks for (arXiv
-    2209.11895; static n-gram heads, arXiv 2407.04444).
+    2209.11895; static n-gram heads, arXiv 2401.12973).
 
     Tokens are compared, not their hashes, so equal edges are equal texts. Sorted once for all
     layers, in ``O(N log N)`` numbers for a row of ``N`` tokens.
