@@ -22,13 +22,12 @@ edge has weight 0 there, so no shape depends on numbers.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter, is_lazy
+from torch.nn.parameter import UninitializedParameter
 
 from graphformer import backends
 from graphformer.attention.head import Head, head_of
@@ -197,11 +196,6 @@ class AttentionConv(EdgeAttention):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         self._reset_edge_message()
-
-    def _reset_edge_message(self) -> None:
-        if self.edge_message is not None and not is_lazy(self.edge_message):
-            bound = 1 / math.sqrt(self.edge_message.shape[1])
-            nn.init.uniform_(self.edge_message, -bound, bound)
 
     @strict_flags
     def forward(

@@ -4,6 +4,7 @@ traces, in plain torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from graphformer import backends
 from graphformer.attention.attend import dropped, reduce
@@ -209,6 +210,11 @@ class EdgeAttention(Shell, MessageLayer):
                 "them: explain a model without relations"
             )
         return out + self.relations.on_edges(values, typed, out.shape[2])
+
+    def _reset_edge_message(self) -> None:
+        if self.edge_message is not None and not is_lazy(self.edge_message):
+            bound = 1 / math.sqrt(self.edge_message.shape[1])
+            nn.init.uniform_(self.edge_message, -bound, bound)
 
     def _edge_features(self, edge_attr: Tensor | None, num_edges: int) -> Tensor | None:
         message = self.edge_message

@@ -107,22 +107,15 @@ def kernel(
     """
     apart = head_groups(problem)
     if apart is not None:  # heads of one kind by the kernel of that kind
-        parts = [
-            kernel(
-                replace(problem, q=problem.q[:, own], rule=rule),
-                *(one[:, own] for one in (q, k, x)),
-                dropout,
-                scale,
-            )
-            for rule, own in apart
-        ]
-        order = [head for _, own in apart for head in own]
-        joined = torch.cat(parts, 1)
-        return (
-            joined
-            if order == sorted(order)
-            else joined[:, [order.index(h) for h in range(len(order))]]
-        )
+        outs = []
+        for rule, kind in apart:
+            part = replace(problem, q=problem.q[:, kind], rule=rule)
+            outs.append(kernel(part, q[:, kind], k[:, kind], x[:, kind], dropout, scale))
+        order = [head for _, kind in apart for head in kind]
+        joined = torch.cat(outs, 1)
+        if order == sorted(order):
+            return joined
+        return joined[:, [order.index(head) for head in range(len(order))]]
     num_receivers, num_senders = problem.sizes[2:]
     attention = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scale)
     # torch aligns its causal mask at the first key. A single query sees every key; other
