@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphformer import backends, finite
-from graphformer.attention.build import build, choose
+from graphformer.attention.build import EDGELESS, build, choose
 from graphformer.attention.candidates import Edges, Rule
-from graphformer.attention.executors import flash
+from graphformer.attention.executors import flash, linear
 from graphformer.attention.executors.plans import Plan, witness
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.problem import Problem, pose
@@ -30,25 +30,35 @@ def plan(
     executor: str,
     backend: str,
     output_graph: bool,
+    dropout: float = 0.0,
 ) -> Plan:
     """The rule behind ``"auto"``, in one place.
 
-    Flash, where nothing needs an edge: softmax weights, nothing cut, sums (or means) only, no
-    backend named and no graph asked for. Otherwise edges are built (see
+    Flash or linear, where nothing needs an edge: weights of a softmax or of none, nothing cut, sums
+    (or means) only, no backend named and no graph asked for. Otherwise edges are built (see
     :func:`graphformer.attention.build.choose`) and the backend, torch by default, aggregates them.
     """
-    obstacle = flash.obstacle(problem, reductions)
-    if obstacle is None and backend != "auto":
-        obstacle = f"backend={backend!r} was named, and a backend aggregates edges"
-    if obstacle is None and output_graph:
-        obstacle = "the graph itself was asked for"
-    if executor == "flash" and obstacle is not None:
-        raise ValueError(
-            f"executor='flash' builds no edges and cannot be used here: {obstacle}; "
-            "executor='auto' chooses one that can"
-        )
-    if executor in ("auto", "flash") and obstacle is None:
-        return Plan("flash", "auto", "the operator needs only weighted sums, so no edges are built")
+    obstacle: str | None = None
+    for name in EDGELESS if executor == "auto" else (executor,):
+        if name not in EDGELESS:
+            continue
+        if name == "flash":
+            why = flash.obstacle(problem, reductions)
+        else:
+            why = linear.obstacle(problem, reductions, dropout)
+        if why is None and backend != "auto":
+            why = f"backend={backend!r} was named, and a backend aggregates edges"
+        if why is None and output_graph:
+            why = "the graph itself was asked for"
+        if why is None:
+            sums = "the operator needs only weighted sums, so no edges are built"
+            return Plan(name, "auto", sums)
+        if executor == name:
+            raise ValueError(
+                f"executor={name!r} builds no edges and cannot be used here: {why}; "
+                "executor='auto' chooses one that can"
+            )
+        obstacle = obstacle or why
     if exporting():  # a choice by the number of scores would be a bound on the length
         if backend not in ("auto", "torch"):
             raise ValueError(
@@ -122,7 +132,12 @@ def attend(
         training=training,
     )
     chosen = plan(
-        problem, reductions, executor=executor, backend=backend, output_graph=output_graph
+        problem,
+        reductions,
+        executor=executor,
+        backend=backend,
+        output_graph=output_graph,
+        dropout=dropout,
     )
     if not torch.compiler.is_compiling():
         witness(chosen)
@@ -148,6 +163,9 @@ def attend(
         problem.require_finite()
         out = flash.weighted_sum(problem, q, k, x, dropout)
         return dict.fromkeys(reductions, out), None
+    if chosen.executor == "linear":
+        problem.require_finite()
+        return {"sum": linear.weighted_sum(problem, x)}, None
     if exporting() and not output_graph:
         from graphformer.attention.executors import exported
 

@@ -16,6 +16,9 @@ from graphformer.errors import strict_flags
 from graphformer.graph import AttentionGraph
 
 EXECUTORS = {"dense": dense.build, "stream": stream.build, "edges": edges.build}
+EDGELESS = ("flash", "linear")
+"""Those that build no edges (:mod:`graphformer.attention.attend` runs them)."""
+KNOWN = ("auto", *EDGELESS, *EXECUTORS)
 
 
 @strict_flags
@@ -91,13 +94,13 @@ def attention_graph(
 def build(problem: Problem, executor: str = "auto") -> AttentionGraph:
     """Run the chosen executor on a checked problem."""
     name = choose(problem) if executor == "auto" else executor
-    if name == "flash":
+    if name in EDGELESS:
         raise ValueError(
-            "executor='flash' builds no edges, so it cannot return a graph; use 'stream', 'dense', "
-            "'edges' or 'auto'"
+            f"executor={name!r} builds no edges, so it cannot return a graph; use 'stream', "
+            "'dense', 'edges' or 'auto'"
         )
     if name not in EXECUTORS:
-        raise ValueError(f"unknown executor {name!r}; known: auto, flash, {', '.join(EXECUTORS)}")
+        raise ValueError(f"unknown executor {name!r}; known: {', '.join(KNOWN)}")
     if (name == "edges") != (problem.edges is not None):
         raise ValueError(
             f"executor={name!r} does not fit these candidates: 'edges' is for explicit candidate "

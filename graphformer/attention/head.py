@@ -132,7 +132,7 @@ class Compute:
     """How heads are computed; never changes the answer.
 
     Attributes:
-        executor: ``"flash"``, ``"stream"``, ``"edges"``, ``"dense"``, or ``"auto"``.
+        executor: ``"flash"``, ``"linear"``, ``"stream"``, ``"edges"``, ``"dense"``, or ``"auto"``.
         backend: ``"torch"``, ``"pyg"``, ``"dgl"``, ``"torch_sparse"``, or ``"auto"`` (torch). One
             that is named aggregates edges, which are then built.
     """
@@ -142,16 +142,16 @@ class Compute:
 
     def __post_init__(self) -> None:
         from graphformer import backends
-        from graphformer.attention.build import EXECUTORS
+        from graphformer.attention.build import EDGELESS, KNOWN
 
         # an unknown or missing one is reported here, not in the first step
         backends.get(self.backend)
-        if self.executor not in (known := ("auto", "flash", *EXECUTORS)):
-            raise ValueError(f"unknown executor {self.executor!r}; known: {', '.join(known)}")
-        if self.executor == "flash" and self.backend != "auto":
+        if self.executor not in KNOWN:
+            raise ValueError(f"unknown executor {self.executor!r}; known: {', '.join(KNOWN)}")
+        if self.executor in EDGELESS and self.backend != "auto":
             raise ValueError(
-                f"executor='flash' builds no edges, and backend={self.backend!r} aggregates edges: "
-                "give one of them"
+                f"executor={self.executor!r} builds no edges, and backend={self.backend!r} "
+                "aggregates edges: give one of them"
             )
 
 

@@ -183,7 +183,7 @@ def pose(
         for slot in (score, normalize, sparsify, rule):
             require_sizes(slot)
     rule.check(batch, heads, num_receivers, k.shape[2])
-    rule = rule.of_call(q, k, training)
+    rule = rule.of_texts().of_call(q, k, training)
     prepared_q, prepared_k = score.prepare(q, k)
     return Problem(
         prepared_q,

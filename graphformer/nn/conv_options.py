@@ -152,6 +152,12 @@ def check_head(
             f"score={head.score.name!r} adds up along a row of tokens, and the nodes of a graph "
             "have no order: take another score in layers on edges"
         )
+    if head.candidates is not None and head.candidates.absolute:
+        raise ValueError(
+            f"candidates={head.candidates.name!r} counts places from the beginning, and the nodes "
+            "of a graph have no places, in a batch of graphs least of all: give edge_index the "
+            "pairs that are meant"
+        )
     for slot in (head.score, update):
         if slot.reads_hidden and -1 in (from_receivers, from_senders):
             raise ValueError(

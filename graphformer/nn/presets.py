@@ -155,8 +155,8 @@ class GINAttention(Preset):
         normalize: ``"softmax"``, ``"sigmoid"``, ``"relu"``, ``"identity"`` or a normalizer.
         is_causal: senders at or before the receiver only.
         backend: who aggregates; naming one means that edges are built.
-        executor: ``"auto"``, ``"flash"``, ``"stream"``, ``"dense"`` or ``"edges"``. Never changes
-            the answer.
+        executor: ``"auto"``, ``"flash"``, ``"linear"``, ``"stream"``, ``"dense"`` or ``"edges"``.
+            Never changes the answer.
         eps: where epsilon starts.
         self_weight: 0 where attention holds the diagonal, 1 for graphs without self-loops (see
             :class:`GINOperator`).

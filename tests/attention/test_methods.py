@@ -65,6 +65,8 @@ HEADS = {
 REFUSED_ON_EDGES = {
     "forgetting": "adds up along a row of tokens",
     "query network": "the heads together must be as wide as the layer's input",
+    "neighborhood": "counts places from the beginning",
+    "first and window": "counts places from the beginning",
 }
 INDEX = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 2, 2, 5], [1, 2, 3, 4, 5, 6, 0, 5, 5, 5]])
 
@@ -220,8 +222,8 @@ def test_in_the_language_model(name: str, tmp_path):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_in_the_graph_transformer(name: str, tmp_path):
-    if name == "forgetting":
-        with pytest.raises(ValueError, match="no order"):
+    if name in REFUSED_ON_EDGES and name != "query network":
+        with pytest.raises(ValueError, match=REFUSED_ON_EDGES[name]):
             gf.GraphTransformer(5, 2, 12, num_layers=1, num_heads=2, head=head(name))
         return
     net = stirred(

@@ -24,11 +24,15 @@ class Rule(Slot, slot="candidates"):
         causal: whether it allows exactly the senders at or before the receiver, for which kernels
             have a mask of their own.
         same_heads: whether it allows the same in every head.
+        absolute: whether it reads at which place of the text a token stands, and not only how far
+            two are apart. Behind padding, and in packed texts, places are then counted from the
+            beginning of each text; layers on edges, whose nodes have no places, refuse it.
     """
 
     everything: bool = False
     causal: bool = False
     same_heads: bool = False
+    absolute: bool = False
     said_of: ClassVar = {
         "allow": ("everything", "causal", "same_heads", "reach", "reaches", "free", "by_head"),
         "reach": ("reaches",),
@@ -65,6 +69,25 @@ class Rule(Slot, slot="candidates"):
         """
         return self
 
+    def starts(self) -> Tensor | None:
+        """The place where each sender's text begins, int64 ``[B, Nk]``, for a rule that knows it;
+        None: with the row.
+        """
+        return None
+
+    def counted_from(self, starts: Tensor) -> Rule:
+        """The same, with places counted from ``starts``."""
+        if not self.absolute:
+            return self
+        from graphformer.attention.candidates.counted import Counted
+
+        return Counted(self, starts)
+
+    def of_texts(self) -> Rule:
+        """The same, with places counted from where each text begins."""
+        starts = self.starts() if self.absolute else None
+        return self if starts is None else self.counted_from(starts)
+
     # Two bounds that save work where they are known. They may be wide, never wrong.
 
     def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
@@ -95,6 +118,19 @@ class Both(Rule, name="both"):
 
     first: Rule
     second: Rule
+
+    @property
+    def absolute(self) -> bool:  # type: ignore[override]
+        return self.first.absolute or self.second.absolute
+
+    def starts(self) -> Tensor | None:
+        first, second = self.first.starts(), self.second.starts()
+        if first is None or second is None:
+            return second if first is None else first
+        return torch.maximum(first, second)
+
+    def counted_from(self, starts: Tensor) -> Rule:
+        return Both(self.first.counted_from(starts), self.second.counted_from(starts))
 
     def of_call(self, q: Tensor, k: Tensor, training: bool) -> Rule:
         parts = self.first.of_call(q, k, training), self.second.of_call(q, k, training)

@@ -21,13 +21,17 @@ class Clusters(nn.Module, Rule, name="clusters"):
 
     In training mode each call moves the centroids towards the mean of their members,
     :math:`\mu \leftarrow \gamma \mu + (1 - \gamma) \bar t`. They are buffers, without a gradient.
-    A token's cluster depends on the token alone, so a prefix keeps its candidates. With about
-    :math:`\sqrt n` clusters of equal size a row has about :math:`\sqrt n` candidates.
+    Queries and keys are the layer's own, before what a score adds to them. A token's cluster
+    depends on the token alone, so a prefix keeps its candidates. With about :math:`\sqrt n`
+    clusters of equal size a row has about :math:`\sqrt n` candidates.
 
     Args:
         num_clusters: centroids of a head.
         decay: :math:`\gamma`.
         num_heads, dim: heads and the width of one; None: those of the layer.
+
+    Raises:
+        ValueError: a score that leaves fewer channels of queries and keys (``"additive"``).
     """
 
     centroids: Tensor
@@ -55,7 +59,15 @@ class Clusters(nn.Module, Rule, name="clusters"):
 
     @torch.no_grad()
     def of_call(self, q: Tensor, k: Tensor, training: bool) -> Rule:
-        heads = len(self.centroids)
+        heads, _, dim = self.centroids.shape
+        if q.shape[1] != heads or q.shape[-1] < dim:
+            raise ValueError(
+                f"candidates='clusters' has {heads} x {dim} channels in its centroids (heads x "
+                f"width), and the score leaves {q.shape[1]} x {q.shape[-1]} of queries: take one "
+                "that compares queries and keys channel by channel, such as 'dot' or 'gatv2'"
+            )
+        # what a score adds to them (a second map, a sum of gates) follows the layer's own channels
+        q, k = q[..., :dim], k[..., :dim]
         k = k.repeat_interleave(heads // k.shape[1], dim=1)
         units = [F.normalize(t.detach().to(self.centroids.dtype), dim=-1) for t in (q, k)]
         labels = [self._nearest(t) for t in units]

@@ -18,6 +18,13 @@ class Either(Rule, name="either"):
     first: Rule
     second: Rule
 
+    @property
+    def absolute(self) -> bool:  # type: ignore[override]
+        return self.first.absolute or self.second.absolute
+
+    def counted_from(self, starts: Tensor) -> Rule:
+        return Either(self.first.counted_from(starts), self.second.counted_from(starts))
+
     def of_call(self, q: Tensor, k: Tensor, training: bool) -> Rule:
         parts = self.first.of_call(q, k, training), self.second.of_call(q, k, training)
         return self if parts == (self.first, self.second) else Either(*parts)

@@ -46,6 +46,14 @@ class Keep(Rule, name="mask"):
     def same_heads(self) -> bool:  # type: ignore[override]
         return self.keep.ndim == 2 or self.keep.shape[1] == 1
 
+    def starts(self) -> Tensor | None:
+        if self.keep.ndim == 4 or self.keep.shape[1] == 0:
+            return None
+        if not torch.compiler.is_compiling() and bool(self.keep[:, 0].all()):
+            return None
+        before = (self.keep.long().cumsum(-1) == 0).sum(-1, keepdim=True)
+        return before.expand(self.keep.shape)
+
     def allow(self, pairs: Pairs) -> Tensor:
         if self.keep.ndim == 2:
             return self.keep[pairs.sequence, pairs.sender]

@@ -25,8 +25,8 @@ class First(Rule, name="first"):
     (arXiv 2309.17453).
     """
 
-    same_heads = True
     number: int
+    same_heads = absolute = True
 
     def __post_init__(self) -> None:
         whole("number", self.number)
@@ -47,8 +47,8 @@ class PrefixLM(Rule, name="prefix_lm"):
     figure 4).
     """
 
-    same_heads = True
     number: int
+    same_heads = absolute = True
 
     def __post_init__(self) -> None:
         whole("number", self.number)
@@ -61,8 +61,8 @@ class PrefixLM(Rule, name="prefix_lm"):
 class CausalBlocks(Rule, name="causal_blocks"):
     """Blocks of ``size`` tokens: all of the own block and of those before it."""
 
-    same_heads = True
     size: int
+    same_heads = absolute = True
 
     def __post_init__(self) -> None:
         whole("size", self.size)
@@ -83,6 +83,9 @@ class SharedQuestion(Packed, name="shared_question"):
     """
 
     same_heads = True
+
+    def starts(self) -> Tensor | None:
+        return None
 
     def allow(self, pairs: Pairs) -> Tensor:
         return super().allow(pairs) | (self.segments[pairs.sequence, pairs.sender] == 0)

@@ -60,6 +60,13 @@ class Neighborhood(Rule, name="neighborhood"):
                 whole(name, one)
             object.__setattr__(self, name, value if isinstance(value, int) else given)
 
+    @property
+    def absolute(self) -> bool:  # type: ignore[override]
+        """Groups count from the beginning; with a ``shape`` there are places for all, and no
+        padding.
+        """
+        return self.shape is None and self._each("stride") != (1,)
+
     def _each(self, name: str) -> tuple[int, ...]:
         value = getattr(self, name)
         axes = 1 if self.shape is None else len(self.shape)

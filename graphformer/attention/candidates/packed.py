@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from graphformer.attention.candidates.base import Rule
@@ -18,6 +20,11 @@ class Packed(Rule, name="packed"):
 
     same_heads = True
     segments: Tensor
+
+    def starts(self) -> Tensor | None:
+        places = torch.arange(self.segments.shape[1], device=self.segments.device)
+        begins = F.pad(self.segments.diff(dim=-1) != 0, (1, 0), value=True)
+        return torch.where(begins, places, 0).cummax(-1).values
 
     def allow(self, pairs: Pairs) -> Tensor:
         return (

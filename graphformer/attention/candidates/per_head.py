@@ -52,6 +52,13 @@ class PerHead(Rule, name="per_head"):
             if not isinstance(one, Rule):
                 raise TypeError(f"PerHead takes a rule for each head, got {type(one).__name__}")
 
+    @property
+    def absolute(self) -> bool:  # type: ignore[override]
+        return any(one.absolute for one in self.rules)
+
+    def counted_from(self, starts: Tensor) -> Rule:
+        return PerHead(tuple(one.counted_from(starts) for one in self.rules))
+
     def of_call(self, q: Tensor, k: Tensor, training: bool) -> Rule:
         return PerHead(tuple(one.of_call(q, k, training) for one in self.rules))
 

@@ -138,7 +138,7 @@ def extend(rule: Rule, intervals: dict[CoarseRule, Rule], limits: Rule, num_toke
     if isinstance(rule, CoarseRule):
         return intervals[rule]
     if next(coarse_rules(rule), None) is None:
-        return OnTokens(rule & limits, num_tokens)
+        return OnTokens((rule & limits).of_texts(), num_tokens)
     if isinstance(rule, PerHead):
         return PerHead(tuple(extend(one, intervals, limits, num_tokens) for one in rule.rules))
     if isinstance(rule, Either):

@@ -126,7 +126,8 @@ def kernel(
         return attention(q, k, x, is_causal=True)
     stretches = narrow(problem)
     if stretches is None:
-        return attention(q, k, x, attn_mask=problem.allowed())
+        # a rule that asks for senders alone has no axis of receivers, and the kernel wants one
+        return attention(q, k, x, attn_mask=torch.atleast_2d(problem.allowed()))
     every, out = Pairs.every(*problem.sizes, q.device), []
     reached = [columns for _, columns in stretches]
     queries = q.split(ROWS, 2)

@@ -15,10 +15,12 @@ class Normalizer(Slot, slot="normalize"):
 
     Attributes:
         is_softmax: its weights are those of :class:`Softmax`, which fast paths compute in one pass.
+        is_identity: its weights are the logits, so sums of them may be taken in any order.
     """
 
     is_softmax: bool = False
-    said_of: ClassVar = {"weights": ("is_softmax",)}
+    is_identity: bool = False
+    said_of: ClassVar = {"weights": ("is_softmax", "is_identity")}
 
     def weights(self, scores: Tensor, pairs: Block | Listed) -> Tensor:
         """Logits of pairs to their weights, of the same shape.

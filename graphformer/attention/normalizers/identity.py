@@ -14,5 +14,7 @@ from graphformer.attention.pairs import Block, Listed
 class Identity(Normalizer, name="identity"):
     """``w_ij = s_ij``; weights may be negative."""
 
+    is_identity = True
+
     def weights(self, scores: Tensor, pairs: Block | Listed) -> Tensor:
         return scores

@@ -157,6 +157,16 @@ class OwnScaled(Operator, name="own_scaled"):
     def __init__(self, inner: Operator, self_weight: float = 1.0) -> None:
         super().__init__()
         number("self_weight", self_weight)
+        if not isinstance(inner, Operator):
+            raise TypeError(
+                "inner must be an operator such as GINOperator(), in a plain form "
+                f"{{'name': 'gin'}}; got {inner!r}"
+            )
+        if inner.reads_edges:
+            raise ValueError(
+                f"inner={inner.name!r} reads edges one by one, and its own features stand there: "
+                "give an operator that reads sums"
+            )
         self.inner, self.self_weight, self.reductions = inner, self_weight, inner.reductions
 
     def forward(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:

@@ -53,9 +53,9 @@ class Score(Slot, slot="score"):
     attribute: ClassVar[str] = "score"
     said_of: ClassVar = {
         "prepare": ("in_half",),
-        "logits": ("dots", "in_half"),
-        "maps": ("dots", "in_half"),
-        "combine": ("dots", "in_half"),
+        "logits": ("dots", "fading", "in_half"),
+        "maps": ("dots", "fading", "in_half"),
+        "combine": ("dots", "fading", "in_half"),
     }
     told_by: ClassVar = {"of_hidden": "reads_hidden", "maps": "alone", "heads": "alone"}
 
@@ -127,6 +127,19 @@ class Score(Slot, slot="score"):
         This is what lets flash attention and the blocked softmax gradient run; ``None`` elsewhere.
         """
         return None
+
+    def fading(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """Queries, keys and ``log lambda`` of each head ``[H]`` (None: 0), at most 0, where the
+        logits are ``lambda^|i - j| <q_i, k_j>``.
+
+        This is what lets the linear executor run, under ``normalize="identity"``; ``None``
+        elsewhere.
+        """
+        maps = self.dots(q, k)
+        if maps is None or len(maps) != 1:
+            return None
+        factor, q, k = maps[0]
+        return factor * q, k, None
 
     def in_half(
         self, q: Tensor, k: Tensor, precision: torch.dtype

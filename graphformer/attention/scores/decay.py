@@ -15,7 +15,8 @@ class Decay(nn.Module, Score, name="decay"):
     parallel form of retention and lightning attention (arXiv 2307.08621, eq. 5; 2401.04658).
 
     ``lambda_h = 1 - 2^(-5 - h)`` for the heads 0..H-1, as published for retention, and not trained.
-    Its papers norm the heads' sums afterwards.
+    Its papers norm the heads' sums afterwards. In a causal text it takes linear time, by blocks
+    (:mod:`graphformer.attention.executors.linear`).
 
     Args:
         num_heads: H; None: those of the layer.
@@ -33,6 +34,9 @@ class Decay(nn.Module, Score, name="decay"):
     @torch.no_grad()
     def reset_own_parameters(self) -> None:
         self.rate.copy_(1 - 2.0 ** -(5.0 + torch.arange(len(self.rate))))
+
+    def fading(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        return q * q.shape[-1] ** -0.5, k, self.rate.to(q.dtype).log()
 
     def logits(self, q: Tensor, k: Tensor, pairs: Block | Listed) -> Tensor:
         dots = pairs.dot(q, k) * q.shape[-1] ** -0.5

@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from graphformer import _auto, backends
-from graphformer.attention.build import EXECUTORS
+from graphformer.attention.build import KNOWN
 from graphformer.attention.feed_forwards import FeedForward
 from graphformer.attention.head import Head
 from graphformer.attention.relations import Relation
@@ -262,7 +262,7 @@ class GraphformerConfig(PreTrainedConfig):
                     "executor='flash' builds none: take executor='auto'"
                 )
         refuse_unusable(self.text_relations, ("order", "ids"), "a language model")
-        require_known("executor", self.executor, ("auto", "flash", *EXECUTORS))
+        require_known("executor", self.executor, KNOWN)
         require_known("backend", self.backend, ("auto", *backends.NAMES))
 
     @property
