@@ -97,6 +97,7 @@ ELSEWHERE = {
     "candidates": {
         "edges": "a list of pairs for one length",
         "mask": "a tensor for one length",
+        "given": "the edges of the data, in a graph of more candidates",
         "packed": "segments of one batch",
         "shared_question": "segments of one batch",
     },
