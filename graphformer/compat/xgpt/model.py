@@ -90,7 +90,8 @@ def refuse(settings: Settings, fields: Mapping[str, Any], quirks: Collection[str
         raise ValueError(
             f"use_GNN_from_attention={settings.use_GNN_from_attention!r} (coarse graining) cannot "
             "be read as a model, because its tokens do not see what they should: "
-            "xgpt.load_coarse_attention reads single layers, to compare with"
+            "xgpt.load_coarse_attention reads single layers, to compare with; to train, take "
+            "gf.Head(candidates=Blocks(64))"
         )
     if settings.gnn_mode != "none":
         raise ValueError(
