@@ -208,10 +208,11 @@ def tables(content: dict[str, Any]) -> str:
         paired = [b - a for a, b in zip(without, within, strict=True)]
         mean, half = report.interval(paired)
         numbers = [f"{report.interval(part)[0]:.4f}" for part in (without, within)]
-        return [*numbers, f"{mean:+.4f} ± {half:.4f}", str(len(paired))]
+        spread = f" ± {half:.4f}" if len(paired) > 1 else ""
+        return [*numbers, f"{mean:+.4f}{spread}", str(len(paired))]
 
     text, graphs, cost = (content[name] for name in ("texts", "polymers", "costs"))
-    header = ["without", "with", "difference (paired, 95 %)", "runs"]
+    header = ["without", "with", "difference (95 % of several)", "runs"]
     parts = [
         report.table(
             ["validation loss, nats", *header],
