@@ -100,7 +100,7 @@ METHODS = [
         {},
         "lambda_h^(i - j) <q, k>",
         "2307.08621",
-        EVERY,
+        "n",
         {"normalize": "identity"},
     ),
     Method("score", "query_network", {}, "q = x + W2 silu(W1 x)", "", EVERY),
