@@ -26,7 +26,10 @@ REFUSED = "|".join(
         r"sparsify=ExtraEdges.* asks a rule about places of tokens, and candidates=.*Blocks",
     )
 )
+BLOCKS = "candidates=.*Blocks.* add blocks of a row of tokens to the senders, and the nodes of"
 ON_TOKENS_ALONE = {
+    "blocks": BLOCKS,
+    "weighed_blocks": BLOCKS,
     "slice": "features='slice': a layer on edges sends a projection of x; leave it out",
     "forgetting": "score='forgetting' adds up along a row of tokens, and the nodes of a graph",
     "query_network": "a query is its token and more, so the heads together must be as wide as",

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 import graphformer as gf
 from graphformer.attention import EdgeMessages, normalizers, operators, sparsifiers
-from graphformer.attention.candidates import Clusters, First, PrefixLM, Window
+from graphformer.attention.candidates import Clusters, First, Neighborhood, Window
 from tests.attention.test_methods import qk, stirred
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -104,14 +104,16 @@ def test_distance_scaled_starts_as_its_inner_one():
 @pytest.mark.parametrize("trained", [True, False])
 def test_extra_edges(trained):
     keep = gf.Threshold(0.25)
-    f = sparsifiers.ExtraEdges(First(1) | Window(2), 0.3, keep, trained=trained, num_heads=3)
+    f = sparsifiers.ExtraEdges(
+        Neighborhood(3, dilation=4) | Window(2), 0.3, keep, trained=trained, num_heads=3
+    )
     if trained:
         stirred(f)
     assert len(list(f.parameters())) == trained and len(f.state_dict()) == 1
     q, k = qk()
     w = gf.attention_graph(q, k, is_causal=True).to_dense()
     i, j = torch.arange(7)[:, None], torch.arange(7)
-    extra = ((j == 0) | ((i - j).abs() < 2)) & (j <= i)
+    extra = ((i - j == 4) | ((i - j).abs() < 2)) & (j <= i)
     stays = extra | (w > 0.25)
     want = torch.where(stays, w, 0.0) + f.weight.detach().view(3, 1, 1) * extra
     graph = gf.attention_graph(q, k, is_causal=True, sparsify=f)
@@ -140,8 +142,10 @@ def test_extra_edges_beside_weights_that_are_renormalized():
         normalizers.DistanceScaled("sigmoid", "exponential"),
         normalizers.DistanceScaled("softmax_sink", rate=-0.3),
         sparsifiers.ExtraEdges(Window(2), 0.3, gf.Threshold(0.2)),
-        sparsifiers.ExtraEdges(First(1) | Window(2), 0.3, gf.TopK(2), trained=False),
-        sparsifiers.ExtraEdges(PrefixLM(3), -0.2),
+        sparsifiers.ExtraEdges(
+            Neighborhood(3, dilation=2) | Window(2), 0.3, gf.TopK(2), trained=False
+        ),
+        sparsifiers.ExtraEdges(Window(3), -0.2),
     ],
     ids=str,
 )
@@ -312,13 +316,17 @@ def test_compiled(head):
         (lambda: normalizers.DistanceScaled(curve="linear"), "unknown curve 'linear'"),
         (lambda: sparsifiers.ExtraEdges(Clusters(3)), "'clusters' decides by queries and keys"),
         (lambda: sparsifiers.ExtraEdges(First(1) | Clusters(3)), "'clusters' decides by queries"),
+        (lambda: sparsifiers.ExtraEdges(First(1) | Window(2)), "'either' counts places from the"),
         (
             lambda: sparsifiers.ExtraEdges(
-                First(1), keep=gf.attention.NormalizeWeights(then=gf.TopK(1))
+                Window(2), keep=gf.attention.NormalizeWeights(then=gf.TopK(1))
             ),
             "leave its then out",
         ),
-        (lambda: gf.TopK(3) & sparsifiers.ExtraEdges(First(1)), "& would cut the edges that Extra"),
+        (
+            lambda: gf.TopK(3) & sparsifiers.ExtraEdges(Window(2)),
+            "& would cut the edges that Extra",
+        ),
     ],
 )
 def test_what_is_refused(call, told):

@@ -22,12 +22,12 @@ class ExtraEdges(nn.Module, Sparsifier, name="extra_edges"):
         E = \mathrm{keep}(w) \cup R, \qquad
         w_{ij} \mapsto \mathrm{refine}(w)_{ij} + c_h \,[\,(j \to i) \in R\,]
 
-    R are the candidates that a rule of positions allows: ``Window(3)`` with a causal layer gives
-    every token its two predecessors and itself, ``First(1)`` the first token. They are edges of the
+    R are the candidates that a rule of distances allows: ``Window(3)`` with a causal layer gives
+    every token its two predecessors and itself. They are edges of the
     graph like the others, so they are returned, drawn and saved with it.
 
     Args:
-        rule: a rule of :mod:`graphformer.attention.candidates` that looks at positions, its name or
+        rule: a rule of :mod:`graphformer.attention.candidates` that looks at distances, its name or
             its plain form. Pairs that are no candidates stay out.
         weight: where each c_h starts, or what it is.
         keep: the sparsifier of the other edges; None: all candidates stay.
@@ -35,7 +35,7 @@ class ExtraEdges(nn.Module, Sparsifier, name="extra_edges"):
         num_heads: H; None: those of the layer.
 
     Raises:
-        ValueError: a rule that reads queries, or a sparsifier with one behind it.
+        ValueError: a rule that reads queries or absolute places; a sparsifier with one behind.
     """
 
     reweighs = adds = True
@@ -63,7 +63,13 @@ class ExtraEdges(nn.Module, Sparsifier, name="extra_edges"):
         if asking := [one for one in _all(self.rule) if _asks(one)]:
             raise ValueError(
                 f"rule={asking[0].name!r} decides by queries and keys, and extra edges are given "
-                "by positions: take such as Window, First or Neighborhood"
+                "by distances: take such as Window"
+            )
+        if self.rule.absolute:
+            raise ValueError(
+                f"rule={self.rule.name!r} counts places from the beginning of a row, where padding "
+                "and other texts of a pack may stand: take one of distances, such as Window, or "
+                "give it as candidates"
             )
         if self.judge is not None and self.judge.then is not None:
             raise ValueError(
