@@ -17,19 +17,19 @@ class Counted(Rule):
 
     Attributes:
         rule: one that is ``absolute``.
-        starts: int64 ``[B, Nk]``, the place where each sender's text begins.
+        begins: int64 ``[B, Nk]``, the place where each sender's text begins.
     """
 
     rule: Rule
-    starts: Tensor
+    begins: Tensor
 
     @property
     def same_heads(self) -> bool:  # type: ignore[override]
         return self.rule.same_heads
 
     def allow(self, pairs: Pairs) -> Tensor:
-        of_receiver = self.starts[pairs.sequence, pairs.position]
-        of_sender = self.starts[pairs.sequence, pairs.sender]
+        of_receiver = self.begins[pairs.sequence, pairs.position]
+        of_sender = self.begins[pairs.sequence, pairs.sender]
         return self.rule.allow(
             replace(pairs, receiver=pairs.receiver - of_receiver, sender=pairs.sender - of_sender)
         )
