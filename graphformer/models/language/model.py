@@ -7,25 +7,20 @@ import itertools
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationConfig, GenerationMixin
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from graphformer.attention.candidates import Rule
-from graphformer.attention.feed_forwards import feed_forward_for
 from graphformer.attention.feed_forwards.base import HeadLinear
-from graphformer.attention.operators import EdgeMessages
-from graphformer.attention.relations import Links, Tokens
+from graphformer.attention.relations import Tokens
 from graphformer.errors import strict_flags
-from graphformer.graph import AttentionGraph
-from graphformer.models.language.attention import make_attention
+from graphformer.models.language.block import GraphformerDecoderLayer, GraphformerRMSNorm
 from graphformer.models.language.cached_ids import remember_ids, with_cached_ids
 from graphformer.models.language.configuration import GraphformerConfig
 from graphformer.models.language.inputs import (
@@ -44,99 +39,6 @@ from graphformer.models.language.outputs import (
     one_cache,
 )
 from graphformer.nn import GraphAttention, HeadMLP
-from graphformer.nn.memory import Steps
-from graphformer.uncompiled import exporting
-
-
-class GraphformerRMSNorm(nn.RMSNorm):
-    """``x / sqrt(mean(x^2) + eps) * weight``, the mean square taken in float32."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        return F.rms_norm(exact, self.normalized_shape, None, self.eps).to(x.dtype) * self.weight
-
-
-class GraphformerDecoderLayer(GradientCheckpointingLayer):
-    """``h = x + attention(norm(x))``, then ``h + feed_forward(norm(h))``."""
-
-    def __init__(self, config: GraphformerConfig, layer_idx: int) -> None:
-        super().__init__()
-        self.self_attn = make_attention(config, layer_idx)
-        self.mlp = feed_forward_for(
-            config.layer_feed_forwards[layer_idx],
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_heads=config.num_attention_heads,
-            dropout=config.hidden_dropout,
-        )
-        if self.mlp.reads_graph and self.self_attn.has_blocks:
-            raise ValueError(
-                f"feed_forward={self.mlp.name!r} sends messages over the heads' graph, and "
-                f"candidates={self.self_attn.candidates} add senders that are no tokens: take "
-                "another of one of them in this layer"
-            )
-        self.input_layernorm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = GraphformerRMSNorm(
-            config.hidden_size, eps=config.rms_norm_eps
-        )
-        self.dropout = config.hidden_dropout
-        self.next_reads = False  # whether the next layer reads this one's graph
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        candidates: Rule | None = None,
-        past_key_values: Cache | None = None,
-        output_graphs: bool = False,
-        cache: Cache | None = None,
-        previous: AttentionGraph | None = None,
-        links: tuple[Links, ...] | None = None,
-        block_ids: Tensor | None = None,
-    ) -> Any:
-        layer = self.self_attn
-        reads = layer.score_slot.previous
-        cache = one_cache(cache, past_key_values)
-        with_graph = output_graphs or self.next_reads or self.mlp.reads_graph
-        if self.mlp.reads_graph and exporting():
-            raise ValueError(
-                f"feed_forward={self.mlp.name!r} reads edges and cannot be exported: how many "
-                "there are is in the data"
-            )
-        attended = layer(
-            self.input_layernorm(hidden_states),
-            attention_mask,
-            # else it knows no positions
-            position_embeddings=position_embeddings if layer.score_slot.projects else None,
-            candidates=candidates,
-            past_key_values=cache,
-            output_graph=with_graph,
-            previous=previous if reads else None,
-            links=links,
-            block_ids=block_ids if layer.reads_block_ids else None,
-        )
-        graph = None
-        if with_graph:
-            attended, graph = attended  # transformers' output recorder picks it up too
-        hidden_states = hidden_states + F.dropout(attended, self.dropout, self.training)
-        normed = self.post_attention_layernorm(hidden_states)
-        hidden_states = hidden_states + (
-            self._over(graph, normed, cache) if self.mlp.reads_graph else self.mlp(normed)
-        )
-        return (hidden_states, graph) if self.next_reads else hidden_states
-
-    def _over(self, graph: AttentionGraph | None, normed: Tensor, cache: Cache | None) -> Tensor:
-        """A feed-forward with messages over the heads' graph; a cache keeps what past tokens
-        sent.
-        """
-        assert graph is not None
-        layer, past = self.self_attn, None
-        if cache is not None:
-            assert layer.layer_idx is not None
-            past = Steps(cache, layer.layer_idx, f"feed_forward={self.mlp.name!r}")
-        edges = EdgeMessages(graph, layer.num_heads, layer.backend, past=past)
-        return self.mlp(normed, edges)
 
 
 class GraphformerPreTrainedModel(PreTrainedModel):
