@@ -19,6 +19,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch_geometric.data import Data
 
 import graphformer as gf
+from graphformer.compat import xgpt
 from graphformer.errors import strict_flags
 from graphformer.models.graphs.base import GraphNetwork
 from graphformer.nn.conv_options import ConvOptions
@@ -100,6 +101,7 @@ FOLDS = Folds(Data(x=torch.zeros(3, 5), y=torch.zeros(1)) for _ in range(4))
 # What takes keywords of any name: called for real, with as little as it needs. The second entry:
 # the names that go through **kwargs.
 CALLS = {
+    "FeedForward": (lambda **given: gf.attention.feed_forwards.FeedForward(**given), ()),
     "AttentionGraph.to": (lambda **given: graph().to(**given), ("device", "dtype")),
     "GraphformerConfig": (lambda **given: gf.GraphformerConfig(**given), ()),
     "GraphformerConfig.from_dict": (
@@ -369,7 +371,16 @@ def test_misspelt_options_of_the_command_line_are_refused():
 # ---------------------------------------------------------------------- numbers
 
 # A valid call of each public constructor that takes numbers.
+XGPT = xgpt.Settings(
+    use_GNN_from_attention="CG_Attention", num_latents_list=(3,), max_position_embeddings=8
+)
 BASES = {
+    "Chain": {"k": 2},
+    "Repeats": {"n": 2},
+    "EdgeTypes": {"num_types": 3},
+    "RelationMessages": {"relations": [gf.Chain(2)], "num_heads": 2, "dim": 3},
+    "CoarseAttention": {"settings": XGPT, "hidden_size": 8, "num_heads": 2},
+    "InterpolatedAttention": {"settings": XGPT, "hidden_size": 8, "num_heads": 2},
     "Threshold": {"tau": 0.1},
     "TopK": {"k": 2},
     "TopFraction": {"fraction": 0.5},

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graphformer.attention.relations import Links, Relation, TypedEdges
+from graphformer.errors import whole
 
 
 class RelationMessages(nn.Module):
@@ -30,7 +31,8 @@ class RelationMessages(nn.Module):
 
     def __init__(self, relations: Sequence[Relation], num_heads: int, dim: int) -> None:
         super().__init__()
-        self.relations, self.num_heads, self.dim = tuple(relations), num_heads, dim
+        self.relations = tuple(relations)
+        self.num_heads, self.dim = whole("num_heads", num_heads), whole("dim", dim)
         channels = sum(one.channels for one in relations)
         # [.., 1, width] is a vector for each set of edges, which optimizers do not decay
         self.weight = nn.Parameter(torch.zeros(channels, 1, num_heads * dim))

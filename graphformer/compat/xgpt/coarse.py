@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphformer.compat.xgpt.settings import COARSE_ATTENTIONS, Settings
-from graphformer.errors import require_known
+from graphformer.errors import require_known, whole
 
 MASKED = -1e9
 OF_LATENTS = ("input_pos_emb", "latent_pos_emb", "latent_array", "decoder_queries")
@@ -124,6 +124,11 @@ def corner(mask: Tensor | None, rows: int, columns: int) -> Tensor | float:
     return F.pad(cut, more, value=MASKED)
 
 
+def check_sizes(hidden_size: int, num_heads: int) -> None:
+    whole("hidden_size", hidden_size)
+    whole("num_heads", num_heads)
+
+
 class CoarseAttention(nn.Module):
     """``CG_Attention``: ``sum_l (x + P_l level_l(x))``.
 
@@ -136,6 +141,7 @@ class CoarseAttention(nn.Module):
 
     def __init__(self, settings: Settings, hidden_size: int, num_heads: int) -> None:
         super().__init__()
+        check_sizes(hidden_size, num_heads)
         sizes = settings.num_latent_layers, settings.max_position_embeddings
         self.longest = settings.max_position_embeddings
         self.perceiver_layers = nn.ModuleList(
@@ -188,6 +194,7 @@ class InterpolatedAttention(nn.Module):
 
     def __init__(self, settings: Settings, hidden_size: int, num_heads: int) -> None:
         super().__init__()
+        check_sizes(hidden_size, num_heads)
         self.perceiver_layers = nn.ModuleList(
             InterpolatedLevel(hidden_size, num_heads) for _ in settings.num_latents_list
         )
