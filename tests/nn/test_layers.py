@@ -158,7 +158,7 @@ def test_every_parameter_gets_a_finite_gradient(
 @every_kind
 @both_directions
 @every_cut
-@pytest.mark.parametrize("executor", ["auto", "dense"])
+@pytest.mark.parametrize("executor", ["auto", pytest.param("dense", marks=pytest.mark.long)])
 def test_nothing_makes_a_nan(kind: str, is_causal: bool, cut: str, executor: str) -> None:
     """Half precision, masked rows, ties, one token, huge values, and sharpening far from 1."""
     layer = make(kind, "grouped", cut, is_causal=is_causal, executor=executor)

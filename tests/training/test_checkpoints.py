@@ -543,7 +543,7 @@ def told_or_same(call, arguments, weights, expected):
 
 
 @pytest.mark.parametrize(
-    "every", [13, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(7200)])]
+    "every", [29, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(7200)])]
 )
 @pytest.mark.parametrize("kind", ["text", "graphs"])
 def test_resuming_with_a_damaged_file_is_told_or_changes_nothing(
