@@ -153,6 +153,7 @@ class AttentionConv(EdgeAttention):
             "query_size": width,
             "kv_size": width,
             "layer_idx": None,
+            "edge_dim": edge_dim,
         }
         made = check_head(made, from_receivers, from_senders, head_channels)
         # The operator is made in its turn below: parameters are drawn in the order of old seeds.
@@ -175,6 +176,12 @@ class AttentionConv(EdgeAttention):
             waits = edge_dim == -1
             self.edge_message = (
                 UninitializedParameter() if waits else nn.Parameter(torch.empty(shape))
+            )
+        elif edge_dim is not None and not (made.score.biased or what.reads_edge_attr):
+            raise ValueError(
+                f"edge_dim={edge_dim}: neither score={made.score.name!r} nor "
+                f"operator={what.name!r} reads features of edges: leave it out, or take another of "
+                "the two"
             )
         self.operator = what.for_layer(sizes)
         merged = width if concat else self.head_channels

@@ -82,6 +82,9 @@ SLOTS: dict[str, list[Any]] = {
         {"name": "own_scaled", "inner": {"name": "gin"}, "self_weight": 0.5},
         {"name": "rounds", "inner": "gin"},
         {"name": "merged_heads", "inner": "sum"},
+        {"name": "mixture", "operators": ["sum", "gin", "sinc"]},
+        {"name": "mixture", "operators": ["pna", "gin"]},
+        "gine",
     ],
     "update": [
         None,
@@ -89,6 +92,7 @@ SLOTS: dict[str, list[Any]] = {
         "output_map",
         {"name": "gated_heads", "maps": True},
         {"name": "channel_gate", "shift": True},
+        {"name": "experts", "experts": 3, "top": 2},
     ],
 }
 """What may stand in each slot, as plain forms; None leaves it to the layer."""

@@ -947,7 +947,7 @@ def test_without_gradients():
         (
             dict(executor="fast"),
             ValueError,
-            "unknown executor 'fast'; known: auto, flash, dense, stream, edges",
+            "unknown executor 'fast'; known: auto, flash, linear, dense, stream, edges",
         ),
         (
             dict(executor="flash"),

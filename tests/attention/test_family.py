@@ -346,3 +346,68 @@ def test_forgetting_and_shared_questions_know_where_queries_stand():
     rule = candidates.SharedQuestion(torch.zeros(1, 4, dtype=torch.long))
     with pytest.raises(ValueError, match="got 7 queries and 4 keys"):
         gf.attention_graph(q, k, candidates=rule)
+
+
+# ---------------------------------------------------------------------- mixtures and messages
+
+
+def test_mixture_of_operators():
+    layer = stirred(
+        gf.nn.SumAttention(
+            12, 3, head=gf.Head(operator={"name": "mixture", "operators": ["sum", "gin", "sinc"]})
+        )
+    )
+    x, mixture = torch.randn(2, 7, 12), layer.operator
+    shares, want = mixture.logits.softmax(0), 0
+    assert mixture.reads_edges and mixture.chosen() is mixture.operators[int(shares.argmax())]
+    for share, one in zip(shares, mixture.operators, strict=True):
+        layer.operator = one
+        want = want + share * layer(x)
+    layer.operator = mixture
+    assert_close(layer(x), want)
+    for given, text in [(("sum",), "two or more"), ("sum", "two or more")]:
+        with pytest.raises(ValueError, match=text):
+            operators.MixtureOperator(given)
+
+
+@pytest.mark.parametrize("edge_dim", [None, 2])
+def test_messages_of_gine(edge_dim):
+    layer = stirred(
+        gf.nn.SumAttentionConv(5, 12, 3, edge_dim=edge_dim, head=gf.Head(operator="gine"))
+    )
+    x, ends = torch.randn(7, 5), torch.tensor([[0, 1, 2, 3, 4, 2], [1, 2, 3, 3, 3, 5]])
+    attr = None if edge_dim is None else torch.randn(6, 2)
+    out, (_, weight) = layer(x, ends, attr, return_attention_weights=True)
+    values = layer.v_proj(x).view(7, 3, 4)
+    messages = values[ends[0]]
+    if attr is not None:
+        messages = messages + torch.einsum("ec,hcd->ehd", attr, layer.operator.edge_map)
+    want = torch.zeros(7, 3, 4).index_add(0, ends[1], weight.unsqueeze(-1) * messages.relu())
+    assert_close(out, want.flatten(1))
+    assert torch.autograd.gradcheck(lambda x: layer(x, ends, attr), x.requires_grad_())
+
+
+def test_features_of_edges_that_nobody_reads_are_refused():
+    head = {"score": "echo", "normalize": "identity"}
+    with pytest.raises(ValueError, match="edge_dim=2: neither score='echo' nor operator='sinc'"):
+        gf.nn.SumAttentionConv(5, 12, 3, edge_dim=2, head=gf.Head(operator="sinc", **head))
+    gf.nn.SumAttentionConv(5, 12, 3, edge_dim=2, head=gf.Head(operator="gine", **head))
+    with pytest.raises(ValueError, match="edge_dim=-1: operator='gine' has a map of that width"):
+        gf.nn.SumAttentionConv(5, 12, 3, edge_dim=-1, head=gf.Head(operator="gine"))
+
+
+@pytest.mark.parametrize("top", [None, 1, 2])
+def test_experts(top):
+    update = stirred(updates.Experts(3, top, hidden_size=8, num_heads=6))
+    out, hidden = torch.randn(2, 6, 5, 4), torch.randn(2, 5, 8)
+    gates = update.linear(hidden).softmax(-1)
+    least = gates.sort(-1, descending=True).values[..., (top or 3) - 1, None]
+    gates = torch.where(gates >= least, gates, 0.0)
+    want = torch.stack([3 * gates[..., h // 2, None] * out[:, h] for h in range(6)], 1)
+    assert_close(update.of_heads(out, hidden), want)
+    for given, text in [
+        ({"experts": 4, "hidden_size": 8, "num_heads": 6}, "does not divide num_heads=6"),
+        ({"experts": 2, "top": 3}, "top=3: there are 2 experts"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            updates.Experts(**given)

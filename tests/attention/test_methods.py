@@ -61,6 +61,10 @@ HEADS = {
     },
     "projected self": {"operator": "projected_self"},
     "channel gate": {"update": {"name": "channel_gate", "shift": True}},
+    "experts": {"update": {"name": "experts", "top": 1}},
+    "mixture": {"operator": {"name": "mixture", "operators": ["sum", "gin", "sinc"]}},
+    "mixture of sums": {"operator": {"name": "mixture", "operators": ["sum", "gin"]}},
+    "gine": {"operator": "gine"},
 }
 REFUSED_ON_EDGES = {
     "forgetting": "adds up along a row of tokens",

@@ -28,10 +28,12 @@ class Operator(nn.Module, Slot, slot="operator"):
 
     Attributes:
         reads_edges: whether it is written in the general form.
+        reads_edge_attr: whether it reads the features of edges there.
     """
 
     reductions: tuple[str, ...] = ()
     reads_edges: bool = False
+    reads_edge_attr: bool = False
     told_by: ClassVar = {"on_edges": "reads_edges"}
 
     def forward(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
@@ -154,14 +156,10 @@ def inner_operator(owner: Operator, inner: Any) -> Any:
 class OwnScaled(Operator, name="own_scaled"):
     """An operator that sees ``self_weight`` times the receiver's own features."""
 
-    def __init__(self, inner: Operator, self_weight: float = 1.0) -> None:
+    def __init__(self, inner: Any, self_weight: float = 1.0) -> None:
         super().__init__()
         number("self_weight", self_weight)
-        if not isinstance(inner, Operator):
-            raise TypeError(
-                "inner must be an operator such as GINOperator(), in a plain form "
-                f"{{'name': 'gin'}}; got {inner!r}"
-            )
+        inner = inner_operator(self, inner)
         if inner.reads_edges:
             raise ValueError(
                 f"inner={inner.name!r} reads edges one by one, and its own features stand there: "

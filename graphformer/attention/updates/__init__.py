@@ -2,11 +2,13 @@
 
 from graphformer.attention.updates.base import Concat, OutputMap, Update
 from graphformer.attention.updates.channel_gate import ChannelGate
+from graphformer.attention.updates.experts import Experts
 from graphformer.attention.updates.gated import GatedHeads
 
 __all__ = [
     "ChannelGate",
     "Concat",
+    "Experts",
     "GatedHeads",
     "OutputMap",
     "Update",
