@@ -21,6 +21,7 @@ from graphformer.inspect.plots import (
     visible,
 )
 from graphformer.inspect.reading import graphs
+from graphformer.inspect.similarity import shareable_layers, similarity
 from graphformer.inspect.streamed import (
     Streamed,
     distance_profile,
@@ -63,6 +64,8 @@ __all__ = [
     "refined_graph",
     "rollout",
     "sender_mass",
+    "shareable_layers",
+    "similarity",
     "sink_mass",
     "token_scores",
     "visible",

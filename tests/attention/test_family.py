@@ -411,3 +411,22 @@ def test_experts(top):
     ]:
         with pytest.raises(ValueError, match=text):
             updates.Experts(**given)
+
+
+def test_paired_difference_is_differential_attention_of_shared_keys():
+    layer = gf.nn.SumAttention(
+        16, 4, 2, head=gf.Head(update="paired_difference", features="projection")
+    )
+    layer = stirred(layer)
+    x = torch.randn(2, 9, 16)
+    split = lambda t: t.unflatten(-1, (-1, 4)).transpose(1, 2)  # noqa: E731
+    q, k, v = (split(one(x)) for one in (layer.q_proj, layer.k_proj, layer.v_proj))
+    k, v = (one.repeat_interleave(2, 1) for one in (k, v))
+    mask = torch.ones(9, 9).tril().bool()
+    s = (q @ k.mT / 2).masked_fill(~mask, -torch.inf)
+    a = s.softmax(-1)
+    amount = layer.update.linear(x).sigmoid().transpose(1, 2).unsqueeze(-1)
+    want = (a - amount * a[:, [1, 0, 3, 2]]) @ v
+    assert_close(layer(x), want.transpose(1, 2).flatten(2))
+    with pytest.raises(ValueError, match="num_heads is 3: give an even number"):
+        gf.nn.SumAttention(15, 3, head=gf.Head(update="paired_difference"))

@@ -62,6 +62,7 @@ HEADS = {
     "projected self": {"operator": "projected_self"},
     "channel gate": {"update": {"name": "channel_gate", "shift": True}},
     "experts": {"update": {"name": "experts", "top": 1}},
+    "paired difference": {"update": "paired_difference"},
     "mixture": {"operator": {"name": "mixture", "operators": ["sum", "gin", "sinc"]}},
     "mixture of sums": {"operator": {"name": "mixture", "operators": ["sum", "gin"]}},
     "gine": {"operator": "gine"},

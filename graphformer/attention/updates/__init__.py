@@ -2,6 +2,7 @@
 
 from graphformer.attention.updates.base import Concat, OutputMap, Update
 from graphformer.attention.updates.channel_gate import ChannelGate
+from graphformer.attention.updates.difference import PairedDifference
 from graphformer.attention.updates.experts import Experts
 from graphformer.attention.updates.gated import GatedHeads
 
@@ -11,5 +12,6 @@ __all__ = [
     "Experts",
     "GatedHeads",
     "OutputMap",
+    "PairedDifference",
     "Update",
 ]
