@@ -54,6 +54,7 @@ class Method(NamedTuple):
 
 
 EVERY, NEAR, ROOT_OF = "n^2", "n w", "n sqrt n"
+CUT = {"sparsify": {"name": "threshold", "tau": 0.01}}
 METHODS = [
     Method("candidates", "window", {"size": 128}, "\\|i - j\\| < w", "", NEAR),
     Method(
@@ -140,7 +141,7 @@ METHODS = [
         "sum_k c_hk A^k x, or GIN on it",
         "1905.00067",
         EVERY,
-        {"sparsify": {"name": "threshold", "tau": 0.01}},
+        CUT,
     ),
     Method(
         "operator",
@@ -149,7 +150,7 @@ METHODS = [
         "x <- MLP_ht(eps x + A x) for t = 1..R",
         "1810.00826",
         EVERY,
-        {"sparsify": {"name": "threshold", "tau": 0.01}},
+        CUT,
     ),
     Method(
         "operator",
@@ -158,7 +159,7 @@ METHODS = [
         "sum_h softmax(m)_h A_h for all heads",
         "2501.02393",
         EVERY,
-        {"sparsify": {"name": "threshold", "tau": 0.01}},
+        CUT,
     ),
     Method(
         "operator",
@@ -167,8 +168,19 @@ METHODS = [
         "messages of receiver and sender",
         "2403.13781",
         EVERY,
-        {"sparsify": {"name": "threshold", "tau": 0.01}},
+        CUT,
     ),
+    Method("operator", "gine", {}, "sum_j w_ij relu(x_j + W e_ij)", "1905.12265", EVERY, CUT),
+    Method(
+        "operator",
+        "mixture",
+        {"operators": ["sum", "gin"]},
+        "sum_m softmax(a)_m operator_m",
+        "1806.09055",
+        EVERY,
+    ),
+    Method("update", "experts", {}, "E g_e(h)(x) out_h, k of E", "2408.08274", EVERY),
+    Method("update", "paired_difference", {}, "out_h - sigma(W x)_h out_partner", "", EVERY),
     Method("update", "gated_heads", {}, "H g_h(x) out_h", "2210.05144", EVERY),
     Method("update", "channel_gate", {}, "2 sigma(W x) out", "2505.06708", EVERY),
 ]

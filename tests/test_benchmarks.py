@@ -60,6 +60,7 @@ def run(monkeypatch, capsys):
         "inspecting",
         "methods",
         "relations",
+        "sharing",
         "graphs polycrystals",
         "slots",
         "nodes cora tolokers --repeats 1",
