@@ -39,9 +39,7 @@ def plan(
     :func:`graphformer.attention.build.choose`) and the backend, torch by default, aggregates them.
     """
     obstacle: str | None = None
-    for name in EDGELESS if executor == "auto" else (executor,):
-        if name not in EDGELESS:
-            continue
+    for name in EDGELESS:
         if name == "flash":
             why = flash.obstacle(problem, reductions)
         else:
@@ -50,7 +48,7 @@ def plan(
             why = f"backend={backend!r} was named, and a backend aggregates edges"
         if why is None and output_graph:
             why = "the graph itself was asked for"
-        if why is None:
+        if why is None and executor in ("auto", name):
             sums = "the operator needs only weighted sums, so no edges are built"
             return Plan(name, "auto", sums)
         if executor == name:
@@ -58,7 +56,8 @@ def plan(
                 f"executor={name!r} builds no edges and cannot be used here: {why}; "
                 "executor='auto' chooses one that can"
             )
-        obstacle = obstacle or why
+        if name == "flash":  # it is what edges cost more than
+            obstacle = why
     if exporting():  # a choice by the number of scores would be a bound on the length
         if backend not in ("auto", "torch"):
             raise ValueError(
