@@ -56,7 +56,7 @@ def plan(
                 f"executor={name!r} builds no edges and cannot be used here: {why}; "
                 "executor='auto' chooses one that can"
             )
-        if name == "flash":  # it is what edges cost more than
+        if name == "flash":  # the reason that is told: plain attention is what one expects
             obstacle = why
     if exporting():  # a choice by the number of scores would be a bound on the length
         if backend not in ("auto", "torch"):
