@@ -81,7 +81,7 @@ METHODS = [
         {"num_clusters": 64},
         "query and key nearest to one centroid",
         "2003.05997",
-        EVERY,
+        "n sqrt n",
     ),
     Method(
         "candidates",

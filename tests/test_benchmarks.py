@@ -58,6 +58,7 @@ def run(monkeypatch, capsys):
         "graph_cost",
         "hierarchy",
         "inspecting",
+        "long_texts",
         "methods",
         "relations",
         "sharing",

@@ -34,7 +34,10 @@ class Rule(Slot, slot="candidates"):
     same_heads: bool = False
     absolute: bool = False
     said_of: ClassVar = {
-        "allow": ("everything", "causal", "same_heads", "reach", "reaches", "free", "by_head"),
+        "allow": (
+            *("everything", "causal", "same_heads"),
+            *("reach", "reaches", "free", "by_head", "labels"),
+        ),
         "reach": ("reaches",),
     }
 
@@ -60,6 +63,12 @@ class Rule(Slot, slot="candidates"):
     def by_head(self) -> Sequence[Rule] | None:
         """A rule for each head, which allows the same in every head; None where it is not made of
         such.
+        """
+        return None
+
+    def labels(self) -> tuple[Tensor, Tensor] | None:
+        """Numbers of receivers ``[B, H, Nq]`` and of senders ``[B, H, Nk]``, from 0, where it
+        allows pairs of equal numbers alone; None where it knows of none.
         """
         return None
 
@@ -162,6 +171,10 @@ class Both(Rule, name="both"):
             first if second.everything else first & second
             for first, second in zip(*parts, strict=True)
         ]
+
+    def labels(self) -> tuple[Tensor, Tensor] | None:
+        first = self.first.labels()
+        return self.second.labels() if first is None else first
 
     def on_edges(self, given: AttentionGraph | None) -> Rule:
         parts = self.first.on_edges(given), self.second.on_edges(given)

@@ -94,6 +94,9 @@ class SameCluster(Rule):
     receivers: Tensor
     senders: Tensor
 
+    def labels(self) -> tuple[Tensor, Tensor] | None:
+        return self.receivers, self.senders
+
     def allow(self, pairs: Pairs) -> Tensor:
         own = self.receivers[pairs.sequence, pairs.head, pairs.receiver]
         return own == self.senders[pairs.sequence, pairs.head, pairs.sender]

@@ -19,7 +19,7 @@ from torch.autograd import Function
 
 from graphformer import finite
 from graphformer.attention.candidates import Rule
-from graphformer.attention.executors import twice
+from graphformer.attention.executors import labelled, twice
 from graphformer.attention.pairs import Pairs
 from graphformer.attention.problem import Problem
 
@@ -124,6 +124,9 @@ def kernel(
         return attention(q, k, x)
     if problem.rule.causal and num_receivers == num_senders:
         return attention(q, k, x, is_causal=True)
+    groups = labelled.groups(problem)
+    if groups is not None:
+        return labelled.by_group(problem, groups, (q, k, x), attention)
     stretches = narrow(problem)
     if stretches is None:
         # a rule that asks for senders alone has no axis of receivers, and the kernel wants one

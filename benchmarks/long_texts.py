@@ -1,0 +1,80 @@
+"""Methods whose time does not grow as the square of the length, beside plain attention.
+
+    python -m benchmarks.long_texts            the table of docs/methods.md, into results/
+    python -m benchmarks.long_texts --quick    small sizes: does it run? Writes no result
+
+A causal layer on tokens of width 256 with 4 heads, forward and backward, CPU time, one thread, the
+least of interleaved rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import graphformer as gf
+from benchmarks import measure, report
+
+
+def heads(length: int) -> dict[str, gf.Head | None]:
+    """About sqrt(n) blocks and clusters."""
+    root = max(4, 2 ** round(torch.tensor(float(length)).log2().item() / 2))
+    return {
+        "plain attention": None,
+        "window of 128": gf.Head(candidates={"name": "window", "size": 128}),
+        "clusters, about sqrt(n)": gf.Head(candidates={"name": "clusters", "num_clusters": root}),
+        "blocks of about sqrt(n)": gf.Head(candidates={"name": "blocks", "sizes": root}),
+        "decay without softmax": gf.Head(score="decay", normalize="identity"),
+    }
+
+
+def step(head: gf.Head | None, length: int) -> measure.Step:
+    torch.manual_seed(0)
+    given = {} if head is None else {"head": head}
+    layer = gf.nn.SumAttention(256, 4, **given)
+    x = torch.randn(1, length, 256, requires_grad=True)
+    return lambda: layer(x).square().sum().backward()
+
+
+def run(lengths: tuple[int, ...], rounds: int) -> dict[str, Any]:
+    runs = []
+    for length in lengths:
+        steps = {name: step(head, length) for name, head in heads(length).items()}
+        least = {name: min(one) for name, one in measure.cpu_times(steps, rounds).items()}
+        runs.append({"length": length, "seconds": least})
+        print(length, least, flush=True)
+    settings = {"width": 256, "heads": 4, "rounds": rounds, "seed": 0}
+    return {"environment": report.environment(), "settings": settings, "runs": runs}
+
+
+def table(content: dict[str, Any]) -> str:
+    runs = content["runs"]
+    header = ["", *(f"{one['length']:,}" for one in runs), "of plain attention", "exponent"]
+    lengths, rows = [one["length"] for one in runs], []
+    for name in runs[-1]["seconds"]:
+        seconds = [one["seconds"][name] for one in runs]
+        part = seconds[-1] / runs[-1]["seconds"]["plain attention"]
+        exponent = f"{measure.slope(lengths, seconds):.2f}" if len(runs) > 1 else "-"
+        rows.append([name, *map(measure.seconds, seconds), f"{part:.2f}", exponent])
+    return report.table(header, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="short; writes no result file")
+    parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder of the file")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    content = run((64,), 1) if options.quick else run((4096, 16384), 2)
+    if not options.quick:
+        report.save("long_texts", content, options.results)
+    print(f"\n{table(content)}")
+
+
+if __name__ == "__main__":
+    main()
