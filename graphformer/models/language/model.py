@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from typing import Any, cast
@@ -268,6 +269,8 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
             "generate(input_ids, attention_mask=...)"
         )
 
+    # transformers reads its signature for the names that generate may be given
+    @functools.wraps(GenerationMixin.prepare_inputs_for_generation, assigned=(), updated=())
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As of every transformers model.
 
