@@ -768,7 +768,7 @@ def test_parameters_are_counted() -> None:
         (
             {"executor": "fast"},
             ValueError,
-            "unknown executor 'fast'; known: auto, flash, dense, stream, edges",
+            "unknown executor 'fast'; known: auto, flash, linear, dense, stream, edges",
         ),
         (
             {"normalize": "entmax"},

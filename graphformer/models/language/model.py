@@ -271,7 +271,9 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
 
     # transformers reads its signature for the names that generate may be given
     @functools.wraps(GenerationMixin.prepare_inputs_for_generation, assigned=(), updated=())
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
         """As of every transformers model.
 
         Raises:
