@@ -31,9 +31,10 @@ def source_of(dataset: str) -> Source:
         holds = f"both {' and '.join(source.files[0] for source in found)}; keep them apart"
         if not found:
             holds = f"neither {' nor '.join(one.files[0] for one in known if one.files[0])}"
-        suffixes = ", ".join(source.files[1] for source in known if source.files[1])
+        named_files = [one.files for one in known if one.files[1]]
+        suffixes = "; ".join(f"{name}: {some}" if name else some for name, some in named_files)
         words = " or ".join(source.word for source in known if source.word)
-        raise ValueError(f"--dataset: {dataset!r} has {holds}; known: {suffixes}, or {words}.")
+        raise ValueError(f"--dataset: {dataset!r} has {holds}; known: {suffixes}; or {words}.")
     return found[0]
 
 

@@ -425,7 +425,7 @@ def test_what_a_dataset_is(call, refused, tmp_path):
         (tmp_path / "mixed" / name).write_text("")
     for given, message in (
         ("nowhere", "there is no folder or file"),
-        ("empty", "has neither images nor structures; known: .png"),
+        ("empty", "has neither images nor structures nor crystals; known: images: .png"),
         ("mixed", "has both images and structures; keep them apart"),
         ("mixed/a.npy", "has neither images nor structures"),
     ):

@@ -691,7 +691,7 @@ def test_train_graphs_on_images(call, refused, graphs, tmp_path):
             "identity, relu, sigmoid, sigmoid_per_head",
         ),
         ([*MANY, "--operator", "gcn"], "unknown operator 'gcn'; known: gin, pna, sum"),
-        ([*MANY, "--hidden-size", "65"], "hidden_size 65 is not a multiple of num_heads 4"),
+        ([*MANY, "--hidden-size", "65"], "--hidden-size 65 is not a multiple of --heads 4"),
     ],
 )
 def test_train_graphs_refuses(call, refused, tmp_path, options, message):
