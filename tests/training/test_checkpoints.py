@@ -369,21 +369,22 @@ def hold(folder):
 
 def test_a_folder_with_a_living_run_is_refused_and_with_a_killed_one_not(tmp_path, call, words):
     living = hold(tmp_path / "run")
-    for resume in (False, True):
-        with pytest.raises(
-            ValueError,
-            match=rf"another run \(process {living} on \S+\) is writing into '.*run'; wait until",
-        ):
-            run(tmp_path / "run", resume=resume)
-    for options in (["--resume"], []):
-        code, out, err = call("train", words, "--output", tmp_path / "run", *TEXT.split(), *options)
-        assert (
-            code == 2
-            and not out
-            and re.fullmatch(r"error: output_dir: another run .* name another folder\.\n", err)
-        )
-    os.kill(living, signal.SIGKILL)
-    os.waitpid(living, 0)
+    try:
+        for resume in (False, True):
+            with pytest.raises(
+                ValueError,
+                match=rf"another run \(process {living} on \S+\) is writing into '.*run'; wait",
+            ):
+                run(tmp_path / "run", resume=resume)
+        for options in (["--resume"], []):
+            code, out, err = call(
+                "train", words, "--output", tmp_path / "run", *TEXT.split(), *options
+            )
+            told = r"error: --output: another run .* name another folder\.\n"
+            assert code == 2 and not out and re.fullmatch(told, err)
+    finally:
+        os.kill(living, signal.SIGKILL)
+        os.waitpid(living, 0)
     assert run(tmp_path / "run").steps == 4
 
 
