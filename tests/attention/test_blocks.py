@@ -391,9 +391,28 @@ def test_no_matrix_of_all_pairs(rule, monkeypatch):
     assert sum(seen) <= 128 * (16 + 16 + 128 // 8)
 
 
+CUT = {"sparsify": gf.Threshold(0.1)}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["two levels", "weighed", "window", "per head"])
-@pytest.mark.parametrize("slots", [{}, {"sparsify": gf.Threshold(0.1)}], ids=["sum", "edges"])
+@pytest.mark.parametrize(
+    ("name", "slots"),
+    [
+        ("two levels", {}),
+        ("window", CUT),
+        *(
+            pytest.param(*one, marks=pytest.mark.long)
+            for one in (
+                ("two levels", CUT),
+                ("window", {}),
+                ("weighed", {}),
+                ("weighed", CUT),
+                ("per head", {}),
+                ("per head", CUT),
+            )
+        ),
+    ],
+)
 def test_compiled_as_one_graph(name, slots):
     torch._dynamo.reset()
     layer, x = layer_of(RULES[name], **slots), states(13).requires_grad_()

@@ -278,8 +278,11 @@ def test_rounds_of_a_preset_are_those_of_the_operator():
                 "trained": False,
             }
         },
-        {"operator": {"name": "rounds", "inner": {"name": "gin", "mlp_ratio": 2.0}}},
-        {"operator": "merged_heads"},
+        pytest.param(
+            {"operator": {"name": "rounds", "inner": {"name": "gin", "mlp_ratio": 2.0}}},
+            marks=pytest.mark.long,
+        ),
+        pytest.param({"operator": "merged_heads"}, marks=pytest.mark.long),
     ],
     ids=["distance scaled", "extra edges", "rounds", "merged heads"],
 )
