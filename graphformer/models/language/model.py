@@ -270,6 +270,7 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
         )
 
     # transformers reads its signature for the names that generate may be given
+    @strict_flags
     @functools.wraps(GenerationMixin.prepare_inputs_for_generation, assigned=(), updated=())
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, *args: Any, **kwargs: Any
