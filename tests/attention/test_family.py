@@ -391,7 +391,12 @@ def test_features_of_edges_that_nobody_reads_are_refused():
     head = {"score": "echo", "normalize": "identity"}
     with pytest.raises(ValueError, match="edge_dim=2: neither score='echo' nor operator='sinc'"):
         gf.nn.SumAttentionConv(5, 12, 3, edge_dim=2, head=gf.Head(operator="sinc", **head))
-    gf.nn.SumAttentionConv(5, 12, 3, edge_dim=2, head=gf.Head(operator="gine", **head))
+    for reads in (
+        "gine",
+        {"name": "mixture", "operators": ["sum", "gine"]},
+        {"name": "rounds", "inner": "gine"},
+    ):
+        gf.nn.SumAttentionConv(5, 12, 3, edge_dim=2, head=gf.Head(operator=reads, **head))
     with pytest.raises(ValueError, match="edge_dim=-1: operator='gine' has a map of that width"):
         gf.nn.SumAttentionConv(5, 12, 3, edge_dim=-1, head=gf.Head(operator="gine"))
 

@@ -76,6 +76,14 @@ def test_most_pairs_of_one_label_are_left_to_the_mask(calls):
     assert not calls
 
 
+@pytest.mark.parametrize("empty", [{"batch": 0}, {"senders": 0}])
+def test_nothing_to_look_at(calls, empty):
+    q, k, x = inputs(**empty)
+    labels = (torch.zeros(*one.shape[:3], dtype=torch.long) for one in (q, k))
+    out = attend(q, k, x, candidates=SameCluster(*labels))[0]["sum"]
+    assert out.shape == (*q.shape[:3], 5) and not out.any() and not calls
+
+
 def test_a_layer(calls):
     layer = gf.nn.SumAttention(12, 3, head=gf.Head(candidates=Clusters(5))).eval()
     x = torch.randn(2, 40, 12)

@@ -60,6 +60,11 @@ def test_direct_transcription_of_retention():
     assert_close(run(q, k, x, "linear", score=Decay(6)), want)
 
 
+def test_no_tokens():
+    q, k, x = inputs(length=0)
+    assert run(q, k, x, "auto", score=Decay(6)).shape == (2, 6, 0, 7)
+
+
 def test_no_power_overflows():
     q, k, x = (one.detach().float() for one in inputs(5000, 2, 2))
     score = Decay(2)

@@ -26,6 +26,8 @@ def groups(problem: Problem) -> tuple[Tensor, Tensor] | None:
     labels = problem.rule.labels()
     if labels is None or torch.compiler.is_compiling() or problem.sizes[2] < FEWEST:
         return None
+    if 0 in problem.sizes:
+        return None
     of_receivers, of_senders = labels
     if of_receivers.shape[:2] != problem.sizes[:2]:
         return None

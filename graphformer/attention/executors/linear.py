@@ -39,6 +39,8 @@ def obstacle(problem: Problem, reductions: tuple[str, ...], dropout: float) -> s
     if problem.score.fading(problem.q, problem.k) is None:
         return f"score={type(problem.score).__name__} is no dot product, nor one that fades"
     num_receivers, num_senders = problem.sizes[2:]
+    if num_receivers == 0:
+        return "there are no tokens"
     rule = _without_padding(problem.rule)[0]
     if not (rule.causal and num_receivers == num_senders):
         return "the candidates are not all tokens up to the receiver"

@@ -36,6 +36,7 @@ class MixtureOperator(Operator, name="mixture"):
         self.operators = nn.ModuleList(made)
         self.logits = nn.Parameter(torch.zeros(len(made)))
         self.reads_edges = any(one.reads_edges for one in made)
+        self.reads_edge_attr = any(one.reads_edge_attr for one in made)
         self.reductions = tuple(dict.fromkeys(name for one in made for name in one.reductions))
 
     def reset_own_parameters(self) -> None:

@@ -34,6 +34,7 @@ class RoundsOperator(Operator, name="rounds"):
         super().__init__()
         self.rounds, self.shared = whole("rounds", rounds), shared
         self.inner = inner_operator(self, inner)
+        self.reads_edge_attr = self.inner.reads_edge_attr
         # a deep copy drawn anew: rounds that start alike would stay so where they get equal slopes
         self.more = nn.ModuleList(
             copy.deepcopy(self.inner) for _ in range(0 if shared else rounds - 1)
