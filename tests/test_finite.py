@@ -174,7 +174,7 @@ def test_given_edges_read_no_number_of_features(kind: Callable[..., Any]) -> Non
         conv.attend(x, x, edges, attr)
     assert reads.found == []
     x[int(edges.senders[0])] = torch.nan
-    out, _, _ = conv.attend(x, x, edges, attr)
+    out, *_ = conv.attend(x, x, edges, attr)
     assert out[int(edges.receivers[0])].isnan().all()
 
 

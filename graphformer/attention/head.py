@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from graphformer.attention.operators import Operator
 from graphformer.attention.scores import ScaledDotProduct, Score
 from graphformer.attention.slot import check_slot, own_copy, spec
 from graphformer.attention.updates import Update
-from graphformer.errors import did_you_mean
+from graphformer.errors import did_you_mean, number
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Head:
     Attributes:
         candidates: which pairs may be scored; None: all that the layer's masks and edges allow.
         score, normalize, sparsify: logits; logits to weights; weights to kept edges (None: all).
-        features: what a node sends, ``"slice"`` or ``"projection"``.
+        features: what a node sends, ``"slice"``, ``"projection"`` or ``"value_residual"``.
         operator: what runs on the graph, ``"gin"``, ``"pna"``, ``"sum"``; None: the layer's own.
         update: what becomes of the heads' outputs, ``"concat"`` or ``"output_map"``.
 
@@ -108,6 +108,12 @@ class Head:
         made = {name: value.for_layer(sizes) for name, value in self.items().items()}
         return dataclasses.replace(self, **made)
 
+    def in_first_layer(self) -> Head:
+        """The head of a model's first layer, where none was before it."""
+        if self.features is None:
+            return self
+        return dataclasses.replace(self, features=self.features.in_first_layer())
+
     def copied(self) -> Head:
         """The same, with parameters of its own."""
         return dataclasses.replace(
@@ -152,6 +158,29 @@ class Compute:
             raise ValueError(
                 f"executor={self.executor!r} builds no edges, and backend={self.backend!r} "
                 "aggregates edges: give one of them"
+            )
+
+
+def refuse_first_alone(heads: Sequence[Head | None], initial_residual: float | None) -> None:
+    """ValueError where later layers read nothing of the first one, and a setting asks for it.
+
+    Args:
+        heads: of a model's layers. initial_residual: the model's.
+    """
+    reads = [
+        one is not None and one.features is not None and one.features.reads_first for one in heads
+    ]
+    if any(reads[:1]) and not any(reads[1:]):
+        raise ValueError(
+            f"features={heads[0].features.name!r} read what the first layer sends, and no later "  # type: ignore[union-attr]
+            "layer has them: give them to a layer after the first, or leave them out"
+        )
+    if initial_residual is not None:
+        number("initial_residual", initial_residual, hint="; None leaves it out")
+        if len(heads) < 2:
+            raise ValueError(
+                f"initial_residual={initial_residual} is of layers after the first, and there is "
+                "one layer: leave it out"
             )
 
 

@@ -6,6 +6,7 @@ from graphformer._lazy import lazy
 from graphformer.attention.operators import GINOperator, HeadMLP, Operator, PNAOperator, SumOperator
 from graphformer.attention.scores import DifferentialScoring, PairwiseScoring
 from graphformer.nn.edge_list import EdgeList
+from graphformer.nn.initial_residual import InitialResidual
 from graphformer.nn.mlp import GatedMLP
 from graphformer.nn.pointers import pointed, pointer_graph, pointer_loss
 from graphformer.nn.presets import GINAttention, PNAAttention, SumAttention
@@ -40,6 +41,7 @@ __all__ = [
     "GatedMLP",
     "GraphAttention",
     "HeadMLP",
+    "InitialResidual",
     "Operator",
     "PNAAttention",
     "PNAAttentionConv",

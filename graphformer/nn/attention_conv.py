@@ -219,6 +219,8 @@ class AttentionConv(EdgeAttention):
         output_graph: bool = False,
         previous: AttentionGraph | None = None,
         edge_type: Tensor | None = None,
+        first: Tensor | None = None,
+        output_features: bool = False,
     ) -> Any:
         """``conv(x, edge_index, edge_attr)`` in PyG's convention, ``conv(graph, feat, edge_feat)``
         in DGL's.
@@ -258,6 +260,9 @@ class AttentionConv(EdgeAttention):
             previous: the graph of the layer before, lanes ``(heads,)``, for a score that reads it.
             edge_type: int ``[E]``, the type of each edge, for a relation that reads it. Messages of
                 relations are multiplied by ``edge_weight`` too.
+            first: what the senders send in the first layer, for features that read it.
+            output_features: also return what the senders send ``[1, heads, N, d]`` (of B sets of
+                features ``B N`` in the place of ``N``), after all else.
 
         Returns:
             ``[N, out_channels]`` (receivers), and the :class:`~graphformer.AttentionGraph` with
@@ -305,7 +310,7 @@ class AttentionConv(EdgeAttention):
             num_senders, num_receivers = batches * num_senders, batches * num_receivers
         heads_graph = None
         if static and not output_graph and self._traceable():
-            out, alpha = self._traced(x_src, x_dst, num_receivers, edges, typed)
+            out, alpha, sent = self._traced(x_src, x_dst, num_receivers, edges, typed, first)
         else:
             if static and not torch.compiler.is_dynamo_compiling():
                 raise ValueError(
@@ -315,15 +320,9 @@ class AttentionConv(EdgeAttention):
                     f"backend={self.backend!r} if that is dgl or torch_sparse. torch.compile takes "
                     "such a layer with a break in the graph"
                 )
-            out, heads_graph, alpha = self._listed(
-                x_src,
-                x_dst,
-                num_receivers,
-                edges,
-                loops,
-                bool(return_attention_weights),
-                previous,
-                typed,
+            weights = bool(return_attention_weights)
+            out, heads_graph, alpha, sent = self._listed(
+                *(x_src, x_dst, num_receivers, edges, loops, weights, previous, typed, first)
             )
         if batches is not None:
             out = out.view(batches, -1, self.out_channels)
@@ -334,6 +333,8 @@ class AttentionConv(EdgeAttention):
             answer.append(returned(graph, looped, alpha, self.flow))
         if output_graph:
             answer.append(heads_graph)
+        if output_features:
+            answer.append(sent)
         return answer[0] if len(answer) == 1 else tuple(answer)
 
     @torch.compiler.disable  # how many edges there are is in the data
@@ -347,18 +348,16 @@ class AttentionConv(EdgeAttention):
         weights: bool,
         previous: AttentionGraph | None = None,
         typed: Sequence[TypedEdges] = (),
-    ) -> tuple[Tensor, AttentionGraph, Tensor | None]:
-        """Output, the heads' graph, and if asked for the weights ``[E, heads]`` in the order of the
-        edges.
+        first: Tensor | None = None,
+    ) -> tuple[Tensor, AttentionGraph, Tensor | None, Tensor]:
+        """Output, the heads' graph, if asked for the weights ``[E, heads]`` in the order of the
+        edges, and what is sent.
         """
         ends = (edges.senders, edges.receivers)
         listed = EdgeList.sort(*ends, x_src.shape[0], num_receivers)
-        order = listed.order
-        given = GivenEdges(
-            order, torch.stack(ends[::-1] if self.flow == "target_to_source" else ends), loops
-        )
-        edges = edges.select(order)
-        out, graph, kept = self.attend(
+        order, rows = listed.order, ends[::-1] if self.flow == "target_to_source" else ends
+        given, edges = GivenEdges(order, torch.stack(rows), loops), edges.select(order)
+        out, graph, kept, sent = self.attend(
             x_src,
             x_dst,
             listed,
@@ -368,11 +367,10 @@ class AttentionConv(EdgeAttention):
             edge_weight=edges.weight,
             previous=previous,
             typed=typed,
+            first=first,
         )
-        if not weights:
-            return out, graph, None
-        alpha = self._rows(kept, order, len(order))[0]
-        return out, graph, alpha
+        alpha = self._rows(kept, order, len(order))[0] if weights else None
+        return out, graph, alpha, sent
 
     def __repr__(self) -> str:
         options = [f"heads={self.heads}"]

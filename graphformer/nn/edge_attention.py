@@ -87,16 +87,18 @@ class EdgeAttention(Shell, MessageLayer):
         edge_weight: Tensor | None = None,
         previous: AttentionGraph | None = None,
         typed: Sequence[TypedEdges] = (),
-    ) -> tuple[Tensor, AttentionGraph, AttentionGraph]:
+        first: Tensor | None = None,
+    ) -> tuple[Tensor, AttentionGraph, AttentionGraph, Tensor]:
         """The layer on a sorted edge list; what belongs to edges in the list's order. PyG's
-        explainers see the edges that are ``given``. ``typed``: those of each relation.
+        explainers see the edges that are ``given``. ``typed``: those of each relation. ``first``:
+        what senders send in the first layer ``[1, H, N, d]``, for features that read it.
 
         Returns:
-            The output, the heads' graph, and the same graph with edges in the place of senders
-            (:meth:`EdgeList.edges_as_senders`).
+            The output, the heads' graph, the same graph with edges in the place of senders
+            (:meth:`EdgeList.edges_as_senders`), and what the senders send ``[1, H, N, d]``.
         """
         num_receivers = edges.num_receivers
-        values, own, q, k = self._nodes(x_src, x_dst, num_receivers)
+        values, own, q, k = self._nodes(x_src, x_dst, num_receivers, first)
         list_of_all = Listed.of(edges.heads(self.heads), self.heads)
         among = None
         if given is not None and self.candidates is not None and bool((given.number < 0).any()):
@@ -122,19 +124,19 @@ class EdgeAttention(Shell, MessageLayer):
             kept, reduced = self._propagated(values[0], kept, edges, edge_attr, given, dropout)
             graph = pairs.graph.with_weight(kept.weight)
             out = self._related(self._operated(own, reduced), values, typed)
-            return self._finished(out, x_dst), graph, kept
+            return self._finished(out, x_dst), graph, kept, values
         graph = pairs.graph.with_weight(weight)
         weighted = dropped(graph, dropout)
         if self.operator.reads_edges:
             rows = None if edge_attr is None else edge_attr[kept.senders % max(edges.num_edges, 1)]
             seen = EdgeMessages(weighted, self.heads, self.backend, rows)
             out = self.operator.on_edges(own, values, seen)
-            return self._finished(self._related(out, values, typed), x_dst), graph, kept
+            return self._finished(self._related(out, values, typed), x_dst), graph, kept, values
         reduced = reduce(graph, weighted, values[0], self.operator.reductions, self.backend)
         if edge_attr is not None:
             self._add_messages(reduced, weighted, kept.senders, edges, edge_attr)
         out = self._related(self._operated(own, reduced), values, typed)
-        return self._finished(out, x_dst), graph, kept
+        return self._finished(out, x_dst), graph, kept, values
 
     # ------------------------------------------------------------------ before and after the graph
 
@@ -160,13 +162,17 @@ class EdgeAttention(Shell, MessageLayer):
         return x if x is None or x.layout != torch.strided else x.unsqueeze(0)
 
     def _nodes(
-        self, x_src: Tensor, x_dst: Tensor | None, num_receivers: int
+        self,
+        x_src: Tensor,
+        x_dst: Tensor | None,
+        num_receivers: int,
+        first: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of :meth:`_projected`; where receivers have no features, scores read zeros."""
         if x_dst is None and self.score_slot.reads_hidden:
             width = self.channels if isinstance(self.channels, int) else self.channels[1]
             x_dst = torch.zeros(num_receivers, width, dtype=x_src.dtype, device=x_src.device)
-        return self._projected(x_dst, x_src, self._heads, num_receivers)
+        return self._projected(x_dst, x_src, self._heads, num_receivers, first)
 
     def _operated(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
         """From reductions ``[H, N, d]``."""
@@ -337,11 +343,12 @@ class EdgeAttention(Shell, MessageLayer):
         num_receivers: int,
         edges: GivenList,
         typed: Sequence[TypedEdges] = (),
-    ) -> tuple[Tensor, Tensor]:
-        """Output and weights ``[E, heads]``: no edge is sorted or left out, and dropped ones have
-        weight 0.
+        first: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Output, weights ``[E, heads]`` and what is sent ``[1, H, N, d]``: no edge is sorted or
+        left out, and dropped ones have weight 0.
         """
-        values, own, q, k = self._nodes(x_src, x_dst, num_receivers)
+        values, own, q, k = self._nodes(x_src, x_dst, num_receivers, first)
         back = None
         if self.sparsify is not None and (
             self.sparsify.bound is None or self.sparsify.then is not None
@@ -375,4 +382,4 @@ class EdgeAttention(Shell, MessageLayer):
         out = self.update(out)  # type: ignore[operator]
         out = self._operated(own, self._split(out, alpha, keep, receivers))
         out = self._related(out, values, typed)
-        return self._finished(out, x_dst), alpha if back is None else alpha[back]
+        return self._finished(out, x_dst), alpha if back is None else alpha[back], values

@@ -4,7 +4,7 @@ the maps around them, and what happens before and after the graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,24 @@ from graphformer.errors import number
 from graphformer.graph import AttentionGraph
 from graphformer.nn.maps import linear, mapped
 from graphformer.nn.recompute import in_stretches
+
+
+def check_first(layers: Sequence[Any]) -> None:
+    """ValueError where layers on tokens read what the first one sends, and send another number of
+    heads.
+    """
+
+    def senders(layer: Any) -> int:
+        return int(layer.num_heads if layer.v_proj is None else layer.num_kv_heads)
+
+    for place, layer in enumerate(layers):
+        if layer.features.reads_first and senders(layer) != senders(layers[0]):
+            raise ValueError(
+                f"layer {place} has features={layer.features.name!r} of {senders(layer)} heads, "
+                f"and the first layer sends {senders(layers[0])}: a projection has "
+                "num_key_value_heads heads, slices have num_attention_heads; give all layers the "
+                "same kind"
+            )
 
 
 class Shell(nn.Module):
@@ -130,6 +148,7 @@ class Shell(nn.Module):
         senders: Tensor,
         split: Callable[[Tensor], Tensor],
         num_receivers: int,
+        first: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What senders send ``[B, Hkv, Nk, d]``, the receivers' own features, and what the score
         takes for queries and keys.
@@ -137,9 +156,11 @@ class Shell(nn.Module):
         Args:
             receivers, senders: the layer's input. Where receivers have none, that counts as 0.
             split: cuts into heads and turns them by their positions.
+            first: what senders send in the first layer, for features that read it.
         """
         values = self._heads(senders if self.v_proj is None else mapped(self.v_proj, senders))
         values = self.features.of_nodes(values, self._hidden(self.features, senders))
+        values = self._beside_first(values, first)
         if receivers is None:
             own = values.new_zeros(*values.shape[:2], num_receivers, values.shape[3])
         else:
@@ -151,6 +172,34 @@ class Shell(nn.Module):
         score = self.score_slot
         hidden = self._hidden(score, receivers), self._hidden(score, senders)
         return values, own, *score.of_hidden(*hidden, q, k, split)
+
+    def _beside_first(self, values: Tensor, first: Tensor | None) -> Tensor:
+        """Features ``[B, Hkv, N, d]`` and those of the first layer.
+
+        Raises:
+            ValueError: the first layer's are missing, not read, or of another shape.
+        """
+        features = self.features
+        if not features.reads_first:
+            if first is None:
+                return values
+            raise ValueError(
+                f"first is given, and features={features.name!r} read nothing of the first layer: "
+                "leave it out, or take features='value_residual'"
+            )
+        if first is None:
+            raise ValueError(
+                f"features={features.name!r} read what the first layer sends: give it as "
+                "first=..., which that layer returns with output_features=True"
+            )
+        if first.shape != values.shape:
+            raise ValueError(
+                f"the first layer sends {list(first.shape)}, and this one {list(values.shape)} "
+                f"(batch, heads, nodes, width), which features={features.name!r} cannot mix: give "
+                "both layers the same nodes, heads and kind of features (a projection has "
+                "num_kv_heads heads, slices have num_heads)"
+            )
+        return features.with_first(values, first)
 
     def _operated(self, own: Tensor, reduced: dict[str, Tensor]) -> Tensor:
         """The operator on reductions ``[B, H, Nq, D]``."""

@@ -196,7 +196,9 @@ class GraphAttention(Shell):
         input_ids: Tensor | None = None,
         links: Sequence[Links] | None = None,
         block_ids: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, AttentionGraph]:
+        first: Tensor | None = None,
+        output_features: bool = False,
+    ) -> Any:
         """
         Args:
             hidden_states: ``[B, N, hidden_size]``.
@@ -213,6 +215,8 @@ class GraphAttention(Shell):
             links: the relations' edges, where they were made for several layers at once.
             block_ids: int ``[B, Nk]``, where blocks begin: ``candidates=Blocks(None)``, see
                 :func:`graphformer.attention.candidates.with_blocks`.
+            first: what the first layer sends ``[B, Hkv, N, d]``, for features that read it.
+            output_features: also return what these N tokens send, as the last.
 
         Returns:
             ``[B, N, hidden_size]``, and the :class:`~graphformer.AttentionGraph` with lanes
@@ -231,8 +235,9 @@ class GraphAttention(Shell):
             )
         split = partial(self._turned_heads, position_embeddings)
         features, own, q, k = self._projected(
-            hidden_states, hidden_states, split, hidden_states.shape[1]
+            hidden_states, hidden_states, split, hidden_states.shape[1], first
         )
+        sent = features
         if past_key_values is not None:
             if self.layer_idx is None:
                 raise ValueError(
@@ -298,10 +303,8 @@ class GraphAttention(Shell):
         if self.relations is not None:
             out = out + self.relations(features[:, :, :tokens], links)
         out = self._joined(out, hidden_states)
-        if not output_graph:
-            return out
-        assert graph is not None
-        return out, graph
+        answer = (out, *(graph,) * output_graph, *(sent,) * output_features)
+        return answer if len(answer) > 1 else out
 
     def _past(self, cache: Any) -> Any:
         """What further steps of the operator made of past tokens; None where there is no cache."""

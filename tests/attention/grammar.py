@@ -106,6 +106,7 @@ ELSEWHERE = {
         "shared_question": "segments of one batch",
     },
     "score": {"echo": "reads the graph of the layer before"},
+    "features": {"value_residual": "reads what the first layer sends"},
     "update": {"paired_difference": "an even number of heads, and these have three"},
 }
 """Registered values that no head alone can hold, and why."""

@@ -1,5 +1,6 @@
 r"""The linear executor: sums whose weights are plain dot products, or dot products that fade with
-the distance, by blocks of tokens and a running state. No edges are built.
+the distance, by blocks of tokens and a running state. No edges are built. A softmax of logits that
+depend on the sender alone runs here too, by :mod:`graphformer.attention.executors.scan`.
 
 With :math:`w_{ij} = \lambda^{i - j} \langle q_i, k_j \rangle`, blocks of C tokens and the state
 :math:`S_b = \sum_{j < bC} \lambda^{bC - j} k_j x_j^\top` (lightning attention, arXiv 2401.04658;
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from graphformer.attention.candidates import Keep, Rule
 from graphformer.attention.candidates.base import Both
+from graphformer.attention.executors import scan
 from graphformer.attention.problem import Problem
 from graphformer.uncompiled import exporting
 
@@ -34,10 +36,17 @@ def obstacle(problem: Problem, reductions: tuple[str, ...], dropout: float) -> s
         return "the candidates are explicit edges"
     if problem.sparsify is not None:
         return f"sparsify={problem.sparsify} cuts edges"
-    if not problem.normalize.is_identity:
+    name, allowed = type(problem.score).__name__, ["sum"]
+    if problem.normalize.is_softmax:
+        if problem.score.of_senders(problem.q, problem.k) is None:
+            return (
+                f"normalize={problem.normalize} is not identity, and score={name} reads receivers"
+            )
+        allowed = ["sum", "mean"]  # its weights sum to 1
+    elif not problem.normalize.is_identity:
         return f"normalize={problem.normalize} is not identity"
-    if problem.score.fading(problem.q, problem.k) is None:
-        return f"score={type(problem.score).__name__} is no dot product, nor one that fades"
+    elif problem.score.fading(problem.q, problem.k) is None:
+        return f"score={name} is no dot product, nor one that fades"
     num_receivers, num_senders = problem.sizes[2:]
     if num_receivers == 0:
         return "there are no tokens"
@@ -48,12 +57,14 @@ def obstacle(problem: Problem, reductions: tuple[str, ...], dropout: float) -> s
         return "the number of blocks would be a constant of the program"
     if dropout:
         return "dropout draws a number for each weight"
-    others = [name for name in reductions if name != "sum"]
+    others = [one for one in reductions if one not in allowed]
     return f"the operator needs the reductions {', '.join(others)}" if others else None
 
 
 def weighted_sum(problem: Problem, x: Tensor) -> Tensor:
     """``sum_j w_ij x_j`` for ``x`` ``[B, H, N, D]``."""
+    if problem.normalize.is_softmax:
+        return _scanned(problem, x)
     found = problem.score.fading(problem.q, problem.k)
     assert found is not None
     q, k, log_rate = found
@@ -64,6 +75,16 @@ def weighted_sum(problem: Problem, x: Tensor) -> Tensor:
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     with torch.autocast(q.device.type, enabled=False):
         return in_blocks(q, k, values, log_rate).to(x.dtype)
+
+
+def _scanned(problem: Problem, x: Tensor) -> Tensor:
+    logits = problem.score.of_senders(problem.q, problem.k)
+    assert logits is not None
+    keep = _without_padding(problem.rule)[1]
+    if keep is not None:
+        logits = logits.masked_fill(~keep[:, None], -torch.inf)
+    with torch.autocast(x.device.type, enabled=False):
+        return scan.running_softmax(logits, x.to(logits.dtype)).to(x.dtype)
 
 
 def in_blocks(q: Tensor, k: Tensor, x: Tensor, log_rate: Tensor | None) -> Tensor:

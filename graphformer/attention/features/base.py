@@ -18,12 +18,14 @@ class Features(Slot, slot="features"):
             slices of the hidden states.
         changes: whether it changes these (:meth:`of_nodes`).
         reads_hidden: whether it looks at the hidden states while it does.
+        reads_first: whether it reads what the first layer sends (:meth:`with_first`).
     """
 
     projects: bool = False
     changes: bool = False
     reads_hidden: bool = False
-    told_by: ClassVar = {"of_nodes": "changes"}
+    reads_first: bool = False
+    told_by: ClassVar = {"of_nodes": "changes", "with_first": "reads_first"}
 
     def of_nodes(self, x: Tensor, hidden_states: Tensor) -> Tensor:
         """What each node sends, ``[B, Hkv, N, D]``.
@@ -35,6 +37,16 @@ class Features(Slot, slot="features"):
             hidden_states: what they were made of, ``[B, N, channels]``.
         """
         return x
+
+    def with_first(self, x: Tensor, first: Tensor) -> Tensor:
+        """What each node sends, from what it would send by itself and what it sends in the first
+        layer, both ``[B, Hkv, N, D]``.
+        """
+        return x
+
+    def in_first_layer(self) -> Features:
+        """What stands in the first layer of a model, which has none before it."""
+        return self
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,9 @@ class Score(Slot, slot="score"):
     attribute: ClassVar[str] = "score"
     said_of: ClassVar = {
         "prepare": ("in_half",),
-        "logits": ("dots", "fading", "in_half"),
-        "maps": ("dots", "fading", "in_half"),
-        "combine": ("dots", "fading", "in_half"),
+        "logits": ("dots", "fading", "in_half", "of_senders"),
+        "maps": ("dots", "fading", "in_half", "of_senders"),
+        "combine": ("dots", "fading", "in_half", "of_senders"),
     }
     told_by: ClassVar = {"of_hidden": "reads_hidden", "maps": "alone", "heads": "alone"}
 
@@ -140,6 +140,13 @@ class Score(Slot, slot="score"):
             return None
         factor, q, k = maps[0]
         return factor * q, k, None
+
+    def of_senders(self, q: Tensor, k: Tensor) -> Tensor | None:
+        """The logits of senders ``[B, H, Nk]``, where they depend on nothing else.
+
+        This is what lets the linear executor run under a softmax; ``None`` elsewhere.
+        """
+        return None
 
     def in_half(
         self, q: Tensor, k: Tensor, precision: torch.dtype

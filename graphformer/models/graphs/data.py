@@ -37,6 +37,8 @@ class Level:
         pairs: by candidates' name: the pairs, their features, and at the finest level which of the
             data's edges they are; made once for all layers.
         dropped: edges (:attr:`EdgeList.identity`) that a refined graph has dropped.
+        start: what its first layer was given ``[N, hidden]``. first: what that layer sends
+            ``[1, H, N, d]``.
     """
 
     structure: Structure
@@ -47,6 +49,8 @@ class Level:
     graph: AttentionGraph | None = None
     pairs: dict[str, Pairs] = field(default_factory=dict)
     dropped: Tensor | None = None
+    start: Tensor | None = None
+    first: Tensor | None = None
 
 
 def read_structure(data: Any) -> Structure:

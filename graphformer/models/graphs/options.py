@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graphformer.attention.head import Head
+from graphformer.attention.head import Head, refuse_first_alone
 from graphformer.errors import require_known
 from graphformer.models.graphs.parts import OPERATORS
 from graphformer.models.graphs.refined import MERGES
@@ -83,17 +83,19 @@ def check_refinement(
         raise ValueError(f"refine must be True, False or 'restrict', got {refine!r}")
 
 
-def per_layer_heads(head: Any, num_layers: int) -> list[Head | None]:
-    """One head for all layers, or one a layer."""
-    if head is None:
-        return [None] * num_layers
-    if isinstance(head, (Head, Mapping)):
-        return [Head.read(head)] * num_layers
-    if len(head) != num_layers:
+def per_layer_heads(
+    head: Any, num_layers: int, initial_residual: float | None
+) -> list[Head | None]:
+    """One head for all layers, or one a layer; in the first one as it is where none was before."""
+    given = [head] * num_layers if head is None or isinstance(head, (Head, Mapping)) else head
+    if len(given) != num_layers:
         raise ValueError(
-            f"head must be one head or one for each of the {num_layers} layers, got {len(head)}"
+            f"head must be one head or one for each of the {num_layers} layers, got {len(given)}"
         )
-    return [Head.read(one) for one in head]
+    heads = [None if one is None else Head.read(one) for one in given]
+    refuse_first_alone(heads, initial_residual)
+    first, *others = heads
+    return [None if first is None else first.in_first_layer(), *others]
 
 
 def refuse_beside_heads(

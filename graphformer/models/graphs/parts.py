@@ -32,6 +32,7 @@ from graphformer.nn.conv import GINAttentionConv, PNAAttentionConv, SumAttention
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.hierarchy import pool
+from graphformer.nn.initial_residual import InitialResidual
 
 # ---------------------------------------------------------------------- one layer
 
@@ -85,7 +86,8 @@ class Block(nn.Module):
     """``h = h + attention(norm(h))``, then ``h + feed_forward(norm(h))``, on one level.
 
     Where ``prior`` is true the refined graph biases the scores: ``prior_h * r_e``, with a strength
-    for each head that starts at 1.
+    for each head that starts at 1. With ``initial_residual`` h is mixed first with what the level's
+    first block was given.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Block(nn.Module):
         prior: bool,
         merge: Merge,
         feed_forward: Any = "gated",
+        initial_residual: float | None = None,
     ) -> None:
         super().__init__()
         self.attention_norm, self.conv = nn.LayerNorm(hidden_size), conv
@@ -113,6 +116,9 @@ class Block(nn.Module):
         prior = prior and conv.score_slot.biased
         self.prior = nn.Parameter(torch.ones(conv.heads)) if prior else None
         self.merge, self.dropout = merge, dropout
+        self.initial_residual = None
+        if initial_residual is not None:
+            self.initial_residual = InitialResidual(initial_residual)
 
     def forward(
         self,
@@ -122,11 +128,19 @@ class Block(nn.Module):
         refined: Tensor | None,
         given: GivenEdges | None,
         previous: AttentionGraph | None = None,
+        start: Tensor | None = None,
+        first: Tensor | None = None,
         typed: Sequence[TypedEdges] = (),
-    ) -> tuple[Tensor, AttentionGraph, Refined]:
+    ) -> tuple[Tensor, AttentionGraph, Refined, Tensor]:
         """Nodes ``[N, hidden]``, candidates and their features, the last refined graph's weights
-        ``[E]`` on them, which are given, the last layer's graph, and the relations' edges.
+        ``[E]`` on them, which are given, the last layer's graph, what the level's first block was
+        given and what its heads sent, and the relations' edges.
+
+        Returns:
+            Nodes, the heads' graph, the refined graph, and what the heads sent ``[1, H, N, d]``.
         """
+        if self.initial_residual is not None and start is not None:
+            h = self.initial_residual(h, start)
         bias = (
             None
             if refined is None or self.prior is None
@@ -134,8 +148,9 @@ class Block(nn.Module):
         )
         x = self.attention_norm(h)
         previous = previous if self.conv.score_slot.previous else None
-        attended, graph, kept = self.conv.attend(
-            x, x, edges, features, bias, given, previous=previous, typed=typed
+        first = first if self.conv.features.reads_first else None
+        attended, graph, kept, sent = self.conv.attend(
+            x, x, edges, features, bias, given, previous=previous, typed=typed, first=first
         )
         h = h + F.dropout(attended, self.dropout, self.training)
         x, forward = self.feed_forward_norm(h), self.feed_forward
@@ -143,7 +158,7 @@ class Block(nn.Module):
             h = h + forward(x, EdgeMessages(graph, self.conv.heads, self.conv.backend))
         else:
             h = h + forward(x)
-        return h, graph, self.merge(edges, kept)
+        return h, graph, self.merge(edges, kept), sent
 
 
 # ---------------------------------------------------------------------- between levels

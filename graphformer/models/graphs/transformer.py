@@ -140,6 +140,8 @@ class GraphTransformer(GraphNetwork):
         dropout: on what blocks add and in heads. ``attention_dropout``: on weights.
         feed_forward: ``"gated"``, or a name, dictionary or value of
             :mod:`graphformer.attention.feed_forwards` that sends messages over the heads' graphs.
+        initial_residual: layers after the first take ``a h + b h^(0)``, see
+            :class:`~graphformer.nn.InitialResidual`; None: they take ``h``.
         backend: who aggregates; never changes the answer.
 
     ``settings`` holds the arguments: ``GraphTransformer(**net.settings)`` is the same model with
@@ -185,6 +187,7 @@ class GraphTransformer(GraphNetwork):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         feed_forward: str | FeedForward | Mapping[str, Any] = "gated",
+        initial_residual: float | None = None,
         backend: str = "auto",
     ) -> None:
         settings = {
@@ -235,7 +238,7 @@ class GraphTransformer(GraphNetwork):
                 nn.Linear(edge_hidden * (described_pairs or depth > 0) + 1, edge_hidden)
             )
 
-        heads = per_layer_heads(head, num_layers)
+        heads = per_layer_heads(head, num_layers, initial_residual)
         refuse_beside_heads(
             heads,
             {
@@ -255,8 +258,7 @@ class GraphTransformer(GraphNetwork):
         }
         self.relations = check_relations(relations)
         refuse_unusable(self.relations, ("edges",), "a graph transformer")
-        top = len(self.levels)
-        self.layers = nn.ModuleList()
+        self.layers, top = nn.ModuleList(), len(self.levels)
         for i, name in enumerate(operators):
             blocks = []
             for depth in range(top + 1):
@@ -274,8 +276,10 @@ class GraphTransformer(GraphNetwork):
                 )
                 read_later = bool(refine) and (i < num_layers - 1 or (i == 0 and depth < top))
                 prior = bool(refine) and (i > 0 or depth > 0)
-                merged = Merge(merge if read_later or merge != "learned" else "mean", num_heads)
-                parts: dict[str, Any] = {"merge": merged, "feed_forward": feed_forward}
+                parts: dict[str, Any] = {"feed_forward": feed_forward}
+                kind = merge if read_later or merge != "learned" else "mean"
+                parts["merge"] = Merge(kind, num_heads)
+                parts["initial_residual"] = initial_residual if i else None
                 blocks.append(Block(conv, hidden_size, dropout, prior=prior, **parts))
             self.layers.append(Layer(blocks, hidden_size))
 
@@ -326,17 +330,18 @@ class GraphTransformer(GraphNetwork):
                 )
                 if level.dropped is not None:
                     keep = ~torch.isin(edges.identity, level.dropped)
-                    edges, features = (
-                        edges.select(keep),
-                        None if features is None else features[keep],
-                    )
+                    edges = edges.select(keep)
+                    features = None if features is None else features[keep]
                     given = None if given is None else given.select(keep)
                 prior = (
                     level.refined.on(edges) if level.refined is not None and self.refine else None
                 )
-                level.h, level.graph, level.refined = block(
-                    level.h, edges, features, prior, given, level.graph, () if depth else typed
+                level.start = level.h if level.start is None else level.start
+                last, related = (level.graph, level.start, level.first), () if depth else typed
+                level.h, level.graph, level.refined, sent = block(
+                    level.h, edges, features, prior, given, *last, typed=related
                 )
+                level.first = sent if level.first is None else level.first
                 if self.refine == "restrict":
                     gone = level.refined.dropped()
                     level.dropped = (

@@ -29,6 +29,8 @@ LAYERS: dict[str, Any] = {"sum": SumAttention, "gin": GINAttention, "pna": PNAAt
 def make_attention(config: GraphformerConfig, layer_idx: int) -> GraphAttention:
     """The attention layer of one block: its head, or what the names of single slots stand for."""
     head = config.layer_heads[layer_idx]
+    if head is not None and layer_idx == 0:
+        head = head.in_first_layer()
     shared: dict[str, Any] = {
         "attention_dropout": config.attention_dropout,
         "backend": config.backend,

@@ -18,6 +18,7 @@ from graphformer.graph import AttentionGraph
 from graphformer.models.language.attention import make_attention
 from graphformer.models.language.configuration import GraphformerConfig
 from graphformer.models.language.outputs import one_cache
+from graphformer.nn.initial_residual import InitialResidual
 from graphformer.nn.memory import Steps
 from graphformer.uncompiled import exporting
 
@@ -31,7 +32,9 @@ class GraphformerRMSNorm(nn.RMSNorm):
 
 
 class GraphformerDecoderLayer(GradientCheckpointingLayer):
-    """``h = x + attention(norm(x))``, then ``h + feed_forward(norm(h))``."""
+    """``h = x + attention(norm(x))``, then ``h + feed_forward(norm(h))``; in layers after the first
+    x may be mixed with what the first one was given (``initial_residual``).
+    """
 
     def __init__(self, config: GraphformerConfig, layer_idx: int) -> None:
         super().__init__()
@@ -55,11 +58,17 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
         )
         self.dropout = config.hidden_dropout
         self.next_reads = False  # whether the next layer reads this one's graph
+        self.later_read = False  # whether later layers read what this one's heads send
+        self.initial_residual = None
+        if layer_idx and config.initial_residual is not None:
+            self.initial_residual = InitialResidual(config.initial_residual)
 
     def forward(
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
+        first: Tensor | None = None,
+        start: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         candidates: Rule | None = None,
         past_key_values: Cache | None = None,
@@ -69,6 +78,9 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
         links: tuple[Links, ...] | None = None,
         block_ids: Tensor | None = None,
     ) -> Any:
+        """``first``, what the first layer's heads sent, and ``start``, what it was given: both
+        positional, for that is how gradients pass through a checkpoint.
+        """
         layer = self.self_attn
         reads = layer.score_slot.previous
         cache = one_cache(cache, past_key_values)
@@ -78,6 +90,8 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
                 f"feed_forward={self.mlp.name!r} reads edges and cannot be exported: how many "
                 "there are is in the data"
             )
+        if self.initial_residual is not None and start is not None:
+            hidden_states = self.initial_residual(hidden_states, start)
         attended = layer(
             self.input_layernorm(hidden_states),
             attention_mask,
@@ -89,8 +103,13 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
             previous=previous if reads else None,
             links=links,
             block_ids=block_ids if layer.reads_block_ids else None,
+            first=first if layer.features.reads_first else None,
+            output_features=self.later_read,
         )
-        graph = None
+        graph = sent = None
+        if self.later_read:
+            *attended, sent = attended
+            attended = attended if with_graph else attended[0]
         if with_graph:
             attended, graph = attended  # transformers' output recorder picks it up too
         hidden_states = hidden_states + F.dropout(attended, self.dropout, self.training)
@@ -98,7 +117,12 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
         hidden_states = hidden_states + (
             self._over(graph, normed, cache) if self.mlp.reads_graph else self.mlp(normed)
         )
-        return (hidden_states, graph) if self.next_reads else hidden_states
+        answer = (
+            hidden_states,
+            *(graph,) * self.next_reads,
+            *(sent,) * self.later_read,
+        )
+        return answer if len(answer) > 1 else hidden_states
 
     def _over(self, graph: AttentionGraph | None, normed: Tensor, cache: Cache | None) -> Tensor:
         """A feed-forward with messages over the heads' graph; a cache keeps what past tokens

@@ -11,7 +11,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from graphformer import _auto, backends
 from graphformer.attention.build import KNOWN
 from graphformer.attention.feed_forwards import FeedForward
-from graphformer.attention.head import Head
+from graphformer.attention.head import Head, refuse_first_alone
 from graphformer.attention.relations import Relation
 from graphformer.attention.relations import check as check_relations
 from graphformer.attention.relations.base import refuse_unusable
@@ -81,6 +81,10 @@ class GraphformerConfig(PreTrainedConfig):
             attention, which then builds its edges: ``"halfway"``, ``"multi_hop"``,
             ``"multi_aggregate"``, a dictionary of name and arguments, or a value of
             :mod:`graphformer.attention.feed_forwards`; or a list with one for each layer.
+        initial_residual: every layer after the first takes ``a x + b x^(0)`` for its input, with
+            ``x^(0)`` the embeddings and trained ``a`` and ``b``, which start at
+            ``1 - initial_residual`` and ``initial_residual``
+            (:class:`~graphformer.nn.InitialResidual`); ``None`` takes ``x``.
         max_position_embeddings: longest sequence the model is meant for.
         rope_parameters: rotary embeddings in transformers' form; ``{"rope_type": "default",
             "rope_theta": 10000.0}`` unless given.
@@ -122,6 +126,7 @@ class GraphformerConfig(PreTrainedConfig):
     output_projection: bool | None = None
     operator_options: dict[str, dict[str, Any]] | None = None
     feed_forward: str | dict[str, Any] | Slot | list[str | dict[str, Any] | Slot] = "gated"
+    initial_residual: int | float | None = None
     max_position_embeddings: int = 2048
     rope_parameters: dict[str, Any] | None = None
     rms_norm_eps: int | float = 1e-6
@@ -249,6 +254,7 @@ class GraphformerConfig(PreTrainedConfig):
             require_known("score", str(names[0]), KINDS["score"])
         from_spec("normalize", self.normalize)
         self._check_heads()
+        refuse_first_alone(self.layer_heads, self.initial_residual)
         if len(self.layer_feed_forwards) != self.num_hidden_layers:
             raise ValueError(
                 f"feed_forward holds {len(self.layer_feed_forwards)}, but num_hidden_layers is "

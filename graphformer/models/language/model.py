@@ -40,6 +40,7 @@ from graphformer.models.language.outputs import (
     one_cache,
 )
 from graphformer.nn import GraphAttention, HeadMLP
+from graphformer.nn.shell import check_first
 
 
 class GraphformerPreTrainedModel(PreTrainedModel):
@@ -90,6 +91,9 @@ class GraphformerModel(GraphformerPreTrainedModel):
                 "the first layer's score reads the graph of the layer before, and there is none: "
                 "give heads by layer"
             )
+        if any(layer.self_attn.features.reads_first for layer in self.layers):  # type: ignore[union-attr]
+            self.layers[0].later_read = True
+            check_first([layer.self_attn for layer in self.layers])  # type: ignore[misc]
         self.norm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         # reads only fields that our config has too
         self.relations = config.text_relations
@@ -211,11 +215,14 @@ class GraphformerModel(GraphformerPreTrainedModel):
             sizes = hidden_states.shape[0], length, int(past) + length  # a tensor, if static
             tokens = Tokens.read(sizes, hidden_states.device, ids, attention_mask, candidates)
             links = tuple(link for one in self.relations for link in one.links(tokens))
-        graph = None
+        graph = first = None
+        start = hidden_states
         for layer in self.layers:
             made = layer(
                 hidden_states,
-                attention_mask=attention_mask,
+                attention_mask,
+                first,
+                start,
                 position_embeddings=position_embeddings,
                 candidates=candidates,
                 output_graphs=output_graphs,
@@ -224,7 +231,9 @@ class GraphformerModel(GraphformerPreTrainedModel):
                 block_ids=block_ids,
                 **{CACHE: cache},  # by the name that activation checkpointing takes away
             )
-            hidden_states, graph = made if layer.next_reads else (made, None)
+            made = list(made) if isinstance(made, tuple) else [made]
+            first = made.pop() if layer.later_read else first
+            hidden_states, graph = made if layer.next_reads else (made[0], None)
         if cache is not None and ids is not None:
             remember_ids(input_ids, cache, len(self.layers))
         returned: dict[str, Any] = {CACHE: cache}
