@@ -195,30 +195,49 @@ def test_node_runs_are_kept_and_repeated_where_a_default_of_the_layer_changed(
         assert (again[one["layer"], one["seed"]] == one) == (one["layer"] == "GATConv")
 
 
-def test_node_table_has_the_distance_to_the_better_peer(tmp_path, monkeypatch):
+def test_node_table_has_the_distance_to_the_better_peer_and_its_interval(tmp_path, monkeypatch):
     study, run = tiny(tmp_path, monkeypatch)
     content = run(*study.LAYERS)
+    tests = {
+        "GATConv": (0.5, 0.5),
+        "TransformerConv": (0.74, 0.76),
+        "SumAttentionConv": (0.7, 0.7),
+        "GINAttentionConv": (0.798, 0.818),
+    }
     for one in content["runs"]:
-        one["test"] = {
-            "GATConv": 0.5,
-            "TransformerConv": 0.75,
-            "SumAttentionConv": 0.7,
-            "GINAttentionConv": 0.8,
-        }[one["layer"]]
+        one["test"] = tests[one["layer"]][one["seed"]]
+    # Student's t of one degree of freedom is 12.706 at 97.5 %; differences -4 and -6, or equal
     row = (
-        "| cora | accuracy | 2 | 50.00 ± 0.00 | 75.00 ± 0.00 | 70.00 ± 0.00 (-5.00) | 80.00 ± 0.00 "
-        "(+5.00) |"
+        "| cora | accuracy | 2 | 50.00 ± 0.00 | 75.00 ± 1.41 | 70.00 ± 0.00 (-5.00 ± 12.71) | "
+        "80.80 ± 1.41 (+5.80 ± 0.00) |"
     )
-    assert row in study.table(content)
+    found = study.table(content)
+    assert row in found
+    assert "above -0.5: GINAttentionConv on cora. Wholly below: none. The other 1 of 2" in found
     content["runs"][0]["settings"] = {
         **content["runs"][0]["settings"],
         "width": 1,
     }  # a run of an older script
-    assert "| cora | accuracy | 1 | 50.00 | 75.00 | 70.00 (-5.00) | 80.00 (+5.00) |" in study.table(
-        content
-    )
+    found = study.table(content)
+    assert "| cora | accuracy | 1 | 50.00 | 76.00 | 70.00 (-6.00) | 81.80 (+5.80) |" in found
+    assert "above -0.5: none. Wholly below: none. The other 2 of 2" in found
     content["runs"].pop()
     assert "cora" not in study.table(content)
+
+
+def test_the_distance_is_paired_by_seed_and_to_the_better_peer():
+    from scipy.stats import ttest_rel
+
+    from benchmarks.nodes import study
+
+    found = {
+        "GATConv": [71.0, 73.5, 70.2, 74.1],
+        "TransformerConv": [90.0, 10.0, 60.0, 70.0],
+        "GINAttentionConv": [70.1, 73.9, 69.0, 73.2],
+    }
+    mean, half = study.ahead(found, "GINAttentionConv")
+    asked = ttest_rel(found["GINAttentionConv"], found["GATConv"]).confidence_interval(0.95)
+    assert (mean - half, mean + half) == pytest.approx((asked.low, asked.high))
 
 
 def test_node_page_shows_what_is_stored():

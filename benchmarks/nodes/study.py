@@ -56,6 +56,8 @@ GIVEN: dict[str, dict[str, Any]] = {
 """What our layers are given in the place of GATConv (docs/decisions/conv-settings.md): its
 score and self-loops, and for GIN an MLP as a branch.
 """
+AIM = 0.5
+"""Points that a layer may be behind the better of PyG's."""
 Make = Callable[[int, int, int], nn.Module]
 """A layer from widths of input and output (all heads together) and the number of heads."""
 
@@ -301,23 +303,40 @@ def tested(content: dict[str, Any], data: str) -> dict[str, list[float]]:
     return {layer: [one[seed] for seed in shared] for layer, one in found.items()}
 
 
+def ahead(found: dict[str, list[float]], layer: str) -> tuple[float, float]:
+    """How far a layer is ahead of the better of PyG's, paired by seed: mean difference in points
+    and the half-width of its 95 % interval (Student's t).
+    """
+    better = max(PEERS, key=lambda peer: statistics.fmean(found[peer]))
+    return report.interval([a - b for a, b in zip(found[layer], found[better], strict=True)])
+
+
 def table(content: dict[str, Any]) -> str:
-    """Means and standard deviations in percent, and how far each of our layers is from the better
-    of PyG's.
+    """Means and standard deviations in percent, how far each of our layers is ahead of the better
+    of PyG's, and of which of these distances so many repeats tell whether the aim is met.
     """
     rows = []
+    told: dict[str, list[str]] = {"above": [], "below": [], "open": []}
     for data, setting in SETTINGS.items():
         found = tested(content, data)
         if not found["GATConv"]:
             continue
-        means = {layer: statistics.fmean(one) for layer, one in found.items()}
-        better = max(means[layer] for layer in PEERS)
         cells = []
         for layer, one in found.items():
-            spread = f" ± {statistics.stdev(one):.2f}" if len(one) > 1 else ""
-            cells.append(
-                f"{means[layer]:.2f}{spread}"
-                + (f" ({means[layer] - better:+.2f})" if layer in OURS else "")
-            )
+            cell = f"{statistics.fmean(one):.2f}"
+            if len(one) > 1:
+                cell += f" ± {statistics.stdev(one):.2f}"
+            if layer in OURS:
+                mean, half = ahead(found, layer)
+                cell += f" ({mean:+.2f} ± {half:.2f})" if len(one) > 1 else f" ({mean:+.2f})"
+                side = "above" if mean - half > -AIM else "below" if mean + half < -AIM else "open"
+                told[side].append(f"{layer} on {data}")
+            cells.append(cell)
         rows.append([data, setting.metric, str(len(found["GATConv"])), *cells])
-    return report.table(["", "metric, %", "repeats", *LAYERS], rows)
+    whole = report.table(["", "metric, %", "repeats", *LAYERS], rows)
+    above, below = (", ".join(told[side]) or "none" for side in ("above", "below"))
+    return (
+        f"{whole}\n\nIntervals wholly above -{AIM}: {above}. Wholly below: {below}. The other "
+        f"{len(told['open'])} of {sum(map(len, told.values()))} hold -{AIM}, so these repeats "
+        "cannot tell on which side of it the layer is."
+    )
