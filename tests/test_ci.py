@@ -11,18 +11,32 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MAKEFILE = """
-setup lint test test-package test-processor:
+setup lint test test-package test-processor test-slow:
 	@echo ran $@
 test-newest test-minima:
-	@test -f .venv-$(@:test-%=%)/.stamp && echo ran $@
+	@test -f .venv-$(@:test-%=%)/.stamp && cat .venv-$(@:test-%=%)/.stamp && echo ran $@
 .venv-%/.stamp:
 	@mkdir -p .venv-$* && echo starting $*
 	@{recipe}
-	@touch $@
+	@echo "$* keeps torch: $(KEEP_TORCH)" >$@
 """
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
+def run(tmp_path, recipe, **settings):
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    (tmp_path / "Makefile").write_text(MAKEFILE.replace("{recipe}", recipe))
+    alone = {name: value for name, value in os.environ.items() if name != "VERSIONS"}
+    return subprocess.run(
+        ["bash", str(tmp_path / ".ci/run")],
+        env={**alone, "VERSIONS_TIMEOUT": "2", **settings},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
 @pytest.mark.parametrize(
     ("recipe", "failed"),
     [
@@ -33,16 +47,7 @@ test-newest test-minima:
     ],
 )
 def test_an_environment_that_cannot_be_made_is_a_named_failure(recipe, failed, tmp_path):
-    (tmp_path / ".ci").mkdir()
-    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
-    (tmp_path / "Makefile").write_text(MAKEFILE.replace("{recipe}", recipe))
-    ended = subprocess.run(
-        ["bash", str(tmp_path / ".ci/run")],
-        env={**os.environ, "VERSIONS": "1", "VERSIONS_TIMEOUT": "2"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    ended = run(tmp_path, recipe)
     assert ended.returncode == int(bool(failed))
     for version in ("newest", "minima"):
         if version in failed:
@@ -56,4 +61,14 @@ def test_an_environment_that_cannot_be_made_is_a_named_failure(recipe, failed, t
             assert not (tmp_path / f".venv-{version}").exists()
     # the rest ran, the tests last
     lines = [line for line in ended.stdout.splitlines() if line.startswith("ran")]
-    assert lines[0] == "ran setup" and lines[-1] == "ran test" and "ran lint" in lines
+    assert lines[0] == "ran setup" and lines[-1] == "ran test"
+    assert {"ran lint", "ran test-slow"} <= set(lines)
+
+
+@pytest.mark.parametrize(("versions", "keeps"), [("torch", "1"), ("1", ""), ("0", None)])
+def test_torch_is_another_one_when_asked_for(versions, keeps, tmp_path):
+    ended = run(tmp_path, "true", VERSIONS=versions)
+    assert ended.returncode == 0
+    told = [line for line in ended.stdout.splitlines() if "keeps torch" in line]
+    legs = () if keeps is None else ("newest", "minima")
+    assert told == [f"{leg} keeps torch: {keeps}" for leg in legs]
