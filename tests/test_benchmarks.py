@@ -12,6 +12,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 RESULTS = ROOT / "benchmarks" / "results"
 DATA = Path(os.environ.get("GRAPHFORMER_DATA", ROOT.parent / "shared" / "data"))
 

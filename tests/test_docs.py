@@ -48,6 +48,7 @@ def run(command: str, call) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page) and page not in IN_PARTS])
 def test_page(page, tmp_path, monkeypatch, call):
     found = blocks(page)

@@ -9,6 +9,8 @@ import torch
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("task", ["sort", "hull"])
 def test_pointers(run_example, task):
@@ -41,7 +43,6 @@ def test_what_sets_point_to():
     assert receivers.tolist() == list(range(9)) and senders.tolist() == data.next.tolist()
 
 
-@pytest.mark.slow
 def test_clusters_of_citations(run_example, data_dir):
     folder = data_dir / "planetoid" / "cora"
     if not folder.is_dir():

@@ -89,6 +89,7 @@ def test_each_row_gets_its_own_adapter(name: str, padded: bool) -> None:
 BEAMS = {"num_beams": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "how"),
     [

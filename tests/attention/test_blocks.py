@@ -205,6 +205,7 @@ def test_packed_texts_do_not_see_each_other(name):
         assert_close(found[:, first : first + 11], layer(x[:, first : first + 11]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_in_the_language_model(name, tmp_path):
     model, ids = model_of(RULES[name]), torch.randint(11, (2, 19))

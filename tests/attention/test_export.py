@@ -11,6 +11,7 @@ from graphformer.attention import Reweigh, TopFraction
 from graphformer.nn import GINAttention, PNAAttention, SumAttention
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("float64"),
     pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="torch before 2.7"),
 ]

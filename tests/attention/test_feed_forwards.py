@@ -123,6 +123,7 @@ def test_backends_agree_in_outputs_and_gradients(name):
             assert_close(value, want, msg=lambda text, backend=backend: f"{backend}: {text}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VALUES)
 def test_gradients(name):
     f = made(VALUES[name], hidden=6, width=8, heads=2)
@@ -156,6 +157,7 @@ def config(**changes):
     return gf.GraphformerConfig(**sizes, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VALUES)
 @pytest.mark.parametrize("head", [None, EDGES], ids=["plain", "edges"])
 def test_in_the_language_model(name, head, tmp_path):
@@ -308,6 +310,7 @@ def test_one_of_your_own():
     gf.testing.check_cache(model, torch.randint(0, 11, (2, 9)))
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_compiled_and_exported():
     model = stirred(gf.GraphformerForCausalLM(config(feed_forward="halfway")))

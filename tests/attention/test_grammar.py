@@ -16,7 +16,7 @@ from graphformer.attention.slot import KINDS
 from tests.attention import grammar
 from tests.attention.test_methods import INDEX, stirred
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("float64")]
 
 CASES, CHUNK = 300, 30
 REFUSED = "|".join(

@@ -203,6 +203,7 @@ def test_in_the_layer_of_edges(name: str):
     assert all(p.grad is not None for p in conv.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_in_the_language_model(name: str, tmp_path):
     config = gf.GraphformerConfig(

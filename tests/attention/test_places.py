@@ -57,6 +57,7 @@ def test_padding_and_packing_change_nothing(layer, executor, is_causal, request)
     assert_close(packed, torch.cat((layer(y), want), 1))
 
 
+@pytest.mark.slow
 def test_padding_in_compiled_code(layer):
     layer = layer()
     x = torch.randn(2, 11, 15)

@@ -28,6 +28,7 @@ def checked(indices: range) -> dict:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, CASES, CHUNK))
 def test_random_slots(first: int) -> None:
     found = checked(range(first, first + CHUNK))

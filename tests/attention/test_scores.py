@@ -303,6 +303,7 @@ def test_models(changes: dict, tmp_path) -> None:
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["differential", "pairwise", "trained-threshold", "trained-among-others"]
 )

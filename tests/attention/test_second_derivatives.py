@@ -473,6 +473,7 @@ def test_second_derivative_where_stretches_are_computed_again(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [None, gf.Threshold(0.2)])
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 def test_second_derivative_of_compiled_code_is_refused_or_right(compiler: str, cut: Any) -> None:

@@ -54,6 +54,7 @@ def one_line(result):
     return lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source", [["--embedded"], ["--tokenizer", "bpe", "--vocab-size", "300", "--embedded"]]
 )
@@ -84,6 +85,7 @@ def test_train_tells_how_it_went(call, tmp_path, source):
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_the_printed_loss_is_that_of_the_saved_model(trained, text_file):
     tokens = encode(AutoTokenizer.from_pretrained(trained), split(read_text(text_file))[1])
     again = evaluate(
@@ -95,6 +97,7 @@ def test_the_printed_loss_is_that_of_the_saved_model(trained, text_file):
     assert last["eval_loss"] == pytest.approx(again.loss_nats_per_token, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_merges_are_learned_from_the_training_part(call, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(WORDS * 30 + "zq" * 100)
@@ -209,6 +212,7 @@ def test_a_folder_with_files_is_left_alone(call, trained, text_file):
     assert before == {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_resume_warns_and_refuses(call, trained, text_file, tmp_path):
     copy = Path(shutil.copytree(trained, tmp_path / "copy"))
     weights = load_file(copy / "model.safetensors")
@@ -235,6 +239,7 @@ def test_resume_warns_and_refuses(call, trained, text_file, tmp_path):
     assert "model.operator was 'gin', now it is 'sum'" in call(*again, "--operator", "sum")[2]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(trained, text_file, tmp_path):
     """Batches of 3 in two processes are the batches of 6 in one."""
     folder = tmp_path / "two"

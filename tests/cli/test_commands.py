@@ -138,6 +138,7 @@ def test_models_that_are_none_are_refused(call, tmp_path, words):
     refused(call, ["evaluate", str(tmp_path), str(words)], "which is no folder here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "sparse-gin"])
 def test_finetune_evaluate_generate(call, llama, words, tmp_path, method):
     folder = tmp_path / "adapter"
@@ -178,6 +179,7 @@ def test_finetune_refuses(call, llama, words, tmp_path, arguments, text):
     refused(call, [*run, *arguments.split()], text)
 
 
+@pytest.mark.slow
 def test_a_run_is_run_again_from_its_file(call, words, tmp_path):
     small = "--hidden-size 12 --layers 1 --heads 3 --context 13 --steps 6 --eval-steps 6"
     first = ["train", str(words), "--output", str(tmp_path / "a"), *small.split()]
@@ -205,6 +207,7 @@ def test_a_run_is_run_again_from_its_file(call, words, tmp_path):
     refused(call, [*run, "--config", str(tmp_path / "x.yaml")], "cannot be read")
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_at_once_does_not_block_its_folder(call, words, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -213,6 +216,7 @@ def test_a_run_that_failed_at_once_does_not_block_its_folder(call, words, tmp_pa
     assert call("train", str(words), "--output", str(folder), *small.split())[0] == 0
 
 
+@pytest.mark.slow
 def test_train_graphs_keeps_what_it_held_out(call, tmp_path):
     folder = tmp_path / "run"
     options = ["--dataset", "polycrystal", "--graphs", "30", "--epochs", "1"]
@@ -225,6 +229,7 @@ def test_train_graphs_keeps_what_it_held_out(call, tmp_path):
     assert metrics["mae"] == pytest.approx(error, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_demo_and_bench(call, tmp_path):
     code, out, err = call("demo", "--output", tmp_path / "demo", "--steps", "3")
     assert code == 0, err
@@ -237,6 +242,7 @@ def test_demo_and_bench(call, tmp_path):
     assert "cannot be used" in call("bench", "--device", "cuda:99")[2]
 
 
+@pytest.mark.slow
 def test_quiet_prints_results_alone(call, llama, words, tmp_path):
     small = "--hidden-size 12 --layers 1 --heads 3 --context 13 --steps 2 --eval-steps 2"
     run = ["train", words, "--output", tmp_path / "run", *small.split()]

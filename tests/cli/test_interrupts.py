@@ -53,6 +53,7 @@ def told(result):
     return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "train-graphs", "finetune"])
 @pytest.mark.parametrize("saved", [False, True])
 def test_a_run(call, control_c, words, tmp_path, command, saved):
@@ -90,6 +91,7 @@ def test_a_run(call, control_c, words, tmp_path, command, saved):
     assert (run / "metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_prolonged(call, control_c, words, tmp_path):
     from graphformer.training.resumable import ResumableTrainer
 
@@ -106,6 +108,7 @@ def test_a_run_that_is_prolonged(call, control_c, words, tmp_path):
     assert '"steps": 9' in (run / "metrics.json").read_text()
 
 
+@pytest.mark.slow
 def test_demo(call, control_c, tmp_path):
     from graphformer.inspect.value import ModelGraphs
     from graphformer.training.resumable import ResumableTrainer
@@ -127,6 +130,7 @@ def test_demo(call, control_c, tmp_path):
     assert not (folder / "graphs.html").exists()
 
 
+@pytest.mark.slow
 def test_commands_that_write_nothing_on_the_way(call, control_c, words, tmp_path):
     import graphformer.nn as nn
     from graphformer.inspect.value import ModelGraphs
@@ -158,6 +162,7 @@ def test_commands_that_write_nothing_on_the_way(call, control_c, words, tmp_path
     assert not page.exists() and not figures.exists()
 
 
+@pytest.mark.slow
 def test_predict(call, control_c, tmp_path):
     pytest.importorskip("matplotlib")
     from graphformer.inspect import pictures

@@ -130,6 +130,7 @@ def test_shares_are_relative_to_an_equal_share(polymers):
     assert share.std() > 0
 
 
+@pytest.mark.slow
 def test_a_contact_map_has_attention_above_and_contacts_below(structure):
     figure = pytest.importorskip("matplotlib.figure")
     data = ProteinStructures(None, structure, target=None, log=False)
@@ -212,6 +213,7 @@ def test_parity_refuses_what_does_not_fit(true, predicted, options, message):
         gf.inspect.plot_parity(true, predicted, **options)
 
 
+@pytest.mark.slow
 def test_train_graphs_draws_the_held_out_graphs(call, tmp_path, table):
     pytest.importorskip("matplotlib")
     small = ["--epochs", 1, "--hidden-size", 8, "--layers", 1, "--heads", 2]

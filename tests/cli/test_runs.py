@@ -65,6 +65,7 @@ def options(folder):
     return yaml.safe_load((Path(folder) / "command.yaml").read_text())["options"]
 
 
+@pytest.mark.slow
 def test_a_run_of_text_is_prolonged(call, refused, words, tmp_path):
     fixed = [*SMALL, "--min-lr-ratio", "1", "--warmup-steps", "2"]
     run = ["train", "--output", tmp_path / "run"]
@@ -94,6 +95,7 @@ def test_a_run_of_text_is_prolonged(call, refused, words, tmp_path):
     assert read(tmp_path / "run", "metrics.json")["steps"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "told"),
     [
@@ -116,6 +118,7 @@ def test_a_refused_prolonging_changes_nothing(call, refused, words, tmp_path, mo
     assert {**after, lock: b""} == {**before, lock: b""}
 
 
+@pytest.mark.slow
 def test_a_run_of_graphs_is_prolonged(call, tmp_path):
     run = ["train-graphs", "--dataset", "polycrystal", "--output", tmp_path / "run"]
     assert call(*run, *GRAPHS, "--epochs", "2")[0] == 0
@@ -128,6 +131,7 @@ def test_a_run_of_graphs_is_prolonged(call, tmp_path):
     assert evaluated == [1, 2, 3, 4, 5] and read(tmp_path / "run", "metrics.json")["epochs"] == 5
 
 
+@pytest.mark.slow
 def test_the_folder_says_where_the_text_came_from_and_how_it_was_cut(call, words, tmp_path):
     assert call("train", words, "--output", tmp_path / "run", "--steps", "6", *SMALL)[0] == 0
     text = words.read_text()
@@ -143,6 +147,7 @@ def test_the_folder_says_where_the_text_came_from_and_how_it_was_cut(call, words
     assert "Python 3" in read(tmp_path / "b", "data.json")["embedded"]
 
 
+@pytest.mark.slow
 def test_the_folder_of_graphs_names_files_columns_and_parts(call, tmp_path):
     file = tmp_path / "polymers.csv"
     with file.open("w", newline="") as out:
@@ -181,6 +186,7 @@ def test_the_folder_of_graphs_names_files_columns_and_parts(call, tmp_path):
     assert sorted(float(row["y"]) for row in predicted) == sorted(labels)
 
 
+@pytest.mark.slow
 def test_the_card_names_the_files_that_are_there(call, words, tmp_path):
     pytest.importorskip("matplotlib")
     assert call("train", words, "--output", tmp_path / "run", "--steps", "6", *SMALL)[0] == 0
@@ -215,6 +221,7 @@ def test_a_run_that_was_refused_leaves_no_folder(call, words, tmp_path):
     assert code == 2 and "--warmup-steps must be" in err and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_two_lengths_are_told(call, words, tmp_path):
     """A digit that a disk has changed does not prolong a run."""
     run = ["train", "--output", tmp_path / "run"]

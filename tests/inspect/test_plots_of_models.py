@@ -72,6 +72,7 @@ def test_min_weight_cuts_arcs_matrix_and_the_number_in_the_title():
     assert [text.get_text() for ax in empty for text in ax.texts] == ["no edges above 7"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "t5"])
 @pytest.mark.parametrize("head", [2, None])
 def test_a_layer_has_its_labels_and_its_name(name, head):

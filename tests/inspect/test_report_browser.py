@@ -451,6 +451,7 @@ def test_what_was_left_out_is_said(browser, tmp_path):
     assert "at most 7 edges a head (max_edges)" in browser.find("about").text
 
 
+@pytest.mark.slow
 def test_light_and_dark(browser, tmp_path):
     found = {}
     for scheme in ("light", "dark"):

@@ -104,6 +104,7 @@ def test_also_from_senders_of_another_width():
     compare(ours, theirs, x, edges)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [SumAttentionConv, GINAttentionConv, PNAAttentionConv])
 @pytest.mark.parametrize("sharpening", [False, 0.7])
 def test_a_traced_layer_and_hooks_see_the_same_scores(layer, sharpening, edges):

@@ -147,6 +147,7 @@ def test_compiled_by_inductor(kind: str):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
 def test_what_cannot_be_one_graph_is_compiled_with_a_break():
     torch._dynamo.reset()
@@ -155,6 +156,7 @@ def test_what_cannot_be_one_graph_is_compiled_with_a_break():
     assert_close(compiled(*FIRST), conv(*FIRST))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("static", [False, True])
 def test_weights_of_compiled_self_loops_are_those_of_eager_code(static: bool):
     """A self-loop that made way for another is in neither; how many there are is in the numbers, so
@@ -186,6 +188,7 @@ def dynamic(conv: nn.Module) -> dict:
     return shapes if conv.edge_dim is None else {**shapes, "edge_attr": {0: edges}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "case"), [("gin", "features"), ("pna", "threshold"), ("sum", "bare"), ("sum", "top_k")]
 )

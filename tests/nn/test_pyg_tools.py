@@ -220,6 +220,7 @@ def found(model: nn.Module, algorithm, seed: int = 10_001) -> float:
     return sum(a == b for a, b in zip(best, deciding.tolist(), strict=True)) / 30
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_gnn_explainer_finds_the_edge_that_decides(trained):
     names = set(trained.state_dict())
@@ -246,6 +247,7 @@ def test_attention_explainer_reads_the_weights(trained):
     assert_close(explainer(x, index).edge_mask, heads[:, index[1], index[0]].amax(0))
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_pg_explainer_can_be_trained(trained):
     torch.manual_seed(0)

@@ -24,9 +24,12 @@ GRAPHS = (
     "train-graphs --dataset polycrystal --graphs 6 --grains 3,4 --resolution 8 --epochs 3 "
     "--hidden-size 4 --layers 1 --heads 1 --max-nodes 60 --cache CACHE"
 )
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a C compiler"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a C compiler"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

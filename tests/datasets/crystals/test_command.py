@@ -28,6 +28,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_train_and_predict(folder, call, recwarn):
     run = folder / "run"
     options = ["--output", run, "--dataset", folder / "crystals", *SMALL]

@@ -334,6 +334,7 @@ def test_new_files_become_graphs_in_the_same_way(tmp_path):
         graphs_of_files(told, [tmp_path / "bad.cif"])
 
 
+@pytest.mark.slow
 def test_json_needs_no_package(tmp_path, interpreter):
     write(tmp_path, a=json.dumps(structures.copper().as_dict()), b=ROCK_SALT)
     code = """

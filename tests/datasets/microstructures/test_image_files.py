@@ -623,6 +623,7 @@ def test_a_damaged_npz_table_is_named(folder):
 # --- the command line
 
 
+@pytest.mark.slow
 def test_train_and_predict_on_a_folder_with_odd_files(call, refused, tmp_path):
     images = tmp_path / "images"
     images.mkdir()

@@ -24,6 +24,7 @@ def structures(data_dir: Path) -> ProteinStructures:
     return ProteinStructures(None, folder, features=("secondary", "exposure"))
 
 
+@pytest.mark.slow
 def test_real_structures(structures):
     """Lengths that are known of these proteins: lysozyme, adenylate kinase, crambin (which has two
     residues at two places), ubiquitin.

@@ -25,6 +25,7 @@ def flip(data_dir: Path) -> ProteinSecondaryStructure:
     return ProteinSecondaryStructure(None, raw=folder)
 
 
+@pytest.mark.slow
 def test_flip_is_what_was_published(flip):
     assert len(flip) == 11_156 and flip.skipped == [] and flip.x.shape == (2_845_094, 1)
     parts = flip.standard_split()

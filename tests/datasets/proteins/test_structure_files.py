@@ -55,6 +55,7 @@ def alpha_carbons(path: Path) -> int:
     return plain + len(several)
 
 
+@pytest.mark.slow
 def test_alpha_carbons_are_nodes_or_named_in_real_files(data_dir):
     folder = data_dir / "protein-structures"
     files = [path for path in sorted(folder.rglob("*")) if structure_kind(path)]

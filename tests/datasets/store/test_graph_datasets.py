@@ -218,6 +218,7 @@ def test_what_cannot_be_described_is_refused(tmp_path):
         Paths(tmp_path, scale=torch.Generator())
 
 
+@pytest.mark.slow
 def test_descriptions_are_the_same_in_every_process():
     """Sets of text have another order in each process."""
     code = (
@@ -585,6 +586,7 @@ def mnist(request, mnist_folder) -> MechanicalMNIST:
     return MechanicalMNIST(None, request.param, raw=mnist_folder)
 
 
+@pytest.mark.slow
 def test_mechanical_mnist_is_what_the_authors_published(mnist):
     """The counts and the statistics of the final energy that came with the files."""
     assert (
@@ -630,6 +632,7 @@ def test_mechanical_mnist_grids(mnist):
     assert len(torch.stack([data.group_0, data.group_1]).unique(dim=1).T) == 49  # nested
 
 
+@pytest.mark.slow
 def test_mechanical_mnist_moduli_of_a_patch(mnist_folder):
     """Lines of springs in series side by side, one patch after the other."""
     made = MechanicalMNIST(None, raw=mnist_folder)
@@ -683,6 +686,7 @@ def test_mechanical_mnist_standard_split(mnist):
     )
 
 
+@pytest.mark.slow
 def test_mechanical_mnist_final_energy_alone_and_cache(mnist_folder, tmp_path):
     first = MechanicalMNIST(tmp_path, steps=(12,), raw=mnist_folder)
     second = MechanicalMNIST(tmp_path, steps=(12,))  # from the cache: no raw files are needed

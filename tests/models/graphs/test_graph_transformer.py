@@ -420,6 +420,7 @@ def test_it_learns(place: str):
     assert accuracy > 0.9
 
 
+@pytest.mark.slow
 def test_cost_is_linear_in_edges():
     """20,000 nodes: a matrix of all pairs alone would hold 1.6 GB in each of 4 heads."""
     nodes, edges = 20_000, 60_000

@@ -259,6 +259,7 @@ def test_seeds_of_neighbour_loaders():
         make_net("edge").train()(batch)
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_on_one_graph(tmp_path):
     """Labels outside of train_mask decide neither weights nor scaling; metrics are those of the
     mask that is named.

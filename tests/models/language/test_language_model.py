@@ -733,6 +733,7 @@ def test_bfloat16(kind: str) -> None:
     assert text.shape == (2, 9) and text.max() < VOCAB
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 @pytest.mark.parametrize("kind", ["gin", "pna", "mixed threshold", "gin grouped"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])

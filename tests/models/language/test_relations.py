@@ -117,6 +117,7 @@ def test_gin_gets_messages_after_its_mlp() -> None:
 # ---------------------------------------------------------------------- laws
 
 
+@pytest.mark.slow
 @every_kind
 def test_laws(kind: str) -> None:
     model = make(kind)

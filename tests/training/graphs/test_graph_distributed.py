@@ -15,6 +15,8 @@ import torch
 from graphformer.training import load_graph_model
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 EPOCHS, GRAPHS = 4, 16
 
 # 16 graphs of 5 nodes and at most 20 nodes a batch: 4 batches an epoch, 2 steps in each of two
@@ -83,7 +85,6 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
-@pytest.mark.slow
 def test_two_processes(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)

@@ -13,6 +13,8 @@ import torch
 from graphformer.datasets import PolycrystalDataset
 from tests.training.graphs.test_graph_training import SMALL, make_net, make_trainer, same_weights
 
+pytestmark = pytest.mark.slow
+
 FIXED = {"min_lr_ratio": 1.0, "warmup": 0.0}
 
 

@@ -11,6 +11,8 @@ import torch
 
 from tests.training.language.test_training import losses, make_model, run
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 FIXED = {"min_lr_ratio": 1.0, "warmup_steps": 3, "eval_steps": 7}
 

@@ -298,6 +298,7 @@ class KilledAt(TextDataset):
         return super().__getitem__(index)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_bit_for_bit(finished, tmp_path, interpreters):
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r}); "
