@@ -93,6 +93,7 @@ METHODS = [
     ),
     Method("score", "alibi", {}, "s - m_h \\|i - j\\|", "2108.12409", EVERY),
     Method("score", "distance_bias", {}, "s + b_h[bucket(i - j)]", "1910.10683", EVERY),
+    Method("score", "qk_norm", {}, "a_h sqrt(d) <q / |q|, k / |k|>", "2010.04245", EVERY),
     Method("score", "ssmax", {}, "a_h log(n_i) s", "2501.19399", EVERY),
     Method("score", "forgetting", {}, "s + F_i - F_j", "2503.02130", EVERY),
     Method(

@@ -41,6 +41,7 @@ SLOTS: dict[str, list[Any]] = {
         "learned_query",
         "pairwise",
         {"name": "per_head", "scores": [{"name": "dot"}, {"name": "gatv2"}, {"name": "dot"}]},
+        "qk_norm",
         {"name": "query_network", "width": 5},
         {"name": "random_maps", "mean": 0.5},
         "ssmax",

@@ -111,6 +111,27 @@ def test_ssmax():
     assert_close(gf.attention_graph(q, k, score=score, is_causal=True).to_dense(), want)
 
 
+def test_qk_norm():
+    score = stirred(scores.NormedDot(3))
+    q, k = qk()
+    q = q.clone()
+    q[0, 0, 2] = 0.0  # has no direction
+    want = torch.zeros(2, 3, 7, 7)
+    for b, h, i, j in itertools.product(range(2), range(3), range(7), range(7)):
+        size = (q[b, h, i] @ q[b, h, i]).sqrt() * (k[b, h, j] @ k[b, h, j]).sqrt()
+        cosine = q[b, h, i] @ k[b, h, j] / size if size else 0.0
+        want[b, h, i, j] = score.scale[h].detach() * 5**0.5 * cosine
+    assert_close(gf.attention_graph(q, k, score=score).to_dense(), want.softmax(-1))
+    # the length of queries and keys says nothing
+    assert_close(gf.attention_graph(7 * q, k / 3, score=score).to_dense(), want.softmax(-1))
+
+
+def test_qk_norm_of_nothing_has_finite_gradients():
+    score, q = scores.NormedDot(2), torch.zeros(1, 2, 3, 5, requires_grad=True)
+    gf.attention_graph(q, q, score=score).to_dense().square().sum().backward()
+    assert not q.grad.any() and score.scale.grad.isfinite().all()
+
+
 def test_alibi():
     score, place = scores.ALiBi(4), torch.arange(7)
     assert_close(score.slopes, torch.tensor([1 / 4, 1 / 16, 1 / 64, 1 / 256]))
@@ -291,6 +312,17 @@ def test_projected_self():
         v, out = own[b, h, i], y[b, h, i]
         along = (out @ v) / (v @ v) * v if v.any() else torch.zeros(5)
         assert_close(found[b, h, i], out - operator.amount[h].tanh() * along)
+
+
+def test_projected_self_inside_another_operator():
+    """GIN on the sum without what lies along the node's own features."""
+    operator = stirred(operators.ProjectedSelfOperator(3, inner=operators.GINOperator(3, 5)))
+    own, y = torch.randn(2, 3, 7, 5), torch.randn(2, 3, 7, 5)
+    along = (y * own).sum(-1, keepdim=True) / own.square().sum(-1, keepdim=True) * own
+    rest = y - operator.amount.tanh().view(3, 1, 1) * along
+    assert_close(operator(own, {"sum": y}), operator.inner(own, {"sum": rest}))
+    with pytest.raises(ValueError, match="'pna' needs more than a sum"):
+        operators.ProjectedSelfOperator(inner="pna")
 
 
 def test_channel_gate():

@@ -27,6 +27,7 @@ HEADS = {
     "softmax sink": {"normalize": {"name": "softmax_sink", "sink": 0.5}},
     "fourier": {"normalize": {"name": "fourier", "num_frequencies": 2}},
     "ssmax": {"score": {"name": "ssmax"}},
+    "qk norm": {"score": {"name": "qk_norm", "scale": 1.5}},
     "alibi": {"score": {"name": "alibi", "trained": True}},
     "distance bias": {"score": {"name": "distance_bias", "num_buckets": 8, "max_distance": 5}},
     "decay": {"score": "decay", "normalize": "identity"},
@@ -60,6 +61,7 @@ HEADS = {
         }
     },
     "projected self": {"operator": "projected_self"},
+    "projected self, gin": {"operator": {"name": "projected_self", "inner": "gin"}},
     "channel gate": {"update": {"name": "channel_gate", "shift": True}},
     "experts": {"update": {"name": "experts", "top": 1}},
     "paired difference": {"update": "paired_difference"},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from graphformer.attention.operators.base import Operator
+from graphformer.attention.operators.base import Operator, inner_operator
 from graphformer.errors import whole
 
 
@@ -19,14 +21,25 @@ class ProjectedSelfOperator(Operator, name="projected_self"):
 
     ``a`` starts at 0, which is plain attention. It needs sums alone, so no edge is built.
 
+    With ``inner`` an operator of sums reads what remains in the place of the sum: ``"gin"`` is
+    ``MLP_h(eps x_i + out_i)``.
+
     Args:
         num_heads: H; None: those of the layer.
+        inner: an operator whose only reduction is the sum, its name or its plain form; None: the
+            sum itself.
     """
 
     reductions = ("sum",)
 
-    def __init__(self, num_heads: int | None = None) -> None:
+    def __init__(self, num_heads: int | None = None, inner: Any = None) -> None:
         super().__init__()
+        self.inner = None if inner is None else inner_operator(self, inner)
+        if self.inner is not None and (self.inner.reads_edges or self.inner.reductions != ("sum",)):
+            raise ValueError(
+                f"operator='projected_self' hands a sum on, and inner={self.inner.name!r} needs "
+                "more than a sum: take 'gin'"
+            )
         if num_heads is None:
             return  # for_layer makes it anew, with the layer's heads
         self.amount = nn.Parameter(torch.zeros(whole("num_heads", num_heads)))
@@ -39,4 +52,5 @@ class ProjectedSelfOperator(Operator, name="projected_self"):
         size = own.square().sum(-1, keepdim=True)
         safe = torch.where(size == 0, torch.ones_like(size), size)
         along = (y * own).sum(-1, keepdim=True) / safe
-        return y - self.amount.tanh().view(-1, 1, 1).to(y.dtype) * along * own
+        rest = y - self.amount.tanh().view(-1, 1, 1).to(y.dtype) * along * own
+        return rest if self.inner is None else self.inner(own, {"sum": rest})

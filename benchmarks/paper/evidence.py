@@ -1,0 +1,7 @@
+"""docs/evidence.md"""
+
+from pathlib import Path
+
+
+def write(folder: Path):
+    return []

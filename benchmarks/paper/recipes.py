@@ -1,0 +1,123 @@
+"""Recipes: each extra with plain attention and with GIN. Only what GIN gains beyond plain attention
+(the interaction) counts for GIN.
+
+An extra that waits for a slot value of its own is one more entry of :data:`EXTRAS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import graphformer as gf
+from benchmarks.paper.settings import Row, Scale
+
+OPERATORS = ("sum", "gin")
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What stands beside or in the place of a part of a head.
+
+    Attributes:
+        what: for tables.
+        fields: of the config.
+        slots: of the head, from the scale (for widths).
+        update: the name of an update; the map over all heads follows where the operator's own
+            update has one, which is plain attention.
+        operators: in the place of ``sum`` and of ``gin``, in their plain form.
+    """
+
+    what: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    slots: Callable[[Scale], dict[str, Any]] = lambda scale: {}
+    update: str | None = None
+    operators: Mapping[str, Any] = field(default_factory=dict)
+
+    def config(self, operator: str, scale: Scale) -> dict[str, Any]:
+        """Fields of the config, for one operator."""
+        slots, fields = dict(self.slots(scale)), dict(self.fields)
+        if self.update is not None:
+            slots["update"] = {"name": self.update, "maps": operator == "sum"}
+        if operator not in self.operators:
+            head = {"head": gf.Head(**slots)} if slots else {}
+            return {"operator": operator, **fields, **head}
+        # a head with an operator says all that hangs on it; the layer around it is plain
+        plain = operator == "sum"
+        slots |= {
+            "operator": self.operators[operator],
+            "features": "projection" if plain else "slice",
+            **({} if "update" in slots else {"update": "output_map" if plain else "concat"}),
+        }
+        return {"operator": "gin", "sharpening": not plain, "head": gf.Head(**slots), **fields}
+
+
+GIN = {"name": "gin", "mlp_ratio": 0.5}
+EXTRAS: dict[str, Extra] = {
+    "chain": Extra("edges from the 3 tokens before", {"relations": [gf.Chain(3)]}),
+    "repeats": Extra("edges from what followed the same token", {"relations": [gf.Repeats(1)]}),
+    "chain-repeats": Extra(
+        "both, and after the same two tokens",
+        {"relations": [gf.Chain(3), gf.Repeats(1), gf.Repeats(2, "mean")]},
+    ),
+    "query-network": Extra(
+        "queries by a network of 3/2 the width, 2 d^2 more than the usual map",
+        slots=lambda scale: {
+            "score": {"name": "query_network", "width": 3 * scale.hidden_size // 2}
+        },
+    ),
+    "qk-norm": Extra("queries and keys of one length", slots=lambda _: {"score": "qk_norm"}),
+    "differential": Extra("differential attention", {"score": "differential"}),
+    "paired": Extra("heads in pairs, less the partner", update="paired_difference"),
+    "gate": Extra("a gate for each channel", update="channel_gate"),
+    "gated-heads": Extra("a gate for each head", update="gated_heads"),
+    "experts": Extra("two groups of heads as experts", update="experts"),
+    "xsa": Extra(
+        "without what lies along the own features (XSA); GIN so without epsilon",
+        operators={
+            "sum": "projected_self",
+            "gin": {"name": "projected_self", "inner": {**GIN, "train_eps": False}},
+        },
+    ),
+    "merged-heads": Extra(
+        "one merged graph for all heads",
+        operators={
+            operator: {"name": "merged_heads", "inner": inner}
+            for operator, inner in (("sum", "sum"), ("gin", GIN))
+        },
+    ),
+    "two-hops": Extra(
+        "sums over one and two steps",
+        operators={
+            operator: {"name": "multi_hop", "hops": 2, "inner": inner}
+            for operator, inner in (("sum", None), ("gin", GIN))
+        },
+    ),
+    "magnitude": Extra(
+        "sigmoid weights, whose sums tell how many there are; GIN so without its MLPs' norm",
+        {"normalize": "sigmoid", "operator_options": {"gin": {"mlp_norm": False}}},
+    ),
+}
+
+
+def recipe_rows() -> dict[str, Row]:
+    """Both operators alone, then both with each extra; in a screening the extras take the rate of
+    their operator alone.
+    """
+    rows = {
+        operator: Row({"sum": "standard transformer", "gin": "GIN"}[operator], _alone(operator))
+        for operator in OPERATORS
+    }
+    for name, extra in EXTRAS.items():
+        for operator in OPERATORS:
+            rows[f"{operator}+{name}"] = Row(extra.what, _with(extra, operator), rate_of=operator)
+    return rows
+
+
+def _alone(operator: str) -> Callable[[Scale], dict[str, Any]]:
+    return lambda scale: {"operator": operator}
+
+
+def _with(extra: Extra, operator: str) -> Callable[[Scale], dict[str, Any]]:
+    return lambda scale: extra.config(operator, scale)
