@@ -67,6 +67,7 @@ def run(monkeypatch, capsys):
         "graphs polycrystals",
         "slots",
         "nodes cora tolokers --repeats 1",
+        "paper",
     ],
 )
 def test_quick(run, call):

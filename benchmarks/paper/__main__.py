@@ -129,15 +129,22 @@ def train(options: argparse.Namespace) -> None:
 
 
 def quick(claims: list[Claim]) -> None:
-    """A few steps of every row of every experiment that these claims read."""
-    done: dict[str, Store] = {}
+    """A few steps of every row that these claims read; rows of several data sets once."""
+    done: dict[tuple[str, ...], Store] = {}
     for claim in claims:
         if claim.experiment not in EXPERIMENTS:
             continue
         experiment = EXPERIMENTS[claim.experiment]
+        rows = tuple(claim.rows)
+        if rows in done and len(claims) > 1:
+            continue
         scale = experiment.scales["quick"]
         texts = QUICK[experiment.source](scale.data)
-        store = done.setdefault(experiment.name, Store(experiment.name, None))
+        store = next(
+            (one for one in done.values() if one.name == experiment.name),
+            Store(experiment.name, None),
+        )
+        done[rows] = store
         runner = Runner(experiment, scale, texts, store, lambda line: None)
         runner.all(claim.rows, 2)
         print(f"{claim.name}: {claim.words}\n\n{tables.of_store(claim, store)}\n")

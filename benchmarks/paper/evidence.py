@@ -1,7 +1,228 @@
-"""docs/evidence.md"""
+"""docs/evidence.md, its figures and the README's tables, from what is stored."""
 
+from __future__ import annotations
+
+import json
+import re
 from pathlib import Path
+from typing import Any
+
+from benchmarks import language, report
+from benchmarks.paper import noise, tables, verdicts
+from benchmarks.paper.claims import CLAIMS, Claim
+from benchmarks.paper.experiments import EXPERIMENTS
+from benchmarks.paper.models import standard
+from benchmarks.paper.settings import Scale
+from benchmarks.paper.store import Store
+from benchmarks.paper.values import file_of, values_of
+from graphformer.models.language.twin import count_parameters
+
+ROOT = report.RESULTS.parents[1]
+PAGE, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
+FEW_CONTRASTS = 3
 
 
-def write(folder: Path):
-    return []
+def place(name: str) -> re.Pattern[str]:
+    """Where a generated text stands in a page."""
+    begin = re.escape(f"<!-- python -m benchmarks.paper --docs: {name} -->")
+    return re.compile(rf"({begin}\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(page: str, texts: dict[str, str]) -> str:
+    """The page with every generated text in its place.
+
+    Raises:
+        ValueError: a place is missing.
+    """
+    for name, text in texts.items():
+        page, found = place(name).subn(lambda at, text=text: f"{at[1]}\n{text}\n\n{at[2]}", page)
+        if found != 1:
+            raise ValueError(f"there are {found} places for {name!r}, and one is wanted")
+    return page
+
+
+def figure_of(claim: Claim, folder: Path) -> str | None:
+    """The file name of a claim's figure; None where nothing is stored."""
+    measured = state(claim, folder) != verdicts.NOT_MEASURED
+    return f"evidence-{claim.name}.png" if claim.figure and measured else None
+
+
+def state(claim: Claim, folder: Path) -> str:
+    return tables.verdict_of(claim, folder, tables.scale_of(claim, folder))
+
+
+def measured(claim: Claim, folder: Path) -> str:
+    """What was measured, in a line."""
+    if state(claim, folder) == verdicts.NOT_MEASURED:
+        return verdicts.NOT_MEASURED
+    scale = tables.scale_of(claim, folder)
+    at = f" ({scale} scale)" if claim.experiment in EXPERIMENTS else ""
+    if claim.rule == "variances":
+        found = noise.spreads(Store(file_of(claim.experiment, scale), folder), claim.rows)
+        parts = [
+            f"{one.row} {one.parts.init**0.5:.4f}" for one in found if one.row in ("sum", "gin")
+        ]
+        return f"standard deviation from the draw, nats: {', '.join(parts)}{at}"
+    judged = verdicts.judge(claim, lambda name: values_of(name, folder, scale))
+    judged = [one for one in judged if one.effect is not None]
+    if len(judged) > FEW_CONTRASTS:
+        counts = [sum(one.outcome == way for one in judged) for way in (1, -1, 0)]
+        return (
+            f"of {len(claim.contrasts)} comparisons {counts[0]} as claimed, {counts[1]} the other "
+            f"way, {counts[2]} undecided, {len(claim.contrasts) - len(judged)} not measured{at}"
+        )
+    parts = []
+    for one in judged:
+        contrast, effect = one.contrast, one.effect
+        assert effect is not None
+        what = {"validation": "validation", "test": "test", "best_round": "best epoch"}.get(
+            contrast.metric, contrast.metric
+        )
+        where = (contrast.experiment or "").removeprefix("finetune-")
+        what = f"{where}, {what}" if where else what
+        against = f" minus {contrast.base}" if contrast.base else ""
+        parts.append(
+            f"{contrast.row}{against}, {what}: {tables.effect_text(one)}, {effect.seeds} seeds"
+        )
+    return "; ".join(parts) + at
+
+
+def claims_table(folder: Path) -> str:
+    """One row a claim."""
+    lines = []
+    for claim in CLAIMS.values():
+        figure = figure_of(claim, folder)
+        lines.append(
+            [
+                f"{claim.words} ({claim.where})",
+                measured(claim, folder),
+                f"**{state(claim, folder)}**",
+                f"[figure]({figure})" if figure else "",
+                f"`{claim.command}`",
+            ]
+        )
+    return report.table(["claim", "what we measured", "verdict", "figure", "command"], lines)
+
+
+def recommendation(folder: Path) -> str:
+    """What to take, from the claims that hold at full scale."""
+
+    def holds(name: str) -> bool:
+        claim = CLAIMS[name]
+        scale = tables.scale_of(claim, folder)
+        full = scale == "full" and claim.experiment in EXPERIMENTS
+        return full and state(claim, folder) == verdicts.HOLDS
+
+    lines = []
+    if holds("perplexity"):
+        lines.append('Take GIN for language models: `operator="gin"`.')
+    else:
+        lines.append(
+            'Take plain attention, `operator="sum"`: that GIN is ahead of it has not been shown at '
+            "full scale."
+        )
+    found = []
+    for name in ("recipes-plays", "recipes-arithmetic"):
+        values = verdicts.judge(CLAIMS[name], lambda one: values_of(one, folder, "full"))
+        found.append({one.contrast.row for one in values if one.outcome == 1})
+    both = sorted(found[0] & found[1])
+    if both:
+        names = ", ".join(tables.title(row, "screening") for row in both)
+        lines.append(f"With GIN take: {names}.")
+    else:
+        lines.append("No extra is known to help GIN more than it helps plain attention.")
+    if state(CLAIMS["lora"], folder) != verdicts.HOLDS:
+        lines.append("To fine-tune take LoRA and not Sparse-GIN.")
+    return "\n".join(f"> {line}" for line in lines)
+
+
+def scales_table() -> str:
+    """How large the runs of each scale are."""
+    lines = []
+    for experiment in ("proteins", "screening", "noise"):
+        for name in tables.SCALES:
+            scale = EXPERIMENTS[experiment].scales[name]
+            lines.append([EXPERIMENTS[experiment].title, name, *_size(scale)])
+    header = ["data", "scale", "parameters without embedding", "layers, width", "steps", "batch"]
+    return report.table([*header, "learning rates"], lines)
+
+
+def _size(scale: Scale) -> list[str]:
+    vocabulary = 1
+    count = count_parameters(standard(scale, vocabulary, 8)) - scale.hidden_size * vocabulary
+    steps = f"{scale.rounds} epochs" if scale.steps is None else str(scale.rounds * scale.steps)
+    grid = ", ".join(f"{rate:g}" for rate in scale.grid)
+    shape = f"{scale.layers}, {scale.hidden_size}"
+    return [f"{count:,}", shape, steps, str(scale.batch), grid]
+
+
+def sections(folder: Path) -> str:
+    """Tables and figure of every claim that has runs."""
+    parts = []
+    for claim in CLAIMS.values():
+        if state(claim, folder) == verdicts.NOT_MEASURED:
+            continue
+        lines = [
+            f"### {claim.name}",
+            tables.of_claim(claim, folder, tables.scale_of(claim, folder)),
+        ]
+        if claim.note:
+            lines.append(claim.note)
+        if figure := figure_of(claim, folder):
+            lines.append(f"![{claim.words}]({figure})")
+        parts += lines
+    return "\n\n".join(parts)
+
+
+LANGUAGE = {
+    "sum": "sum: the standard transformer",
+    "gin": "gin (gamma 0.5, sharpening, no value and output projection)",
+    "pna": "pna (edges above 0.1)",
+}
+
+
+def headline(folder: Path) -> str:
+    """The README's table, of ``benchmarks.language``."""
+    runs: dict[str, Any] = json.loads((folder.parent / "language.json").read_text())["runs"]
+    table = language.summary(runs)
+    for name, what in LANGUAGE.items():
+        table = re.sub(rf"^\| {name}( \(.*?\))? \|", f"| {what} |", table, flags=re.MULTILINE)
+    return table
+
+
+def verdict_line(folder: Path) -> str:
+    """The README's sentence about the claims."""
+    found = [state(claim, folder) for claim in CLAIMS.values()]
+    kinds = (verdicts.HOLDS, verdicts.DOES_NOT, verdicts.UNDECIDED, verdicts.NOT_MEASURED)
+    counts = ", ".join(f"{found.count(kind)} {kind}" for kind in kinds)
+    return (
+        f"Of {len(found)} claims, the paper's and those about recipes here: {counts}. "
+        "[docs/evidence.md](docs/evidence.md) has each with its runs."
+    )
+
+
+def pages(folder: Path) -> dict[Path, str]:
+    """The pages as they should be."""
+    page = {
+        "recommendation": recommendation(folder),
+        "claims": claims_table(folder),
+        "scales": scales_table(),
+        "runs": sections(folder),
+    }
+    readme = {"language": headline(folder), "verdicts": verdict_line(folder)}
+    return {PAGE: filled(PAGE.read_text(), page), README: filled(README.read_text(), readme)}
+
+
+def write(folder: Path) -> list[Path]:
+    """Write pages and figures; their paths."""
+    from benchmarks.paper import figures  # matplotlib
+
+    written = []
+    for path, text in pages(folder).items():
+        path.write_text(text)
+        written.append(path)
+    for claim in CLAIMS.values():
+        if name := figure_of(claim, folder):
+            figures.draw(claim, folder, tables.scale_of(claim, folder), PAGE.parent / name)
+            written.append(PAGE.parent / name)
+    return written

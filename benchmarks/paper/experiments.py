@@ -94,7 +94,7 @@ SMALL_TEXT = replace(
 )
 SMALL_PROTEINS = replace(
     PROTEINS,
-    data={"residues": 128, "train": 240, "validation": 80, "test": 80},
+    data={"residues": 96, "train": 160, "validation": 64, "test": 64},
     hidden_size=48,
     intermediate_size=128,
     layers=2,
