@@ -27,6 +27,8 @@ class Extra:
         update: the name of an update; the map over all heads follows where the operator's own
             update has one, which is plain attention.
         operators: in the place of ``sum`` and of ``gin``, in their plain form.
+        features: the name of features around the operator's own, ``projection`` of plain attention
+            and ``slice`` of GIN.
     """
 
     what: str
@@ -34,12 +36,16 @@ class Extra:
     slots: Callable[[Scale], dict[str, Any]] = lambda scale: {}
     update: str | None = None
     operators: Mapping[str, Any] = field(default_factory=dict)
+    features: str | None = None
 
     def config(self, operator: str, scale: Scale) -> dict[str, Any]:
         """Fields of the config, for one operator."""
         slots, fields = dict(self.slots(scale)), dict(self.fields)
         if self.update is not None:
             slots["update"] = {"name": self.update, "maps": operator == "sum"}
+        own = "projection" if operator == "sum" else "slice"
+        if self.features is not None:
+            slots["features"] = {"name": self.features, "inner": own}
         if operator not in self.operators:
             head = {"head": gf.Head(**slots)} if slots else {}
             return {"operator": operator, **fields, **head}
@@ -47,7 +53,7 @@ class Extra:
         plain = operator == "sum"
         slots |= {
             "operator": self.operators[operator],
-            "features": "projection" if plain else "slice",
+            "features": slots.get("features", own),
             **({} if "update" in slots else {"update": "output_map" if plain else "concat"}),
         }
         return {"operator": "gin", "sharpening": not plain, "head": gf.Head(**slots), **fields}
@@ -60,6 +66,12 @@ EXTRAS: dict[str, Extra] = {
     "chain-repeats": Extra(
         "both, and after the same two tokens",
         {"relations": [gf.Chain(3), gf.Repeats(1), gf.Repeats(2, "mean")]},
+    ),
+    "value-residual": Extra(
+        "what is sent leans on what the first layer sends", features="value_residual"
+    ),
+    "initial-residual": Extra(
+        "layers lean on what the first one was given", {"initial_residual": 0.0}
     ),
     "query-network": Extra(
         "queries by a network of 3/2 the width, 2 d^2 more than the usual map",
