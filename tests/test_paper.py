@@ -51,6 +51,9 @@ def test_interval_is_the_normal_one_for_many_values():
     half = 1.96 * values.std(ddof=1) / len(values) ** 0.5
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
     assert statistics.interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+    rounded = [0.8 - 0.3, 1.2 - 0.7, 3.1 - 2.6, 0.5]  # 0.5 and dust
+    assert statistics.interval(rounded) == pytest.approx((0.5, 0.5))
+    assert statistics.paired(rounded).p == 0 and statistics.paired([0.0, 0.0]).p == 1
     assert all(map(math.isnan, statistics.interval([0.5])))
 
 
@@ -357,7 +360,7 @@ def test_figures_are_drawn_of_stored_runs(tmp_path):
         ("perplexity --row gni --seed 0", "'gni' is no row of perplexity: sum, gin"),
         ("perplexity --seeds 0", "--seeds 0: at least one"),
         ("--docs --rows gin", "--rows is of one claim"),
-        ("lora", "reads the runs of another benchmark: python -m benchmarks.finetune"),
+        ("lora", "reads the runs of another benchmark (python -m benchmarks.finetune)"),
     ],
 )
 def test_wrong_calls_are_one_line(words, told, monkeypatch, capsys):

@@ -102,7 +102,7 @@ def check(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     claim = CLAIMS[options.claim]
     if claim.experiment not in EXPERIMENTS:
-        parser().error(f"{claim.name} reads the runs of another benchmark: {claim.command}")
+        parser().error(f"{claim.name} reads the runs of another benchmark ({claim.command})")
     experiment = EXPERIMENTS[claim.experiment]
     scale = experiment.scales[options.scale]
     texts = SOURCES[experiment.source](scale.data)

@@ -98,7 +98,7 @@ def claims_table(folder: Path) -> str:
                 measured(claim, folder),
                 f"**{state(claim, folder)}**",
                 f"[figure]({figure})" if figure else "",
-                f"`{claim.command}`",
+                f"`{claim.command}`" if claim.command.startswith("python") else claim.command,
             ]
         )
     return report.table(["claim", "what we measured", "verdict", "figure", "command"], lines)
@@ -167,11 +167,20 @@ def sections(folder: Path) -> str:
             tables.of_claim(claim, folder, tables.scale_of(claim, folder)),
         ]
         if claim.note:
-            lines.append(claim.note)
+            lines.append(claim.note.format(**_facts(claim, folder)))
         if figure := figure_of(claim, folder):
             lines.append(f"![{claim.words}]({figure})")
         parts += lines
     return "\n\n".join(parts)
+
+
+def _facts(claim: Claim, folder: Path) -> dict[str, Any]:
+    """What is stored about the data of a claim."""
+    if claim.experiment not in EXPERIMENTS:
+        return {}
+    store = Store(file_of(claim.experiment, tables.scale_of(claim, folder)), folder)
+    latest = next(store.content["latest"][row] for row in claim.rows if store.runs(row))
+    return store.content["settings"][latest]["facts"]
 
 
 LANGUAGE = {

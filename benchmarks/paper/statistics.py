@@ -49,8 +49,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     found = np.asarray(values, dtype=np.float64)
     if len(found) < 2 or not np.isfinite(found).all():
         return math.nan, math.nan
-    if (found == found[0]).all():
-        return float(found[0]), float(found[0])
+    if _equal(found):
+        return float(found.mean()), float(found.mean())
     ends = stats.bootstrap(
         (found,),
         np.mean,
@@ -59,6 +59,11 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
         rng=np.random.default_rng(0),  # the same numbers in every table
     ).confidence_interval
     return float(ends.low), float(ends.high)
+
+
+def _equal(found: np.ndarray) -> bool:
+    """Whether values differ by no more than their rounding."""
+    return bool(np.ptp(found) <= 1e-12 * np.abs(found).max())
 
 
 def paired(differences: Sequence[float]) -> Effect:
@@ -73,8 +78,8 @@ def paired(differences: Sequence[float]) -> Effect:
     low, high = interval(found)
     p = wilcoxon = math.nan
     if len(found) > 1:
-        if (found == found[0]).all():  # no spread: t is 0 / 0 or infinite
-            p = 1.0 if found[0] == 0 else 0.0
+        if _equal(found):  # no spread: t is 0 / 0 or infinite
+            p = 0.0 if found.any() else 1.0
         else:
             p = float(stats.ttest_1samp(found, 0.0).pvalue)
         wilcoxon = float(stats.wilcoxon(found).pvalue) if found.any() else 1.0
