@@ -241,6 +241,11 @@ def _hooked(layers: dict[Any, str], gate: Gate) -> Iterator[None]:
     def change(layer: Any, out: Tensor) -> Tensor | None:
         if threading.get_ident() != here:
             return None
+        if layer.update.num_outputs(layer.num_heads) != layer.num_heads:
+            raise ValueError(
+                f"{layers[layer]}: update={layer.update.name!r} makes one output of several heads, "
+                "which cannot be cut by themselves"
+            )
         heads = out.unflatten(-1, (layer.num_heads, layer.head_dim))
         changed = gate(numbers.setdefault(layer, len(numbers)), layers[layer], heads)
         return None if changed is None else changed.flatten(-2)

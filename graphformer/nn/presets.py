@@ -45,6 +45,8 @@ class Options(TypedDict, total=False):
         head: a :class:`~graphformer.Head` in the place of the arguments for single slots
             (``sparsify``, ``normalize``, ``score``, the projections). Slots that it leaves out are
             the layer's own.
+        head_dim: width of a head; ``hidden_size // num_heads`` unless given
+            (:class:`~graphformer.nn.GraphAttention`).
         relations: edges of the text beside the attention graph, as ``[gf.Chain(3), gf.Repeats()]``.
     """
 
@@ -56,6 +58,7 @@ class Options(TypedDict, total=False):
     layer_idx: int | None
     head: Head | Mapping[str, Any] | None
     compute: Compute | None
+    head_dim: int | None
     relations: RelationsLike
 
 
@@ -145,7 +148,8 @@ class GINAttention(Preset):
     layer, :math:`\epsilon_h` and an MLP for each head.
 
     Args:
-        hidden_size: width of the hidden states, a multiple of ``num_heads``.
+        hidden_size: width of the hidden states, a multiple of ``num_heads`` unless ``head_dim`` is
+            given.
         num_heads: heads; each is one graph.
         num_kv_heads: key heads, each shared by a group of query heads; ``num_heads`` unless given.
         mlp_ratio: gamma, the MLP's hidden width over the head's width; ``int(gamma * head_dim)``

@@ -16,7 +16,7 @@ from graphformer.errors import number, require_flag, require_known, strict_flags
 from graphformer.graph import AttentionGraph
 from graphformer.nn.gin_layer import GINLayer, HeadLinear
 from graphformer.nn.mlp import probability
-from graphformer.nn.tokens import head_dim
+from graphformer.nn.widths import width_of_head
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -188,7 +188,7 @@ class SparseGIN(nn.Module):
         if mix_heads and num_heads is None:
             raise ValueError("mix_heads mixes the outputs of several networks: it needs num_heads")
         heads = 1 if num_heads is None else num_heads
-        width, _ = head_dim(hidden_size, heads, None)
+        width, _ = width_of_head(hidden_size, heads, None)
         self.hidden_size, self.hidden_dim, self.depth, self.num_heads = (
             hidden_size,
             hidden_dim,

@@ -27,25 +27,8 @@ from graphformer.nn.maps import linear
 from graphformer.nn.relation_messages import RelationMessages
 from graphformer.nn.rope import rotate
 from graphformer.nn.shell import Shell
+from graphformer.nn.widths import check_widths, width_of_head
 from graphformer.uncompiled import exporting
-
-
-def head_dim(hidden_size: int, num_heads: int, num_kv_heads: int | None) -> tuple[int, int]:
-    """The width of a head and the number of key heads, checked."""
-    for name, value in (("hidden_size", hidden_size), ("num_heads", num_heads)):
-        whole(name, value)
-    if hidden_size % num_heads:
-        raise ValueError(
-            f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}: every head "
-            "takes an equal slice"
-        )
-    kv_heads = num_heads if num_kv_heads is None else whole("num_kv_heads", num_kv_heads, 0)
-    if kv_heads < 1 or num_heads % kv_heads:
-        raise ValueError(
-            f"num_heads {num_heads} is not a multiple of num_kv_heads {kv_heads}: every key head "
-            "serves an equal group"
-        )
-    return hidden_size // num_heads, kv_heads
 
 
 class GraphAttention(Shell):
@@ -70,6 +53,9 @@ class GraphAttention(Shell):
         sparsify, normalize: slots of the head around an operator that is given alone.
         attention_dropout: on the weights.
         layer_idx: place of this layer in a model's cache.
+        head_dim: width of a head, d; ``hidden_size // num_heads`` unless given. Where ``num_heads *
+            head_dim`` is not ``hidden_size``, node features must be projected, and an output map
+            leads back.
         relations: edges of the text beside the attention graph, one or several: ``gf.Chain(3)``,
             ``gf.Repeats(2)`` (:mod:`graphformer.attention.relations`).
     """
@@ -92,9 +78,12 @@ class GraphAttention(Shell):
         attention_dropout: float = 0.0,
         layer_idx: int | None = None,
         relations: RelationsLike = (),
+        head_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.head_dim, self.num_kv_heads = head_dim(hidden_size, num_heads, num_kv_heads)
+        self.head_dim, self.num_kv_heads = width_of_head(
+            hidden_size, num_heads, num_kv_heads, head_dim
+        )
         self.hidden_size, self.num_heads, self.is_causal = hidden_size, num_heads, is_causal
         compute = compute_of(compute, executor, backend)
         self.executor, self.backend = compute.executor, compute.backend
@@ -102,7 +91,7 @@ class GraphAttention(Shell):
             whole("layer_idx", layer_idx, 0)
         self.layer_idx = layer_idx
         self.attention_dropout = probability("attention_dropout", attention_dropout)
-        kv_size = self.num_kv_heads * self.head_dim
+        width, kv_size = num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         slots = {"sparsify": sparsify, "normalize": normalize}
         usual = {"sparsify": None, "normalize": "softmax"}
         if isinstance(operator, Operator):
@@ -115,24 +104,26 @@ class GraphAttention(Shell):
                 "num_kv_heads": self.num_kv_heads,
                 "dim": self.head_dim,
                 "hidden_size": hidden_size,
+                "query_size": width,
                 "kv_size": kv_size,
                 "layer_idx": layer_idx,
             }
         )
+        joined = check_widths(head, hidden_size, num_heads, self.head_dim)
         check_blocks(head.candidates, head.score, is_causal, head.sparsify)
         coarse = list(coarse_rules(head.candidates))
         self.has_blocks = bool(coarse)
         self.reads_block_ids = any(None in one.sizes for one in coarse)
         self._hold(head)
         self.operator = head.operator
-        self._hold_queries(head.score, hidden_size, hidden_size, hidden_size, kv_size)
+        self._hold_queries(head.score, hidden_size, hidden_size, width, kv_size)
         # A score with parameters stands under the name that saved models know.
         self.differential: Any = None
         self.pairwise: Any = None
         self.features, self.update = head.features, head.update
         self._hold_score(head)
         self.v_proj = linear(hidden_size, kv_size) if head.features.projects else None
-        self.o_proj = linear(hidden_size, hidden_size) if head.update.maps else None
+        self.o_proj = linear(joined, hidden_size) if head.update.maps else None
         self._hold_sharpening(sharpening)
         found = check_relations(relations)
         refuse_unusable(found, ("order", "ids"), "a layer on tokens")
@@ -354,7 +345,8 @@ class GraphAttention(Shell):
     def extra_repr(self) -> str:
         return (
             f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, "
-            f"num_kv_heads={self.num_kv_heads}, is_causal={self.is_causal}, "
+            f"num_kv_heads={self.num_kv_heads}, head_dim={self.head_dim}, "
+            f"is_causal={self.is_causal}, "
             f"normalize={self.normalize}, sparsify={self.sparsify}, executor={self.executor!r}, "
             f"backend={self.backend!r}"
         )

@@ -23,8 +23,13 @@ class Update(Slot, slot="update"):
     reads_hidden: bool = False
     told_by: ClassVar = {"of_heads": "reads_hidden"}
 
+    def num_outputs(self, num_heads: int) -> int:
+        """How many heads' outputs :meth:`of_heads` makes of those of ``num_heads`` heads."""
+        return num_heads
+
     def of_heads(self, out: Tensor, hidden_states: Tensor) -> Tensor:
-        """The heads' outputs, changed, ``[B, H, N, D]``; then they stand beside each other.
+        """The heads' outputs, changed, ``[B, num_outputs(H), N, D]``; then they stand beside each
+        other.
 
         Args:
             out: what the operator made, ``[B, H, N, D]``.

@@ -68,9 +68,9 @@ def make_conv(
     own = IN_A_BLOCK[operator] | ({} if operator == "sum" else {"mlp_ratio": mlp_ratio})
     if head is not None and head.operator is not None:
         own = {}
-    # Given, head_channels asks for an output map, which mixes the heads before they are added to
-    # what was there.
-    shared |= {"head_channels": hidden_size // num_heads, **own, **options}
+    # Among the shared ones is head_channels, which asks for an output map: it mixes the heads
+    # before they are added to what was there.
+    shared |= {**own, **options}
     for slot in ("sparsify", "normalize", "score"):
         if isinstance(shared.get(slot), Mapping):
             shared[slot] = from_spec(slot, shared[slot], num_heads=num_heads)

@@ -61,7 +61,7 @@ from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.mlp import probability
 from graphformer.nn.pairs import candidates, check_spec, stored_name
-from graphformer.nn.tokens import head_dim
+from graphformer.nn.widths import width_of_head
 
 
 class GraphTransformer(GraphNetwork):
@@ -86,7 +86,7 @@ class GraphTransformer(GraphNetwork):
         node_dim: channels of x; or the number of categories, where x holds one integer a node; or a
             sequence: categories of each integer column; or 0: nodes have no features.
         edge_dim: the same of ``edge_attr``; None leaves it unread.
-        hidden_size: width of a node; a multiple of ``num_heads``.
+        hidden_size: width of a node; a multiple of ``num_heads`` unless ``head_dim`` is given.
         num_layers: layers.
         num_heads: heads; each is one graph.
         target: ``"graph"``, ``"node"``, ``"edge"``; or several by name: ``{"gap": Target("graph"),
@@ -143,6 +143,7 @@ class GraphTransformer(GraphNetwork):
         initial_residual: layers after the first take ``a h + b h^(0)``, see
             :class:`~graphformer.nn.InitialResidual`; None: they take ``h``.
         backend: who aggregates; never changes the answer.
+        head_dim: width of a head; ``hidden_size // num_heads`` unless given.
 
     ``settings`` holds the arguments: ``GraphTransformer(**net.settings)`` is the same model with
     new weights.
@@ -189,11 +190,12 @@ class GraphTransformer(GraphNetwork):
         feed_forward: str | FeedForward | Mapping[str, Any] = "gated",
         initial_residual: float | None = None,
         backend: str = "auto",
+        head_dim: int | None = None,
     ) -> None:
         settings = {
             name: value for name, value in locals().items() if name not in ("self", "__class__")
         }
-        head_dim(hidden_size, num_heads, None)
+        width_of_head(hidden_size, num_heads, None, head_dim)
         whole("num_layers", num_layers)
         number("mlp_ratio", mlp_ratio, above=0.0)
         probability("attention_dropout", attention_dropout)
@@ -255,6 +257,7 @@ class GraphTransformer(GraphNetwork):
             "sharpening": sharpening,
             "dropout": attention_dropout,
             "backend": backend,
+            "head_channels": hidden_size // num_heads if head_dim is None else head_dim,
         }
         self.relations = check_relations(relations)
         refuse_unusable(self.relations, ("edges",), "a graph transformer")

@@ -10,11 +10,11 @@ from graphformer.models.language.configuration import GraphformerConfig
 from graphformer.nn import GINAttention, GraphAttention, PNAAttention, SumAttention
 
 
-def make_sparsifier(config: GraphformerConfig) -> Sparsifier | None:
+def make_sparsifier(config: GraphformerConfig, num_heads: int) -> Sparsifier | None:
     """The sparsifier that the config's plain numbers stand for."""
     threshold: Sparsifier | None = None
     if isinstance(config.threshold, dict):
-        threshold = from_spec(config.threshold, config.num_attention_heads)
+        threshold = from_spec(config.threshold, num_heads)
     elif isinstance(config.threshold, int | float):
         threshold = Threshold(float(config.threshold))
     top_k = None if config.top_k is None else TopK(config.top_k)
@@ -31,11 +31,13 @@ def make_attention(config: GraphformerConfig, layer_idx: int) -> GraphAttention:
     head = config.layer_heads[layer_idx]
     if head is not None and layer_idx == 0:
         head = head.in_first_layer()
+    num_heads = config.layer_num_heads[layer_idx]
     shared: dict[str, Any] = {
         "attention_dropout": config.attention_dropout,
         "backend": config.backend,
         "executor": config.executor,
         "layer_idx": layer_idx,
+        "head_dim": config.head_dim,
         "relations": config.text_relations,
     }
     operator = config.layer_operators[layer_idx]
@@ -43,7 +45,7 @@ def make_attention(config: GraphformerConfig, layer_idx: int) -> GraphAttention:
         shared["head"] = head
     else:
         shared |= {
-            "sparsify": make_sparsifier(config),
+            "sparsify": make_sparsifier(config, num_heads),
             "normalize": from_plain("normalize", config.normalize),
         }
         if isinstance(config.score, dict) and "name" not in config.score:
@@ -60,7 +62,7 @@ def make_attention(config: GraphformerConfig, layer_idx: int) -> GraphAttention:
         if head is None or head.operator is None:
             shared["mlp_ratio"] = config.mlp_ratio
     shared |= (config.operator_options or {}).get(operator, {})
-    heads = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads)
+    heads = (config.hidden_size, num_heads, config.layer_num_key_value_heads[layer_idx])
     try:
         return LAYERS[operator](*heads, **shared)
     except TypeError as error:

@@ -43,7 +43,7 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
             config.layer_feed_forwards[layer_idx],
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
-            num_heads=config.num_attention_heads,
+            num_heads=config.layer_num_heads[layer_idx],
             dropout=config.hidden_dropout,
         )
         if self.mlp.reads_graph and self.self_attn.has_blocks:

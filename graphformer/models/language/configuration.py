@@ -38,6 +38,10 @@ def plain(value: Any) -> Any:
     return spec(value) if isinstance(value, Slot) else value
 
 
+def _per_layer(number: int | list[int] | tuple[int, ...], num_layers: int) -> tuple[int, ...]:
+    return (number,) * num_layers if isinstance(number, int) else tuple(number)
+
+
 @strict
 class GraphformerConfig(PreTrainedConfig):
     r"""Settings of :class:`GraphformerForCausalLM`; all keyword-only, defaults as in the paper's
@@ -48,9 +52,13 @@ class GraphformerConfig(PreTrainedConfig):
         hidden_size: width of the hidden states.
         intermediate_size: width of the gated feed-forward.
         num_hidden_layers: decoder blocks.
-        num_attention_heads: heads of a block; each is one graph.
+        num_attention_heads: heads of a block; each is one graph. A list has the number of each
+            layer, and then ``head_dim`` is needed.
         num_key_value_heads: key heads, each shared by a group of query heads; as many as heads
-            unless given.
+            unless given. A list has the number of each layer.
+        head_dim: width of a head, an even number; ``hidden_size // num_attention_heads`` unless
+            given. Where the heads together are not ``hidden_size`` wide, ``value_projection`` and
+            ``output_projection`` lead there and back; plain attention and PNA have both.
         operator: ``"sum"`` (plain attention), ``"gin"``, ``"pna"``; one name for all layers, or a
             list with one for each.
         mlp_ratio: gamma, hidden width of the heads' MLPs over the heads' width (GIN, PNA).
@@ -111,8 +119,9 @@ class GraphformerConfig(PreTrainedConfig):
     hidden_size: int = 512
     intermediate_size: int = 1376
     num_hidden_layers: int = 8
-    num_attention_heads: int = 8
-    num_key_value_heads: int | None = None
+    num_attention_heads: int | list[int] | tuple[int, ...] = 8
+    num_key_value_heads: int | list[int] | tuple[int, ...] | None = None
+    head_dim: int | None = None
     operator: str | list[str] | tuple[str, ...] = "gin"
     mlp_ratio: int | float = 0.5
     sharpening: bool = True
@@ -141,11 +150,22 @@ class GraphformerConfig(PreTrainedConfig):
     backend: str = "auto"
     executor: str = "auto"
 
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name != "head_dim" or value is not None:
+            return value
+        # what was not given follows hidden_size, also where that is changed later
+        heads = self.num_attention_heads
+        return self.hidden_size // heads if isinstance(heads, int) else None
+
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, plain(value) if name in _SLOTS else value)
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs = without_unknown(self, kwargs)
+        for name in ("num_attention_heads", "num_key_value_heads"):
+            if isinstance(given := getattr(self, name), tuple):
+                setattr(self, name, list(given))
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         theta = kwargs.pop("rope_theta", None)
@@ -192,8 +212,15 @@ class GraphformerConfig(PreTrainedConfig):
         return config
 
     @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
+    def layer_num_heads(self) -> tuple[int, ...]:
+        """The number of heads of each layer."""
+        return _per_layer(self.num_attention_heads, self.num_hidden_layers)
+
+    @property
+    def layer_num_key_value_heads(self) -> tuple[int, ...]:
+        """The number of key heads of each layer."""
+        given = self.num_key_value_heads
+        return self.layer_num_heads if given is None else _per_layer(given, self.num_hidden_layers)
 
     @property
     def layer_operators(self) -> tuple[str, ...]:
@@ -205,19 +232,7 @@ class GraphformerConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Called by transformers once the fields are set: settings that contradict each other."""
         self._validate_numbers()
-        if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be num_attention_heads "
-                f"{self.num_attention_heads} times an even head width (rotary embeddings turn "
-                "pairs of channels)"
-            )
-        if self.num_key_value_heads is not None and (
-            self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads
-        ):
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
-                f"num_key_value_heads {self.num_key_value_heads}"
-            )
+        self._validate_head_sizes()
         for name, options in (self.operator_options or {}).items():
             require_known("operator in operator_options", name, OPERATORS)
             if "relations" in options:
@@ -312,6 +327,42 @@ class GraphformerConfig(PreTrainedConfig):
                     "the head"
                 )
 
+    def _validate_head_sizes(self) -> None:
+        """ValueError for numbers and widths of heads that do not fit."""
+        given = self.__dict__["head_dim"]
+        if given is not None:
+            if whole("head_dim", given) % 2:
+                raise ValueError(
+                    f"head_dim {given} must be even: rotary embeddings turn pairs of channels"
+                )
+        elif not isinstance(self.num_attention_heads, int):
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} has the number of each layer, "
+                "and head_dim, the width of a head, does not follow from that: give it"
+            )
+        elif self.hidden_size % self.num_attention_heads or self.head_dim % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be num_attention_heads "
+                f"{self.num_attention_heads} times an even head width (rotary embeddings turn "
+                "pairs of channels), or give head_dim"
+            )
+        for name in ("num_attention_heads", "num_key_value_heads"):
+            numbers = getattr(self, name)
+            if isinstance(numbers, list) and len(numbers) != self.num_hidden_layers:
+                raise ValueError(
+                    f"{name} holds {len(numbers)}, but num_hidden_layers is "
+                    f"{self.num_hidden_layers}; give one, or one for each"
+                )
+        for i, (heads, kv_heads) in enumerate(
+            zip(self.layer_num_heads, self.layer_num_key_value_heads, strict=True)
+        ):
+            where = "" if isinstance(self.num_attention_heads, int) else f" of layer {i}"
+            if kv_heads < 1 or heads % kv_heads:
+                raise ValueError(
+                    f"num_attention_heads {heads}{where} is not a multiple of "
+                    f"num_key_value_heads {kv_heads}"
+                )
+
     def _validate_numbers(self) -> None:
         """ValueError for a number out of its range; strict has seen to the types."""
         sizes = (
@@ -319,11 +370,13 @@ class GraphformerConfig(PreTrainedConfig):
             "hidden_size",
             "intermediate_size",
             "num_hidden_layers",
-            "num_attention_heads",
             "max_position_embeddings",
         )
         for name in sizes:
             whole(name, getattr(self, name))
+        heads = self.num_attention_heads
+        for one in [heads] if isinstance(heads, int) else heads:
+            whole("num_attention_heads", one)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             if isinstance(getattr(self, name), int):
                 whole(name, getattr(self, name), 0)

@@ -56,6 +56,12 @@ def without_unknown(config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
             f"model_type={kwargs['model_type']!r}: this is the config of {config.model_type!r}; "
             "take AutoConfig"
         )
+    if kwargs.get("per_layer_config"):
+        raise ValueError(
+            "per_layer_config is transformers' way to give each layer its settings; here those "
+            "that may differ are lists with one for each layer: num_attention_heads=[3, 1], "
+            "num_key_value_heads, operator, head, feed_forward"
+        )
     fields = set(config.__dataclass_fields__)
     of_generation = set(GenerationConfig().to_dict()) - fields
     unknown = [name for name in kwargs if name not in _TRANSFORMERS_OWN]

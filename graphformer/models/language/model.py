@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import itertools
@@ -75,6 +76,17 @@ class GraphformerPreTrainedModel(PreTrainedModel):
             module.reset_own_parameters()  # type: ignore[operator]
 
 
+def for_rotary(config: GraphformerConfig) -> GraphformerConfig:
+    """The config as rotary embeddings read it: one number of heads, of which they take nothing but
+    the width of one.
+    """
+    if isinstance(config.num_attention_heads, int):
+        return config
+    one = copy.deepcopy(config)
+    one.num_attention_heads = one.num_key_value_heads = 1
+    return one
+
+
 class GraphformerModel(GraphformerPreTrainedModel):
     """Embedding, decoder blocks, final norm."""
 
@@ -95,9 +107,9 @@ class GraphformerModel(GraphformerPreTrainedModel):
             self.layers[0].later_read = True
             check_first([layer.self_attn for layer in self.layers])  # type: ignore[misc]
         self.norm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        # reads only fields that our config has too
         self.relations = config.text_relations
-        self.rotary_emb = LlamaRotaryEmbedding(cast(Any, config))
+        # reads only fields that our config has too
+        self.rotary_emb = LlamaRotaryEmbedding(cast(Any, for_rotary(config)))
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -266,6 +278,14 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
         # transformers reads settings of generation from a config, and takes top_k, edges of a row,
         # for tokens to sample from.
         self.generation_config.top_k = GenerationConfig().top_k
+
+    def _get_static_cache_init_shape(self) -> Any:
+        """None where layers have different numbers of heads: a static cache then takes the sizes of
+        each layer from its first keys.
+        """
+        if not isinstance(self.config.num_key_value_heads, int):
+            return None
+        return super()._get_static_cache_init_shape()
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Refused, and with it ``generate_batch``: transformers keeps the keys of all its requests

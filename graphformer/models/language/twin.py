@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def parameter_matched(
         if width < 1:
             raise too_large(smallest)
         return sized(width)
-    step = sized(1).num_attention_heads  # others give each head a slice of the width
+    step = math.lcm(*config.layer_num_heads)  # others give each head a slice of the width
     low, high = 1, 2
     if (smallest := count_parameters(sized(step))) > target:
         raise too_large(smallest)
