@@ -86,7 +86,8 @@ class GraphTransformer(GraphNetwork):
         node_dim: channels of x; or the number of categories, where x holds one integer a node; or a
             sequence: categories of each integer column; or 0: nodes have no features.
         edge_dim: the same of ``edge_attr``; None leaves it unread.
-        hidden_size: width of a node; a multiple of ``num_heads`` unless ``head_dim`` is given.
+        hidden_size: width of a node; a multiple of ``num_heads`` unless ``head_dim``, the width of
+            a head, is given.
         num_layers: layers.
         num_heads: heads; each is one graph.
         target: ``"graph"``, ``"node"``, ``"edge"``; or several by name: ``{"gap": Target("graph"),
@@ -143,7 +144,6 @@ class GraphTransformer(GraphNetwork):
         initial_residual: layers after the first take ``a h + b h^(0)``, see
             :class:`~graphformer.nn.InitialResidual`; None: they take ``h``.
         backend: who aggregates; never changes the answer.
-        head_dim: width of a head; ``hidden_size // num_heads`` unless given.
 
     ``settings`` holds the arguments: ``GraphTransformer(**net.settings)`` is the same model with
     new weights.
@@ -193,7 +193,7 @@ class GraphTransformer(GraphNetwork):
         head_dim: int | None = None,
     ) -> None:
         settings = {
-            name: value for name, value in locals().items() if name not in ("self", "__class__")
+            name: one for name, one in locals().items() if name not in ("self", "__class__")
         }
         width_of_head(hidden_size, num_heads, None, head_dim)
         whole("num_layers", num_layers)
