@@ -7,7 +7,7 @@ import functools
 import inspect
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from typing import Any
@@ -15,14 +15,26 @@ from typing import Any
 from packaging.version import Version
 from peft import PeftConfig
 
+from graphformer.adapters.forms import BOTTLENECKS, FORMS, PAPER, Form
 from graphformer.adapters.registration import peft_type
+from graphformer.attention.relations import Chain, Relation
+from graphformer.attention.relations import check as check_relations
+from graphformer.attention.relations.base import refuse_unusable
+from graphformer.attention.slot import spec
 from graphformer.attention.sparsifiers import Sparsifier, Threshold, from_spec, trainable
 from graphformer.attention.sparsifiers.reweigh import Reweigh
-from graphformer.errors import number, require_flag, require_known, whole
+from graphformer.errors import (
+    did_you_mean,
+    number,
+    probability,
+    require_flag,
+    require_known,
+    whole,
+)
 from graphformer.nn.sparse_gin import check_settings
 
-FORMAT = 1
-"""The version of the settings and weights that this code writes, and the newest that it reads."""
+FORMAT = max(form.version for form in FORMS.values())
+"""The newest version of the settings and weights that this code reads; each form writes its own."""
 
 
 def _paper_code() -> Sparsifier:
@@ -30,13 +42,26 @@ def _paper_code() -> Sparsifier:
     return Reweigh("sigmoid", 0.1, beta=10, keep=Threshold(0.1 + math.log(0.6 / 0.4) / 10))
 
 
+MESSAGES = {
+    "graph": "per_head",
+    "hidden_dim": 4,
+    "self_weight": 1.0,
+    "output_norm": False,
+    "scale_start": 1.0,
+    "scale_end": 1.0,
+    "train_scale": False,
+}
+"""Of ``messages`` beside bottlenecks: what differs from the paper's form."""
+
 NAMED = {"sigmoid": _paper_code}
 """The values of ``threshold`` that are names."""
 
 
 @dataclass
 class SparseGINConfig(PeftConfig):
-    r"""Sparse-GIN (arXiv 2501.02393, section 2.3) beside each attention layer of a frozen model.
+    r"""An adapter for a frozen, pre-trained transformer, in one of two forms.
+
+    ``form="paper"``: Sparse-GIN (arXiv 2501.02393, section 2.3) beside each attention layer.
 
     .. math::
         h_i = \mathrm{residual}_i + \mathrm{attention}_i, \qquad
@@ -48,7 +73,34 @@ class SparseGINConfig(PeftConfig):
     included), and the feed-forward block sees ``out``. A message goes from key to query; a causal
     model stays causal.
 
+    ``form="bottlenecks"``: one for all linear layers that read the same input ``x``, and relations
+    between tokens, which see the ids alone.
+
+    .. math::
+        u_i = A x_i, \qquad u'_i = u_i + \sum_{k=1}^{K} c_k \odot u_{i-k}, \qquad
+        y^m_i \mathrel{+}= s\, B_m\, \mathrm{act}(u'_i), \qquad
+        h^l_i \mathrel{+}= \sum_R s_{l,R} \odot \sum_{j \in R(i)} w_{ij}\, \mathrm{RMSNorm}(e_j)
+
+    for each linear layer :math:`m` of the input and after each layer :math:`l`, with the frozen
+    embeddings :math:`e`, and :math:`B`, :math:`c`, :math:`s_{l,R}` of 0 at the start. With
+    ``activation=None`` and without relations it can be merged into the weights, as LoRA can.
+
+    Each form has arguments of its own; those of the other one are refused.
+
     Args:
+        form: ``"paper"`` or ``"bottlenecks"``.
+        rank: of the bottlenecks, 8 unless given.
+        rank_pattern: other ranks for some linear layers, ``{"self_attn.o_proj": 6}``, as for LoRA;
+            those of one input have one.
+        scale: s, a factor of what they add; 2 unless given.
+        relations: of tokens. ``gf.Chain(k)`` runs inside the bottlenecks (both ways in an encoder,
+            with 2k weights c). Any other one sends the embeddings after each layer, such as
+            ``gf.Repeats(n)``, what followed the last time; in causal stacks alone. None: ``Chain(3)``
+            and, in causal models, ``Repeats`` of 1 (latest and mean), 2 and 3 tokens; none for
+            images. ``[]``: none.
+        messages: None, or a dictionary of arguments of the paper's form (``{}`` for all defaults):
+            its network for each head on the frozen model's graph as well, with a token's own
+            features kept and without a norm at its end.
         hidden_dim: width of the network.
         depth: its layers, hops that a message can travel within one layer of the model.
         threshold: which edges there are. A number: those with ``a > threshold``, weight ``a``.
@@ -67,18 +119,20 @@ class SparseGINConfig(PeftConfig):
             where there is no norm), as LoRA's B does. With ``False`` it starts as the paper's does,
             where only a lambda of 0 makes a layer the identity.
         activation, mlp_ratio, hidden_norm, residual, dropout, output_norm, self_weight, input_norm:
-            as in :class:`graphformer.nn.SparseGIN`.
+            as in :class:`graphformer.nn.SparseGIN`. Of bottlenecks: activation ``"silu"``, the
+            default there, or None for none; dropout of their input.
         placement: ``"before_mlp"``: on the stream that the feed-forward block sees;
             ``"after_mlp"``: on the stream that leaves it; ``"beside_mlp"``: for blocks whose
             attention and feed-forward read the same residual (GPT-NeoX, Phi, Cohere). There the
             network sees residual + attention too, its message joins the layer's output, and the
             next layer is the first to see it.
-        target_modules: names (or a regular expression) of attention modules, ``["self_attn"]``; all
-            of them if left out.
+        target_modules: names (or a regular expression) of attention modules, ``["self_attn"]``; of
+            bottlenecks those of linear layers inside of the model's layers, ``["q_proj",
+            "v_proj"]``. All of them if left out.
         exclude_modules, layers_to_transform, layers_pattern: which of those are left out, as for
             LoRA.
         modules_to_save: modules of the base model that are trained and saved as well.
-        format_version: of the saved adapter.
+        format_version: of the saved adapter: 1 of the paper's form, 2 of bottlenecks.
 
     Raises:
         ValueError: a value out of range, an unknown name, or an adapter that a newer version wrote.
@@ -99,7 +153,9 @@ class SparseGINConfig(PeftConfig):
     init_identity: bool = field(
         default=True, metadata={"help": "Whether a fresh adapter changes nothing."}
     )
-    activation: str = field(default="prelu", metadata={"help": "Activation of the network."})
+    activation: str | None = field(
+        default="prelu", metadata={"help": "Activation of the network, or of bottlenecks."}
+    )
     mlp_ratio: float | None = field(
         default=1.0,
         metadata={"help": "Hidden width of its MLP over hidden_dim; None for one linear map."},
@@ -119,8 +175,20 @@ class SparseGINConfig(PeftConfig):
     placement: str = field(
         default="before_mlp", metadata={"help": "'before_mlp', 'after_mlp' or 'beside_mlp'."}
     )
+    form: str = field(default=PAPER, metadata={"help": "'paper' or 'bottlenecks'."})
+    rank: int = field(default=None, metadata={"help": "Of bottlenecks."})  # type: ignore[assignment]
+    rank_pattern: dict[str, int] | None = field(
+        default=None, metadata={"help": "Other ranks, by names of linear layers."}
+    )
+    scale: float = field(default=None, metadata={"help": "Factor of bottlenecks."})  # type: ignore[assignment]
+    relations: list[Any] | None = field(
+        default=None, metadata={"help": "Relations between tokens; those of the model if left out."}
+    )
+    messages: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Messages over the model's own graph, beside bottlenecks."}
+    )
     target_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Attention modules; all if left out."}
+        default=None, metadata={"help": "Attention modules, or linear layers; all if left out."}
     )
     exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Attention modules to leave out."}
@@ -134,7 +202,9 @@ class SparseGINConfig(PeftConfig):
     modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Further modules to train and save."}
     )
-    format_version: int = field(default=FORMAT, metadata={"help": "Version of the saved form."})
+    format_version: int = field(
+        default=FORMS[PAPER].version, metadata={"help": "Version of the saved form."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,12 +216,24 @@ class SparseGINConfig(PeftConfig):
                 f"reads up to {FORMAT}: it was saved by a newer graphformer, so update with pip "
                 "install -U graphformer"
             )
+        if self.format_version < self._form.version:
+            raise ValueError(
+                f"format_version={self.format_version} knows no form={self.form!r}, which has "
+                f"{self._form.version}: leave it out"
+            )
         self._check_modules()
+        require_flag("inference_mode", self.inference_mode)
+        if self.form == BOTTLENECKS:
+            self._check_bottlenecks()
+        else:
+            self._check_paper()
+
+    def _check_paper(self) -> None:
         check_settings(**self.network())
         require_known("direction", self.direction, ("key_to_query", "self"))
         require_known("graph", self.graph, ("merged", "per_head"))
         require_known("placement", self.placement, ("before_mlp", "after_mlp", "beside_mlp"))
-        for name in ("train_scale", "init_identity", "inference_mode"):
+        for name in ("train_scale", "init_identity"):
             require_flag(name, getattr(self, name))
         for name in ("scale_start", "scale_end"):
             number(name, getattr(self, name))
@@ -168,6 +250,104 @@ class SparseGINConfig(PeftConfig):
                     "none: leave it out, or give graph='merged'"
                 )
         self._check_threshold()
+
+    def _check_bottlenecks(self) -> None:
+        whole("rank", self.rank)
+        number("scale", self.scale)
+        if self.scale == 0:
+            raise ValueError("scale=0 leaves nothing of the bottlenecks: give another factor")
+        probability("dropout", self.dropout)
+        if self.activation is not None:
+            require_known("activation", self.activation, ("silu",))
+        if self.rank_pattern is not None:
+            if not isinstance(self.rank_pattern, Mapping):
+                raise TypeError(
+                    "rank_pattern must be a dictionary of names and ranks, got "
+                    f"{self.rank_pattern!r}"
+                )
+            for name, rank in self.rank_pattern.items():
+                if not isinstance(name, str):
+                    raise TypeError(f"rank_pattern must have names for keys, got {name!r}")
+                whole(f"rank_pattern[{name!r}]", rank)
+            self.rank_pattern = dict(self.rank_pattern)
+        if self.relations is not None:
+            self.set_relations(check_relations(self.relations))
+        self.messages_config()
+
+    @property
+    def _form(self) -> Form:
+        return FORMS[self.form]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved: the arguments of the config's own form."""
+        known = super().to_dict()
+        return {name: value for name, value in known.items() if name not in self._form.foreign}
+
+    def set_relations(self, relations: Sequence[Relation]) -> None:
+        """Keep relations in their plain form.
+
+        Raises:
+            ValueError: those that a text has not, or two chains.
+        """
+        refuse_unusable(relations, ("order", "ids"), "an adapter of a language model")
+        if sum(isinstance(one, Chain) for one in relations) > 1:
+            raise ValueError(
+                "relations hold two chains: one Chain(k) has the edges of all distances up to k"
+            )
+        self.relations = [spec(one) for one in relations]
+
+    def checked_relations(self) -> tuple[Relation, ...]:
+        """The relations as values."""
+        return check_relations(self.relations)
+
+    def messages_config(self) -> SparseGINConfig | None:
+        """The paper's form that ``messages`` means.
+
+        Raises:
+            ValueError, TypeError: an argument that it has not, or out of range.
+        """
+        if self.messages is None:
+            return None
+        if not isinstance(self.messages, Mapping):
+            raise TypeError(
+                "messages must be a dictionary of arguments of form='paper', such as "
+                f"{{'hidden_dim': 4}}, or None for none; got {self.messages!r}"
+            )
+        own = (*FORMS[PAPER].own, "activation", "dropout")
+        for name in self.messages:
+            if name not in own:
+                raise TypeError(
+                    f"messages has no argument {name!r}{did_you_mean(str(name), own)}; it has "
+                    f"{', '.join(own)}"
+                )
+        self.messages = dict(self.messages)
+        asked = {**MESSAGES, "dropout": self.dropout, **self.messages}
+        return SparseGINConfig(**asked, inference_mode=self.inference_mode)
+
+    def not_merged(self) -> str | None:
+        """Why it cannot be merged into the weights; None where it can."""
+        if self.form == PAPER:
+            return (
+                "a Sparse-GIN adapter cannot be merged into the weights of its model: what it adds "
+                "depends on the attention graph of the input. Keep it beside the model, or take it "
+                "off with unload()"
+            )
+        reasons = []
+        if self.activation is not None:
+            reasons.append(f"activation={self.activation!r} is not linear")
+        if self.relations:
+            names = ", ".join(str(one) for one in self.checked_relations())
+            reasons.append(f"relations={names} carry what other tokens have")
+        if self.messages is not None:
+            reasons.append("messages depend on the attention graph of the input")
+        if not reasons:
+            return None
+        return (
+            "this adapter cannot be merged into the weights of its model: "
+            + "; ".join(reasons)
+            + ". Keep it beside the model, take it off with unload(), or train one with "
+            "activation=None, relations=[] and messages=None"
+        )
 
     def network(self) -> dict[str, Any]:
         """Those of the settings that :class:`~graphformer.nn.SparseGIN` has too."""
@@ -270,6 +450,9 @@ def _init(self: SparseGINConfig, *args: Any, **kwargs: Any) -> None:
     """Unknown fields are refused: PEFT takes a misspelt one in a file for that of a newer version,
     and goes on without it.
     """
+    form = kwargs.get("form", PAPER)
+    require_known("form", form, FORMS)
+    foreign = FORMS[form].foreign
     known = [one.name for one in fields(SparseGINConfig) if one.init]
     saved_by, here = kwargs.get("peft_version"), version("peft")
     newer = isinstance(saved_by, str) and Version(saved_by.partition("@")[0]) > Version(here)
@@ -280,9 +463,15 @@ def _init(self: SparseGINConfig, *args: Any, **kwargs: Any) -> None:
             f"SparseGINConfig has no field {name!r}"
             + (f", did you mean {close[0]!r}?" if close else ".")
             + " Its own are "
-            f"{', '.join(one for one in known if one in SparseGINConfig.__annotations__)}"
+            f"{', '.join(name for name in SparseGINConfig.__annotations__ if name not in foreign)}"
         )
-    _dataclass_init(self, *args, **kwargs)
+    for name in foreign:
+        if kwargs.get(name) is not None:
+            raise TypeError(
+                f"{name}={kwargs[name]!r} is of form={FORMS[form].other!r}, and this is "
+                f"form={form!r}: leave it out, or give form={FORMS[form].other!r}"
+            )
+    _dataclass_init(self, *args, **{**FORMS[form].defaults, **dict.fromkeys(foreign), **kwargs})
 
 
 SparseGINConfig.__init__ = _init  # type: ignore[method-assign]

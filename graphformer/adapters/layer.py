@@ -8,18 +8,18 @@ under the same names as without it.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from graphformer.adapters import calls
 from graphformer.adapters.calls import BASE, Call
 from graphformer.adapters.config import SparseGINConfig
 from graphformer.adapters.edgeless import Edgeless
+from graphformer.adapters.part import AdapterPart, exact, new_number
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.frozen import capture
 from graphformer.frozen.anatomy import Place
@@ -32,9 +32,6 @@ from graphformer.nn.sparse_gin import SparseGIN, self_loops
 NAME = "sparsegin"
 """What it is called in the module that it is a part of."""
 
-_numbers = itertools.count()
-
-
 @dataclass
 class AdapterSettings:
     """What an adapter's layer needs of its config."""
@@ -42,7 +39,7 @@ class AdapterSettings:
     config: SparseGINConfig
     sparsifier: Sparsifier
     key: str
-    number: int = field(default_factory=lambda: next(_numbers))
+    number: int = field(default_factory=new_number)
     """Names the adapter in caches: one that was deleted and made again under its name is
     another.
     """
@@ -58,7 +55,7 @@ Settings = AdapterSettings
 """As pickled models name it."""
 
 
-class SparseGINLayer(nn.Module, BaseTunerLayer):
+class SparseGINLayer(AdapterPart):
     r"""``y -> y + scale * SparseGIN(h, graph)``, ``h`` being the stream that ``y`` belongs to (see
     :mod:`graphformer.frozen.anatomy`).
 
@@ -76,12 +73,8 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         self.sparsegin_scale = nn.ParameterDict()
         self.settings: dict[str, AdapterSettings] = {}
         self.place, self.edgeless = place, edgeless
-        self._disable_adapters = False
-        self.merged_adapters = []
-        self.frozen_peft_weight_names = {}
 
     def attach(self) -> None:
-        """Become a part of the module whose output is to be changed."""
         place = self.place
         self.train(place.module.training)
         self.edgeless.last = max(self.edgeless.last, place.order)
@@ -99,7 +92,6 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
             )
 
     def detach(self) -> None:
-        """The opposite of :meth:`attach`."""
         delattr(self.place.module, NAME)
         capture.ignore(self.place.caller, self)
         for handle in self.handles:
@@ -138,13 +130,12 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        raise ValueError(NO_MERGE)
+        for name in check_adapters_to_merge(self, adapter_names):
+            if name in self.settings:
+                raise ValueError(self.settings[name].config.not_merged())
 
     def unmerge(self) -> None:
-        raise ValueError(NO_MERGE)
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        return False
+        """Nothing: it is never merged."""
 
     def _get_base_layer_device_and_dtype(
         self, base_layer: nn.Module
@@ -152,11 +143,7 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         return self._device_and_dtype()
 
     def _device_and_dtype(self) -> tuple[torch.device, torch.dtype]:
-        """The base layer's, but never less than float32: half precision or a quantized base is too
-        coarse to train in.
-        """
-        parameter = next(self.place.caller.parameters())
-        return parameter.device, torch.promote_types(parameter.dtype, torch.float32)
+        return exact(next(self.place.caller.parameters()))
 
     # ------------------------------------------------------------------ running
 
@@ -164,28 +151,20 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
     # (activation checkpointing) runs them again. `self` is the layer that was attached, also where
     # torch has made replicas of the model: those share its hooks.
 
-    def _runs(self) -> bool:
-        """Whether an adapter of this layer may take part."""
-        if self.disable_adapters:
-            return False
-        return calls.rows() is not None or any(
-            name in self.settings for name in self.active_adapters
-        )
-
     def _see_residual(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        if self._runs():
+        if self.runs():
             calls.of(self).residual = stream_in(args, kwargs)
 
     def _see_cache(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._runs():
+        if self.runs():
             call = calls.of(self)
             call.cache, call.graphs = memory.find_cache(args, kwargs), None
 
     def hear(self, attention: Attention) -> None:
         """Build the graphs of the adapters that run."""
-        if not self._runs():
+        if not self.runs():
             return
         call, graphs = calls.of(self), []
         call.running = self._running(attention)
@@ -221,7 +200,7 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
         )
 
     def _change(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not self._runs():
+        if not self.runs():
             return output
         return getattr(module, NAME)(output, calls.end(self))
 
@@ -286,12 +265,6 @@ class SparseGINLayer(nn.Module, BaseTunerLayer):
             f"{self.place.attention} ran without its attention graph being read: call the whole "
             "model, not a part of a layer"
         )
-
-
-NO_MERGE = (
-    "a Sparse-GIN adapter cannot be merged into the weights of its model: what it adds depends on "
-    "the attention graph of the input. Keep it beside the model, or take it off with unload()"
-)
 
 
 @torch.no_grad()

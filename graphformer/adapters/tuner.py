@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import threading
 from collections.abc import Iterator
@@ -16,10 +15,16 @@ from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from graphformer.adapters import calls
+from graphformer.adapters.bottlenecks import BottleneckLayer, linears, plan
+from graphformer.adapters.bottlenecks.linears import Linear
+from graphformer.adapters.bottlenecks.putting import put
 from graphformer.adapters.calls import BASE
+from graphformer.adapters.choosing import only, refuse_copies, require_matches
 from graphformer.adapters.config import SparseGINConfig
 from graphformer.adapters.edgeless import Edgeless
-from graphformer.adapters.layer import NAME, NO_MERGE, SparseGINLayer
+from graphformer.adapters.forms import BOTTLENECKS
+from graphformer.adapters.layer import NAME, SparseGINLayer
+from graphformer.adapters.part import AdapterPart
 from graphformer.frozen import anatomy, capture
 from graphformer.frozen.anatomy import FrozenLayer, Place
 
@@ -28,18 +33,12 @@ _lock = threading.Lock()
 PAGED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 """The entries to transformers' continuous batching."""
 
-HEADS = ("classifier", "score", "qa_outputs")
-"""What PEFT adds to ``modules_to_save`` for a task of classes or questions, whichever of them the
-model has.
-"""
-
-
 class SparseGINModel(BaseTuner):
-    """Sparse-GIN adapters (arXiv 2501.02393, section 2.3) in a pre-trained transformers model.
+    """Adapters of both forms in a pre-trained transformers model.
 
     Made by ``peft.get_peft_model(model, SparseGINConfig(...))``. The model keeps its weights and
-    the results of its attention; its config names another attention function meanwhile, which calls
-    the one it had and reads the attention graph beside it.
+    the results of its attention. For the paper's form its config names another attention function
+    meanwhile, which calls the one it had and reads the attention graph beside it.
 
     Raises:
         UnsupportedModel: an architecture whose attention cannot be read, or that has no place for
@@ -47,7 +46,7 @@ class SparseGINModel(BaseTuner):
     """
 
     prefix: str = "sparsegin_"
-    tuner_layer_cls = SparseGINLayer
+    tuner_layer_cls = AdapterPart
     target_module_mapping: dict[str, list[str]] = {}
 
     def _prepare_adapter_config(
@@ -58,38 +57,72 @@ class SparseGINModel(BaseTuner):
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         """Find the places for this adapter; the first one also switches the model's attention."""
         assert isinstance(peft_config, SparseGINConfig)
-        if "sparsegin_layers" not in self.__dict__:
-            if any(isinstance(module, SparseGINLayer) for module in model.modules()):
-                raise ValueError(
-                    "this model has Sparse-GIN adapters already: add another one with add_adapter "
-                    "or load_adapter"
-                )
-            capture.switch_on(model)
-            try:
-                self.sparsegin_layers: list[FrozenLayer] = anatomy.examine(model)
-                self.sparsegin_edgeless = Edgeless()
-                self.sparsegin_places = self._choose(peft_config, model)
-            except BaseException:
-                capture.switch_off(model)
-                self.__dict__.pop("sparsegin_layers", None)
-                raise
+        if not self._known() and any(isinstance(one, AdapterPart) for one in model.modules()):
+            raise ValueError(
+                "this model has Sparse-GIN adapters already: add another one with add_adapter or "
+                "load_adapter"
+            )
+        self.sparsegin_places: dict[str, Place | None] = {}
+        self.sparsegin_plan: plan.Plan | None = None
+        if peft_config.form == BOTTLENECKS:
+            if "sparsegin_linears" not in self.__dict__:
+                self.sparsegin_linears: list[Linear] = linears.examine(model)
+            made = plan.make(peft_config, model, self.sparsegin_linears)
+            if (messages := peft_config.messages_config()) is not None:
+                self.sparsegin_places = self._places(messages, model, _layers(made))
+            self.sparsegin_plan = made
         else:
-            self.sparsegin_places = self._choose(peft_config, model)
+            self.sparsegin_places = self._places(peft_config, model)
 
-    def _choose(self, config: SparseGINConfig, model: nn.Module) -> dict[str, Place | None]:
+    def _known(self) -> bool:
+        """Whether this tuner has looked at its model."""
+        return not self.__dict__.keys().isdisjoint(("sparsegin_layers", "sparsegin_linears"))
+
+    def _places(
+        self, config: SparseGINConfig, model: nn.Module, within: frozenset[str] | None = None
+    ) -> dict[str, Place | None]:
+        """Where networks on the model's own graph stand; the first adapter with such also switches
+        the model's attention.
+
+        Args:
+            within: names of the only layers that are looked at.
+        """
+        if "sparsegin_layers" in self.__dict__:
+            return self._choose(config, model, within)
+        capture.switch_on(model)
+        try:
+            self.sparsegin_layers: list[FrozenLayer] = anatomy.examine(model)
+            self.sparsegin_edgeless = Edgeless()
+            return self._choose(config, model, within)
+        except BaseException:
+            capture.switch_off(model)
+            self.__dict__.pop("sparsegin_layers", None)
+            raise
+
+    def _choose(
+        self, config: SparseGINConfig, model: nn.Module, within: frozenset[str] | None
+    ) -> dict[str, Place | None]:
         """Names of the modules whose outputs are changed, and where they are; None for those that
         the config excludes.
         """
+        layers = self.sparsegin_layers
+        if within is not None:
+            layers = [
+                one
+                for one in layers
+                if any(one.attention.startswith(f"{name}.") for name in within)
+            ]
         if config.target_modules is None:
             config.target_modules = sorted(
-                {layer.attention.rpartition(".")[2] for layer in self.sparsegin_layers}
+                {layer.attention.rpartition(".")[2] for layer in layers}
             )
-        self._require_matches(config, model)
+        names = [layer.attention for layer in layers]
+        require_matches(config, model, names, "attention module")
         chosen: dict[str, Place | None] = {}
-        matching = _only(
+        matching = only(
             config, "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"
         )
-        for layer in self.sparsegin_layers:
+        for layer in layers:
             match = check_target_module_exists(matching, layer.attention)
             if isinstance(match, _ExcludedModule):
                 chosen[layer.attention] = None
@@ -97,75 +130,14 @@ class SparseGINModel(BaseTuner):
                 place = anatomy.require_place(model, layer, config.placement)
                 chosen[place.name] = place
         if not any(chosen.values()):
-            names = ", ".join(layer.attention for layer in self.sparsegin_layers)
             raise ValueError(
                 f"target_modules={config.target_modules}, exclude_modules={config.exclude_modules} "
                 f"and layers_to_transform={config.layers_to_transform} leave no attention module "
-                f"of this model, which has {names}"
+                f"of this model, which has {', '.join(names)}"
             )
-        for name in config.modules_to_save or ():
-            for path, module in model.named_modules():
-                inside = [
-                    place.attention
-                    for place in chosen.values()
-                    if place is not None and _holds(module, place.module)
-                ]
-                if inside and path and path.endswith(name):
-                    raise ValueError(
-                        f"modules_to_save={name!r} holds {inside[0]}, where this adapter stands: a "
-                        "copy of it would be trained without its adapter. Leave it out of "
-                        "modules_to_save, or put it into exclude_modules"
-                    )
+        standing = [(one.attention, one.module) for one in chosen.values() if one is not None]
+        refuse_copies(config, model, standing)
         return chosen
-
-    def _require_matches(self, config: SparseGINConfig, model: nn.Module) -> None:
-        """That each name and number of the config is one of this model's: PEFT looks at all of them
-        together.
-        """
-        attentions = [layer.attention for layer in self.sparsegin_layers]
-        for field in ("target_modules", "exclude_modules"):
-            given = getattr(config, field) or ()
-            names = [given] if isinstance(given, str) else sorted(given)
-            for name in names:
-                asked = _only(config)
-                asked.target_modules = name if isinstance(given, str) else [name]
-                if any(check_target_module_exists(asked, attention) for attention in attentions):
-                    continue
-                # where nothing is left, that is told with all that chooses
-                if field == "exclude_modules" or len(names) > 1:
-                    has = ", ".join(attentions)
-                    raise ValueError(
-                        f"{field} names {name!r}, which is no attention module of this model; it "
-                        f"has {has}"
-                    )
-        numbers = config.layers_to_transform
-        if numbers is not None and (
-            full := sorted({*(config.target_modules or ())} & {*attentions})
-        ):
-            raise ValueError(
-                f"layers_to_transform picks among names such as 'self_attn', and {full[0]!r} in "
-                "target_modules is one whole path"
-            )
-        for number in [numbers] if isinstance(numbers, int) else numbers or ():
-            asked = _only(config, "layers_pattern")
-            asked.target_modules = [attention.rpartition(".")[2] for attention in attentions]
-            asked.layers_to_transform = [number]
-            if not any(check_target_module_exists(asked, attention) for attention in attentions):
-                raise ValueError(
-                    f"layers_to_transform names layer {number}, which this model has not got"
-                    + (
-                        f" under layers_pattern={config.layers_pattern!r}"
-                        if config.layers_pattern
-                        else ""
-                    )
-                    + f"; it has {', '.join(attentions)}"
-                )
-        known = [path for path, _ in model.named_modules()]
-        for name in config.modules_to_save or ():
-            if name not in HEADS and not any(path.endswith(name) for path in known):
-                raise ValueError(
-                    f"modules_to_save names {name!r}, and this model has no module of that name"
-                )
 
     def inject_adapter(self, *args: Any, **kwargs: Any) -> None:
         # the config says which modules, and the weights' names are those of its parts
@@ -209,6 +181,11 @@ class SparseGINModel(BaseTuner):
                 f"adapter_names holds {', '.join(map(repr, unknown))}, which is no adapter of this "
                 f"model; it has {known}"
             )
+        if any(isinstance(one, AdapterPart) and one.merged for one in self.model.modules()):
+            raise ValueError(
+                "adapter_names needs adapters beside the weights, and some are merged into them: "
+                "call unmerge_adapter() first"
+            )
         self._hand_names_to_wrappers()
         with calls.by_row(names):
             yield
@@ -232,6 +209,8 @@ class SparseGINModel(BaseTuner):
         return calls.repeating(found) if name == "generate" else found
 
     def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> Any:  # type: ignore[override]
+        if (made := self.sparsegin_plan) is not None:
+            return _ExcludedModule() if key in made.excluded else made.of(key) is not None
         if key not in self.sparsegin_places:
             return False
         return _ExcludedModule() if self.sparsegin_places[key] is None else True
@@ -246,27 +225,56 @@ class SparseGINModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        place = self.sparsegin_places[current_key]
-        assert place is not None and isinstance(peft_config, SparseGINConfig)
+        assert isinstance(peft_config, SparseGINConfig)
+        if self.sparsegin_plan is None:
+            self._put_network(current_key, adapter_name, peft_config)
+            return
+        first = put(self.sparsegin_plan, current_key, adapter_name, peft_config, self)
+        if first and (messages := peft_config.messages_config()) is not None:
+            for name in self.sparsegin_places:
+                self._put_network(name, adapter_name, messages)
+
+    def _put_network(self, name: str, adapter_name: str, config: SparseGINConfig) -> None:
+        """The paper's form in one layer."""
+        place = self.sparsegin_places[name]
+        assert place is not None
         layer = getattr(place.module, NAME, None)
         if layer is None:
             layer = SparseGINLayer(place, self.sparsegin_edgeless)
             layer.set_adapter(self.active_adapters)
             layer.attach()
-        layer.update_layer(adapter_name, peft_config)
+        layer.update_layer(adapter_name, config)
 
-    def _check_merge_allowed(self) -> None:
-        raise ValueError(NO_MERGE)
+    def _check_merge_allowed(self, adapter_names: list[str] | None = None) -> None:
+        for name in self.active_adapters if adapter_names is None else adapter_names:
+            config = self.peft_config.get(name)
+            if isinstance(config, SparseGINConfig) and (reason := config.not_merged()):
+                raise ValueError(reason)
+        for path, module in self.model.named_modules():
+            if isinstance(module, BottleneckLayer):
+                module.require_plain_weight(path)
+
+    def merge_adapter(
+        self, adapter_names: list[str] | None = None, safe_merge: bool = False
+    ) -> None:
+        self._check_merge_allowed(adapter_names)
+        super().merge_adapter(adapter_names, safe_merge)
 
     def _unload_and_optionally_merge(  # type: ignore[override]
-        self, merge: bool = True, *args: Any, **kwargs: Any
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
     ) -> nn.Module:
         if merge:
-            self._check_merge_allowed()
+            self._check_merge_allowed(adapter_names)
         for name, module in list(self.model.named_modules()):
-            if isinstance(module, SparseGINLayer):
+            if isinstance(module, AdapterPart):
+                if merge:
+                    module.merge(safe_merge=safe_merge, adapter_names=adapter_names)
                 module.detach()
-            elif isinstance(module, ModulesToSaveWrapper):
+            elif isinstance(module, ModulesToSaveWrapper) and not merge:
                 # the untouched module; PEFT's own unload leaves the trained copy
                 parent, _, own = _get_submodules(self.model, name)
                 setattr(parent, own, module.original_module)
@@ -276,11 +284,15 @@ class SparseGINModel(BaseTuner):
                     parent,
                     own,
                     module.unload_and_optionally_merge_module(
-                        merge=False, safe_merge=False, adapter_names=None
+                        merge=merge, safe_merge=safe_merge, adapter_names=adapter_names
                     ),
                 )
-        capture.switch_off(self.model)
-        self.__dict__.pop("sparsegin_layers", None)
+        if "sparsegin_layers" in self.__dict__:
+            capture.switch_off(self.model)
+        for linear in self.__dict__.get("sparsegin_linears", ()):
+            linear.stack.detach()
+        for known in ("sparsegin_layers", "sparsegin_linears"):
+            self.__dict__.pop(known, None)
         if hasattr(self.model, "peft_config"):
             del self.model.peft_config
         return self.model
@@ -303,28 +315,14 @@ class SparseGINModel(BaseTuner):
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
         short = re.sub(
-            rf"(\.sparsegin_(?:gnn|scale))\.{re.escape(adapter_name)}(?=\.|$)", r"\1", key
+            rf"(\.sparsegin_[a-z]+)\.{re.escape(adapter_name)}(?=\.|$)", r"\1", key
         )
         return super()._remove_adapter_name_from_key(key, adapter_name) if short == key else short
 
 
-def _only(config: SparseGINConfig, *fields: str) -> SparseGINConfig:
-    """A config that chooses modules by these of its fields alone."""
-    made = copy.copy(config)
-    for name in (
-        "target_modules",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "modules_to_save",
-    ):
-        if name not in fields:
-            setattr(made, name, None)
-    return made
-
-
-def _holds(module: nn.Module, part: nn.Module) -> bool:
-    return any(inside is part for inside in module.modules())
+def _layers(made: plan.Plan) -> frozenset[str]:
+    """Names of the layers that have bottlenecks."""
+    return frozenset(one.layer for group in made.groups for one in group.members)
 
 
 def _refuse_pages(*args: Any, **kwargs: Any) -> Any:

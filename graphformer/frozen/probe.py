@@ -48,6 +48,11 @@ def title(model: nn.Module) -> str:
     )
 
 
+def parameters(module: nn.Module) -> list[str]:
+    """Names of what a module's forward takes, in their order."""
+    return list(inspect.signature(module.forward).parameters)
+
+
 def run(model: nn.Module) -> Tensor:
     """The first output of a pass over one sequence.
 

@@ -30,11 +30,13 @@ class Memory:
         parts: for each depth ``[B, ..., N, hidden_dim]``, the last ``N`` tokens.
         seen: how many tokens there were in all.
         rows: bool ``[B]``, which rows the adapter was for; None for all.
+        own_length: whether the parts hold as many tokens as their owner wants, not as the keys.
     """
 
     parts: list[Tensor]
     seen: int
     rows: Tensor | None = None
+    own_length: bool = False
 
     def apply(self, change: Callable[[Tensor], Tensor], rows: bool = False) -> None:
         """Change what is kept; ``rows``: also which rows it is for."""
@@ -77,7 +79,10 @@ class _Remembers:
         gone = before - self.get_seq_length()  # type: ignore[attr-defined]
         for memory in self.memories.values():
             memory.seen -= gone
-            memory.apply(lambda part: self._as_long_as_keys(part[..., : part.shape[-2] - gone, :]))
+            kept = (lambda part: part) if memory.own_length else self._as_long_as_keys
+            memory.apply(
+                lambda part, kept=kept: kept(part[..., : max(part.shape[-2] - gone, 0), :])  # type: ignore[misc]
+            )
 
     def offload(self) -> None:
         super().offload()  # type: ignore[misc]

@@ -1,0 +1,106 @@
+"""Which modules a config names, each name and number looked at by itself: PEFT looks at all of them
+together, and goes on where one of several matches nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import nn
+
+from graphformer.adapters.config import SparseGINConfig
+
+HEADS = ("classifier", "score", "qa_outputs")
+"""What PEFT adds to ``modules_to_save`` for a task of classes or questions, whichever of them the
+model has.
+"""
+
+CHOOSING = (
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "modules_to_save",
+)
+
+
+def only(config: SparseGINConfig, *fields: str) -> SparseGINConfig:
+    """A config that chooses modules by these of its fields alone."""
+    made = copy.copy(config)
+    for name in CHOOSING:
+        if name not in fields:
+            setattr(made, name, None)
+    return made
+
+
+def require_matches(
+    config: SparseGINConfig, model: nn.Module, paths: Sequence[str], what: str
+) -> None:
+    """That each name and number of the config is one of this model's.
+
+    Args:
+        paths: what there is to choose from, ``what`` they are.
+
+    Raises:
+        ValueError: one that matches nothing.
+    """
+    many = what != "attention module"
+    has = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in paths) if many else paths)
+    for field in ("target_modules", "exclude_modules"):
+        given = getattr(config, field) or ()
+        names = [given] if isinstance(given, str) else sorted(given)
+        for name in names:
+            asked = only(config)
+            asked.target_modules = name if isinstance(given, str) else [name]
+            if any(check_target_module_exists(asked, path) for path in paths):
+                continue
+            # where nothing is left, that is told with all that chooses
+            if field == "exclude_modules" or len(names) > 1:
+                raise ValueError(
+                    f"{field} names {name!r}, which is no {what} of this model; it has {has}"
+                )
+    numbers = config.layers_to_transform
+    if numbers is not None and (full := sorted({*(config.target_modules or ())} & {*paths})):
+        raise ValueError(
+            f"layers_to_transform picks among names such as "
+            f"{paths[0].rpartition('.')[2]!r}, and {full[0]!r} in target_modules is one whole path"
+        )
+    for number in [numbers] if isinstance(numbers, int) else numbers or ():
+        asked = only(config, "layers_pattern")
+        asked.target_modules = [path.rpartition(".")[2] for path in paths]
+        asked.layers_to_transform = [number]
+        if not any(check_target_module_exists(asked, path) for path in paths):
+            raise ValueError(
+                f"layers_to_transform names layer {number}, which this model has not got"
+                + (
+                    f" under layers_pattern={config.layers_pattern!r}"
+                    if config.layers_pattern
+                    else ""
+                )
+                + f"; it has {', '.join(paths[:1] + paths[-1:] if many else paths)}"
+            )
+    known = [path for path, _ in model.named_modules()]
+    for name in config.modules_to_save or ():
+        if name not in HEADS and not any(path.endswith(name) for path in known):
+            raise ValueError(
+                f"modules_to_save names {name!r}, and this model has no module of that name"
+            )
+
+
+def refuse_copies(
+    config: SparseGINConfig, model: nn.Module, standing: Sequence[tuple[str, nn.Module]]
+) -> None:
+    """ValueError where ``modules_to_save`` would copy a module in which the adapter stands."""
+    for name in config.modules_to_save or ():
+        for path, module in model.named_modules():
+            inside = [
+                place for place, part in standing if any(one is part for one in module.modules())
+            ]
+            if inside and path and path.endswith(name):
+                raise ValueError(
+                    f"modules_to_save={name!r} holds {inside[0]}, where this adapter stands: a "
+                    "copy of it would be trained without its adapter. Leave it out of "
+                    "modules_to_save, or put it into exclude_modules"
+                )
