@@ -1,18 +1,23 @@
 """Ways of fine-tuning the same small pre-trained model, at the same number of trainable parameters.
 
 ``stories260K`` (a Llama of 260K parameters, trained on children's stories) learns (a) question and
-answer texts of gsm8k and (b) the plays of tinyshakespeare: with LoRA on all linear layers, with
-Sparse-GIN (messages from key to query), with Sparse-GIN whose only edges are those of a token with
-itself (what the published code does: an adapter for each token alone), and with all weights. The
-first three have equal numbers of trainable parameters (within 2 %). The learning rate of each is
-chosen on validation from the same grid, with a seed that is not used again; then every method
+answer texts of gsm8k and (b) the plays of tinyshakespeare, by LoRA and its relatives, by both forms
+of this library's adapter with and without their parts, and with all weights. All but IA3 and all
+weights have equal numbers of trainable parameters (within 2 %). The learning rate of each is chosen
+on validation from the same grid, with a seed that is not used again: rates are tried from the
+middle outwards, until the best has a worse one on both sides, or the grid ends. Then every method
 trains with each of five seeds and is tested on text that nothing was chosen by. Of gsm8k 300
 problems validate and 400 of its test problems test.
 
-    python -m benchmarks.finetune                        both texts, over an hour on one core;
+    python -m benchmarks.finetune                        both texts, some hours on one core;
                                                          benchmarks/results/finetune-*.json
     python -m benchmarks.finetune --texts gsm8k          one of them (two processes can share the
                                                          work)
+    python -m benchmarks.finetune --texts gsm8k --methods relations --seeds 1
+                                                         one row of the table, one seed
+    python -m benchmarks.finetune --model FOLDER --steps 60 --batch 2
+                                                         another model, such as what
+                                                         benchmarks.smollm2 makes
     python -m benchmarks.finetune --cost                 time and memory of a training step, Llama
                                                          with hidden size 512 and 8 layers
     python -m benchmarks.finetune --quick                a few steps on the embedded text and a
@@ -55,7 +60,7 @@ from transformers import (
 import graphformer as gf
 from benchmarks import measure, report
 from graphformer.adapters.looking import LambdaRecorder
-from graphformer.adapters.matching import match_parameters
+from graphformer.adapters.matching import count_trainable, match_parameters
 from graphformer.datasets import GSM8K, TextDataset, embedded_text
 from graphformer.training import evaluate
 
@@ -64,31 +69,73 @@ GRID_SEED = 100
 TEXTS = ("gsm8k", "tinyshakespeare")
 METHODS = {
     "lora": "LoRA, r = 8, all linear layers",
+    "lora-mlp": "LoRA, feed-forward alone",
+    "rslora": "rsLoRA, r = 8, all linear layers",
+    "ia3": "IA3",
+    "bottlenecks-linear": "bottlenecks, linear",
+    "bottlenecks": "bottlenecks, silu",
+    "chain": "bottlenecks, silu, and chain",
+    "recurrence": "bottlenecks, silu, and recurrence",
+    "relations-linear": "bottlenecks, linear, chain and recurrence",
+    "relations": "bottlenecks, silu, chain and recurrence",
+    "relations-messages": "the same and messages over the model's graph",
     "sparse-gin": "Sparse-GIN, key to query",
     "sparse-gin-self": "Sparse-GIN, self-loops only",
     "full": "all weights",
 }
+REFERENCE = "lora"
+"""What the others are compared with, seed by seed."""
+
+RELATIONS = [gf.Chain(3), gf.Repeats(1), gf.Repeats(1, "mean"), gf.Repeats(2), gf.Repeats(3)]
+BOTTLENECKS: dict[str, dict[str, Any]] = {
+    "bottlenecks-linear": {"activation": None, "relations": []},
+    "bottlenecks": {"relations": []},
+    "chain": {"relations": RELATIONS[:1]},
+    "recurrence": {"relations": RELATIONS[1:]},
+    "relations-linear": {"activation": None, "relations": RELATIONS},
+    "relations": {"relations": RELATIONS},
+    "relations-messages": {"relations": RELATIONS, "messages": {"threshold": 0.02}},
+}
+"""What each variant of the second form says beside its ranks."""
 
 
-def lora(rank: int = 8) -> peft.LoraConfig:
+def lora(rank: int = 8, **settings: Any) -> peft.LoraConfig:
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
         lora_alpha=2 * rank,
         lora_dropout=0.1,
-        target_modules="all-linear",
+        **{"target_modules": "all-linear", **settings},
     )
+
+
+def config(method: str, model: PreTrainedModel) -> peft.PeftConfig:
+    """The adapter of a method, as large as LoRA where its size can be chosen."""
+    if method == "lora":
+        return lora()
+    if method == "rslora":
+        return lora(use_rslora=True)
+    if method == "ia3":
+        return peft.IA3Config(task_type="CAUSAL_LM")
+    if method == "lora-mlp":
+        wide = {"target_modules": ["gate_proj", "up_proj", "down_proj"]}
+        wanted = count_trainable(model, lora())
+        return lora(round(wanted / count_trainable(model, lora(1, **wide))), **wide)
+    if method in BOTTLENECKS:
+        base = gf.SparseGINConfig(
+            task_type="CAUSAL_LM", form="bottlenecks", dropout=0.1, **BOTTLENECKS[method]
+        )
+        return match_parameters(model, lora(), base, tolerance=0.01)
+    direction = "self" if method.endswith("self") else "key_to_query"
+    base = gf.SparseGINConfig(task_type="CAUSAL_LM", threshold=0.2, direction=direction)
+    return match_parameters(model, lora(), base)
 
 
 def wrap(method: str, model: PreTrainedModel) -> nn.Module:
     """The model with what this method trains."""
     if method == "full":
         return model
-    if method == "lora":
-        return peft.get_peft_model(model, lora())
-    direction = "self" if method.endswith("self") else "key_to_query"
-    base = gf.SparseGINConfig(task_type="CAUSAL_LM", threshold=0.2, direction=direction)
-    return peft.get_peft_model(model, match_parameters(model, lora(), base))
+    return peft.get_peft_model(model, config(method, model))
 
 
 # ------------------------------------------------------------------ texts
@@ -181,10 +228,12 @@ def train(
         trainer.train()
     seconds = time.process_time() - start
     loss = evaluate(model, data[final]).loss_nats_per_token
+    said = getattr(model, "peft_config", {}).get("default")
     return {
         "seed": seed,
         "rate": rate,
         "loss": loss,
+        "ranks": [getattr(said, name, None) for name in ("rank", "rank_pattern")],
         "curve": curve,
         "lambda": recorder.history,
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -197,10 +246,11 @@ def study(name: str, options: argparse.Namespace, folder: Path | None) -> dict[s
     if options.quick:
         tokenizer, fresh = random_model()
     else:
-        tokenizer = AutoTokenizer.from_pretrained(stories260k(), trust_remote_code=False)
+        home = options.model or stories260k()
+        tokenizer = AutoTokenizer.from_pretrained(home, trust_remote_code=False)
 
         def fresh() -> PreTrainedModel:
-            return AutoModelForCausalLM.from_pretrained(stories260k(), trust_remote_code=False)
+            return AutoModelForCausalLM.from_pretrained(home, trust_remote_code=False)
 
     context = 32 if options.quick else 256
     texts = dict(
@@ -225,7 +275,10 @@ def study(name: str, options: argparse.Namespace, folder: Path | None) -> dict[s
         "threshold": 0.2,
     }
     content: dict[str, Any] = {**report.environment(), "settings": settings, "grid": {}, "runs": {}}
-    target = None if folder is None else folder / f"finetune-{name}.json"
+    if options.model is not None:
+        settings["model"] = options.model.name
+    stem = result_name(name, options.model)
+    target = None if folder is None else folder / f"{stem}.json"
     if target is not None and target.is_file():
         before = json.loads(target.read_text())
         if before["settings"] == settings:
@@ -248,11 +301,12 @@ def study(name: str, options: argparse.Namespace, folder: Path | None) -> dict[s
             flush=True,
         )
         if folder is not None:
-            report.save(f"finetune-{name}", content, folder)
+            report.save(stem, content, folder)
 
     for method in options.methods:
-        for rate in options.grid:
-            once(method, rate, GRID_SEED, "validation", content["grid"].setdefault(method, []))
+        done = content["grid"].setdefault(method, [])
+        while (rate := untried(options.grid, done)) is not None:
+            once(method, rate, GRID_SEED, "validation", done)
     for seed in range(options.seeds):
         for method in options.methods:
             once(
@@ -263,6 +317,22 @@ def study(name: str, options: argparse.Namespace, folder: Path | None) -> dict[s
                 content["runs"].setdefault(method, []),
             )
     return content
+
+
+def result_name(text: str, model: Path | None) -> str:
+    return f"finetune-{text}" if model is None else f"finetune-{model.name}-{text}"
+
+
+def untried(grid: tuple[float, ...], done: list[dict[str, Any]]) -> float | None:
+    """The next learning rate to try: the middle one, then the neighbours of the best so far; None
+    where both are known, or the grid ends there.
+    """
+    losses = {run["rate"]: run["loss"] for run in done}
+    if not losses:
+        return grid[len(grid) // 2]
+    best = grid.index(min(losses, key=lambda rate: losses[rate]))
+    near = [grid[i] for i in (best - 1, best + 1) if 0 <= i < len(grid)]
+    return next((rate for rate in near if rate not in losses), None)
 
 
 def chosen(content: dict[str, Any], method: str) -> float:
@@ -319,7 +389,7 @@ def cost_step(method: str, sizes: tuple[int, int, int]) -> measure.Step:
 
 def cost(quick: bool, repetitions: int) -> dict[str, Any]:
     sizes = (64, 2, 64) if quick else (512, 8, 512)
-    methods = ("lora", "sparse-gin", "sparse-gin-self")
+    methods = ("lora", "bottlenecks", "relations", "sparse-gin", "sparse-gin-self")
     times = measure.cpu_times(
         {method: cost_step(method, sizes) for method in methods},
         repetitions,
@@ -361,13 +431,12 @@ def cost_table(content: dict[str, Any]) -> str:
 
 
 def table(content: dict[str, Any]) -> str:
-    """Test loss of each method, and its difference to the per-token adapter's with the same
-    seeds.
-    """
+    """Test loss of each method, and its difference to LoRA's with the same seeds."""
     runs = content["runs"]
     rows = [["untrained", "0", "", "", f"{content['untrained']['test']:.4f}", "", "", ""]]
-    base = {run["seed"]: run["loss"] for run in runs.get("sparse-gin-self", [])}
-    for method, done in runs.items():
+    base = {run["seed"]: run["loss"] for run in runs.get(REFERENCE, [])}
+    for method in (name for name in METHODS if runs.get(name)):
+        done = runs[method]
         losses = [run["loss"] for run in done]
         mean, half = report.interval(losses)
         difference, error = report.interval(
@@ -386,10 +455,10 @@ def table(content: dict[str, Any]) -> str:
                 f"{done[0]['trainable']:,}",
                 f"{rate:g}{edge}",
                 str(len(done)),
-                f"{mean:.4f} ± {half:.4f}",
+                with_bounds(f"{mean:.4f}", half),
                 f"{np.exp(mean):.2f}",
                 f"{statistics.stdev(losses):.4f}" if len(losses) > 1 else "-",
-                "" if method == "sparse-gin-self" else f"{difference:+.4f} ± {error:.4f}",
+                "" if method == REFERENCE else with_bounds(f"{difference:+.4f}", error),
             ]
         )
     header = [
@@ -400,9 +469,14 @@ def table(content: dict[str, Any]) -> str:
         "test loss, nats a token (95 %)",
         "perplexity",
         "sd",
-        "minus self-loops (paired, 95 %)",
+        "minus LoRA (paired, 95 %)",
     ]
     return report.table(header, rows)
+
+
+def with_bounds(value: str, half: float) -> str:
+    """A mean and its interval; one seed has none."""
+    return value if half != half else f"{value} ± {half:.4f}"
 
 
 def plot(contents: dict[str, dict[str, Any]], folder: Path) -> None:
@@ -411,6 +485,8 @@ def plot(contents: dict[str, dict[str, Any]], folder: Path) -> None:
 
     colours = {
         "lora": "#777777",
+        "bottlenecks": "#b08bd0",
+        "relations": "#7a2f9d",
         "sparse-gin": "#1f5fa8",
         "sparse-gin-self": "#2a9d8f",
         "full": "#d1691b",
@@ -418,7 +494,10 @@ def plot(contents: dict[str, dict[str, Any]], folder: Path) -> None:
     for name, content in contents.items():
         figure = Figure(figsize=(10, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for method, runs in content["runs"].items():
+        for method in colours:
+            runs = content["runs"].get(method)
+            if not runs:
+                continue
             steps = [step for step, _ in runs[0]["curve"]][1:]
             losses = np.array([[loss for _, loss in run["curve"]][1:] for run in runs])
             left.plot(
@@ -462,6 +541,7 @@ def main() -> None:
     )
     parser.add_argument("--texts", nargs="+", choices=TEXTS, default=list(TEXTS))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--model", type=Path, help="folder of another model than stories260K")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=4)
@@ -490,7 +570,10 @@ def main() -> None:
         return measure.answer(step)
     options.grid = GRID
     if options.show or options.plot:
-        files = {name: report.RESULTS / f"finetune-{name}.json" for name in options.texts}
+        files = {
+            name: report.RESULTS / f"{result_name(name, options.model)}.json"
+            for name in options.texts
+        }
         contents = {
             name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()
         }

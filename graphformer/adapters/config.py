@@ -92,12 +92,12 @@ class SparseGINConfig(PeftConfig):
         rank: of the bottlenecks, 8 unless given.
         rank_pattern: other ranks for some linear layers, ``{"self_attn.o_proj": 6}``, as for LoRA;
             those of one input have one.
-        scale: s, a factor of what they add; 2 unless given.
+        scaling: s, a factor of what they add (LoRA's alpha over rank); 2 unless given.
         relations: of tokens. ``gf.Chain(k)`` runs inside the bottlenecks (both ways in an encoder,
             with 2k weights c). Any other one sends the embeddings after each layer, such as
-            ``gf.Repeats(n)``, what followed the last time; in causal stacks alone. None: ``Chain(3)``
-            and, in causal models, ``Repeats`` of 1 (latest and mean), 2 and 3 tokens; none for
-            images. ``[]``: none.
+            ``gf.Repeats(n)``, what followed the last time; in causal stacks alone. None:
+            ``Chain(3)`` and, in causal models, ``Repeats`` of 1 (latest and mean), 2 and 3 tokens;
+            none for images. ``[]``: none.
         messages: None, or a dictionary of arguments of the paper's form (``{}`` for all defaults):
             its network for each head on the frozen model's graph as well, with a token's own
             features kept and without a norm at its end.
@@ -180,7 +180,7 @@ class SparseGINConfig(PeftConfig):
     rank_pattern: dict[str, int] | None = field(
         default=None, metadata={"help": "Other ranks, by names of linear layers."}
     )
-    scale: float = field(default=None, metadata={"help": "Factor of bottlenecks."})  # type: ignore[assignment]
+    scaling: float = field(default=None, metadata={"help": "Factor of bottlenecks."})  # type: ignore[assignment]
     relations: list[Any] | None = field(
         default=None, metadata={"help": "Relations between tokens; those of the model if left out."}
     )
@@ -253,9 +253,9 @@ class SparseGINConfig(PeftConfig):
 
     def _check_bottlenecks(self) -> None:
         whole("rank", self.rank)
-        number("scale", self.scale)
-        if self.scale == 0:
-            raise ValueError("scale=0 leaves nothing of the bottlenecks: give another factor")
+        number("scaling", self.scaling)
+        if self.scaling == 0:
+            raise ValueError("scaling=0 leaves nothing of the bottlenecks: give another factor")
         probability("dropout", self.dropout)
         if self.activation is not None:
             require_known("activation", self.activation, ("silu",))

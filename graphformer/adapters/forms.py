@@ -44,7 +44,7 @@ _OF_PAPER = (
     "input_norm",
     "placement",
 )
-_OF_BOTTLENECKS = ("rank", "rank_pattern", "scale", "relations", "messages")
+_OF_BOTTLENECKS = ("rank", "rank_pattern", "scaling", "relations", "messages")
 
 FORMS = {
     PAPER: Form(1, _OF_PAPER, _OF_BOTTLENECKS, BOTTLENECKS, {}),
@@ -53,6 +53,6 @@ FORMS = {
         _OF_BOTTLENECKS,
         _OF_PAPER,
         PAPER,
-        {"rank": 8, "scale": 2.0, "activation": "silu", "format_version": 2},
+        {"rank": 8, "scaling": 2.0, "activation": "silu", "format_version": 2},
     ),
 }

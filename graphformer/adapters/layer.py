@@ -32,6 +32,7 @@ from graphformer.nn.sparse_gin import SparseGIN, self_loops
 NAME = "sparsegin"
 """What it is called in the module that it is a part of."""
 
+
 @dataclass
 class AdapterSettings:
     """What an adapter's layer needs of its config."""

@@ -9,7 +9,9 @@ import numpy as np
 import peft
 from transformers import PreTrainedModel
 
+from graphformer.adapters.bottlenecks import linears, plan, ranks
 from graphformer.adapters.config import SparseGINConfig
+from graphformer.adapters.forms import BOTTLENECKS
 
 
 def count_trainable(model: PreTrainedModel, config: peft.PeftConfig) -> int:
@@ -39,7 +41,8 @@ def match_parameters(
     *,
     tolerance: float = 0.02,
 ) -> SparseGINConfig:
-    """A Sparse-GIN adapter with as many trainable parameters as another adapter has on this model.
+    """An adapter with as many trainable parameters as another adapter has on this model: of the
+    paper's form by its ``hidden_dim``, of bottlenecks by their ``rank`` and ``rank_pattern``.
 
     >>> lora = peft.LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
     >>> gf.match_parameters(model, lora)
@@ -47,15 +50,17 @@ def match_parameters(
     Args:
         model: the base model, before any adapter.
         like: the other adapter's config.
-        config: the Sparse-GIN config whose ``hidden_dim`` is chosen; the default one unless given.
+        config: the config whose ``hidden_dim``, or ranks, are chosen; the default one unless given.
         tolerance: largest relative difference.
 
     Raises:
-        ValueError: no whole ``hidden_dim`` comes that close (the text says how close, and what to
-            change).
+        ValueError: no whole ``hidden_dim``, or no ranks, come that close (the text says how close,
+            and what to change).
     """
     wanted = count_trainable(model, like)
     config = SparseGINConfig(task_type=like.task_type) if config is None else config
+    if config.form == BOTTLENECKS:
+        return _with_ranks(model, config, wanted, tolerance)
 
     def size(hidden_dim: int) -> int:
         return count_trainable(
@@ -78,3 +83,28 @@ def match_parameters(
             "or give a larger tolerance"
         )
     return dataclasses.replace(copy.deepcopy(config), hidden_dim=best)
+
+
+def _with_ranks(
+    model: PreTrainedModel, config: SparseGINConfig, wanted: int, tolerance: float
+) -> SparseGINConfig:
+    """The config with ranks for each kind of bottleneck."""
+    if config.rank_pattern:
+        raise ValueError(
+            f"rank_pattern={config.rank_pattern} is what match_parameters chooses: leave it out"
+        )
+    least = dataclasses.replace(copy.deepcopy(config), rank=1)
+    made = plan.make(copy.deepcopy(least), model, linears.examine(model))
+    kinds = ranks.kinds(made)
+    rest = count_trainable(model, least) - sum(kind.cost for kind in kinds)
+    found = ranks.choose(kinds, wanted - rest)
+    got = rest + sum(kind.cost * rank for kind, rank in zip(kinds, found, strict=True))
+    if abs(got - wanted) > tolerance * wanted:
+        raise ValueError(
+            f"no ranks give {wanted:,} parameters within {tolerance:.0%}: the nearest give "
+            f"{got:,}, of which {rest:,} are no bottleneck's; change the other adapter's size, "
+            "relations or messages, or give a larger tolerance"
+        )
+    usual = max(set(found), key=lambda rank: (found.count(rank), rank))
+    pattern = {kind.name: rank for kind, rank in zip(kinds, found, strict=True) if rank != usual}
+    return dataclasses.replace(copy.deepcopy(config), rank=usual, rank_pattern=pattern or None)

@@ -33,6 +33,7 @@ _lock = threading.Lock()
 PAGED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 """The entries to transformers' continuous batching."""
 
+
 class SparseGINModel(BaseTuner):
     """Adapters of both forms in a pre-trained transformers model.
 
@@ -113,9 +114,7 @@ class SparseGINModel(BaseTuner):
                 if any(one.attention.startswith(f"{name}.") for name in within)
             ]
         if config.target_modules is None:
-            config.target_modules = sorted(
-                {layer.attention.rpartition(".")[2] for layer in layers}
-            )
+            config.target_modules = sorted({layer.attention.rpartition(".")[2] for layer in layers})
         names = [layer.attention for layer in layers]
         require_matches(config, model, names, "attention module")
         chosen: dict[str, Place | None] = {}
@@ -314,9 +313,7 @@ class SparseGINModel(BaseTuner):
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        short = re.sub(
-            rf"(\.sparsegin_[a-z]+)\.{re.escape(adapter_name)}(?=\.|$)", r"\1", key
-        )
+        short = re.sub(rf"(\.sparsegin_[a-z]+)\.{re.escape(adapter_name)}(?=\.|$)", r"\1", key)
         return super()._remove_adapter_name_from_key(key, adapter_name) if short == key else short
 
 

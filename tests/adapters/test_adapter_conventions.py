@@ -1,5 +1,5 @@
 """What PEFT's documentation leads a user to expect of an adapter, each tried on LoRA and on
-Sparse-GIN alike.
+both forms of Sparse-GIN alike.
 
 The expectations are those of PEFT's guides and of the docstrings of PeftModel and the tuners. Where
 Sparse-GIN cannot do what LoRA does, it says so by name; those are at the end.
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import graphformer as gf
 from tests.adapter_models import make, transformers_own
 
-KINDS = ("lora", "sparsegin")
+KINDS = ("lora", "sparsegin", "bottlenecks")
 IDS = torch.arange(4, 18).reshape(2, 7)
 
 
@@ -44,6 +44,13 @@ def config(kind: str, **settings: Any) -> peft.PeftConfig:
         return peft.LoraConfig(
             **{"task_type": "CAUSAL_LM", "r": 2, "target_modules": ["q_proj", "v_proj"], **settings}
         )
+    if kind == "bottlenecks":
+        form = {
+            "form": "bottlenecks",
+            "rank": 3,
+            "target_modules": ["q_proj", "v_proj", "down_proj"],
+        }
+        return gf.SparseGINConfig(**{"task_type": "CAUSAL_LM", **form, **settings})
     return gf.SparseGINConfig(
         **{"task_type": "CAUSAL_LM", "hidden_dim": 5, "threshold": 0.1, **settings}
     )
@@ -418,7 +425,8 @@ def test_layer_and_model_status(kind: str) -> None:
 
 
 def test_repr_shows_the_adapter(kind: str) -> None:
-    assert ("SparseGIN" if kind == "sparsegin" else "lora.Linear") in repr(build(kind))
+    shown = {"lora": "lora.Linear", "sparsegin": "SparseGIN", "bottlenecks": "BottleneckLayer"}
+    assert shown[kind] in repr(build(kind))
 
 
 def test_a_config_is_a_plain_value(kind: str, tmp_path: Path) -> None:

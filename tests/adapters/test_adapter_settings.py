@@ -106,7 +106,11 @@ def test_a_value_out_of_range(settings: dict[str, Any], text: str) -> None:
             r"SparseGINConfig has no field 'hiden_dim', did you mean 'hidden_dim'\? Its own are "
             r"hidden_dim, depth",
         ),
-        ({"rank_pattern": {"self_attn": 3}}, "SparseGINConfig has no field 'rank_pattern'"),
+        (
+            {"rank_pattern": {"self_attn": 3}},
+            r"rank_pattern=\{'self_attn': 3\} is of form='bottlenecks', and this is form='paper': "
+            "leave it out, or give form='bottlenecks'",
+        ),
         ({"r": 8}, r"SparseGINConfig has no field 'r'\. Its own are"),
     ],
 )

@@ -46,8 +46,8 @@ class BottleneckSettings:
 
 
 class BottleneckLayer(AdapterPart):
-    r"""``y -> y + s B act(u')`` at one linear layer, with the code ``u' = u + sum_k c_k u_{i-k}`` of
-    ``u = A x``, its input's.
+    r"""``y -> y + s B act(u')`` at one linear layer, with the code
+    ``u'_i = u_i + sum_k c_k u_{i-k}`` of its input, ``u = A x``.
 
     The linear layers that read one input share ``A`` and ``c``, which the first of them holds.
 
@@ -129,7 +129,7 @@ class BottleneckLayer(AdapterPart):
         """What a bottleneck without activation and chain adds to the weight, in its shape."""
         own = self.settings[adapter_name]
         up = self.sparsegin_up[adapter_name]
-        found = own.config.scale * (up @ own.leader.sparsegin_down[adapter_name])
+        found = own.config.scaling * (up @ own.leader.sparsegin_down[adapter_name])
         return found.T if isinstance(self.linear.module, Conv1D) else found
 
     @torch.no_grad()
@@ -176,7 +176,7 @@ class BottleneckLayer(AdapterPart):
         for name, rows in self.running(batch, x.device):
             own, up = self.settings[name], self.sparsegin_up[name]
             code = self._code(name, x, run, rows)
-            message = (F.linear(code, up) * own.config.scale).to(y.dtype).view(y.shape)
+            message = (F.linear(code, up) * own.config.scaling).to(y.dtype).view(y.shape)
             if rows is not None:
                 folded = message.reshape(batch, -1, y.shape[-1])
                 message = torch.where(rows[:, None, None], folded, 0).view(y.shape)

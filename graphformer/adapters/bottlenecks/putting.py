@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from graphformer.adapters.config import SparseGINConfig
 
 
-def put(
-    plan: Plan, path: str, adapter_name: str, config: SparseGINConfig, tuner: Any
-) -> bool:
+def put(plan: Plan, path: str, adapter_name: str, config: SparseGINConfig, tuner: Any) -> bool:
     """An adapter at one linear layer, and after the layer that it is the first of. Returns whether
     it is the first of the model.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from graphformer.adapters.bottlenecks.runs import Stack
 from graphformer.adapters.part import AdapterPart, exact
@@ -115,4 +115,3 @@ class RecurrenceLayer(AdapterPart):
                 total = torch.where(rows[:, None, None], total, 0)
             h = h + total.to(h.dtype)
         return (h, *output[1:]) if isinstance(output, tuple) else h
-
