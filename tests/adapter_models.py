@@ -305,7 +305,7 @@ def make(name: str) -> Any:
         model.set_experts_implementation("eager")
     # its own softmax is in float32, where float64's lowest number, the mask, is -inf: rows of
     # padding are NaN
-    if name == "gemma2":
+    if name in ("gemma2", "bloom"):
         model.float()
     with torch.no_grad():
         for key, parameter in model.named_parameters():

@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
-from graphformer.adapters.config import SparseGINConfig
+from graphformer.errors import whole
+
+if TYPE_CHECKING:
+    from graphformer.adapters.config import SparseGINConfig
 
 HEADS = ("classifier", "score", "qa_outputs")
 """What PEFT adds to ``modules_to_save`` for a task of classes or questions, whichever of them the
@@ -24,6 +28,55 @@ CHOOSING = (
     "layers_pattern",
     "modules_to_save",
 )
+
+
+def check_names(config: SparseGINConfig) -> None:
+    """That a config chooses modules by names and numbers, and in one way.
+
+    Raises:
+        TypeError, ValueError: something else.
+    """
+    for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
+        value = getattr(config, name)
+        if value is None:
+            continue
+        text = name != "modules_to_save" and isinstance(value, str)
+        if not text and not (
+            isinstance(value, (list, tuple, set)) and all(isinstance(one, str) for one in value)
+        ):
+            form = "" if name == "modules_to_save" else "a text or "
+            raise TypeError(f"{name} must be {form}a list of names, got {value!r}")
+        if (not value and name == "target_modules") or "" in ([value] if text else value):
+            raise ValueError(f"{name}={value!r} names no module: leave it out, or give the names")
+        if not text:  # PEFT appends to modules_to_save
+            setattr(
+                config,
+                name,
+                set(value) if name in ("target_modules", "exclude_modules") else list(value),
+            )
+    numbers = config.layers_to_transform
+    if numbers is not None:
+        numbers = [numbers] if isinstance(numbers, int) else numbers
+        if not isinstance(numbers, (list, tuple, set, range)):
+            raise TypeError(
+                f"layers_to_transform must be a number or a list of numbers, got {numbers!r}"
+            )
+        if not numbers:
+            raise ValueError(
+                "layers_to_transform is empty, which leaves no layer: leave it out for all, or "
+                "give the numbers"
+            )
+        for one in numbers:
+            whole("layers_to_transform", one, 0)
+        if not isinstance(config.layers_to_transform, int):
+            config.layers_to_transform = list(numbers)  # as it is saved
+    if isinstance(config.target_modules, str) and config.layers_to_transform is not None:
+        raise ValueError(
+            "layers_to_transform picks among names: with a regular expression in "
+            "target_modules, say it there"
+        )
+    if config.layers_pattern and config.layers_to_transform is None:
+        raise ValueError("layers_pattern says where layers_to_transform counts: give both")
 
 
 def only(config: SparseGINConfig, *fields: str) -> SparseGINConfig:

@@ -15,6 +15,7 @@ from typing import Any
 from packaging.version import Version
 from peft import PeftConfig
 
+from graphformer.adapters.choosing import check_names
 from graphformer.adapters.forms import BOTTLENECKS, FORMS, PAPER, Form
 from graphformer.adapters.registration import peft_type
 from graphformer.attention.relations import Chain, Relation
@@ -51,7 +52,7 @@ MESSAGES = {
     "scale_end": 1.0,
     "train_scale": False,
 }
-"""Of ``messages`` beside bottlenecks: what differs from the paper's form."""
+"""What ``messages`` beside bottlenecks have other than the paper's form."""
 
 NAMED = {"sigmoid": _paper_code}
 """The values of ``threshold`` that are names."""
@@ -221,7 +222,7 @@ class SparseGINConfig(PeftConfig):
                 f"format_version={self.format_version} knows no form={self.form!r}, which has "
                 f"{self._form.version}: leave it out"
             )
-        self._check_modules()
+        check_names(self)
         require_flag("inference_mode", self.inference_mode)
         if self.form == BOTTLENECKS:
             self._check_bottlenecks()
@@ -324,80 +325,9 @@ class SparseGINConfig(PeftConfig):
         asked = {**MESSAGES, "dropout": self.dropout, **self.messages}
         return SparseGINConfig(**asked, inference_mode=self.inference_mode)
 
-    def not_merged(self) -> str | None:
-        """Why it cannot be merged into the weights; None where it can."""
-        if self.form == PAPER:
-            return (
-                "a Sparse-GIN adapter cannot be merged into the weights of its model: what it adds "
-                "depends on the attention graph of the input. Keep it beside the model, or take it "
-                "off with unload()"
-            )
-        reasons = []
-        if self.activation is not None:
-            reasons.append(f"activation={self.activation!r} is not linear")
-        if self.relations:
-            names = ", ".join(str(one) for one in self.checked_relations())
-            reasons.append(f"relations={names} carry what other tokens have")
-        if self.messages is not None:
-            reasons.append("messages depend on the attention graph of the input")
-        if not reasons:
-            return None
-        return (
-            "this adapter cannot be merged into the weights of its model: "
-            + "; ".join(reasons)
-            + ". Keep it beside the model, take it off with unload(), or train one with "
-            "activation=None, relations=[] and messages=None"
-        )
-
     def network(self) -> dict[str, Any]:
         """Those of the settings that :class:`~graphformer.nn.SparseGIN` has too."""
         return {name: getattr(self, name) for name in inspect.signature(check_settings).parameters}
-
-    def _check_modules(self) -> None:
-        """Which modules: names, numbers, and one way of choosing them."""
-        for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            text = name != "modules_to_save" and isinstance(value, str)
-            if not text and not (
-                isinstance(value, (list, tuple, set)) and all(isinstance(one, str) for one in value)
-            ):
-                form = "" if name == "modules_to_save" else "a text or "
-                raise TypeError(f"{name} must be {form}a list of names, got {value!r}")
-            if (not value and name == "target_modules") or "" in ([value] if text else value):
-                raise ValueError(
-                    f"{name}={value!r} names no module: leave it out, or give the names"
-                )
-            if not text:  # PEFT appends to modules_to_save
-                setattr(
-                    self,
-                    name,
-                    set(value) if name in ("target_modules", "exclude_modules") else list(value),
-                )
-        numbers = self.layers_to_transform
-        if numbers is not None:
-            numbers = [numbers] if isinstance(numbers, int) else numbers
-            if not isinstance(numbers, (list, tuple, set, range)):
-                raise TypeError(
-                    f"layers_to_transform must be a number or a list of numbers, got {numbers!r}"
-                )
-            if not numbers:
-                raise ValueError(
-                    "layers_to_transform is empty, which leaves no layer: leave it out for all, or "
-                    "give the numbers"
-                )
-            for one in numbers:
-                whole("layers_to_transform", one, 0)
-            if not isinstance(self.layers_to_transform, int):
-                self.layers_to_transform = list(numbers)  # as it is saved
-        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
-            raise ValueError(
-                "layers_to_transform picks among names: with a regular expression in "
-                "target_modules, say it there"
-            )
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise ValueError("layers_pattern says where layers_to_transform counts: give both")
 
     def _check_threshold(self) -> None:
         """That there can be edges."""

@@ -19,6 +19,7 @@ from graphformer.adapters import calls
 from graphformer.adapters.calls import BASE, Call
 from graphformer.adapters.config import SparseGINConfig
 from graphformer.adapters.edgeless import Edgeless
+from graphformer.adapters.merging import not_merged
 from graphformer.adapters.part import AdapterPart, exact, new_number
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.frozen import capture
@@ -133,7 +134,7 @@ class SparseGINLayer(AdapterPart):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         for name in check_adapters_to_merge(self, adapter_names):
             if name in self.settings:
-                raise ValueError(self.settings[name].config.not_merged())
+                raise ValueError(not_merged(self.settings[name].config))
 
     def unmerge(self) -> None:
         """Nothing: it is never merged."""

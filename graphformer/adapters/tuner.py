@@ -24,6 +24,7 @@ from graphformer.adapters.config import SparseGINConfig
 from graphformer.adapters.edgeless import Edgeless
 from graphformer.adapters.forms import BOTTLENECKS
 from graphformer.adapters.layer import NAME, SparseGINLayer
+from graphformer.adapters.merging import not_merged
 from graphformer.adapters.part import AdapterPart
 from graphformer.frozen import anatomy, capture
 from graphformer.frozen.anatomy import FrozenLayer, Place
@@ -247,7 +248,7 @@ class SparseGINModel(BaseTuner):
     def _check_merge_allowed(self, adapter_names: list[str] | None = None) -> None:
         for name in self.active_adapters if adapter_names is None else adapter_names:
             config = self.peft_config.get(name)
-            if isinstance(config, SparseGINConfig) and (reason := config.not_merged()):
+            if isinstance(config, SparseGINConfig) and (reason := not_merged(config)):
                 raise ValueError(reason)
         for path, module in self.model.named_modules():
             if isinstance(module, BottleneckLayer):
