@@ -449,6 +449,8 @@ def table(content: dict[str, Any]) -> str:
             if rate in (content["settings"]["grid"][0], content["settings"]["grid"][-1])
             else ""
         )
+        if untried(tuple(content["settings"]["grid"]), content["grid"][method]) is not None:
+            edge = " (grid not finished)"
         rows.append(
             [
                 METHODS[method],
