@@ -126,6 +126,15 @@ METHODS = [
         EVERY,
     ),
     Method(
+        "normalize",
+        "regions",
+        {"window": 16, "regions": 4, "size": 32},
+        "softmax of W_h (means of s over regions), in a window",
+        "2502.20087",
+        NEAR,
+        {"candidates": {"name": "window", "size": 128}},
+    ),
+    Method(
         "sparsify",
         "extra_edges",
         {"rule": {"name": "window", "size": 3}, "keep": {"name": "threshold", "tau": 0.01}},

@@ -58,6 +58,7 @@ SLOTS: dict[str, list[Any]] = {
         {"name": "sigmoid_per_head", "bias": -1.0},
         {"name": "softmax_sink", "sink": 0.5},
         {"name": "distance_scaled", "inner": "softmax", "rate": 0.2},
+        {"name": "regions", "window": 3, "regions": 2, "size": 4},
     ],
     "sparsify": [
         None,
@@ -119,6 +120,7 @@ READS_DISTANCES = {
     "distance_bias",
     "distance_scaled",
     "extra_edges",
+    "regions",
     "window",
 }
 """What sees how far apart the numbers of two nodes are."""

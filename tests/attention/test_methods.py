@@ -52,6 +52,7 @@ HEADS = {
     "rounds of hops": {"operator": {"name": "rounds", "inner": {"name": "multi_hop", "hops": 3}}},
     "merged heads": {"operator": {"name": "merged_heads", "inner": {"name": "pna"}}},
     "distance scaled": {"normalize": {"name": "distance_scaled", "curve": "exponential"}},
+    "regions": {"normalize": {"name": "regions", "window": 3, "regions": 2, "size": 4}},
     "extra edges": {
         "sparsify": {
             "name": "extra_edges",

@@ -5,6 +5,7 @@ from graphformer.attention.normalizers.distance_scaled import DistanceScaled
 from graphformer.attention.normalizers.entmax import Entmax15, Sparsemax
 from graphformer.attention.normalizers.fourier import Fourier
 from graphformer.attention.normalizers.identity import Identity
+from graphformer.attention.normalizers.regions import Regions
 from graphformer.attention.normalizers.relu import ReLU
 from graphformer.attention.normalizers.sigmoid import Sigmoid
 from graphformer.attention.normalizers.sigmoid_per_head import SigmoidPerHead
@@ -18,6 +19,7 @@ __all__ = [
     "Identity",
     "Normalizer",
     "ReLU",
+    "Regions",
     "Sigmoid",
     "SigmoidPerHead",
     "Softmax",
