@@ -27,6 +27,7 @@ def heads(length: int) -> dict[str, gf.Head | None]:
         "window of 128": gf.Head(candidates={"name": "window", "size": 128}),
         "clusters, about sqrt(n)": gf.Head(candidates={"name": "clusters", "num_clusters": root}),
         "blocks of about sqrt(n)": gf.Head(candidates={"name": "blocks", "sizes": root}),
+        "one query a head, by a scan": gf.Head(score="learned_query"),
         "decay without softmax": gf.Head(score="decay", normalize="identity"),
     }
 

@@ -108,6 +108,9 @@ METHODS = [
     Method("score", "query_network", {}, "q = x + W2 silu(W1 x)", "", EVERY),
     Method("score", "learned_query", {}, "<u_h, k_j>", "2405.13956", EVERY),
     Method("score", "random_maps", {}, "frozen Q and K", "2510.11602", EVERY),
+    Method(
+        "score", "positions", {}, "sum_f a_f cos(w_f (i - j)) + b_f sin(...)", "2510.11602", EVERY
+    ),
     Method("score", "gatv2", {}, "<u_h, leaky(q_i + k_j)>", "2105.14491", EVERY),
     Method("normalize", "sigmoid", {"bias": "count"}, "sigmoid(s - log n_i)", "2409.04431", EVERY),
     Method("normalize", "sigmoid_per_head", {}, "sigmoid(s + b_h)", "2409.04431", EVERY),
@@ -141,6 +144,14 @@ METHODS = [
         "cut(w) or near, and there w + c_h",
         "",
         EVERY,
+    ),
+    Method(
+        "features",
+        "value_residual",
+        {},
+        "x_j + l (x_j of the first layer - x_j)",
+        "2410.17897",
+        "0",
     ),
     Method("operator", "gin", {}, "MLP_h(eps x_i + sum)", "2501.02393", EVERY),
     Method("operator", "projected_self", {}, "y - tanh(a_h) (y along v_i)", "", EVERY),
@@ -203,10 +214,11 @@ def token_layer(head: gf.Head | None, length: int) -> measure.Step:
     torch.manual_seed(0)
     layer = gf.nn.SumAttention(256, 4, **({} if head is None else {"head": head})).eval()
     x = torch.randn(1, length, 256)
+    more = {"first": torch.randn(1, 4, length, 64)} if layer.features.reads_first else {}
 
     def step() -> None:
         with torch.no_grad():
-            layer(x)
+            layer(x, **more)
 
     return step
 
@@ -216,10 +228,11 @@ def edge_layer(head: gf.Head | None, nodes: int) -> measure.Step:
     given = {} if head is None else {"head": head}
     conv = gf.nn.SumAttentionConv(64, 64, 4, **given).eval()
     x, index = torch.randn(nodes, 64), torch.randint(nodes, (2, 4 * nodes))
+    more = {"first": torch.randn(1, 4, nodes, 16)} if conv.features.reads_first else {}
 
     def step() -> None:
         with torch.no_grad():
-            conv(x, index)
+            conv(x, index, **more)
 
     return step
 

@@ -55,6 +55,7 @@ def run(monkeypatch, capsys):
     [
         "aggregate",
         "attention",
+        "circuits",
         "decode",
         "finetune",
         "graph_cost",

@@ -4,6 +4,7 @@ lost without a head, pictures (matplotlib, extra ``viz``), and which executor ea
 
 from graphformer.inspect.ablation import ablate, cut
 from graphformer.inspect.adapters import plot_lambda
+from graphformer.inspect.circuits import SparseAutoencoder, circuit
 from graphformer.inspect.collecting import collect, compare
 from graphformer.inspect.curves import plot_losses
 from graphformer.inspect.explanations import Explanation, Explanations, explain
@@ -38,8 +39,10 @@ __all__ = [
     "LayerGraph",
     "ModelGraphs",
     "Nodes",
+    "SparseAutoencoder",
     "Streamed",
     "ablate",
+    "circuit",
     "collect",
     "compare",
     "cut",

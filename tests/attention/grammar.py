@@ -40,6 +40,7 @@ SLOTS: dict[str, list[Any]] = {
         "gatv2",
         "learned_query",
         "pairwise",
+        "positions",
         {"name": "per_head", "scores": [{"name": "dot"}, {"name": "gatv2"}, {"name": "dot"}]},
         "qk_norm",
         {"name": "query_network", "width": 5},
@@ -120,6 +121,7 @@ READS_DISTANCES = {
     "distance_bias",
     "distance_scaled",
     "extra_edges",
+    "positions",
     "regions",
     "window",
 }

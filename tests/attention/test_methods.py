@@ -35,6 +35,7 @@ HEADS = {
     "query network": {"score": {"name": "query_network", "width": 5}},
     "learned query": {"score": "learned_query"},
     "random maps": {"score": {"name": "random_maps", "mean": 0.5}},
+    "positions": {"score": {"name": "positions", "theta": 100.0}},
     "neighborhood": {"candidates": {"name": "neighborhood", "window": 5, "stride": 2}},
     "first and window": {
         "candidates": {

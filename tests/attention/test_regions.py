@@ -6,6 +6,8 @@ from torch.testing import assert_close
 
 import graphformer as gf
 from graphformer.attention.normalizers import Regions
+from graphformer.attention.scores import Positions
+from graphformer.nn import rotary_embeddings, rotate
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -61,6 +63,23 @@ def test_an_image():
         places, senders = map(list, zip(*around, strict=True))
         want[:, i, senders] = kernels[:, i, places].softmax(-1)
     assert_close(gf.attention_graph(q, k, normalize=normalize).to_dense()[0], want)
+
+
+def test_positions_are_turned_queries_and_keys():
+    """Two vectors a head, turned by their places, and their products in the place of them."""
+    torch.manual_seed(0)
+    u, w, score = torch.randn(3, 6), torch.randn(3, 6), Positions(100.0, 3, 6)
+    with torch.no_grad():
+        first, second = u.chunk(2, -1)
+        own, other = w.chunk(2, -1)
+        score.cosine.copy_((first * own + second * other) / 6**0.5)
+        score.sine.copy_((first * other - second * own) / 6**0.5)
+    turn = [one.to(u.dtype) for one in rotary_embeddings(torch.arange(9)[None], 6, theta=100.0)]
+    q, k = (rotate(one.view(1, 3, 1, 6).expand(1, 3, 9, 6), *turn) for one in (u, w))
+    want = (q @ k.mT / 6**0.5).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf).softmax(-1)
+    nothing = torch.zeros(1, 3, 9, 1)
+    graph = gf.attention_graph(nothing, nothing[:, :1], score=score, is_causal=True)
+    assert_close(graph.to_dense(), want, atol=1e-5, rtol=1e-5)  # whose angles are float32
 
 
 def test_law_of_slots_and_refusals():

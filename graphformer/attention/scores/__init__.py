@@ -17,6 +17,7 @@ from graphformer.attention.scores.forgetting import Forgetting
 from graphformer.attention.scores.gatv2 import GATv2
 from graphformer.attention.scores.learned_query import LearnedQuery
 from graphformer.attention.scores.pairwise import Pairwise, PairwiseScoring
+from graphformer.attention.scores.positions import Positions
 from graphformer.attention.scores.qk_norm import NormedDot
 from graphformer.attention.scores.query_network import QueryNetwork
 from graphformer.attention.scores.random_maps import RandomMaps
@@ -37,6 +38,7 @@ __all__ = [
     "Pairwise",
     "PairwiseScoring",
     "PerHeadScore",
+    "Positions",
     "QueryNetwork",
     "RandomMaps",
     "ScalableDot",
