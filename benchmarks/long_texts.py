@@ -19,6 +19,9 @@ import graphformer as gf
 from benchmarks import measure, report
 
 
+TAU = 0.02
+
+
 def heads(length: int) -> dict[str, gf.Head | None]:
     """About sqrt(n) blocks and clusters."""
     root = max(4, 2 ** round(torch.tensor(float(length)).log2().item() / 2))
@@ -29,6 +32,13 @@ def heads(length: int) -> dict[str, gf.Head | None]:
         "blocks of about sqrt(n)": gf.Head(candidates={"name": "blocks", "sizes": root}),
         "one query a head, by a scan": gf.Head(score="learned_query"),
         "decay without softmax": gf.Head(score="decay", normalize="identity"),
+        "plain, weights above 0.02": gf.Head(sparsify=gf.Threshold(TAU)),
+        "clusters, weights above 0.02": gf.Head(
+            candidates={"name": "clusters", "num_clusters": root}, sparsify=gf.Threshold(TAU)
+        ),
+        "blocks, weights above 0.02": gf.Head(
+            candidates={"name": "blocks", "sizes": root}, sparsify=gf.Threshold(TAU)
+        ),
     }
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from graphformer.attention.candidates.base import Moved, Rule
+from graphformer.attention.candidates.base import All, Moved, Rule
+from graphformer.attention.candidates.senders import Senders
 from graphformer.attention.pairs import Pairs
 
 
@@ -38,6 +39,9 @@ class Intervals(Rule):
         token = sender.clamp(max=self.num_tokens - 1)
         return seen & (self.keep[pairs.sequence, token] | (sender >= self.num_tokens))
 
+    def listed(self, sizes: tuple[int, int, int, int], device: torch.device) -> Senders | None:
+        return Senders(self.low.unsqueeze(1), self.high.unsqueeze(1))
+
     def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
         parts = self.reaches(rows, num_receivers, num_senders)
         return range(parts[0].start, parts[-1].stop) if parts else range(0)
@@ -62,8 +66,22 @@ class OnTokens(Rule):
         rule = self.rule.of_call(q, k[:, :, : self.num_tokens], training)
         return replace(self, rule=rule)
 
+    @property
+    def same_heads(self) -> bool:  # type: ignore[override]
+        return self.rule.same_heads
+
+    @property
+    def chooses(self) -> bool:  # type: ignore[override]
+        return self.rule.chooses
+
+    def among(self, limits: Rule) -> Rule:
+        return replace(self, rule=self.rule.among(All()))  # its own limits are in it
+
     def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
         self.rule.check(batch, heads, num_receivers, self.num_tokens)
+
+    def listed(self, sizes: tuple[int, int, int, int], device: torch.device) -> Senders | None:
+        return self.rule.listed((*sizes[:3], self.num_tokens), device)
 
     def allow(self, pairs: Pairs) -> Tensor:
         sender = pairs.sender.clamp(max=self.num_tokens - 1)
@@ -95,11 +113,21 @@ class Coarsened(Rule):
     def of_call(self, q: Tensor, k: Tensor, training: bool) -> Rule:
         return replace(self, rule=self.rule.of_call(q, k, training))
 
+    @property
+    def chooses(self) -> bool:  # type: ignore[override]
+        return self.rule.chooses
+
+    def among(self, limits: Rule) -> Rule:
+        return replace(self, rule=self.rule.among(limits))
+
     def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
         self.rule.check(batch, heads, num_receivers, num_senders)
 
     def allow(self, pairs: Pairs) -> Tensor:
         return self.rule.allow(pairs)
+
+    def listed(self, sizes: tuple[int, int, int, int], device: torch.device) -> Senders | None:
+        return self.rule.listed(sizes, device)
 
     def reach(self, rows: range, num_receivers: int, num_senders: int) -> range:
         return self.rule.reach(rows, num_receivers, num_senders)

@@ -9,6 +9,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from graphformer.attention.candidates.senders import Senders
 from graphformer.attention.pairs import Pairs
 from graphformer.attention.slot import Slot
 from graphformer.graph import AttentionGraph
@@ -24,6 +25,7 @@ class Rule(Slot, slot="candidates"):
         causal: whether it allows exactly the senders at or before the receiver, for which kernels
             have a mask of their own.
         same_heads: whether it allows the same in every head.
+        chooses: whether it chooses among what is allowed besides (:meth:`among`).
         absolute: whether it reads at which place of the text a token stands, and not only how far
             two are apart. Behind padding, and in packed texts, places are then counted from the
             beginning of each text; layers on edges, whose nodes have no places, refuse it.
@@ -33,10 +35,11 @@ class Rule(Slot, slot="candidates"):
     causal: bool = False
     same_heads: bool = False
     absolute: bool = False
+    chooses: bool = False
     said_of: ClassVar = {
         "allow": (
             *("everything", "causal", "same_heads"),
-            *("reach", "reaches", "free", "by_head", "labels"),
+            *("reach", "reaches", "free", "by_head", "labels", "listed"),
         ),
         "reach": ("reaches",),
     }
@@ -71,6 +74,19 @@ class Rule(Slot, slot="candidates"):
         allows pairs of equal numbers alone; None where it knows of none.
         """
         return None
+
+    def listed(self, sizes: tuple[int, int, int, int], device: torch.device) -> Senders | None:
+        """The senders that each receiver may see as a list, and perhaps more; None where only all
+        pairs tell.
+
+        Args:
+            sizes: sequences, heads, receivers, senders.
+        """
+        return None
+
+    def among(self, limits: Rule) -> Rule:
+        """The rule of one call, told what is allowed besides; for one that chooses among it."""
+        return self
 
     def on_edges(self, given: AttentionGraph | None) -> Rule:
         """The rule among the listed edges of a graph, of which ``given`` are those that the data
@@ -145,8 +161,24 @@ class Both(Rule, name="both"):
         parts = self.first.of_call(q, k, training), self.second.of_call(q, k, training)
         return self if parts == (self.first, self.second) else Both(*parts)
 
+    @property
+    def chooses(self) -> bool:  # type: ignore[override]
+        return self.first.chooses or self.second.chooses
+
+    def among(self, limits: Rule) -> Rule:
+        first = self.first.among(limits if self.second.chooses else limits & self.second)
+        second = self.second.among(limits if self.first.chooses else limits & self.first)
+        if (first, second) == (self.first, self.second):
+            return self
+        return first if second.everything else first & second
+
     def allow(self, pairs: Pairs) -> Tensor:
         return self.first.allow(pairs) & self.second.allow(pairs)
+
+    def listed(self, sizes: tuple[int, int, int, int], device: torch.device) -> Senders | None:
+        found = [one.listed(sizes, device) for one in (self.first, self.second)]
+        lists = [one for one in found if one is not None]
+        return min(lists, key=lambda one: int(one.counts(*sizes[:2]).sum()), default=None)
 
     def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
         self.first.check(batch, heads, num_receivers, num_senders)
@@ -229,3 +261,7 @@ class All(Rule, name="all"):
 
     def free(self, rows: range, num_receivers: int, num_senders: int) -> range:
         return range(num_senders)
+
+    def listed(self, sizes: tuple[int, int, int, int], device: torch.device) -> Senders | None:
+        place = torch.zeros(sizes[2], dtype=torch.int64, device=device)
+        return Senders.between(place, place + sizes[3], sizes[3])

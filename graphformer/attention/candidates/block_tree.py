@@ -7,106 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from graphformer.attention.candidates.among_blocks import Intervals
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """The tokens of one call. Without mask, texts and numbers of blocks all sequences are alike,
-    and one stands for them.
-
-    Attributes:
-        batch, length, num_receivers: the receivers are the last of the tokens.
-        keep: bool ``[B, N]``, real tokens. texts: int ``[B, N]``. block_ids: see
-            :func:`~graphformer.attention.candidates.with_blocks.with_blocks`.
-    """
-
-    batch: int
-    length: int
-    num_receivers: int
-    device: torch.device
-    keep: Tensor | None
-    texts: Tensor | None
-    block_ids: Tensor | None
-
-    @property
-    def alike(self) -> bool:
-        return self.keep is None and self.texts is None and self.block_ids is None
-
-    @property
-    def batches(self) -> int:
-        return 1 if self.alike else self.batch
-
-    def places(self) -> Tensor:
-        """Of the tokens, ``[1, N]``."""
-        return torch.arange(self.length, device=self.device).unsqueeze(0)
-
-    def real(self) -> Tensor:
-        if self.keep is not None:
-            return self.keep
-        return torch.ones(self.batches, self.length, dtype=torch.bool, device=self.device)
-
-    def changes(self, ids: Tensor) -> Tensor:
-        """Real tokens whose number is another one than that of the real token before."""
-        real = self.real()
-        place = torch.where(real, self.places(), -1).cummax(1).values
-        before = F.pad(place[:, :-1], (1, 0), value=-1)
-        return real & ((before < 0) | (ids != ids.gather(1, before.clamp(min=0))))
-
-    def given(self, levels: int) -> list[Tensor]:
-        """``block_ids``, checked, level by level."""
-        ids, rows = self.block_ids, [self.batch, self.length]
-        if ids is None:
-            if levels:
-                raise ValueError(
-                    "sizes=None: where blocks begin comes with each call, and block_ids is not "
-                    "given: layer(x, block_ids=ids), model(..., block_ids=ids)"
-                )
-            return []
-        if ids.is_floating_point() or ids.dtype == torch.bool:
-            raise TypeError(f"block_ids must hold integers, one number a block, got {ids.dtype}")
-        split = ids.unsqueeze(-1) if ids.ndim == 2 else ids
-        if list(split.shape) != [*rows, max(levels, 1)]:
-            wanted = rows if levels < 2 else [*rows, levels]
-            raise ValueError(
-                f"block_ids must have shape {wanted} (batch, tokens with cached ones"
-                f"{', levels with sizes=None' if levels > 1 else ''}), got {list(ids.shape)}"
-            )
-        if not levels:
-            raise ValueError(
-                "block_ids are given, and no size of Blocks is None: leave them out, or take "
-                "Blocks(None)"
-            )
-        return list(split.unbind(-1))
-
-    def tree(self, sizes: Sequence[int | None]) -> Tree:
-        """The blocks of these sizes."""
-        given = iter(self.given(sum(one is None for one in sizes)))
-        real = self.real()
-        text = real & (real.cumsum(1) == 1) if self.texts is None else self.changes(self.texts)
-        starts, finer = [], real
-        for size in sizes:
-            if size is None:
-                finer = self.changes(next(given))
-            else:
-                number = finer.cumsum(1) - 1
-                of_text = torch.where(text, number, 0).cummax(1).values
-                finer = finer & ((number - of_text) % size == 0)
-            starts.append(finer)
-        starts.append(text)
-        for level in reversed(range(len(sizes))):  # what ends a block ends those inside it
-            starts[level] = starts[level] | starts[level + 1]
-        numbers = [(one.cumsum(1) - 1).clamp(min=0) for one in starts[:-1]]
-        fixed = [one for one in sizes if one is not None]
-        if len(fixed) == len(sizes) and self.texts is None:
-            tokens = [math.prod(fixed[: level + 1]) for level in range(len(fixed))]
-            counts = [max(self.length - 1, 0) // one for one in tokens]
-        else:
-            tokens, counts = [], [int(one.max()) if one.numel() else 0 for one in numbers]
-        return Tree(self, starts, numbers, counts, tokens if self.alike else None)
+from graphformer.attention.candidates.block_row import Row
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +91,33 @@ class Tree:
             inside = torch.where(self.row.real(), number.clamp(max=count), count)
             found.append(last.scatter_reduce(1, inside, place, "amax")[:, :count])
         return found
+
+
+def tree_of(row: Row, sizes: Sequence[int | None]) -> Tree:
+    """The blocks of these sizes."""
+    given = iter(row.given(sum(one is None for one in sizes)))
+    real = row.real()
+    text = real & (real.cumsum(1) == 1) if row.texts is None else row.changes(row.texts)
+    starts, finer = [], real
+    for size in sizes:
+        if size is None:
+            finer = row.changes(next(given))
+        else:
+            number = finer.cumsum(1) - 1
+            of_text = torch.where(text, number, 0).cummax(1).values
+            finer = finer & ((number - of_text) % size == 0)
+        starts.append(finer)
+    starts.append(text)
+    for level in reversed(range(len(sizes))):  # what ends a block ends those inside it
+        starts[level] = starts[level] | starts[level + 1]
+    numbers = [(one.cumsum(1) - 1).clamp(min=0) for one in starts[:-1]]
+    fixed = [one for one in sizes if one is not None]
+    if len(fixed) == len(sizes) and row.texts is None:
+        tokens = [math.prod(fixed[: level + 1]) for level in range(len(fixed))]
+        counts = [max(row.length - 1, 0) // one for one in tokens]
+    else:
+        tokens, counts = [], [int(one.max()) if one.numel() else 0 for one in numbers]
+    return Tree(row, starts, numbers, counts, tokens if row.alike else None)
 
 
 def in_heads(logits: Tensor, heads: int) -> Tensor:

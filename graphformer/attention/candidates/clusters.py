@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphformer.attention.candidates.base import Rule
+from graphformer.attention.candidates.senders import Senders
 from graphformer.attention.pairs import Pairs
 from graphformer.errors import number, whole
 
@@ -100,3 +101,12 @@ class SameCluster(Rule):
     def allow(self, pairs: Pairs) -> Tensor:
         own = self.receivers[pairs.sequence, pairs.head, pairs.receiver]
         return own == self.senders[pairs.sequence, pairs.head, pairs.sender]
+
+    def listed(self, sizes: tuple[int, int, int, int], device: torch.device) -> Senders | None:
+        sorted_labels, order = self.senders.sort(dim=-1, stable=True)
+        own = self.receivers.contiguous()
+        low, high = (
+            torch.searchsorted(sorted_labels, own, right=right).unsqueeze(-1)
+            for right in (False, True)
+        )
+        return Senders(low, high, order)

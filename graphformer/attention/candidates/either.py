@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from graphformer.attention.candidates.base import Rule, joined
+from graphformer.attention.candidates.senders import Senders
 from graphformer.attention.pairs import Pairs
 from graphformer.graph import AttentionGraph
 
@@ -37,6 +39,14 @@ class Either(Rule, name="either"):
     def same_heads(self) -> bool:  # type: ignore[override]
         return self.first.same_heads and self.second.same_heads
 
+    @property
+    def chooses(self) -> bool:  # type: ignore[override]
+        return self.first.chooses or self.second.chooses
+
+    def among(self, limits: Rule) -> Rule:
+        parts = self.first.among(limits), self.second.among(limits)
+        return self if parts == (self.first, self.second) else Either(*parts)
+
     def allow(self, pairs: Pairs) -> Tensor:
         return self.first.allow(pairs) | self.second.allow(pairs)
 
@@ -55,3 +65,7 @@ class Either(Rule, name="either"):
     def reaches(self, rows: range, num_receivers: int, num_senders: int) -> list[range]:
         parts = (one.reaches(rows, num_receivers, num_senders) for one in (self.first, self.second))
         return joined(one for part in parts for one in part)
+
+    def listed(self, sizes: tuple[int, int, int, int], device: torch.device) -> Senders | None:
+        first, second = (one.listed(sizes, device) for one in (self.first, self.second))
+        return None if first is None or second is None else first | second

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from graphformer.attention.candidates.base import Rule
 from graphformer.attention.candidates.packed import Packed
+from graphformer.attention.candidates.senders import Senders
 from graphformer.attention.pairs import Pairs
 from graphformer.errors import whole
 
@@ -39,6 +40,10 @@ class First(Rule, name="first"):
 
     def free(self, rows: range, num_receivers: int, num_senders: int) -> range:
         return range(min(self.number, num_senders))
+
+    def listed(self, sizes: tuple[int, int, int, int], device: torch.device) -> Senders | None:
+        place = torch.zeros(sizes[2], dtype=torch.int64, device=device)
+        return Senders.between(place, place + self.number, sizes[3])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphformer.attention.candidates.base import Rule, joined, overlap
+from graphformer.attention.candidates.senders import Senders, by_head
 from graphformer.attention.pairs import Pairs
 from graphformer.errors import whole
 from graphformer.graph import AttentionGraph
@@ -64,6 +65,17 @@ class PerHead(Rule, name="per_head"):
 
     def by_head(self) -> Sequence[Rule] | None:
         return self.rules if all(one.same_heads for one in self.rules) else None
+
+    @property
+    def chooses(self) -> bool:  # type: ignore[override]
+        return any(one.chooses for one in self.rules)
+
+    def among(self, limits: Rule) -> Rule:
+        parts = tuple(one.among(limits) for one in self.rules)
+        return self if parts == self.rules else PerHead(parts)
+
+    def listed(self, sizes: tuple[int, int, int, int], device: torch.device) -> Senders | None:
+        return by_head([one.listed(sizes, device) for one in self.rules])
 
     def on_edges(self, given: AttentionGraph | None) -> Rule:
         return PerHead(tuple(one.on_edges(given) for one in self.rules))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from graphformer.attention.candidates.base import Rule
+from graphformer.attention.candidates.senders import Senders
 from graphformer.attention.pairs import Pairs
 from graphformer.errors import whole
 
@@ -34,3 +36,7 @@ class Window(Rule, name="window"):
         )
         start = min(max(0, first - self.size + 1), num_senders)
         return range(start, max(start, min(num_senders, last - 1 + self.size)))
+
+    def listed(self, sizes: tuple[int, int, int, int], device: torch.device) -> Senders | None:
+        place = torch.arange(sizes[2], device=device) + (sizes[3] - sizes[2])
+        return Senders.between(place - self.size + 1, place + self.size, sizes[3])

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from graphformer.attention.candidates.among_blocks import Coarsened, OnTokens
 from graphformer.attention.candidates.base import Both, Rule
-from graphformer.attention.candidates.block_tree import Row, Tree
+from graphformer.attention.candidates.block_row import Row
+from graphformer.attention.candidates.block_tree import Tree, tree_of
 from graphformer.attention.candidates.blocks import CoarseRule, coarse_rules
 from graphformer.attention.candidates.causal import Causal
 from graphformer.attention.candidates.either import Either
@@ -77,7 +78,7 @@ def with_blocks(
         None if texts is None else texts.segments,
         block_ids,
     )
-    trees: dict[CoarseRule, Tree] = {one: row.tree(one.sizes) for one in coarse_rules(rule)}
+    trees: dict[CoarseRule, Tree] = {one: tree_of(row, one.sizes) for one in coarse_rules(rule)}
     shares = [(tree, one.logits(x)) for one, tree in trees.items()]
 
     def widened(t: Tensor) -> Tensor:

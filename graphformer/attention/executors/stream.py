@@ -1,5 +1,6 @@
 """The stream executor: the slots on blocks of whole rows, so that no N x N matrix is ever held.
-Memory is O(N * d + block + edges).
+Memory is O(N * d + block + edges). Where a rule can list its few senders, lists stand in the place
+of blocks (:mod:`graphformer.attention.executors.listed`).
 
 Exact, because every slot acts on one row at a time. Softmax weights, the usual case, have a
 gradient of their own: with un-renormalised weights ``w_e = p_ij`` and upstream gradient ``g_e``,
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from graphformer import finite
-from graphformer.attention.executors import blocks, dense, edges
+from graphformer.attention.executors import blocks, dense, edges, listed
 from graphformer.attention.executors.blocks import Stretch
 from graphformer.attention.pairs import Block
 from graphformer.attention.problem import UNKNOWN_NUMBER, Problem
@@ -37,6 +38,9 @@ def build(problem: Problem) -> AttentionGraph:
         return dense.build(problem)
     if finite.batched(problem.q, problem.k):
         raise ValueError(UNKNOWN_NUMBER)
+    lists = listed.of(problem)
+    if lists is not None:
+        return as_graph(problem, listed.find(problem, lists))
     if not problem.is_softmax:
         return as_graph(problem, _recomputed(problem))
     if (
