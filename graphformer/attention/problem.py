@@ -184,6 +184,8 @@ def pose(
             require_sizes(slot)
     rule.check(batch, heads, num_receivers, k.shape[2])
     rule = rule.of_texts().of_call(q, k, training)
+    if rule.chooses:
+        rule = rule.among(All())
     prepared_q, prepared_k = score.prepare(q, k)
     return Problem(
         prepared_q,

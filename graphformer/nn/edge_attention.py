@@ -27,6 +27,7 @@ from graphformer.attention.relations import GraphEdges, TypedEdges, check
 from graphformer.attention.relations.base import RelationsLike, refuse_unusable
 from graphformer.attention.scores import Score
 from graphformer.attention.updates import Update
+from graphformer.attention.watching import tell_edges
 from graphformer.backends import base
 from graphformer.finite import require_finite
 from graphformer.graph import AttentionGraph
@@ -286,7 +287,10 @@ class EdgeAttention(Shell, MessageLayer):
                 sparsify=self.sparsify,
                 training=self.training,
             )
-            pairs, weight = kept(problem, pairs, self._bias(edge_attr, edge_bias), self._finite)
+            bias = self._bias(edge_attr, edge_bias)
+            if not torch.compiler.is_compiling():
+                tell_edges(problem, pairs, bias)
+            pairs, weight = kept(problem, pairs, bias, self._finite)
             if edge_weight is None:
                 return pairs, weight
             factor = edge_weight.to(weight.dtype).repeat(self.heads)

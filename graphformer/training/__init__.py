@@ -23,6 +23,8 @@ _HOME = {
     "sharpened": "objectives.cluster_refinement",
     "cluster_refinement": "objectives.cluster_refinement",
     "graph_distillation": "objectives.graph_distillation",
+    "IndexDivergence": "objectives.index_divergence",
+    "index_divergence": "objectives.index_divergence",
     "TypedSubgraphs": "objectives.typed_negatives",
     "Swapped": "objectives.typed_negatives",
     "typed_subgraphs": "objectives.typed_negatives",

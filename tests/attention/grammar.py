@@ -23,6 +23,7 @@ SLOTS: dict[str, list[Any]] = {
         {"name": "prefix_lm", "number": 3},
         {"name": "causal_blocks", "size": 3},
         {"name": "clusters", "num_clusters": 2},
+        {"name": "indexer", "k": 4, "index_heads": 2, "width": 3},
         {"name": "blocks", "sizes": [3, 2]},
         {"name": "weighed_blocks", "sizes": 4},
         {"name": "neighborhood", "window": 5, "stride": 2},

@@ -20,6 +20,7 @@ from graphformer.attention.candidates.clusters import Clusters
 from graphformer.attention.candidates.edges import Among, Edges
 from graphformer.attention.candidates.either import Either
 from graphformer.attention.candidates.given import Given
+from graphformer.attention.candidates.indexer import Indexer
 from graphformer.attention.candidates.keep import Keep
 from graphformer.attention.candidates.masks import CausalBlocks, First, PrefixLM, SharedQuestion
 from graphformer.attention.candidates.neighborhood import Neighborhood
@@ -45,6 +46,7 @@ __all__ = [
     "Either",
     "First",
     "Given",
+    "Indexer",
     "Keep",
     "Neighborhood",
     "Packed",

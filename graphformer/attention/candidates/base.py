@@ -168,9 +168,18 @@ class Both(Rule, name="both"):
     def among(self, limits: Rule) -> Rule:
         first = self.first.among(limits if self.second.chooses else limits & self.second)
         second = self.second.among(limits if self.first.chooses else limits & self.first)
-        if (first, second) == (self.first, self.second):
-            return self
-        return first if second.everything else first & second
+        return self if (first, second) == (self.first, self.second) else Both(first, second)
+
+    @property
+    def everything(self) -> bool:  # type: ignore[override]
+        return self.first.everything and self.second.everything
+
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        first, second = self.first, self.second
+        return (first.causal and (second.everything or second.causal)) or (
+            first.everything and second.causal
+        )
 
     def allow(self, pairs: Pairs) -> Tensor:
         return self.first.allow(pairs) & self.second.allow(pairs)

@@ -19,7 +19,7 @@ from torch.autograd import Function
 
 from graphformer import finite
 from graphformer.attention.candidates import Rule
-from graphformer.attention.executors import labelled, twice
+from graphformer.attention.executors import blocks, labelled, twice
 from graphformer.attention.pairs import Pairs
 from graphformer.attention.problem import Problem
 
@@ -28,6 +28,10 @@ def obstacle(problem: Problem, reductions: tuple[str, ...]) -> str | None:
     """Why this problem needs edges, or ``None`` if it does not."""
     if problem.edges is not None:
         return "the candidates are explicit edges"
+    if problem.rule.chooses and not torch.compiler.is_compiling():
+        batch, heads, num_receivers, num_senders = problem.sizes
+        if batch * heads * num_receivers * num_senders > blocks.BLOCK_ELEMENTS:
+            return "the candidates are chosen row by row, and its mask would be of all pairs"
     if problem.sparsify is not None:
         return f"sparsify={problem.sparsify} cuts edges"
     if not problem.normalize.is_softmax:
