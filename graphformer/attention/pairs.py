@@ -44,7 +44,8 @@ class Pairs:
 
     Attributes:
         standing: int64 ``[B or 1, Nk]``, where senders stand that are not all tokens, counted so
-            that the last token stands at ``num_senders - 1``.
+            that the last token stands at ``num_senders - 1``; below 0: nowhere, at distance 0 of
+            everyone.
     """
 
     sequence: Tensor
@@ -74,7 +75,8 @@ class Pairs:
         if self.standing is None:
             return self.position - self.sender
         sequence = self.sequence if len(self.standing) > 1 else torch.zeros_like(self.sequence)
-        return self.position - self.standing[sequence, self.sender]
+        standing = self.standing[sequence, self.sender]
+        return torch.where(standing < 0, 0, self.position - standing)
 
     @classmethod
     def every(

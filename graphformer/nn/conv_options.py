@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from torch import Tensor
 
-from graphformer.attention.candidates import Edges, coarse_rules
+from graphformer.attention.candidates import CoarseRule, Edges, added_rules
 from graphformer.attention.features import Projection
 from graphformer.attention.head import Head
 from graphformer.attention.normalizers import Normalizer
@@ -135,7 +135,13 @@ def check_head(
             "candidates of a layer on given edges are a rule among them; the edges themselves "
             "are edge_index"
         )
-    if next(coarse_rules(head.candidates), None) is not None:
+    added = next(added_rules(head.candidates), None)
+    if added is not None and not isinstance(added, CoarseRule):
+        raise ValueError(
+            f"candidates={head.candidates} add persistent senders to a row of tokens: take it in "
+            "layers on tokens; in a graph they are nodes, GraphTransformer(virtual_nodes=...)"
+        )
+    if added is not None:
         raise ValueError(
             f"candidates={head.candidates} add blocks of a row of tokens to the senders, and the "
             "nodes of a graph have no order: take it in layers on tokens; coarse levels of a graph "

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from graphformer.attention.attend import attend, dropped
-from graphformer.attention.candidates import Edges, Rule, coarse_rules, resolve, with_blocks
+from graphformer.attention.candidates import (
+    Edges,
+    Rule,
+    added_rules,
+    coarse_rules,
+    resolve,
+    with_blocks,
+)
 from graphformer.attention.candidates.with_blocks import check_blocks
 from graphformer.attention.features import Slice
 from graphformer.attention.head import Compute, Head, compute_of, head_of
@@ -112,7 +119,7 @@ class GraphAttention(Shell):
         joined = check_widths(head, hidden_size, num_heads, self.head_dim)
         check_blocks(head.candidates, head.score, is_causal, head.sparsify)
         coarse = list(coarse_rules(head.candidates))
-        self.has_blocks = bool(coarse)
+        self.has_blocks = next(added_rules(head.candidates), None) is not None
         self.reads_block_ids = any(None in one.sizes for one in coarse)
         self._hold(head)
         self.operator = head.operator
@@ -250,9 +257,10 @@ class GraphAttention(Shell):
             links = self._links(sizes, k.device, input_ids, attention_mask, candidates)
         rule, is_causal = both_of(self.candidates, score.candidates(), candidates), self.is_causal
         tokens, widened = k.shape[2], None
-        if next(coarse_rules(rule), None) is not None:
+        if next(added_rules(rule), None) is not None:
             check_blocks(rule, score, is_causal, self.sparsify)
-            rule, k, widened = with_blocks(rule, k, features, q.shape[2], attention_mask, block_ids)
+            given = attention_mask, block_ids, is_causal
+            rule, k, widened = with_blocks(rule, k, features, q.shape[2], *given)
             features = widened(features)
             attention_mask, is_causal = None, False  # the rule holds both
         elif block_ids is not None:

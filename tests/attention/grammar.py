@@ -24,6 +24,7 @@ SLOTS: dict[str, list[Any]] = {
         {"name": "causal_blocks", "size": 3},
         {"name": "clusters", "num_clusters": 2},
         {"name": "indexer", "k": 4, "index_heads": 2, "width": 3},
+        {"name": "either", "first": LOCAL, "second": {"name": "persistent", "number": 2}},
         {"name": "blocks", "sizes": [3, 2]},
         {"name": "weighed_blocks", "sizes": 4},
         {"name": "neighborhood", "window": 5, "stride": 2},
@@ -122,11 +123,12 @@ READS_DISTANCES = {
     "distance_bias",
     "distance_scaled",
     "extra_edges",
+    "indexer",
     "positions",
     "regions",
     "window",
 }
-"""What sees how far apart the numbers of two nodes are."""
+"""What sees the numbers of nodes: how far they are apart, or, of equal indices, which is lower."""
 
 ON_TOKENS_ALONE = {
     "blocks",
@@ -134,6 +136,7 @@ ON_TOKENS_ALONE = {
     "first",
     "forgetting",
     "neighborhood",
+    "persistent",
     "prefix_lm",
     "query_network",
     "slice",

@@ -21,6 +21,13 @@ HEADS = {
     "gatv2": {"score": {"name": "gatv2"}},
     "clusters": {"candidates": {"name": "clusters", "num_clusters": 3}},
     "indexer": {"candidates": {"name": "indexer", "k": 3, "index_heads": 2, "width": 3}},
+    "persistent": {
+        "candidates": {
+            "name": "either",
+            "first": {"name": "all"},
+            "second": {"name": "persistent", "number": 2},
+        }
+    },
     "gated heads": {"update": {"name": "gated_heads", "gate": "sigmoid"}},
     "sinc": {"operator": {"name": "sinc"}},
     "sparsemax": {"normalize": "sparsemax", "sparsify": {"name": "threshold", "tau": 0.0}},
@@ -73,6 +80,7 @@ HEADS = {
     "gine": {"operator": "gine"},
 }
 REFUSED_ON_EDGES = {
+    "persistent": "add persistent senders to a row of tokens",
     "forgetting": "adds up along a row of tokens",
     "query network": "the heads together must be as wide as the layer's input",
     "neighborhood": "counts places from the beginning",

@@ -14,7 +14,14 @@ from typing import Any
 
 from graphformer.attention.candidates.among_blocks import Coarsened
 from graphformer.attention.candidates.base import All, Both, Rule, overlap
-from graphformer.attention.candidates.blocks import Blocks, CoarseRule, WeighedBlocks, coarse_rules
+from graphformer.attention.candidates.blocks import (
+    AddedRule,
+    Blocks,
+    CoarseRule,
+    WeighedBlocks,
+    added_rules,
+    coarse_rules,
+)
 from graphformer.attention.candidates.causal import Causal
 from graphformer.attention.candidates.clusters import Clusters
 from graphformer.attention.candidates.edges import Among, Edges
@@ -26,6 +33,7 @@ from graphformer.attention.candidates.masks import CausalBlocks, First, PrefixLM
 from graphformer.attention.candidates.neighborhood import Neighborhood
 from graphformer.attention.candidates.packed import Packed
 from graphformer.attention.candidates.per_head import PerHead
+from graphformer.attention.candidates.persistent import Persistent
 from graphformer.attention.candidates.window import Window
 from graphformer.attention.candidates.with_blocks import with_blocks
 from graphformer.attention.pairs import Pairs
@@ -33,6 +41,7 @@ from graphformer.attention.slot import KINDS, from_spec
 from graphformer.graph import AttentionGraph
 
 __all__ = [
+    "AddedRule",
     "All",
     "Among",
     "Blocks",
@@ -52,11 +61,13 @@ __all__ = [
     "Packed",
     "Pairs",
     "PerHead",
+    "Persistent",
     "PrefixLM",
     "Rule",
     "SharedQuestion",
     "WeighedBlocks",
     "Window",
+    "added_rules",
     "coarse_rules",
     "overlap",
     "resolve",

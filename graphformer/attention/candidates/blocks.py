@@ -14,12 +14,22 @@ from graphformer.attention.slot import children
 from graphformer.errors import whole
 
 ELSEWHERE = (
-    "candidates={!r} add blocks to the senders, which layers on a row of tokens make: give them to "
-    "GINAttention(..., head=gf.Head(candidates=...)) or GraphformerConfig(head=...)"
+    "candidates={!r} add senders that are no tokens, which layers on a row of tokens make: give "
+    "them to GINAttention(..., head=gf.Head(candidates=...)) or GraphformerConfig(head=...)"
 )
 
 
-class CoarseRule(Rule):
+class AddedRule(Rule):
+    """Base of the rules that add senders to those of a layer on tokens."""
+
+    def allow(self, pairs: Pairs) -> Tensor:
+        raise ValueError(ELSEWHERE.format(self.name))
+
+    def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
+        raise ValueError(ELSEWHERE.format(self.name))
+
+
+class CoarseRule(AddedRule):
     r"""Base of the rules that add blocks of tokens to the senders.
 
     A block of level 1 holds consecutive tokens, one of level :math:`l` consecutive blocks of level
@@ -45,12 +55,6 @@ class CoarseRule(Rule):
     def logits(self, x: Tensor) -> Tensor | None:
         """``[B, Hkv, N]``, of which the softmax over a block weighs its tokens; None: all alike."""
         return None
-
-    def allow(self, pairs: Pairs) -> Tensor:
-        raise ValueError(ELSEWHERE.format(self.name))
-
-    def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
-        raise ValueError(ELSEWHERE.format(self.name))
 
 
 def checked(sizes: int | Sequence[int | None] | None) -> tuple[int | None, ...]:
@@ -110,10 +114,15 @@ class WeighedBlocks(nn.Module, CoarseRule, name="weighed_blocks"):
         return (shared * self.vector.unsqueeze(1)).sum(-1)
 
 
-def coarse_rules(value: object) -> Iterator[CoarseRule]:
+def added_rules(value: object) -> Iterator[AddedRule]:
     """Those in a rule, each once."""
-    if isinstance(value, CoarseRule):
+    if isinstance(value, AddedRule):
         yield value
     else:
-        found = (one for part in children(value) for one in coarse_rules(part))
+        found = (one for part in children(value) for one in added_rules(part))
         yield from dict.fromkeys(found)
+
+
+def coarse_rules(value: object) -> Iterator[CoarseRule]:
+    """Those of blocks."""
+    yield from (one for one in added_rules(value) if isinstance(one, CoarseRule))

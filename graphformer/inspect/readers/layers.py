@@ -79,8 +79,8 @@ def _layer(
 ) -> LayerGraph:
     if isinstance(problem.rule, Coarsened):
         raise ValueError(
-            f"{name} has blocks among its senders, and what is measured and drawn here is tokens: "
-            "take model(..., output_graphs=True).graphs, whose first senders are the tokens"
+            f"{name} has blocks or persistent senders, and what is measured and drawn here is "
+            "tokens: take model(..., output_graphs=True).graphs, whose first senders are the tokens"
         )
     batch, count, num_receivers, num_senders = problem.sizes
     heads = wanted.heads_of(count, name)
