@@ -18,7 +18,6 @@ import torch
 import graphformer as gf
 from benchmarks import measure, report
 
-
 TAU = 0.02
 
 

@@ -85,6 +85,22 @@ METHODS = [
     ),
     Method(
         "candidates",
+        "indexer",
+        {"k": 64},
+        "the k senders of highest sum_m v_im relu(<a_im, b_j>)",
+        "2512.02556",
+        "n k, and n^2 of the index",
+    ),
+    Method(
+        "candidates",
+        "persistent",
+        {"number": 16},
+        "M more senders with learned keys and features",
+        "1907.01470",
+        "n M",
+    ),
+    Method(
+        "candidates",
         "blocks",
         {"sizes": [64]},
         "own block's tokens, finished blocks' means; any number of levels",
@@ -205,7 +221,7 @@ METHODS = [
     Method("update", "gated_heads", {}, "H g_h(x) out_h", "2210.05144", EVERY),
     Method("update", "channel_gate", {}, "2 sigma(W x) out", "2505.06708", EVERY),
 ]
-REFUSED_ON_EDGES = {"forgetting", "query_network", "blocks"} | {
+REFUSED_ON_EDGES = {"forgetting", "query_network", "blocks", "persistent"} | {
     one.name for one in METHODS if one.slot == "candidates" and one.head.candidates.absolute
 }
 

@@ -10,6 +10,8 @@ read off them, by name.
 ``expander:4``  4 random partners a node, the same for every graph of so many nodes (arXiv
                 2303.06147): few steps from anywhere to anywhere. They depend on how nodes are
                 numbered, so a model that uses them is not permutation equivariant
+``retrieve``    retrieve and read: of the given edges those between nodes of the context, and every
+                pair of a query node (``data.is_query``) and a context node of a graph, both ways
 ``all``         every pair of different nodes of a graph
 ``self``        each node with itself
 =============== ====================================================================================
@@ -49,6 +51,7 @@ class Structure:
         num_graphs: graphs, empty ones included.
         pos: floating ``[N, dims]``, where nodes are in space.
         periodic: whether what is in space is there again in all images of a cell.
+        query: bool ``[N]``, the query nodes; the others are their context.
         stored: what was computed beforehand, by :func:`stored_name`.
     """
 
@@ -59,6 +62,7 @@ class Structure:
     pos: Tensor | None = None
     stored: dict[str, Tensor] = field(default_factory=dict)
     periodic: bool = False
+    query: Tensor | None = None
 
     @property
     def num_nodes(self) -> int:
@@ -240,6 +244,30 @@ def all_pairs(structure: Structure) -> Ends:
     return first[structure.graph[receivers]] + ranges(count), receivers
 
 
+def retrieve(structure: Structure) -> Ends:
+    query, graph = structure.query, structure.graph
+    if query is None:
+        raise ValueError(
+            "'retrieve' needs to know the query nodes: data.is_query is missing, a bool for each "
+            "node of the data; coarse levels have none"
+        )
+    sizes = structure.sizes
+    asked = torch.bincount(graph[query], minlength=structure.num_graphs)
+    refuse_too_many(2 * int((asked * (sizes - asked)).sum()), "retrieve")
+    # the nodes of each graph, its query nodes first: every one with all its context nodes
+    order = torch.argsort(2 * graph + (~query).long(), stable=True)
+    first = torch.cumsum(sizes, 0) - sizes
+    asking = order[query[order]]
+    number = (sizes - asked)[graph[asking]]
+    place = (first + asked)[graph[asking]].repeat_interleave(number) + ranges(number)
+    asking, context = asking.repeat_interleave(number), order[place]
+    inside = ~query[structure.senders] & ~query[structure.receivers]
+    return (
+        torch.cat((structure.senders[inside], asking, context)),
+        torch.cat((structure.receivers[inside], context, asking)),
+    )
+
+
 def self_pairs(structure: Structure) -> Ends:
     nodes = torch.arange(structure.num_nodes, device=structure.graph.device)
     return nodes, nodes
@@ -250,6 +278,7 @@ RULES: dict[str, tuple[Callable[..., Ends], type | None]] = {
     "knn": (knn, int),
     "radius": (radius, float),
     "expander": (expander, int),
+    "retrieve": (retrieve, None),
     "all": (all_pairs, None),
     "self": (self_pairs, None),
 }
@@ -265,7 +294,7 @@ def check_spec(spec: str) -> str:
         if name not in RULES:
             raise ValueError(
                 f"unknown candidates {part!r}; known: edges, k_hop:2, knn:8, radius:5.0, "
-                "expander:4, all, self, joined by '+'"
+                "expander:4, retrieve, all, self, joined by '+'"
             )
         kind = RULES[name][1]
         if kind is None:
@@ -306,8 +335,9 @@ def candidates(structure: Structure, spec: str) -> tuple[EdgeList, Tensor]:
     for part in parts:
         if part != "edges":
             senders, receivers = rule_pairs(structure, part)
-            # permutations may have fixed points, and every pair holds a node and itself
-            if part != "self":
+            # permutations may have fixed points, and every pair holds a node and itself; a loop
+            # in the context was given
+            if part not in ("self", "retrieve"):
                 senders, receivers = senders[senders != receivers], receivers[senders != receivers]
             found.append(pair_keys(receivers, senders, size, size))
     new = torch.unique(torch.cat(found))

@@ -109,6 +109,7 @@ ELSEWHERE = {
         "given": "the edges of the data, in a graph of more candidates",
         "packed": "segments of one batch",
         "shared_question": "segments of one batch",
+        "retrieve_and_read": "the query of one batch",
     },
     "score": {"echo": "reads the graph of the layer before"},
     "features": {"value_residual": "reads what the first layer sends"},

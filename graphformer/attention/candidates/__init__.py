@@ -34,6 +34,7 @@ from graphformer.attention.candidates.neighborhood import Neighborhood
 from graphformer.attention.candidates.packed import Packed
 from graphformer.attention.candidates.per_head import PerHead
 from graphformer.attention.candidates.persistent import Persistent
+from graphformer.attention.candidates.retrieve import RetrieveAndRead
 from graphformer.attention.candidates.window import Window
 from graphformer.attention.candidates.with_blocks import with_blocks
 from graphformer.attention.pairs import Pairs
@@ -63,6 +64,7 @@ __all__ = [
     "PerHead",
     "Persistent",
     "PrefixLM",
+    "RetrieveAndRead",
     "Rule",
     "SharedQuestion",
     "WeighedBlocks",

@@ -39,6 +39,8 @@ class Level:
         dropped: edges (:attr:`EdgeList.identity`) that a refined graph has dropped.
         start: what its first layer was given ``[N, hidden]``. first: what that layer sends
             ``[1, H, N, d]``.
+        virtual: its virtual nodes ``[num_graphs * number, hidden]``, which ``start`` and ``first``
+            then hold too, behind the nodes.
     """
 
     structure: Structure
@@ -51,6 +53,25 @@ class Level:
     dropped: Tensor | None = None
     start: Tensor | None = None
     first: Tensor | None = None
+    virtual: Tensor | None = None
+
+    def without_dropped(self, pairs: Pairs) -> Pairs:
+        """Those that no refined graph has dropped."""
+        if self.dropped is None:
+            return pairs
+        edges, features, given = pairs
+        keep = ~torch.isin(edges.identity, self.dropped)
+        return (
+            edges.select(keep),
+            None if features is None else features[keep],
+            None if given is None else given.select(keep),
+        )
+
+    def drop(self) -> None:
+        """Candidates that the refined graph has dropped are none any more."""
+        assert self.refined is not None
+        gone = self.refined.dropped()
+        self.dropped = gone if self.dropped is None else torch.cat((self.dropped, gone))
 
 
 def read_structure(data: Any) -> Structure:
@@ -98,9 +119,14 @@ def read_structure(data: Any) -> Structure:
         name: data[name] for name in data.to_dict() if name.startswith(("encoding_", "candidates_"))
     }
     periodic = data.get("cell") is not None
-    return Structure(
-        senders.long(), receivers.long(), graph.long(), num_graphs, pos, stored, periodic
-    )
+    query = data.get("is_query")
+    if query is not None and (query.dtype != torch.bool or query.shape != (nodes,)):
+        raise ValueError(
+            f"data.is_query must be a bool for each of the {nodes} nodes, got {query.dtype} of "
+            f"shape {list(query.shape)}"
+        )
+    ends = senders.long(), receivers.long()
+    return Structure(*ends, graph.long(), num_graphs, pos, stored, periodic, query)
 
 
 def typed_edges(

@@ -57,6 +57,7 @@ from graphformer.models.graphs.options import (
 from graphformer.models.graphs.parts import OPERATORS, Block, Layer, make_conv
 from graphformer.models.graphs.refined import Merge
 from graphformer.models.graphs.targets import Target
+from graphformer.models.graphs.virtual import through, virtual_of
 from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.mlp import probability
@@ -144,6 +145,9 @@ class GraphTransformer(GraphNetwork):
         initial_residual: layers after the first take ``a h + b h^(0)``, see
             :class:`~graphformer.nn.InitialResidual`; None: they take ``h``.
         backend: who aggregates; never changes the answer.
+        virtual_nodes: so many nodes more for each graph at the finest level, see
+            :class:`~graphformer.models.graphs.virtual.VirtualNodes`. They are the last nodes of
+            the heads' graphs; the refined graph, coarser levels and targets are of nodes alone.
 
     ``settings`` holds the arguments: ``GraphTransformer(**net.settings)`` is the same model with
     new weights.
@@ -191,6 +195,7 @@ class GraphTransformer(GraphNetwork):
         initial_residual: float | None = None,
         backend: str = "auto",
         head_dim: int | None = None,
+        virtual_nodes: int = 0,
     ) -> None:
         settings = {
             name: one for name, one in locals().items() if name not in ("self", "__class__")
@@ -259,6 +264,8 @@ class GraphTransformer(GraphNetwork):
             "backend": backend,
             "head_channels": hidden_size // num_heads if head_dim is None else head_dim,
         }
+        width = edge_hidden if described_pairs else None
+        self.virtual = virtual_of(virtual_nodes, hidden_size, width)
         self.relations = check_relations(relations)
         refuse_unusable(self.relations, ("edges",), "a graph transformer")
         self.layers, top = nn.ModuleList(), len(self.levels)
@@ -295,6 +302,7 @@ class GraphTransformer(GraphNetwork):
         pos = (
             {"pos"} if any(part.partition(":")[0] in ("knn", "radius") for part in parts) else set()
         )
+        pos |= {"is_query"} if "retrieve" in parts else set()
         typed = {name for one in self.relations for name in one.attributes}
         stored = {stored_name("candidates", part) for part in parts}
         return super().reads() | groups | pos | stored | typed
@@ -328,28 +336,16 @@ class GraphTransformer(GraphNetwork):
                     level.h = level.h + layer.up[depth - 1](
                         levels[depth - 1].h, level.parent, level.structure.num_nodes
                     )
-                edges, features, given = self._pairs(
+                pairs = self._pairs(
                     level, depth, self.level_candidates if depth else self.candidates[i]
                 )
-                if level.dropped is not None:
-                    keep = ~torch.isin(edges.identity, level.dropped)
-                    edges = edges.select(keep)
-                    features = None if features is None else features[keep]
-                    given = None if given is None else given.select(keep)
-                prior = (
-                    level.refined.on(edges) if level.refined is not None and self.refine else None
+                pairs, known = level.without_dropped(pairs), level.refined
+                prior = None if known is None or not self.refine else known.on(pairs[0])
+                through(
+                    block, level, pairs, prior, *((None, ()) if depth else (self.virtual, typed))
                 )
-                level.start = level.h if level.start is None else level.start
-                last, related = (level.graph, level.start, level.first), () if depth else typed
-                level.h, level.graph, level.refined, sent = block(
-                    level.h, edges, features, prior, given, *last, typed=related
-                )
-                level.first = sent if level.first is None else level.first
                 if self.refine == "restrict":
-                    gone = level.refined.dropped()
-                    level.dropped = (
-                        gone if level.dropped is None else torch.cat((level.dropped, gone))
-                    )
+                    level.drop()
                 if output_graphs:
                     graphs.append(level.graph)
                     refined.append(level.refined.graph())

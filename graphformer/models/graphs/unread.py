@@ -16,6 +16,7 @@ HINTS = {
     "edge_attr": "edge_dim={width} reads it",
     "u": "global_dim={width} reads it",
     "pos": "candidates such as 'edges+knn:8' and encodings such as 'distance:10' read it",
+    "is_query": "candidates='retrieve' reads it",
     "edge_weight": "make it a column of data.edge_attr, and give edge_dim",
     "node_weight": "make it a column of data.x",
     "edge_type": "make it a column of data.edge_attr (a category), and give edge_dim; or give "

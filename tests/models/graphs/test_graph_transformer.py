@@ -73,6 +73,13 @@ VARIANTS: dict[str, dict] = {
         "candidates": "edges+radius:1.0",
         "encodings": ("distance",),
     },
+    "virtual": {"virtual_nodes": 2, "candidates": ["edges", "edges+k_hop:2", "edges"]},
+    "virtual and levels": {
+        "virtual_nodes": 1,
+        "levels": ("group_0",),
+        "refine": "restrict",
+        "sparsify": gf.TopK(4),
+    },
     "trained": {
         "sparsify": Reweigh("relu", 0.05, trainable=True),
         "dropout": 0.3,
