@@ -187,7 +187,9 @@ def test_rows(variant: str, target: str, rows: int):
     sizes = [20, *(int(group.max()) + 1 for group in out.groups)]
     for i, (graph, refined) in enumerate(zip(out.graphs, out.refined, strict=True)):
         assert graph.batch_shape == (HEADS,) and refined.batch_shape == ()
-        assert graph.num_nodes == refined.num_nodes == sizes[i % levels]
+        assert refined.num_nodes == sizes[i % levels]
+        virtual = 4 * VARIANTS[variant].get("virtual_nodes", 0) * (i % levels == 0)
+        assert graph.num_nodes == refined.num_nodes + virtual
 
 
 # ---------------------------------------------------------------- the laws
