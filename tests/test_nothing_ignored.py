@@ -375,6 +375,7 @@ XGPT = xgpt.Settings(
     use_GNN_from_attention="CG_Attention", num_latents_list=(3,), max_position_embeddings=8
 )
 BASES = {
+    "InitialResidual": {"strength": 0.1},
     "Chain": {"k": 2},
     "Repeats": {"n": 2},
     "EdgeTypes": {"num_types": 3},
@@ -815,6 +816,7 @@ def test_options_without_effect_are_refused(arguments, text, tmp_path, monkeypat
 HANDED_OVER = {
     "GraphTrainer.compute_loss": "transformers' Trainer",
     "SparseGINLayer.merge": "PEFT",
+    "SparseGINModel.merge_adapter": "PEFT",
     "SparseGINModel": "PEFT",
     **{
         name: "the layer, with its own mode"

@@ -21,7 +21,7 @@ class InitialResidual(nn.Module):
 
     def __init__(self, strength: float) -> None:
         super().__init__()
-        self.strength = float(number("initial_residual", strength))
+        self.strength = float(number("strength", strength))
         self.own, self.initial = (nn.Parameter(torch.empty(1)) for _ in range(2))
         self.reset_own_parameters()
 
