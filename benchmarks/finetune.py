@@ -20,8 +20,8 @@ problems validate and 400 of its test problems test.
                                                          benchmarks.smollm2 makes
     python -m benchmarks.finetune --cost                 time and memory of a training step, Llama
                                                          with hidden size 512 and 8 layers
-    python -m benchmarks.finetune --quick                a few steps on the embedded text and a
-                                                         random model: does it run?
+    python -m benchmarks.finetune --quick                a few steps of three methods, random model,
+                                                         embedded text: does it run?
     python -m benchmarks.finetune --show                 the tables of the last results
     python -m benchmarks.finetune --plot                 and their curves, docs/finetune-*.png
 
@@ -542,7 +542,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--texts", nargs="+", choices=TEXTS, default=list(TEXTS))
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), help="all unless given")
     parser.add_argument("--model", type=Path, help="folder of another model than stories260K")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=400)
@@ -587,12 +587,10 @@ def main() -> None:
             print(cost_table(json.loads(file.read_text())))
         return None
     if options.quick:
-        options.seeds, options.steps, options.grid, options.texts = (
-            1,
-            4,
-            GRID[1:3],
-            options.texts[:1],
-        )
+        options.seeds, options.steps, options.grid = 1, 4, GRID[1:3]
+        options.texts = options.texts[:1]
+        options.methods = options.methods or ["lora", "relations", "sparse-gin"]
+    options.methods = options.methods or list(METHODS)
     folder = None if options.quick else report.RESULTS
     if options.cost or options.quick:
         found = cost(options.quick, 2 if options.quick else options.repetitions)

@@ -116,6 +116,43 @@ def test_slope_is_the_exponent():
     assert measure.slope([2, 3, 5], [7 * n**1.5 for n in (2, 3, 5)]) == pytest.approx(1.5)
 
 
+@pytest.mark.parametrize(
+    ("losses", "tried"),
+    [
+        ((5, 4, 3, 4, 5), [2, 1, 3]),
+        ((1, 2, 3, 4, 5), [2, 1, 0]),
+        ((5, 4, 3, 2, 1), [2, 1, 3, 4]),
+    ],
+)
+def test_rates_are_tried_until_the_best_lies_between_two(losses, tried):
+    from benchmarks.finetune import untried
+
+    grid, done = (0.1, 0.2, 0.3, 0.4, 0.5), []
+    while (rate := untried(grid, done)) is not None:
+        done.append({"rate": rate, "loss": losses[grid.index(rate)]})
+    assert [grid.index(run["rate"]) for run in done] == tried
+
+
+def test_a_fine_tuning_row_that_is_not_finished_says_so():
+    from benchmarks.finetune import GRID, table
+
+    def run(rate, loss, seed=0):
+        return {"rate": rate, "loss": loss, "seed": seed, "trainable": 46_240}
+
+    content = {
+        "untrained": {"test": 5.0},
+        "settings": {"grid": list(GRID)},
+        "grid": {
+            "lora": [run(rate, 2 + abs(rate - GRID[1])) for rate in GRID[:3]],
+            "relations": [run(GRID[2], 2.0)],
+        },
+        "runs": {"lora": [run(GRID[1], 2.5), run(GRID[1], 2.3, 1)], "relations": [run(0.004, 2.1)]},
+    }
+    _, _, _, lora, relations = table(content).splitlines()
+    assert "| 0.002 | 2 | 2.4000 ± 1.2706 |" in lora
+    assert "0.004 (grid not finished) | 1 | 2.1000 |" in relations and "-0.4000 |" in relations
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no data at {DATA}")
 @pytest.mark.parametrize("name", ["polymer-dft-ei", "mechanical-mnist", "brec"])
 def test_quick_studies_of_real_data(run, name, tmp_path, monkeypatch):

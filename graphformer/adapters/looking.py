@@ -10,6 +10,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from graphformer.adapters.layer import AdapterSettings, SparseGINLayer
+from graphformer.adapters.part import AdapterPart
 from graphformer.errors import whole
 from graphformer.frozen import capture
 from graphformer.frozen.capture import Attention
@@ -22,6 +23,11 @@ def adapted_layers(model: nn.Module) -> dict[str, SparseGINLayer]:
         ValueError: the model has none.
     """
     found = [module for module in model.modules() if isinstance(module, SparseGINLayer)]
+    if not found and any(isinstance(module, AdapterPart) for module in model.modules()):
+        raise ValueError(
+            f"the adapters of {type(model).__name__} are bottlenecks without messages: they have "
+            "neither lambda nor a graph of the model's. Give SparseGINConfig(messages={})"
+        )
     if not found:
         raise ValueError(
             f"{type(model).__name__} has no Sparse-GIN adapter: add one with "

@@ -28,7 +28,7 @@ COMMANDS = {
     "train": ("text", "train", "Train a language model on a text."),
     "generate": ("text", "generate", "Let a trained model continue a prompt."),
     "evaluate": ("evaluate", "evaluate", "Loss and perplexity of a language model on a text."),
-    "finetune": ("finetune", "finetune", "Fine-tune a pre-trained model: Sparse-GIN or LoRA."),
+    "finetune": ("finetune", "finetune", "Fine-tune a pre-trained model by an adapter."),
     "train-graphs": ("graphs", "train_graphs", "Train a model of graphs: polymers, proteins, ..."),
     "predict": ("predict", "predict", "Predict what is in new files with a trained model."),
     "inspect": ("look", "inspect", "The attention graphs of a model, as a page or a table."),

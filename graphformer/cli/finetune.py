@@ -12,6 +12,8 @@ from graphformer.cli.options import Config, refuse_idle
 from graphformer.cli.telling import say, talks
 from graphformer.errors import number, require, require_known
 
+METHODS = ("lora", "bottlenecks", "sparse-gin")
+
 typer = require("typer", extra="text", why="The command line")
 
 
@@ -21,8 +23,8 @@ def finetune(
     ],
     text_file: Annotated[Path, typer.Argument(help="A UTF-8 text file to learn from.")],
     output: Annotated[Path, typer.Option(help="Folder for the adapter and the checkpoints.")],
-    method: Annotated[str, typer.Option(metavar="lora|sparse-gin", help="The adapter.")] = "lora",
-    rank: Annotated[int, typer.Option(min=1, help="LoRA: rank of the update.")] = 8,
+    method: Annotated[str, typer.Option(metavar="|".join(METHODS), help="The adapter.")] = "lora",
+    rank: Annotated[int, typer.Option(min=1, help="LoRA, bottlenecks: rank of the update.")] = 8,
     hidden_dim: Annotated[int, typer.Option(min=1, help="Sparse-GIN: width.")] = 16,
     threshold: Annotated[
         float, typer.Option(min=0, help="Sparse-GIN: edges of the merged graph above it.")
@@ -44,8 +46,8 @@ def finetune(
     """
     from graphformer.datasets import read_text, split
 
-    require_known("--method", method, ("lora", "sparse-gin"))
-    idle = ("hidden_dim", "threshold") if method == "lora" else ("rank",)
+    require_known("--method", method, METHODS)
+    idle = ("rank",) if method == "sparse-gin" else ("hidden_dim", "threshold")
     refuse_idle(dict.fromkeys(idle, f"with --method {method}"))
     number("--learning-rate", learning_rate, above=0.0)
     text = read_text(text_file)
@@ -111,7 +113,7 @@ def finetune(
                 "base": str(model_dir),
                 "text": hashlib.sha256(text.encode()).hexdigest()[:16],
                 "method": method,
-                **({"rank": rank} if method == "lora" else {"hidden_dim": hidden_dim}),
+                **({"hidden_dim": hidden_dim} if method == "sparse-gin" else {"rank": rank}),
             },
         )
     say(
@@ -136,4 +138,6 @@ def _config(peft: Any, method: str, rank: int, hidden_dim: int, threshold: float
         return peft.LoraConfig(
             task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules="all-linear"
         )
+    if method == "bottlenecks":
+        return gf.SparseGINConfig(task_type="CAUSAL_LM", form="bottlenecks", rank=rank)
     return gf.SparseGINConfig(task_type="CAUSAL_LM", hidden_dim=hidden_dim, threshold=threshold)

@@ -364,6 +364,19 @@ def test_activation_checkpointing_changes_no_gradient(name: str, reentrant: bool
     assert all(torch.equal(gradients[0][key], gradients[1][key]) for key in gradients[0])
 
 
+@pytest.mark.float32
+@pytest.mark.parametrize("name", ["llama", "mixtral", "bert"])
+def test_a_base_in_bfloat16_has_an_adapter_in_float32(name: str) -> None:
+    base, ids = make(name).to(torch.bfloat16), tokens()
+    before = logits(base, input_ids=ids)
+    model = adapted(name, base)
+    assert torch.equal(logits(model, input_ids=ids), before)
+    assert len(model.peft_config["default"].relations) == (1 if name == "bert" else 5)
+    kinds = {p.dtype for key, p in model.named_parameters() if "sparsegin_" in key}
+    assert kinds == {torch.float32}
+    assert logits(shake(model), input_ids=ids).dtype == torch.bfloat16
+
+
 # ---------------------------------------------------------------------- rows and threads
 
 

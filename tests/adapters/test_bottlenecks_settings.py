@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import graphformer as gf
-from graphformer.adapters import count_trainable
+from graphformer.adapters import count_trainable, scales
 from tests.adapter_models import make
 
 FORM = {"form": "bottlenecks"}
@@ -86,6 +86,8 @@ def test_ids_are_asked_for_where_tokens_are_compared() -> None:
     embeds = torch.randn(1, 5, 24)
     with pytest.raises(ValueError, match=r"inputs_embeds are given.*relations=\[gf\.Chain\(3\)\]"):
         model(inputs_embeds=embeds)
+    with pytest.raises(ValueError, match="are bottlenecks without messages: they have neither"):
+        scales(model)
     chain = gf.SparseGINConfig(**FORM, relations=[gf.Chain(3)])
     model = peft.get_peft_model(make("llama"), chain).eval()
     assert model(inputs_embeds=embeds).logits.isfinite().all()

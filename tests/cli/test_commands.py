@@ -139,7 +139,7 @@ def test_models_that_are_none_are_refused(call, tmp_path, words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "sparse-gin"])
+@pytest.mark.parametrize("method", ["lora", "bottlenecks", "sparse-gin"])
 def test_finetune_evaluate_generate(call, llama, words, tmp_path, method):
     folder = tmp_path / "adapter"
     options = "--context 32 --steps 12 --eval-steps 6 --save-steps 6 --batch-size 2"
@@ -170,6 +170,7 @@ def test_finetune_evaluate_generate(call, llama, words, tmp_path, method):
         ("--method gin", "unknown --method 'gin'"),
         ("--hidden-dim 3", "--hidden-dim has no effect"),
         ("--method sparse-gin --rank 3", "--rank has no effect"),
+        ("--method bottlenecks --threshold 0.3", "--threshold has no effect"),
         ("--learning-rate 0", "--learning-rate must be above 0"),
         ("--context 100000", "reads at most"),
     ],

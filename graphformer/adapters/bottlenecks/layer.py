@@ -170,9 +170,7 @@ class BottleneckLayer(AdapterPart):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The output ``y`` of the linear layer for its input ``x``, with what the adapters add."""
         run = self.linear.stack.run()
-        batch = len(x) if run is None or x.ndim == 2 else x.shape[0]
-        if run is not None and x.ndim == 2:
-            batch = run.size[0]
+        batch = run.size[0] if run is not None and x.ndim == 2 else x.shape[0]
         for name, rows in self.running(batch, x.device):
             own, up = self.settings[name], self.sparsegin_up[name]
             code = self._code(name, x, run, rows)
@@ -252,6 +250,6 @@ def chained(
         start = steps - distance if number < steps else distance
         part = (before if number < steps else after)[:, start : start + length]
         if seen is not None:
-            part = torch.where(seen.unsqueeze(-1), part, 0)
+            part = torch.where(seen.to(part.device).unsqueeze(-1), part, 0)
         total = total + part * one
     return total

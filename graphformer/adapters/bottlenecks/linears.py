@@ -151,9 +151,18 @@ def _stack(model: nn.Module, name: str, modules: dict[str, nn.Module], seen: _Se
     before, after = seen.results[last], again.results[last]
     causal, width = False, None
     if before is not None and after is not None and before.shape[:-1] == ids.shape:
-        causal = steps.same(before[:, :-1], after[:, :-1])
+        causal = _unmoved(before, after)
         width = before.shape[-1]
     return Stack(title, name, model, modules[root], layers, argument, causal, ids.numel(), width)
+
+
+def _unmoved(before: Tensor, after: Tensor) -> bool:
+    """Whether all tokens but the last, which was changed, have what they had. In half precision
+    rounding may differ where another token goes to another expert.
+    """
+    moved = (after.double() - before.double()).abs().mean((0, 2))
+    exact = before.dtype in (torch.float32, torch.float64)
+    return bool(moved[:-1].max() <= (1e-5 if exact else 1e-2) * moved[-1])
 
 
 def _watch(

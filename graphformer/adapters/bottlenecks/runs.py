@@ -288,7 +288,7 @@ class Run:
                 "was changed, or disabled, after the cache was filled. Start with a new cache"
             )
         if found.rows is not None and not bool(
-            (found.rows if rows is None else found.rows[rows]).all()
+            (found.rows if rows is None else found.rows[rows.to(found.rows.device)]).all()
         ):
             raise RuntimeError(
                 f"{whom} did not see the cached tokens of some rows that it is now for: "
