@@ -34,9 +34,6 @@ from graphformer.errors import (
 )
 from graphformer.nn.sparse_gin import check_settings
 
-FORMAT = max(form.version for form in FORMS.values())
-"""The newest version of the settings and weights that this code reads; each form writes its own."""
-
 
 def _paper_code() -> Sparsifier:
     """w = sigmoid(10 (a - 0.1)), cut at 0.6: what the paper's code does."""
@@ -211,10 +208,10 @@ class SparseGINConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = peft_type()
         whole("format_version", self.format_version)
-        if self.format_version > FORMAT:
+        if self.format_version > self._form.version:
             raise ValueError(
                 f"this Sparse-GIN adapter has format version {self.format_version} and this code "
-                f"reads up to {FORMAT}: it was saved by a newer graphformer, so update with pip "
+                f"reads up to {self._form.version}: it was saved by a newer graphformer, so update with pip "
                 "install -U graphformer"
             )
         if self.format_version < self._form.version:
