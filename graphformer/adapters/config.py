@@ -16,7 +16,7 @@ from packaging.version import Version
 from peft import PeftConfig
 
 from graphformer.adapters.choosing import check_names
-from graphformer.adapters.forms import BOTTLENECKS, FORMS, PAPER, Form
+from graphformer.adapters.forms import BOTTLENECKS, FORMS, MESSAGES, PAPER, Form
 from graphformer.adapters.registration import peft_type
 from graphformer.attention.relations import Chain, Relation
 from graphformer.attention.relations import check as check_relations
@@ -39,17 +39,6 @@ def _paper_code() -> Sparsifier:
     """w = sigmoid(10 (a - 0.1)), cut at 0.6: what the paper's code does."""
     return Reweigh("sigmoid", 0.1, beta=10, keep=Threshold(0.1 + math.log(0.6 / 0.4) / 10))
 
-
-MESSAGES = {
-    "graph": "per_head",
-    "hidden_dim": 4,
-    "self_weight": 1.0,
-    "output_norm": False,
-    "scale_start": 1.0,
-    "scale_end": 1.0,
-    "train_scale": False,
-}
-"""What ``messages`` beside bottlenecks have other than the paper's form."""
 
 NAMED = {"sigmoid": _paper_code}
 """The values of ``threshold`` that are names."""
@@ -211,8 +200,8 @@ class SparseGINConfig(PeftConfig):
         if self.format_version > self._form.version:
             raise ValueError(
                 f"this Sparse-GIN adapter has format version {self.format_version} and this code "
-                f"reads up to {self._form.version}: it was saved by a newer graphformer, so update with pip "
-                "install -U graphformer"
+                f"reads up to {self._form.version}: it was saved by a newer graphformer, so "
+                "update with pip install -U graphformer"
             )
         if self.format_version < self._form.version:
             raise ValueError(

@@ -56,3 +56,14 @@ FORMS = {
         {"rank": 8, "scaling": 2.0, "activation": "silu", "format_version": 2},
     ),
 }
+
+MESSAGES = {
+    "graph": "per_head",
+    "hidden_dim": 4,
+    "self_weight": 1.0,
+    "output_norm": False,
+    "scale_start": 1.0,
+    "scale_end": 1.0,
+    "train_scale": False,
+}
+"""What ``messages`` beside bottlenecks have other than the paper's form."""
