@@ -375,6 +375,7 @@ XGPT = xgpt.Settings(
     use_GNN_from_attention="CG_Attention", num_latents_list=(3,), max_position_embeddings=8
 )
 BASES = {
+    "SparseAutoencoder": {"dim": 3, "features": 5},
     "InitialResidual": {"strength": 0.1},
     "Chain": {"k": 2},
     "Repeats": {"n": 2},
@@ -425,6 +426,7 @@ BASES = {
 }
 # Numbers that can be meant: (constructor, argument) to the values that are taken, with the reason.
 MEANT = {
+    ("InitialResidual", "strength"): {-1},  # not bounded, as it is trained
     ("Differential", "amount"): {-1},  # a sum of two maps
     ("Differential", "scale"): {-1},  # the farthest first
     ("Differential", "sharpening"): {-1},

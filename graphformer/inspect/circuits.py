@@ -46,7 +46,14 @@ class SparseAutoencoder(nn.Module):
         return codes @ F.normalize(self.decoder.weight, dim=0).T + self.decoder.bias, codes
 
     def fit(self, x: Tensor, *, sparsity: float, steps: int, lr: float) -> float:
-        """Adam on all of ``x`` ``[n, dim]`` at once; the last loss."""
+        """Adam on all of ``x`` ``[n, dim]`` at once; the last loss.
+
+        Raises:
+            ValueError: a negative ``sparsity``, no step, or a rate that is not above 0.
+        """
+        number("sparsity", sparsity, least=0)
+        number("lr", lr, above=0)
+        whole("steps", steps)
         optimizer = torch.optim.Adam(self.parameters(), lr)
         last = 0.0
         for _ in range(steps):

@@ -125,3 +125,10 @@ def test_refusals():
         gf.inspect.circuit(model, [ids, ids], [ids, ids], place=-6)
     with pytest.raises(ValueError, match="sparsity must be"):
         gf.inspect.circuit(model, [ids, ids], [ids, ids], sparsity=-1.0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("sparsity", -0.1), ("steps", 0), ("lr", 0.0)])
+def test_what_training_cannot_mean_is_refused(name: str, value: float) -> None:
+    wanted = {"sparsity": 0.1, "steps": 2, "lr": 1e-2, name: value}
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        SparseAutoencoder(3, 5).fit(torch.randn(7, 3), **wanted)

@@ -688,7 +688,7 @@ def test_train_graphs_on_images(call, refused, graphs, tmp_path):
         ),
         (
             [*MANY, "--normalize", "tanh"],
-            "identity, relu, sigmoid, sigmoid_per_head",
+            "relu, sigmoid, sigmoid_per_head",
         ),
         ([*MANY, "--operator", "gcn"], "unknown operator 'gcn'; known: gin, pna, sum"),
         ([*MANY, "--hidden-size", "65"], "--hidden-size 65 is not a multiple of --heads 4"),
