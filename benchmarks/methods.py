@@ -109,7 +109,7 @@ METHODS = [
     ),
     Method("score", "alibi", {}, "s - m_h \\|i - j\\|", "2108.12409", EVERY),
     Method("score", "distance_bias", {}, "s + b_h[bucket(i - j)]", "1910.10683", EVERY),
-    Method("score", "qk_norm", {}, "a_h sqrt(d) <q / |q|, k / |k|>", "2010.04245", EVERY),
+    Method("score", "qk_norm", {}, "a_h sqrt(d) <q / \\|q\\|, k / \\|k\\|>", "2010.04245", EVERY),
     Method("score", "ssmax", {}, "a_h log(n_i) s", "2501.19399", EVERY),
     Method("score", "forgetting", {}, "s + F_i - F_j", "2503.02130", EVERY),
     Method(
@@ -122,7 +122,7 @@ METHODS = [
         {"normalize": "identity"},
     ),
     Method("score", "query_network", {}, "q = x + W2 silu(W1 x)", "", EVERY),
-    Method("score", "learned_query", {}, "<u_h, k_j>", "2405.13956", EVERY),
+    Method("score", "learned_query", {}, "<u_h, k_j>", "2405.13956", "n"),
     Method("score", "random_maps", {}, "frozen Q and K", "2510.11602", EVERY),
     Method(
         "score", "positions", {}, "sum_f a_f cos(w_f (i - j)) + b_f sin(...)", "2510.11602", EVERY
