@@ -415,9 +415,7 @@ BASES = {
     "PNAOperator": {"num_heads": 2, "dim": 4, "mlp_ratio": 1.0},
     "GatedMLP": {"hidden_size": 4, "intermediate_size": 6},
     "HeadMLP": {"num_heads": 2, "in_features": 3, "hidden_features": 5, "out_features": 7},
-    "InitialResidual": {"strength": 0.1},
     "PairwiseScoring": {"hidden_size": 12, "num_heads": 3, "width": 4},
-    "SparseAutoencoder": {"dim": 4, "features": 8},
     "SparseGIN": {"hidden_size": 12},
     "Target": {},
     "GraphformerConfig": SMALL,
@@ -440,7 +438,6 @@ MEANT = {
     ("Reweigh", "scale"): {-1},
     ("GINOperator", "eps"): {-1},  # GIN's epsilon: without the node itself
     ("GINAttention", "eps"): {-1},
-    ("InitialResidual", "strength"): {-1},  # a difference from the start
     **{
         (name, "self_weight"): {-1}
         for name in ("GINOperator", "GINAttention", "SparseGIN", "SparseGINConfig")
