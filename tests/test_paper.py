@@ -259,6 +259,13 @@ def test_noise_of_a_grid(tmp_path):
     assert set(found) == {"sum", "gin"}
     assert found["gin"].parts.init ** 0.5 == pytest.approx(np.std(range(4), ddof=1))
     assert found["gin"].ratio == pytest.approx(1e4) and found["gin"].p < 0.001
+    assert noise.verdict(list(found.values())) == "undecided"  # no remedy has been tried
+    assert "| GIN | 4 x 4 |" in tables.of_noise(store, ["sum", "gin"])
+    losses = {(i, j): 2 + 0.001 * i + 0.1 * j for i in range(4) for j in range(4)}
+    stored(tmp_path, losses, "gin-residual", store=store)
+    found = noise.spreads(store, ["sum", "gin", "gin-residual"])
+    assert noise.verdict(found) == "holds"
+    assert noise.verdict(found[1:]) == "not measured yet"
 
 
 # ---------------------------------------------------------------------- verdicts and pages

@@ -32,7 +32,6 @@ from benchmarks.paper.claims import CLAIMS, Claim
 from benchmarks.paper.data import QUICK, SOURCES
 from benchmarks.paper.experiments import EXPERIMENTS
 from benchmarks.paper.runner import Runner, too_few
-from benchmarks.paper.statistics import FEW
 from benchmarks.paper.store import FOLDER, Store
 from benchmarks.paper.values import file_of, values_of
 
@@ -45,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("claim", nargs="?", choices=CLAIMS, metavar="CLAIM", help="see --list")
     made.add_argument("--scale", choices=("full", "small"), default="full")
-    made.add_argument("--seeds", type=int, default=FEW)
+    made.add_argument("--seeds", type=int, help="[default: 5; a screening 3, its finals 10]")
     made.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows of the claim")
     made.add_argument("--row", metavar="ROW", help="a single run: this row, with --seed")
     made.add_argument("--seed", type=int, help="of --row: of the weights and of the data")
@@ -80,7 +79,7 @@ def check(options: argparse.Namespace) -> None:
     told = parser().error
     if not (options.claim or options.list or options.docs or options.quick):
         told("a CLAIM is needed (or --list, --docs, --quick); --list tells them")
-    if options.seeds < 1:
+    if options.seeds is not None and options.seeds < 1:
         told(f"--seeds {options.seeds}: at least one is needed")
     if (options.row is None) != (options.seed is None):
         told("--row and --seed go together: they name a single run")
@@ -117,7 +116,7 @@ def train(options: argparse.Namespace) -> None:
         return
     rows = options.rows or claim.rows
     rows = [name for name in claim.rows if name in rows]  # in the claim's order
-    runner.all(rows, options.seeds)
+    runner.all(rows, options.seeds or claim.seeds)
     print(f"\n{tables.of_claim(claim, options.results, options.scale)}")
     if not experiment.crossed:
         found = values_of(claim.experiment, options.results, options.scale)

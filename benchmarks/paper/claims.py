@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from benchmarks.paper.experiments import EXPERIMENTS
 from benchmarks.paper.recipes import EXTRAS, OPERATORS
+from benchmarks.paper.statistics import FEW, MANY
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Claim:
             ``"lambda"``, ``"noise"``; None: nothing.
         more: rows that are trained and shown beside those of the contrasts.
         note: what a reader must know beside it; it may name facts of the data in braces.
-        command: how it is measured, where another benchmark does it.
+        elsewhere: how it is measured, where another benchmark does it.
+        seeds: how many are run unless told otherwise.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Claim:
     more: tuple[str, ...] = ()
     note: str = ""
     elsewhere: str = ""
+    seeds: int = FEW
 
     @property
     def rows(self) -> list[str]:
@@ -235,25 +238,29 @@ _CLAIMS = (
             ),
             rule="any",
             figure="effects",
+            seeds=seeds,
         )
-        for name, words, experiment, metric in (
+        for name, words, experiment, metric, seeds in (
             (
                 "screening",
                 "An extra helps GIN more than it helps plain attention (screened)",
                 "screening",
                 "validation",
+                3,
             ),
             (
                 "recipes-plays",
                 "The same with ten seeds, on plays",
                 "recipes-tinyshakespeare",
                 "test",
+                MANY,
             ),
             (
                 "recipes-arithmetic",
                 "The same with ten seeds, on arithmetic problems",
                 "recipes-gsm8k",
                 "test",
+                MANY,
             ),
         )
     ),

@@ -84,6 +84,9 @@ def measured(claim: Claim, folder: Path) -> str:
         parts.append(
             f"{contrast.row}{against}, {what}: {tables.effect_text(one)}, {effect.seeds} seeds"
         )
+    missing = len(claim.contrasts) - len(judged)
+    if missing:
+        parts.append(f"{missing} of {len(claim.contrasts)} comparisons not measured")
     return "; ".join(parts) + at
 
 

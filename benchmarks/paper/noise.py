@@ -11,6 +11,7 @@ from benchmarks.paper.claims import REMEDIES
 from benchmarks.paper.runner import best, shown
 from benchmarks.paper.statistics import Variances, holm, variance_ratio, variances
 from benchmarks.paper.store import Store
+from benchmarks.paper.verdicts import DOES_NOT, HOLDS, NOT_MEASURED, UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ def verdict(found: list[Spread]) -> str:
     """Whether GIN's ratio is above 1, and a remedy's below 1, beyond chance."""
     by_row = {one.row: one for one in found}
     if not {"sum", "gin"} <= set(by_row):
-        return "not measured yet"
+        return NOT_MEASURED
     gin = by_row["gin"]
     if not gin.p < 0.05:
-        return "undecided"
+        return UNDECIDED
     if gin.ratio < 1:
-        return "does not"
-    mended = any(by_row[row].p < 0.05 and by_row[row].ratio < 1 for row in REMEDIES & by_row.keys())
-    return "holds" if mended else "undecided"
+        return DOES_NOT
+    mended = any(one.p < 0.05 and one.ratio < 1 for one in found if one.row in REMEDIES)
+    return HOLDS if mended else UNDECIDED
