@@ -33,7 +33,7 @@ from benchmarks.paper.data import QUICK, SOURCES
 from benchmarks.paper.experiments import EXPERIMENTS
 from benchmarks.paper.runner import Runner, too_few
 from benchmarks.paper.store import FOLDER, Store
-from benchmarks.paper.values import file_of, values_of
+from benchmarks.paper.values import METRICS, file_of, values_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -124,7 +124,7 @@ def train(options: argparse.Namespace) -> None:
             metric = {row: found.get(row, {}).get(contrast.metric, {}) for row in claim.rows}
             pair = {row: metric.get(row, {}) for row in (contrast.row, contrast.base)}
             for line in too_few(pair, contrast.base):
-                print(line)
+                print(f"{METRICS[contrast.metric]}: {line}")
 
 
 def quick(claims: list[Claim]) -> None:

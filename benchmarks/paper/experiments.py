@@ -110,15 +110,15 @@ QUICK_TEXT = replace(
     hidden_size=16,
     intermediate_size=48,
     heads=2,
-    layers=1,
     rounds=2,
-    steps=3,
+    steps=2,
     batch=4,
     warmup=1,
     grid=(2e-3,),
 )
 QUICK_PROTEINS = replace(
     QUICK_TEXT,
+    layers=1,
     data={"train": 12, "validation": 4, "test": 4},
     steps=None,
     schedule="constant",

@@ -64,6 +64,7 @@ class Store:
         self.content["settings"][name] = settings
         self.content["latest"][row] = name
         environment = report.environment()
+        del environment["command"]  # of a run one is as good as another
         place = digest(environment)
         self.content["environment"][place] = environment
         self.content["runs"][_key(settings, rate, seeds)] = {
