@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         GraphformerPreTrainedModel,
     )
     from graphformer.models.language.twin import count_parameters, parameter_matched
+    from graphformer.models.language.upcycling import upcycle
 
 _HOME = {
     "GraphTransformer": "graphs.transformer",
@@ -32,6 +33,7 @@ _HOME = {
     "Target": "graphs.targets",
     "count_parameters": "language.twin",
     "parameter_matched": "language.twin",
+    "upcycle": "language.upcycling",
 }
 __all__ = list(_HOME)
 __getattr__, __dir__ = lazy(__name__, _HOME)

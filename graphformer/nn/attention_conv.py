@@ -155,7 +155,7 @@ class AttentionConv(EdgeAttention):
             "layer_idx": None,
             "edge_dim": edge_dim,
         }
-        made = check_head(made, from_receivers, from_senders, head_channels)
+        made = check_head(made, from_receivers, from_senders, head_channels, heads, concat)
         # The operator is made in its turn below: parameters are drawn in the order of old seeds.
         what, made = made.operator, dataclasses.replace(made, operator=None).for_layer(sizes)
         self._hold(made)
@@ -184,7 +184,8 @@ class AttentionConv(EdgeAttention):
                 "the two"
             )
         self.operator = what.for_layer(sizes)
-        merged = width if concat else self.head_channels
+        outputs = made.update.num_outputs(heads) if concat else 1
+        merged = outputs * self.head_channels
         self.o_proj = (
             None
             if head_channels is None

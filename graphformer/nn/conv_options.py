@@ -127,7 +127,12 @@ def check_sizes(
 
 
 def check_head(
-    head: Head, from_receivers: int, from_senders: int, head_channels: int | None
+    head: Head,
+    from_receivers: int,
+    from_senders: int,
+    head_channels: int | None,
+    heads: int,
+    concat: bool,
 ) -> Head:
     """The head with its features and update; what cannot stand in a layer on edges is refused."""
     if isinstance(head.candidates, Edges):
@@ -169,6 +174,11 @@ def check_head(
             raise ValueError(
                 f"{slot.slot}={slot.name!r} needs in_channels; -1 takes them from the first call"
             )
+    if concat and update.num_outputs(heads) != heads and head_channels is None:
+        raise ValueError(
+            f"update={update.name!r} makes fewer outputs than there are heads: give head_channels, "
+            "the width of a head, and an output map follows"
+        )
     if update.maps and head_channels is None:
         raise ValueError(
             "update with an output map: give head_channels, the width of a head, and the map "

@@ -410,12 +410,12 @@ def test_blocks_of_a_wide_pairwise_score_are_small(executor: str) -> None:
         (
             lambda: from_spec({"curve": "relu"}, 3),
             ValueError,
-            "needs a name, one of both, extra_edges, normalize_weights",
+            "needs a name, one of both, edge_mask, extra_edges, normalize_weights",
         ),
         (
             lambda: from_spec({"name": "cut"}, 3),
             ValueError,
-            "unknown sparsifier 'cut'; known: both, extra_edges, normalize_weights",
+            "unknown sparsifier 'cut'; known: both, edge_mask, extra_edges, normalize_weights",
         ),
         (
             lambda: from_spec({"name": "top_k", "n": 3}, 3),

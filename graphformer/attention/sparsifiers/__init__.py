@@ -6,6 +6,7 @@ None of them looks at the total length, so a prefix keeps the edges of the full 
 
 from graphformer.attention.slot import trainable
 from graphformer.attention.sparsifiers.base import Both, Sparsifier, check, from_spec
+from graphformer.attention.sparsifiers.edge_mask import EdgeMask
 from graphformer.attention.sparsifiers.extra_edges import ExtraEdges
 from graphformer.attention.sparsifiers.normalize_weights import NormalizeWeights
 from graphformer.attention.sparsifiers.reweigh import CURVES, Reweigh

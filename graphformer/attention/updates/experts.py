@@ -25,7 +25,11 @@ class Experts(nn.Module, Update, name="experts"):
     Args:
         experts: E, a divisor of the number of heads.
         top: how many experts a token takes; None: all.
-        hidden_size, num_heads: width of the layer's input and heads; None: those of the layer.
+        hidden_size, num_heads, num_kv_heads: width of the layer's input, heads and key heads; None:
+            those of the layer.
+        shared: whether every key head serves the heads of all experts, which then have the same
+            keys and values: the heads of one key head are cut into E groups. Else the heads of the
+            layer are.
         maps: whether the layer's linear map over all heads follows.
     """
 
@@ -37,10 +41,13 @@ class Experts(nn.Module, Update, name="experts"):
         hidden_size: int | None = None,
         num_heads: int | None = None,
         *,
+        shared: bool = False,
+        num_kv_heads: int | None = None,
         maps: bool = False,
     ) -> None:
         super().__init__()
         self.experts, self.maps = whole("experts", experts), maps
+        self.groups = 1  # of heads, each cut into the experts
         self.top = None if top is None else whole("top", top)
         if top is not None and top > experts:
             raise ValueError(f"top={top}: there are {experts} experts")
@@ -51,6 +58,13 @@ class Experts(nn.Module, Update, name="experts"):
                 f"experts={experts} does not divide num_heads={num_heads}: every expert has as "
                 "many heads"
             )
+        if shared and num_kv_heads is not None:
+            self.groups = whole("num_kv_heads", num_kv_heads)
+            if num_heads % (experts * num_kv_heads):
+                raise ValueError(
+                    f"experts={experts} that share num_kv_heads={num_kv_heads} key heads: "
+                    f"num_heads={num_heads} is no multiple of {experts * num_kv_heads}"
+                )
         self.linear = nn.Linear(hidden_size, experts)
         self.reset_own_parameters()
 
@@ -63,5 +77,7 @@ class Experts(nn.Module, Update, name="experts"):
         if self.top is not None:
             best = gates.topk(self.top, dim=-1).indices
             gates = gates * torch.zeros_like(gates).scatter(-1, best, 1.0)
-        gates = (self.experts * gates).repeat_interleave(out.shape[1] // self.experts, dim=-1)
+        heads = out.shape[1] // (self.experts * self.groups)
+        gates = (self.experts * gates).repeat_interleave(heads, dim=-1)
+        gates = gates.repeat(*[1] * (gates.ndim - 1), self.groups)
         return out * gates.transpose(1, 2).unsqueeze(-1).to(out.dtype)

@@ -15,6 +15,7 @@ _HOME = {
     "GraphformerRMSNorm": "model",
     "count_parameters": "twin",
     "parameter_matched": "twin",
+    "upcycle": "upcycling",
 }
 __all__ = list(_HOME)
 __getattr__, __dir__ = lazy(__name__, _HOME)
