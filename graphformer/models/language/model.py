@@ -104,8 +104,8 @@ class GraphformerModel(GraphformerPreTrainedModel):
                 "give heads by layer"
             )
         if any(layer.self_attn.features.reads_first for layer in self.layers):  # type: ignore[union-attr]
-            self.layers[0].later_read = True
-            check_first([layer.self_attn for layer in self.layers])  # type: ignore[misc]
+            self.layers[0].later_read = True  # type: ignore[assignment]
+            check_first([layer.self_attn for layer in self.layers])
         self.norm = GraphformerRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.relations = config.text_relations
         # reads only fields that our config has too
