@@ -50,6 +50,7 @@ GIVEN: dict[str, dict[str, Any]] = {
         "mlp_ratio": 1.0,
         "mlp_norm": False,
         "mlp_residual": True,
+        "mlp_activation": "tanhshrink",
         "train_eps": False,
     },
 }

@@ -8,8 +8,9 @@ from typing_extensions import Unpack
 
 from graphformer.attention.head import refuse_arguments
 from graphformer.attention.operators import GINOperator, OwnAdded, OwnScaled, SumOperator
+from graphformer.attention.operators.head_mlp import ACTIVATIONS
 from graphformer.attention.operators.pna import AGGREGATORS, SCALERS, PNAOperator
-from graphformer.errors import strict_flags
+from graphformer.errors import require_known, strict_flags
 from graphformer.nn.attention_conv import AttentionConv, Channels
 from graphformer.nn.conv_options import ConvOptions
 
@@ -47,10 +48,12 @@ class GINAttentionConv(AttentionConv):
         mlp_residual: add the sum to what the MLP makes of it, so that it reaches the output by a
             linear way too. Then ``dropout`` acts on the MLP's output, as dropout of a residual
             branch.
+        mlp_activation: ``"silu"``, ``"relu"``, ``"gelu"``, ``"elu"``, ``"tanh"`` or
+            ``"tanhshrink"``, which is flat at 0.
         train_eps: False keeps every epsilon at 0. In the place of GATConv give
             ``score="additive", sharpening=False, bias=True, self_weight=0.0, add_self_loops=True,
-            mlp_residual=True, mlp_norm=False, mlp_ratio=1.0, train_eps=False``
-            (docs/node-benchmarks.md).
+            mlp_residual=True, mlp_norm=False, mlp_ratio=1.0, mlp_activation="tanhshrink",
+            train_eps=False`` (docs/node-benchmarks.md).
         options: what all layers on edges take, see
             :class:`~graphformer.nn.conv_options.ConvOptions`: ``sparsify``, ``normalize``,
             ``score``, ``sharpening``, ``dropout``, ``backend``, ``head_channels``, ``concat``,
@@ -75,16 +78,18 @@ class GINAttentionConv(AttentionConv):
         self_weight: float = 1.0,
         mlp_norm: bool = True,
         mlp_residual: bool = False,
+        mlp_activation: str = "silu",
         train_eps: bool = True,
         **options: Unpack[ConvOptions],
     ) -> None:
         head, dropout = options.get("head"), options.get("dropout", 0.0) if mlp_residual else 0.0
         own: dict[str, Any] = {"mlp_ratio": mlp_ratio, "self_weight": self_weight}
         own["train_eps"] = train_eps
-        refuse_arguments(
-            GINAttentionConv, head, mlp_norm=mlp_norm, mlp_residual=mlp_residual, **own
-        )
-        operator = GINOperator(norm=mlp_norm, residual=mlp_residual, dropout=dropout, **own)
+        mlp = {"norm": mlp_norm, "residual": mlp_residual, "activation": mlp_activation}
+        require_known("mlp_activation", mlp_activation, tuple(ACTIVATIONS))
+        given = {f"mlp_{name}": value for name, value in mlp.items()}
+        refuse_arguments(GINAttentionConv, head, **given, **own)
+        operator = GINOperator(**mlp, dropout=dropout, **own)
         super().__init__(operator, in_channels, out_channels, heads, edge_dim, **options)
 
 

@@ -20,13 +20,14 @@ from graphformer.attention.operators import (
     RoundsOperator,
     SumOperator,
 )
+from graphformer.attention.operators.head_mlp import ACTIVATIONS
 from graphformer.attention.operators.pna import AGGREGATORS, SCALERS
 from graphformer.attention.relations.base import RelationsLike
 from graphformer.attention.scores import PairwiseScoring, Score
 from graphformer.attention.slot import check_slot
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.updates import Concat, OutputMap
-from graphformer.errors import number, probability, strict_flags, whole
+from graphformer.errors import number, probability, require_known, strict_flags, whole
 from graphformer.nn.tokens import GraphAttention
 
 
@@ -168,6 +169,8 @@ class GINAttention(Preset):
         mlp_norm: RMSNorm in the heads' MLPs.
         mlp_norm_eps: added to the mean square in their norm.
         mlp_residual: add the sum to what the MLP makes of it.
+        mlp_activation: ``"silu"``, ``"relu"``, ``"gelu"``, ``"elu"``, ``"tanh"`` or
+            ``"tanhshrink"``.
         rounds: how often the heads' networks run on the same graph, each on what the one before
             made (:class:`~graphformer.attention.operators.RoundsOperator`). More than one builds
             edges.
@@ -205,6 +208,7 @@ class GINAttention(Preset):
         mlp_norm: bool = True,
         mlp_norm_eps: float = 1e-6,
         mlp_residual: bool = False,
+        mlp_activation: str = "silu",
         rounds: int = 1,
         shared_rounds: bool = False,
         **options: Unpack[Options],
@@ -215,7 +219,9 @@ class GINAttention(Preset):
             "norm": mlp_norm,
             "norm_eps": number("mlp_norm_eps", mlp_norm_eps, least=0.0),
             "residual": mlp_residual,
+            "activation": mlp_activation,
         }
+        require_known("mlp_activation", mlp_activation, tuple(ACTIVATIONS))
         given = {**own, **{f"mlp_{name}": value for name, value in mlp.items()}}
         given |= {"rounds": rounds, "shared_rounds": shared_rounds}
         refuse_arguments(GINAttention, options.get("head"), **given)

@@ -4,7 +4,6 @@ frozen layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -12,19 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphformer import backends
+from graphformer.attention.operators.head_mlp import ACTIVATIONS
 from graphformer.errors import number, require_flag, require_known, strict_flags, whole
 from graphformer.graph import AttentionGraph
 from graphformer.nn.gin_layer import GINLayer, HeadLinear
 from graphformer.nn.mlp import probability
 from graphformer.nn.widths import width_of_head
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-}
-"""Those without parameters; ``"prelu"`` has a slope, the same one in all layers of a network."""
 
 
 def self_loops(graph: AttentionGraph) -> AttentionGraph:
@@ -118,7 +110,8 @@ class SparseGIN(nn.Module):
         hidden_dim: width of the network. Where it is the width of what comes in, there are no
             projections.
         depth: GIN layers, hops that a message can travel.
-        activation: ``"prelu"``, ``"relu"``, ``"gelu"``, ``"silu"`` or ``"tanh"``.
+        activation: ``"prelu"``, with a slope that all layers of a network share, ``"silu"``,
+            ``"relu"``, ``"gelu"``, ``"elu"``, ``"tanh"`` or ``"tanhshrink"``.
         mlp_ratio: hidden width of the MLP over ``hidden_dim``; ``None`` puts one linear map in its
             place, ``act(W z + b)``.
         hidden_norm: LayerNorm inside the MLP, before its activation.

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphformer.attention.operators.base import Operator
-from graphformer.attention.operators.head_mlp import HeadMLP, mlp_width
-from graphformer.errors import number, probability, strict_flags, whole
+from graphformer.attention.operators.head_mlp import ACTIVATIONS, HeadMLP, mlp_width
+from graphformer.errors import number, probability, require_known, strict_flags, whole
 
 
 class GINOperator(Operator, name="gin"):
@@ -21,7 +21,8 @@ class GINOperator(Operator, name="gin"):
 
     With ``residual`` it is ``out_i = z_i + dropout(MLP_h(z_i))``: the sum reaches the output by a
     linear way too. With ``train_eps=False`` epsilon stays as it starts, as in PyG's GINConv unless
-    asked for otherwise; a state dict holds it either way.
+    asked for otherwise; a state dict holds it either way. ``activation`` is that of the MLPs, a
+    name of :data:`~graphformer.attention.operators.head_mlp.ACTIVATIONS`.
     """
 
     reductions = ("sum",)
@@ -41,8 +42,10 @@ class GINOperator(Operator, name="gin"):
         norm_eps: float = 1e-6,
         residual: bool = False,
         train_eps: bool = True,
+        activation: str = "silu",
     ) -> None:
         super().__init__()
+        require_known("activation", activation, tuple(ACTIVATIONS))
         number("norm_eps", norm_eps, least=0.0)
         self.initial_eps, self.self_weight = number("eps", eps), number("self_weight", self_weight)
         self.residual, self.dropout = residual, probability("dropout", dropout)
@@ -63,6 +66,7 @@ class GINOperator(Operator, name="gin"):
             norm=norm,
             dropout=0.0 if residual else dropout,
             eps=norm_eps,
+            activation=activation,
         )
 
     def reset_own_parameters(self) -> None:
@@ -78,4 +82,6 @@ class GINOperator(Operator, name="gin"):
         switches = ", residual=True" * self.residual + ", train_eps=False" * (
             not given["train_eps"]
         )
+        if given["activation"] != "silu":
+            switches += f", activation={given['activation']!r}"
         return f"self_weight={self.self_weight}" + switches

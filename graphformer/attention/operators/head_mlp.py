@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphformer.errors import number, probability, strict_flags, whole
+from graphformer.errors import number, probability, require_known, strict_flags, whole
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "relu": torch.relu,
+    "gelu": F.gelu,
+    "elu": F.elu,
+    "tanh": torch.tanh,
+    "tanhshrink": F.tanhshrink,
+}
+"""What stands between the maps of an MLP, by torch's names. ``"tanhshrink"``, ``h - tanh(h)``, is
+flat at 0: small sums pass by the MLP.
+"""
 
 
 def mlp_width(mlp_ratio: float, dim: int) -> int:
@@ -24,7 +37,7 @@ def mlp_width(mlp_ratio: float, dim: int) -> int:
 
 class HeadMLP(nn.Module):
     r"""A separate MLP for each head: ``Linear -> dropout -> RMSNorm -> SiLU -> Linear`` (arXiv
-    2501.02393, eq. 8).
+    2501.02393, eq. 8), or another activation.
 
     Args:
         num_heads: number of MLPs ``H``.
@@ -33,6 +46,7 @@ class HeadMLP(nn.Module):
         norm: whether the hidden layer is RMS-normalised.
         dropout: probability, before the norm.
         eps: added to the mean square in the norm.
+        activation: a name of :data:`ACTIVATIONS`.
 
     Shape: ``[B, H, N, in_features]`` to ``[B, H, N, out_features]``.
     """
@@ -49,6 +63,7 @@ class HeadMLP(nn.Module):
         norm: bool = True,
         dropout: float = 0.0,
         eps: float = 1e-6,
+        activation: str = "silu",
     ) -> None:
         super().__init__()
         sizes = {
@@ -60,6 +75,8 @@ class HeadMLP(nn.Module):
             whole(name, value)
         self.eps = number("eps", eps, least=0.0)
         self.dropout = probability("dropout", dropout)
+        require_known("activation", activation, tuple(ACTIVATIONS))
+        self.activation = activation
         self.weight1 = nn.Parameter(torch.empty(num_heads, in_features, hidden_features))
         self.bias1 = nn.Parameter(torch.empty(num_heads, 1, hidden_features)) if bias else None
         self.norm = nn.Parameter(torch.empty(num_heads, 1, hidden_features)) if norm else None
@@ -90,7 +107,7 @@ class HeadMLP(nn.Module):
             exact = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
             exact = exact * (exact.square().mean(-1, keepdim=True) + self.eps).rsqrt()
             hidden = exact.to(hidden.dtype) * self.norm
-        out = F.silu(hidden) @ self.weight2
+        out = ACTIVATIONS[self.activation](hidden) @ self.weight2
         return out if self.bias2 is None else out + self.bias2
 
     def extra_repr(self) -> str:
@@ -98,4 +115,5 @@ class HeadMLP(nn.Module):
         return (
             f"{heads} heads, {inner} -> {hidden} -> {self.weight2.shape[2]}, "
             f"bias={self.bias1 is not None}, norm={self.norm is not None}"
+            + (f", activation={self.activation!r}" if self.activation != "silu" else "")
         )
