@@ -230,6 +230,8 @@ NOT_CALLED = {
     "LambdaRecorder.on_step_end": "transformers hands every event all it knows",
     "LambdaRecorder.on_train_begin": "the same",
     "LambdaRecorder.on_train_end": "the same",
+    "PruningCallback.on_step_begin": "the same",
+    "PruningCallback.on_train_begin": "the same",
     "SparseGINModel.add_weighted_adapter": "takes anything and refuses to be called at all",
     "SparseGINModel.inject_adapter": "hands all to PEFT's own",
     "GraphformerPreTrainedModel": "the base class; transformers' constructor takes what its mixins "

@@ -643,6 +643,25 @@ def test_the_returned_graph_has_the_weights_before_dropout() -> None:
     assert torch.equal(got.weight, want.weight)
 
 
+def test_mlps_take_an_activation_by_name() -> None:
+    z, mlp = torch.randn(3, 2, 5, 3), HeadMLP(2, 3, 7, 5, activation="tanhshrink")
+    hidden = torch.einsum("bhni,hio->bhno", z, mlp.weight1) + mlp.bias1
+    hidden = hidden * (hidden.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * mlp.norm
+    wanted = torch.einsum("bhni,hio->bhno", hidden - hidden.tanh(), mlp.weight2) + mlp.bias2
+    torch.testing.assert_close(mlp(z), wanted)
+    layer = gf.nn.GINAttention(6, 2, mlp_activation="relu", mlp_residual=True)
+    conv = gf.nn.GINAttentionConv(6, 6, 2, mlp_activation="relu", mlp_residual=True)
+    for one in (layer, conv):
+        assert "activation='relu'" in repr(one.operator)
+    again = gf.Head.from_spec(gf.Head(operator=layer.operator).spec()).operator
+    assert again.arguments()["activation"] == "relu"
+    for kind in (gf.nn.GINAttention, lambda *a, **k: gf.nn.GINAttentionConv(6, *a, **k)):
+        with pytest.raises(ValueError, match="unknown mlp_activation 'swish'; known: silu, relu"):
+            kind(6, 2, mlp_activation="swish")
+    with pytest.raises(ValueError, match="mlp_activation"):
+        gf.nn.GINAttention(6, 2, head=gf.Head(operator="gin"), mlp_activation="relu")
+
+
 def test_mlp_dropout_acts_in_training_only() -> None:
     layer = make("gin", mlp_dropout=0.5)
     x = inputs()

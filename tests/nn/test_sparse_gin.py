@@ -411,7 +411,7 @@ def test_refuses_sizes():
         ({"depth": 0}, "depth must be at least 1, got 0"),
         (
             {"activation": "swish"},
-            "unknown activation 'swish'; known: prelu, relu, gelu, silu, tanh",
+            "unknown activation 'swish'; known: prelu, silu, relu, gelu, elu, tanh, tanhshrink",
         ),
         ({"mlp_ratio": 0.01}, "mlp_ratio 0.01 leaves no hidden unit in a network of width 16"),
         (
