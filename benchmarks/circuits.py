@@ -119,7 +119,9 @@ def main() -> None:
     elif options.folder is None:
         parser.error("give the folder of a model, or --quick")
     else:
-        model = AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_pretrained(
+            options.folder, dtype=torch.float32, trust_remote_code=False
+        ).eval()
         content = run(model, options.seeds)
         report.save("circuits", content, options.results)
     print(f"\n{table(content)}")

@@ -230,6 +230,7 @@ NOT_CALLED = {
     "LambdaRecorder.on_step_end": "transformers hands every event all it knows",
     "LambdaRecorder.on_train_begin": "the same",
     "LambdaRecorder.on_train_end": "the same",
+    "PruningCallback.on_log": "the same",
     "PruningCallback.on_step_begin": "the same",
     "PruningCallback.on_train_begin": "the same",
     "SparseGINModel.add_weighted_adapter": "takes anything and refuses to be called at all",

@@ -260,6 +260,10 @@ class SparseGINModel(BaseTuner):
         self._check_merge_allowed(adapter_names)
         super().merge_adapter(adapter_names, safe_merge)
 
+    def unmerge_adapter(self) -> None:
+        self._check_merge_allowed()
+        super().unmerge_adapter()
+
     def _unload_and_optionally_merge(  # type: ignore[override]
         self,
         merge: bool = True,

@@ -102,7 +102,10 @@ CASES = {
         ("finetune graph words.txt --output new", "'graph' holds a model of graphs"),
         ("finetune text nowhere.txt --output new", "there is no file 'nowhere.txt'"),
         ("finetune text empty.txt --output new", "'empty.txt' is empty"),
-        (f"{FINETUNE} --method prefix", "unknown --method 'prefix'; known: lora, sparse-gin"),
+        (
+            f"{FINETUNE} --method prefix",
+            "unknown --method 'prefix'; known: lora, bottlenecks, sparse-gin",
+        ),
         (f"{FINETUNE} --rank 0", f"'--rank': {RANGE} 1, got '0'"),
         (f"{FINETUNE} --method sparse-gin --rank 3", "--rank has no effect with --method sparse"),
         (f"{FINETUNE} --threshold 0.1", "--threshold has no effect with --method lora"),
