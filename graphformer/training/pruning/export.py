@@ -83,8 +83,8 @@ def baked(model: GraphformerForCausalLM) -> dict[str, Tensor]:
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
             with torch.no_grad():
-                mask: Any = module.parametrizations.weight[0]  # type: ignore[index, union-attr]
-                weight: Any = module.parametrizations.weight.original  # type: ignore[union-attr]
+                mask: Any = module.parametrizations.weight[0]
+                weight: Any = module.parametrizations.weight.original
                 found[f"{name}.weight"] = weight * mask.kept.to(weight.dtype)
     return found
 
