@@ -205,8 +205,9 @@ def headline(folder: Path) -> str:
 def verdict_line(folder: Path) -> str:
     """The README's sentence about the claims."""
     found = [state(claim, folder) for claim in CLAIMS.values()]
+    words = {verdicts.HOLDS: "hold", verdicts.DOES_NOT: "do not"}
     kinds = (verdicts.HOLDS, verdicts.DOES_NOT, verdicts.UNDECIDED, verdicts.NOT_MEASURED)
-    counts = ", ".join(f"{found.count(kind)} {kind}" for kind in kinds)
+    counts = ", ".join(f"{found.count(kind)} {words.get(kind, kind)}" for kind in kinds)
     return (
         f"Of {len(found)} claims, the paper's and those about recipes here: {counts}. "
         "[docs/evidence.md](docs/evidence.md) has each with its runs."
