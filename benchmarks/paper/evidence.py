@@ -51,6 +51,12 @@ def state(claim: Claim, folder: Path) -> str:
     return tables.verdict_of(claim, folder, tables.scale_of(claim, folder))
 
 
+def small(claim: Claim, folder: Path) -> bool:
+    """Whether a claim has runs, and these at the small scale alone."""
+    own = claim.experiment in EXPERIMENTS
+    return own and tables.scale_of(claim, folder) == "small"
+
+
 def measured(claim: Claim, folder: Path) -> str:
     """What was measured, in a line."""
     if state(claim, folder) == verdicts.NOT_MEASURED:
@@ -99,7 +105,7 @@ def claims_table(folder: Path) -> str:
             [
                 f"{claim.words} ({claim.where})",
                 measured(claim, folder),
-                f"**{state(claim, folder)}**",
+                f"**{state(claim, folder)}**{', small scale' if small(claim, folder) else ''}",
                 f"[figure]({figure})" if figure else "",
                 f"`{claim.command}`" if claim.command.startswith("python") else claim.command,
             ]
@@ -209,7 +215,9 @@ def verdict_line(folder: Path) -> str:
     kinds = (verdicts.HOLDS, verdicts.DOES_NOT, verdicts.UNDECIDED, verdicts.NOT_MEASURED)
     counts = ", ".join(f"{found.count(kind)} {words.get(kind, kind)}" for kind in kinds)
     return (
-        f"Of {len(found)} claims, the paper's and those about recipes here: {counts}. "
+        f"Of {len(found)} claims, the paper's and those about recipes here: {counts}; "
+        f"{sum(small(claim, folder) for claim in CLAIMS.values())} of them have runs of a small "
+        "scale alone. "
         "[docs/evidence.md](docs/evidence.md) has each with its runs."
     )
 
