@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from graphformer.errors import number
 from graphformer.graph.attention_graph import AttentionGraph
 
 
-def sink_nodes(graph: AttentionGraph, factor: float = 5.0) -> Tensor:
-    r"""Bool ``[num_lanes, N]``: the nodes that get far more than their part of the weights,
+def sink_nodes(graph: AttentionGraph, factor: float = 5.0, others: int = 0) -> Tensor:
+    r"""Bool ``[num_lanes, senders]``: the nodes that get far more than their part of the weights,
 
     .. math:: S = \{t > 0 : \tfrac{1}{N - t} \sum_i w_{it} > f / N\}
 
@@ -19,21 +20,24 @@ def sink_nodes(graph: AttentionGraph, factor: float = 5.0) -> Tensor:
 
     Args:
         factor: f, how many times an equal part.
+        others: the last so many senders are no nodes of the text (magnets, persistent tokens), and
+            no sinks.
 
     Raises:
         ValueError: senders are other nodes than receivers.
     """
     number("factor", factor, least=0.0)
     nodes = graph.num_receivers
-    if graph.num_senders != nodes:
+    if graph.num_senders != nodes + others:
         raise ValueError(
             f"sinks are of a graph on one set of nodes, and this has {graph.num_senders} senders "
-            f"and {nodes} receivers"
+            f"and {nodes} receivers" + f", and {others} others" * (others > 0)
         )
-    mass = graph.weight.new_zeros(graph.num_lanes * nodes)
-    mass = mass.index_add(0, graph.senders, graph.weight.detach()).view(graph.num_lanes, nodes)
+    mass = graph.weight.new_zeros(graph.num_lanes * graph.num_senders)
+    mass = mass.index_add(0, graph.senders, graph.weight.detach()).view(graph.num_lanes, -1)
     rows = torch.arange(nodes, 0, -1, device=mass.device)
-    return (mass / rows > factor / max(nodes, 1)) & (rows < nodes)
+    found = (mass[:, :nodes] / rows > factor / max(nodes, 1)) & (rows < nodes)
+    return F.pad(found, (0, others))
 
 
 def calibrate_sinks(
