@@ -269,6 +269,8 @@ class Listed(Pairs):
             left = (torch.where(keep, one, torch.zeros_like(one)) for one in values)
             return replace(self, group=group, there=keep), *left
         found = numbers_of(keep)
+        if len(found) == len(self.sender):  # nothing goes, and no order is made anew
+            return self, *values
         graph = replace(
             self.graph,
             senders=self.graph.senders[found],
@@ -359,6 +361,8 @@ class Listed(Pairs):
         bool ``[E]``, where it has one. Of several equal edges the first counts.
         """
         mine, theirs = self.graph, graph
+        if mine.senders is theirs.senders and mine.receivers is theirs.receivers:
+            return theirs.weight, torch.ones_like(theirs.senders, dtype=torch.bool)
         sizes = (mine.num_lanes, mine.num_senders, mine.num_receivers)
         if sizes != (theirs.num_lanes, theirs.num_senders, theirs.num_receivers):
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Edges(Slot, slot="candidates", name="edges"):
     receivers: Tensor
     sequence: Tensor | None = None
     head: Tensor | None = None
+    _graph: AttentionGraph | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -53,6 +54,11 @@ class Edges(Slot, slot="candidates", name="edges"):
         """One graph over all lanes, sorted by receiver and checked; weights are ones. Repeated
         edges count once.
         """
+        given = self._graph
+        if given is not None and in_order(given):
+            sizes = given.batch_shape, given.num_receivers, given.num_senders
+            if sizes == ((batch, heads), num_receivers, num_senders):
+                return given
         for name, value, size in (
             ("senders", self.senders, num_senders),
             ("receivers", self.receivers, num_receivers),
@@ -107,11 +113,20 @@ class Edges(Slot, slot="candidates", name="edges"):
         if len(graph.batch_shape) == 1:
             return cls(*local, sequence=graph.sender_lane)
         heads = max(graph.batch_shape[1], 1)
-        return cls(
+        found = cls(
             *local,
             torch.div(graph.sender_lane, heads, rounding_mode="floor"),
             graph.sender_lane % heads,
         )
+        object.__setattr__(found, "_graph", graph)  # which is those lanes already
+        return found
+
+
+def in_order(graph: AttentionGraph) -> bool:
+    """Whether its edges ascend by receiver and sender, so that none is there twice."""
+    senders, receivers = graph.senders, graph.receivers
+    later = receivers[1:] > receivers[:-1]
+    return bool((later | ((receivers[1:] == receivers[:-1]) & (senders[1:] > senders[:-1]))).all())
 
 
 @dataclass(frozen=True, eq=False)
