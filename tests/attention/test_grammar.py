@@ -133,7 +133,7 @@ def test_heads_drawn_at_random(first: int, law) -> None:
         except Exception as error:
             if not re.match(REFUSED, str(error)):
                 raise AssertionError(f"head {seed} {head.spec()}: {error}") from error
-    assert held >= 0.8 * CHUNK / step
+    assert held >= (0.8 if step == 1 else 0.6) * CHUNK / step
 
 
 def test_every_registered_value_is_drawn() -> None:
