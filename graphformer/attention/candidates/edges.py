@@ -56,8 +56,8 @@ class Edges(Slot, slot="candidates", name="edges"):
         """
         given = self._graph
         if given is not None and in_order(given):
-            sizes = given.batch_shape, given.num_receivers, given.num_senders
-            if sizes == ((batch, heads), num_receivers, num_senders):
+            shape = given.batch_shape, given.num_receivers, given.num_senders
+            if shape == ((batch, heads), num_receivers, num_senders):
                 return given
         for name, value, size in (
             ("senders", self.senders, num_senders),

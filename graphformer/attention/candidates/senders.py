@@ -90,7 +90,7 @@ class Senders:
             )
             for end in (0, 1)
         ]
-        return Senders(*ends, order, ordered=False)
+        return Senders(ends[0], ends[1], order, ordered=False)
 
     def _laid_out(self) -> tuple[Tensor, Tensor, Tensor]:
         if self.order is not None:
@@ -125,4 +125,5 @@ def by_head(lists: Sequence[Senders | None]) -> Senders | None:
         )
         for i in range(3)
     ]
-    return Senders(*joined, ordered=all(one.ordered for one in found))
+    low, high, order = joined
+    return Senders(low, high, order, all(one.ordered for one in found))
