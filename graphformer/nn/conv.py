@@ -85,7 +85,8 @@ class GINAttentionConv(AttentionConv):
         head, dropout = options.get("head"), options.get("dropout", 0.0) if mlp_residual else 0.0
         own: dict[str, Any] = {"mlp_ratio": mlp_ratio, "self_weight": self_weight}
         own["train_eps"] = train_eps
-        mlp = {"norm": mlp_norm, "residual": mlp_residual, "activation": mlp_activation}
+        mlp: dict[str, Any] = {"norm": mlp_norm, "residual": mlp_residual}
+        mlp["activation"] = mlp_activation
         require_known("mlp_activation", mlp_activation, tuple(ACTIVATIONS))
         given = {f"mlp_{name}": value for name, value in mlp.items()}
         refuse_arguments(GINAttentionConv, head, **given, **own)
