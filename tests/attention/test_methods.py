@@ -315,6 +315,19 @@ def test_law_of_slots_rejects(value, text):
 ECHO = gf.Head(score="echo", normalize="identity")
 
 
+def test_echo_with_shared_values() -> None:
+    """Fewer heads send than there are graphs: each value serves its group."""
+    layer = gf.nn.SumAttention(
+        12, 4, 2, head=gf.Head(score="echo", normalize="identity", features="projection")
+    )
+    x = torch.randn(3, 7, 12)
+    _, graph = gf.nn.SumAttention(12, 4)(x, output_graph=True)
+    got = layer(x, previous=graph)
+    values = layer.v_proj(x).unflatten(2, (2, 3)).transpose(1, 2).repeat_interleave(2, 1)
+    mixed = (graph.to_dense() @ values).transpose(1, 2).flatten(2)
+    assert_close(got, mixed if layer.o_proj is None else layer.o_proj(mixed))
+
+
 def test_a_layer_takes_the_weights_of_the_layer_before():
     config = gf.GraphformerConfig(
         vocab_size=11,
