@@ -132,7 +132,7 @@ def require_matches(
                     if config.layers_pattern
                     else ""
                 )
-                + f"; it has {', '.join(paths[:1] + paths[-1:] if many else paths)}"
+                + f"; it has {', '.join([paths[0], paths[-1]] if many else paths)}"
             )
     known = [path for path, _ in model.named_modules()]
     for name in config.modules_to_save or ():

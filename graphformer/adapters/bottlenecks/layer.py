@@ -94,7 +94,7 @@ class BottleneckLayer(AdapterPart):
         linear, chain = self.linear, None
         device, dtype = exact(next(linear.module.parameters()))
         up = torch.empty(linear.out_features, rank)  # where weights are loaded, made without memory
-        made = {} if up.is_meta else {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {} if up.is_meta else {"device": device, "dtype": dtype}
         if leader is self:
             down = nn.Parameter(torch.empty(rank, linear.in_features).to(**made))
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
@@ -118,8 +118,9 @@ class BottleneckLayer(AdapterPart):
         """ValueError where there is no weight of plain numbers to merge into."""
         module = self.linear.module
         weight = getattr(module, "weight", None)
+        sizes = {self.linear.in_features, self.linear.out_features}
         plain = isinstance(weight, Tensor) and weight.is_floating_point()
-        if not plain or set(weight.shape) != {self.linear.in_features, self.linear.out_features}:
+        if not plain or set(getattr(weight, "shape", ())) != sizes:
             raise ValueError(
                 f"{path} is part of a {type(module).__name__}, whose weight is not one of plain "
                 "numbers: load the base model without quantization to merge"

@@ -68,7 +68,8 @@ def examine(model: nn.Module) -> list[Linear]:
             f"{probe.title(model)} has no linear layer in a list of layers: bottlenecks cannot "
             "stand there"
         )
-    modules, stacks, found = dict(model.named_modules()), {}, []
+    modules, stacks = dict(model.named_modules()), {}
+    found: list[Linear] = []
     for path in paths:
         layer, within = _split(path, modules)
         name = layer.rpartition(".")[0]
@@ -106,7 +107,8 @@ def examine(model: nn.Module) -> list[Linear]:
 
 def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Linear layers inside lists of layers, but those that adapters are made of."""
-    modules, inside = dict(model.named_modules()), []
+    modules = dict(model.named_modules())
+    inside: list[str] = []
     for path, module in modules.items():
         if any(path.startswith(f"{other}.") for other in inside):
             # of a layer that PEFT has wrapped, the layer itself

@@ -85,7 +85,8 @@ def make(config: SparseGINConfig, model: nn.Module, linears: Sequence[Linear]) -
     matching = only(
         config, "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"
     )
-    chosen, excluded = [], set()
+    chosen = []
+    excluded: set[str] = set()
     for name, one in names.items():
         match = check_target_module_exists(matching, name)
         if isinstance(match, _ExcludedModule):

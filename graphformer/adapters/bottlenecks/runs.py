@@ -77,7 +77,7 @@ class Stack:
         for layer in self.layers.values():
             function = layer.__dict__.get("_gradient_checkpointing_func")
             if isinstance(function, _Carrying):
-                layer._gradient_checkpointing_func = function.function
+                layer._gradient_checkpointing_func = function.function  # type: ignore[assignment]
 
     def run(self) -> Run | None:
         """The run that this thread is in."""
@@ -131,7 +131,7 @@ def _carry_on(layer: nn.Module, args: tuple[Any, ...]) -> None:
     function = layer.__dict__.get("_gradient_checkpointing_func")
     if function is not None and not isinstance(function, _Carrying):
         with _lock:
-            layer._gradient_checkpointing_func = _Carrying(function)
+            layer._gradient_checkpointing_func = _Carrying(function)  # type: ignore[assignment]
 
 
 @dataclass(eq=False)

@@ -324,13 +324,15 @@ class GraphTransformer(GraphNetwork):
         """
         levels = [self.embed(data)]
         typed = typed_edges(data, levels[0].structure, self.relations)
-        graphs, refined = [], []
+        graphs: list[Any] = []
+        refined: list[Any] = []
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             for depth, block in enumerate(layer.blocks):
                 if depth == len(levels):
                     levels.append(self._coarser(levels, data))
                 level = levels[depth]
+                assert isinstance(block, Block)
                 if depth:
                     assert level.parent is not None
                     level.h = level.h + layer.up[depth - 1](
@@ -346,7 +348,7 @@ class GraphTransformer(GraphNetwork):
                 )
                 if self.refine == "restrict":
                     level.drop()
-                if output_graphs:
+                if output_graphs and level.refined is not None:
                     graphs.append(level.graph)
                     refined.append(level.refined.graph())
             for depth in range(len(levels) - 1, 0, -1):

@@ -340,7 +340,7 @@ class GraphformerConfig(PreTrainedConfig):
                 f"num_attention_heads={self.num_attention_heads} has the number of each layer, "
                 "and head_dim, the width of a head, does not follow from that: give it"
             )
-        elif self.hidden_size % self.num_attention_heads or self.head_dim % 2:
+        elif self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be num_attention_heads "
                 f"{self.num_attention_heads} times an even head width (rotary embeddings turn "

@@ -285,7 +285,7 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
         """
         if not isinstance(self.config.num_key_value_heads, int):
             return None
-        return super()._get_static_cache_init_shape()
+        return super()._get_static_cache_init_shape()  # type: ignore[misc]
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Refused, and with it ``generate_batch``: transformers keeps the keys of all its requests

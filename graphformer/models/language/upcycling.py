@@ -87,7 +87,8 @@ def upcycle(
                 "(value_projection=True, output_projection=True)"
             )
     config = mixed_config(first.config, count, top, shared)
-    made = GraphformerForCausalLM(config).to(device=first.device, dtype=first.dtype)
+    made: Any = GraphformerForCausalLM(config)
+    made.to(device=first.device, dtype=first.dtype)
     held = [one.state_dict() for one in found]
     draw, state = torch.Generator().manual_seed(seed), {}
     for name, new in made.state_dict().items():
@@ -112,14 +113,12 @@ def upcycle(
     return made.eval()
 
 
-def _settings(config: GraphformerConfig) -> dict[str, Any]:
+def _settings(config: Any) -> dict[str, Any]:
     plain = config.to_dict()
     return {name: plain[name] for name in GraphformerConfig.__dataclass_fields__ if name in plain}
 
 
-def mixed_config(
-    config: GraphformerConfig, experts: int, top: int | None, shared: bool
-) -> GraphformerConfig:
+def mixed_config(config: Any, experts: int, top: int | None, shared: bool) -> GraphformerConfig:
     """The config of the mixture: as many heads for each expert, and heads with its update."""
     plain = copy.deepcopy(config).to_dict()
     update = Experts(experts, top, shared=shared, maps=True)

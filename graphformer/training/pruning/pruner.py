@@ -94,7 +94,7 @@ class Pruner:
         self.steps, self.begin = whole("steps", steps), whole("begin", begin, 0)
         self.every, self.last = whole("every", every), -1
         self.edge_masks = [one for one in model.modules() if isinstance(one, EdgeMask)]
-        self.blocks: list[GraphformerDecoderLayer] = list(model.model.layers)  # type: ignore[arg-type]
+        self.blocks: list[GraphformerDecoderLayer] = list(model.model.layers)
         self._check()
         self._handles: list[Any] = []
         given = {"temperature": temperature, "start": start, "gain": gain}
@@ -200,7 +200,7 @@ class Pruner:
                 for mask, one in zip(self.layers, cut, strict=True):
                     mask.kept.copy_(~one)
             for module, mask in self.maps:
-                weight = module.parametrizations.weight.original  # type: ignore[union-attr]
+                weight: Any = module.parametrizations.weight.original  # type: ignore[union-attr]
                 logits = mask.logits(weight)
                 mask.kept.copy_(~smallest(logits, _rounded(now["weights"], logits.numel())))
             if self.targets["edges"]:
