@@ -120,9 +120,9 @@ def choices(
     else:
         if isinstance(rule, OnTokens):
             num_tokens = rule.num_tokens
-        for one in children(rule):
-            if isinstance(one, Rule):
-                yield from choices(one, heads, num_tokens)
+        for inner in children(rule):
+            if isinstance(inner, Rule):
+                yield from choices(inner, heads, num_tokens)
 
 
 def divergence(index: Tensor, weights: Tensor, pairs: Block | Listed) -> Tensor:
@@ -148,6 +148,6 @@ def _of_block(
     left = replace(pairs, allowed=pairs.allowed & own)
     if over == "chosen":
         left = replace(left, allowed=left.allowed & chosen.allow(left))
-    logits = replace(chosen.index, a=index[0], b=index[1], v=index[2])
-    logits = logits.of_rows(block.rows, block.columns)[pairs.sequences].unsqueeze(1)
+    own_index = replace(chosen.index, a=index[0], b=index[1], v=index[2])
+    logits = own_index.of_rows(block.rows, block.columns)[pairs.sequences].unsqueeze(1)
     return divergence(logits.expand(weights.shape), weights, left)
