@@ -236,7 +236,7 @@ class GraphAttention(Shell):
             hidden_states, hidden_states, split, hidden_states.shape[1], first
         )
         sent = features
-        if q.shape[1] != self.num_heads:  # a score without queries, beside shared values
+        if q is own and q.shape[1] != self.num_heads:  # no queries, beside shared values
             q = q.repeat_interleave(self.num_heads // q.shape[1], dim=1)
         if past_key_values is not None:
             if self.layer_idx is None:

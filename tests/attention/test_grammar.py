@@ -71,7 +71,11 @@ def model(seed: int, head: gf.Head) -> None:
         head=head,
     )
     model = stirred(gf.GraphformerForCausalLM(config))
-    gf.testing.check_cache(model, torch.randint(0, 11, (2, 9)))
+    ids = torch.randint(0, 11, (2, 9))
+    if names(head) & {"top_k", "top_fraction", "indexer"}:
+        # repeated tokens may have equal weights, and rounding then decides which of them is kept
+        ids = torch.stack([torch.randperm(11)[:9] for _ in ids])
+    gf.testing.check_cache(model, ids)
 
 
 def edges(seed: int, head: gf.Head) -> None:

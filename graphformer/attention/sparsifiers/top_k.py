@@ -17,6 +17,10 @@ from graphformer.errors import strict_flags
 class TopK(Sparsifier, name="top_k"):
     """Keep the ``k`` largest weights of each row (all of them where a row has fewer candidates); of
     equal ones the earlier sender.
+
+    Which of two weights is larger is decided by their last digit. Scores that know no places give
+    repeated tokens the same weight but for rounding, which a cache may round otherwise: what such a
+    pair of senders has in common comes out alike, and not what further steps have made of each.
     """
 
     k: int
