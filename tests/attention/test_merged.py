@@ -133,9 +133,16 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize("limit", [1, 3 * 6 * 11, 10**6])
 @pytest.mark.parametrize(("mask", "queries", "keys"), SIZES)
-@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize(
+    ("cut", "limit"),
+    [
+        # blocks of one entry take longest, and one cut stands for all
+        pytest.param(cut, limit, marks=pytest.mark.long if limit == 1 and i else ())
+        for i, cut in enumerate(CUTS)
+        for limit in (1, 3 * 6 * 11, 10**6)
+    ],
+)
 def test_capped_scores_and_sinks(
     monkeypatch, cut: str, mask: str, queries: int, keys: int, limit: int
 ):
