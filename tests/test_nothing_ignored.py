@@ -378,6 +378,7 @@ XGPT = xgpt.Settings(
     use_GNN_from_attention="CG_Attention", num_latents_list=(3,), max_position_embeddings=8
 )
 BASES = {
+    "ConcreteMask": {},
     "SparseAutoencoder": {"dim": 3, "features": 5},
     "InitialResidual": {"strength": 0.1},
     "Chain": {"k": 2},
@@ -429,6 +430,7 @@ BASES = {
 }
 # Numbers that can be meant: (constructor, argument) to the values that are taken, with the reason.
 MEANT = {
+    ("ConcreteMask", "start"): {-1},  # a mask that begins as cut
     ("InitialResidual", "strength"): {-1},  # not bounded, as it is trained
     ("Differential", "amount"): {-1},  # a sum of two maps
     ("Differential", "scale"): {-1},  # the farthest first
@@ -476,7 +478,8 @@ NO_BASE = {
     *("Scaling", "Explanation"),
     # Tried below.
     *("GraphTrainer",),
-    # Its own tests try its numbers.
+    # Their own tests try their numbers.
+    "Pruner",
     "SparseGINConfig",
     # Data sets and files: their own tests try their numbers.
     *(

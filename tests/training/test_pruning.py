@@ -328,6 +328,20 @@ def test_what_cannot_be_pruned_is_refused_and_leaves_no_trace(kind, given, more,
     assert not model.model.layers[0]._forward_hooks
 
 
+NUMBERS = ("heads", "layers", "weights", "steps", "begin", "every", "temperature", "start", "gain")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_cannot_be_meant_are_refused_and_leave_no_trace(name):
+    model = make()
+    names = list(model.state_dict())
+    for value in (float("nan"), float("inf"), "3", True, *((-1,) if name != "start" else ())):
+        with pytest.raises((TypeError, ValueError), match=name):
+            Pruner(model, **{"heads": 0.5, "weights": 0.5, "steps": 3, name: value})
+        assert list(model.state_dict()) == names and not hasattr(model, "pruning")
+    Pruner(model, heads=0.5, steps=3)
+
+
 def test_a_second_pruner_and_another_model_are_refused():
     model = make()
     Pruner(model, heads=0.5, steps=3)

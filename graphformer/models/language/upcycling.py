@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from graphformer.attention.head import Head
 from graphformer.attention.updates import Experts, OutputMap
-from graphformer.errors import number, whole
+from graphformer.errors import number, strict_flags, whole
 from graphformer.models.language.configuration import GraphformerConfig
 from graphformer.models.language.model import GraphformerForCausalLM
 
 SAID_BY_HEADS = ("score", "threshold", "top_k", "normalize", "value_projection")
 
 
+@strict_flags
 def upcycle(
     models: GraphformerForCausalLM | Sequence[GraphformerForCausalLM],
     experts: int | None = None,
