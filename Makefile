@@ -30,8 +30,8 @@ LAWS := $(addprefix tests/,test_float32.py nn/test_layers.py attention/test_exec
 CAPABILITY ?= default
 FOR_VERSIONS := '.[text,graphs,viz,adapters]' pytest pytest-timeout pytest-xdist hypothesis packaging
 # What other packages' versions could decide. Left out are the sums of NaN, which they don't, and a
-# sixth of the time.
-QUICK := $(addprefix tests/,graph/test_graph.py nn/test_layers.py nn/test_conv.py \
+# sixth of the time; and beside the pinned torch the layers of tokens, which use nothing else.
+QUICK = $(addprefix tests/,graph/test_graph.py $(if $(filter 1,$(KEEP_TORCH)),,nn/test_layers.py) nn/test_conv.py \
     models/language/test_language_model.py adapters/test_adapter.py adapters/test_adapter_models.py training/language/test_training.py \
     training/graphs/test_graph_training.py test_imports.py)
 

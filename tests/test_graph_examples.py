@@ -59,6 +59,7 @@ def test_polymers(run_example, tmp_path):
         run_example("polymer", *arguments, "--output", "other", "--new", "CCO")
 
 
+@pytest.mark.slow
 def test_proteins(run_example, tmp_path, data_dir):
     pytest.importorskip("biotite")
     folder = data_dir / "protein-structures"

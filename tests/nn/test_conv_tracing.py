@@ -102,6 +102,7 @@ def test_other_reductions_of_the_traced_form(monkeypatch: pytest.MonkeyPatch):
 # ---------------------------------------------------------------- torch.compile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "case"),
     [
@@ -229,6 +230,7 @@ def test_weights_of_self_loops_cannot_be_exported_and_it_says_so():
         conv.to("meta")(*(value.to("meta") for value in FIRST), return_attention_weights=True)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the exporter
 @pytest.mark.parametrize(
     "kind", ["gin", *(pytest.param(one, marks=pytest.mark.long) for one in ("pna", "sum"))]

@@ -390,6 +390,7 @@ def test_tokens_alone_hear_of_nobody():
 # ---------------------------------------------------------------- compiled, saved, refused
 
 
+@pytest.mark.slow
 def test_compiled():
     torch._dynamo.reset()
     gin = made("heads")

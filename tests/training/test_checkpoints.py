@@ -543,6 +543,7 @@ def told_or_same(call, arguments, weights, expected):
     return code, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "every", [29, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(7200)])]
 )

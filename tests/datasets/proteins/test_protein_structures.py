@@ -64,6 +64,7 @@ def test_real_structures(structures):
             )
 
 
+@pytest.mark.slow
 def test_backbones_of_real_structures(structures):
     """Nearly all peptide bonds are trans, helices have phi near -63 and psi near -43 degrees."""
     x = torch.cat([data.x for data in structures])

@@ -38,6 +38,7 @@ def test_flip_is_what_was_published(flip):
     assert counts[AMINO_ACIDS.index("A")] == 229_044 and counts[-1] == 166 + 10 + 1  # X, U and O
 
 
+@pytest.mark.slow
 def test_flip_graphs(flip):
     data = flip[0]
     assert data.name == "1es5-A" and "".join(AMINO_ACIDS[i] for i in data.x[:8, 0]) == "VTKPTIAA"
