@@ -111,16 +111,22 @@ def build(problem: Problem, executor: str = "auto") -> AttentionGraph:
     with torch.autocast(problem.q.device.type, enabled=False):
         graph = EXECUTORS[name](problem)
         # a list of edges has been through the whole of it
-        return graph if name == "edges" else refined(problem.sparsify, graph, problem.sizes[1])
+        if name == "edges":
+            return graph
+        return refined(problem.sparsify, graph, problem.sizes[1], problem.rule)
 
 
-def refined(sparsify: Sparsifier | None, graph: AttentionGraph, heads: int) -> AttentionGraph:
+def refined(
+    sparsify: Sparsifier | None, graph: AttentionGraph, heads: int, rule: Rule | None = None
+) -> AttentionGraph:
     """What a sparsifier makes of the weights of the edges that it kept; lanes ``(B, heads)``, or
-    ``(heads,)``.
+    ``(heads,)``. The rule says where senders stand that are not all tokens.
     """
     if sparsify is None or not (sparsify.renormalize or sparsify.reweighs):
         return graph
-    pairs, weight = edges.refined(sparsify, Listed.of(graph, heads), graph.weight)
+    pairs = Listed.of(graph, heads)
+    pairs = pairs if rule is None else rule.placed(pairs)
+    pairs, weight = edges.refined(sparsify, pairs, graph.weight)
     return graph.with_weight(weight) if pairs.numbers is None else pairs.graph.with_weight(weight)
 
 

@@ -96,6 +96,11 @@ class Problem:
         weights = [pairs.only(self.normalize.weights(logits, pairs)) for logits in maps]
         return self.score.combine(weights, pairs)
 
+    def keep(self, weights: Tensor, pairs: Block | Listed) -> Tensor:
+        """What the sparsifier keeps of the pairs, bool; it reads places as the score does."""
+        assert self.sparsify is not None
+        return self.sparsify.keep(weights, self.rule.placed(pairs))
+
     def require_finite(self, *, cuts: bool = False) -> None:
         """Scores that are NaN or infinite, or may become so, are refused where numbers can be read:
         see :mod:`graphformer.finite`.

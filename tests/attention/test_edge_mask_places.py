@@ -76,3 +76,20 @@ def test_law_of_slots():
     gf.testing.check_slot(EdgeMask(0.4))
     mask = EdgeMask(0.3, num_heads=3).half()  # the share stays exact
     assert int(mask.millionths) == 300_000
+
+
+@pytest.mark.parametrize(
+    "rule", [{"name": "persistent", "number": 2}, {"name": "blocks", "sizes": [3]}]
+)
+def test_senders_that_are_no_tokens_stand_where_the_score_has_them(rule):
+    """The distance to a sender beside the tokens does not hang on the length of the text."""
+    window = {"name": "window", "size": 4}
+    own = rule if rule["name"] == "blocks" else {"name": "either", "first": window, "second": rule}
+    layer = stirred(gf.nn.SumAttention(12, 2, head=gf.Head.from_spec({**HEAD, "candidates": own})))
+    x = torch.randn(2, 11, 12)
+    want = layer(x)
+    for layer.executor in ("dense", "stream"):
+        assert_close(layer(x), want)
+        gf.testing.check_prefix(layer, x)
+    layer.executor = "auto"
+    gf.testing.check_prefix(layer, x)

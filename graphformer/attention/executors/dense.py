@@ -19,7 +19,7 @@ def build(problem: Problem) -> AttentionGraph:
     weights = problem.weights(pairs)  # [B, H, Nq, Nk]
     keep = pairs.allowed.expand(weights.shape)
     if problem.sparsify is not None:
-        keep = keep & problem.sparsify.keep(weights.detach(), pairs)
+        keep = keep & problem.keep(weights.detach(), pairs)
     if finite.batched(keep):
         raise ValueError(UNKNOWN_NUMBER)
     lane, row, sender = keep.flatten(0, 1).nonzero(as_tuple=True)

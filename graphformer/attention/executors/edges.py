@@ -39,6 +39,7 @@ def kept(
         allowed = problem.rule.allow(pairs).expand(pairs.sender.shape)
         pairs, *others = pairs.cut(allowed, *(() if bias is None else (bias,)))
         bias = others[0] if others else None
+    pairs = problem.rule.placed(pairs)
     weight = problem.weights(pairs, bias=bias, check=check)
     if problem.sparsify is None:
         return pairs, weight

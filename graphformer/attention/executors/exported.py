@@ -36,7 +36,7 @@ def over_pairs(
     k = problem.k if groups == 1 else problem.k.repeat_interleave(groups, dim=1)
     weights = problem.weights(pairs, problem.q, k)
     keep = pairs.allowed.expand(weights.shape)
-    sparsify = problem.sparsify
+    sparsify, pairs = problem.sparsify, problem.rule.placed(pairs)
     while sparsify is not None:
         keep = keep & sparsify.keep(weights.detach(), pairs)
         pairs = replace(pairs, allowed=keep)

@@ -84,6 +84,7 @@ def _edges(
     graph = AttentionGraph.of_sorted(ends, None, (num_senders, num_receivers), (batch, heads))
     pairs = Listed.of(graph, heads)
     (pairs,) = pairs.cut(problem.rule.allow(pairs).expand(pairs.sender.shape))
+    pairs = problem.rule.placed(pairs)
     weight = problem.weights(pairs, q, k)
     if problem.sparsify is not None:
         pairs, weight = edges.cut(problem.sparsify, pairs, weight)

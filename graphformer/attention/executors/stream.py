@@ -234,7 +234,7 @@ def kept(
     own = pairs()
     keep = own.allowed
     if problem.sparsify is not None:
-        keep = keep & problem.sparsify.keep(weights.view(keep.shape), own)
+        keep = keep & problem.keep(weights.view(keep.shape), own)
     return keep.reshape(weights.shape)
 
 
@@ -282,6 +282,6 @@ def _block_edges(
     weights = problem.weights(pairs, q, k)
     keep = pairs.allowed
     if problem.sparsify is not None:
-        keep = keep & problem.sparsify.keep(weights.detach(), pairs)
+        keep = keep & problem.keep(weights.detach(), pairs)
     index = blocks.hits(keep)
     return *ends(problem, block.lanes.start, block, index), weights.flatten()[index]
