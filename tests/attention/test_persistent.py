@@ -181,3 +181,19 @@ def test_what_cannot_be_is_refused():
         layer_of(Persistent(2))(states(), block_ids=torch.zeros(2, N, dtype=torch.long))
     with pytest.raises(ValueError, match="number"):
         Persistent(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"candidates": {"name": "indexer", "k": 3}},
+        {"candidates": Window(3) | Persistent(2), "sparsify": gf.Threshold(0.1)},
+    ],
+    ids=["indexer", "persistent"],
+)
+def test_compiled_and_exported(head):
+    layer, x = gf.nn.SumAttention(12, 4, head=gf.Head(**head)).eval(), torch.randn(2, 9, 12)
+    want = layer(x)
+    assert_close(torch.compile(layer, backend="aot_eager")(x), want)
+    assert_close(torch.export.export(layer, (x,)).module()(x), want)
