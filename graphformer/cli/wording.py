@@ -25,6 +25,9 @@ OPTIONS = {
 several that a command has.
 """
 
+WITHOUT_OPTION = {"head_dim": ", or give head_dim"}
+"""Remedies that name an argument for which a command has no option: they are left out."""
+
 
 def in_options(text: str, spelled: Mapping[str, str]) -> str:
     """The text with ``--top-k`` in the place of ``top_k``, for the arguments that a command spells
@@ -33,6 +36,9 @@ def in_options(text: str, spelled: Mapping[str, str]) -> str:
     A name that is a common word too ("levels") is one only where the text begins with it
     ("levels must be ..."), or gives its value: ``levels=3``.
     """
+    for name, remedy in WITHOUT_OPTION.items():
+        if name not in spelled:
+            text = text.replace(remedy, "")
     others = {
         name: spelled[option]
         for name, options in OPTIONS.items()

@@ -350,3 +350,11 @@ def test_every_command_is_given_at_least_five():
 def test_no_argument_is_a_question_for_help(call):
     code, _, err = call()
     assert code == 2 and err.startswith("Usage: graphformer") and "train-graphs" in err
+
+
+def test_a_remedy_without_an_option_is_left_out(call, refused, tmp_path):
+    (tmp_path / "words.txt").write_text("the cat sat on the mat. " * 99)
+    sizes = ["--hidden-size", "30", "--heads", "7"]
+    err = refused(call("train", tmp_path / "words.txt", "--output", tmp_path / "run", *sizes))
+    assert "--hidden-size 30 must be --heads 7 times an even head width" in err
+    assert "head_dim" not in err
