@@ -125,7 +125,7 @@ def test_slope_is_the_exponent():
     ],
 )
 def test_rates_are_tried_until_the_best_lies_between_two(losses, tried):
-    from benchmarks.finetune import untried
+    from benchmarks.finetune.study import untried
 
     grid, done = (0.1, 0.2, 0.3, 0.4, 0.5), []
     while (rate := untried(grid, done)) is not None:
@@ -134,7 +134,8 @@ def test_rates_are_tried_until_the_best_lies_between_two(losses, tried):
 
 
 def test_a_fine_tuning_row_that_is_not_finished_says_so():
-    from benchmarks.finetune import GRID, table
+    from benchmarks.finetune.show import table
+    from benchmarks.finetune.study import GRID
 
     def run(rate, loss, seed=0):
         return {"rate": rate, "loss": loss, "seed": seed, "trainable": 46_240}
