@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import tempfile
 import time
 from pathlib import Path
@@ -41,9 +40,6 @@ from graphformer.training import train_language_model
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "methods.md"
-PLACE = re.compile(
-    r"(<!-- python -m benchmarks.hierarchy --docs -->\n).*?(<!-- end -->)", re.DOTALL
-)
 SEED = 0
 SECTIONS = ("cost", "text")
 
@@ -217,7 +213,7 @@ def main() -> None:
     if options.docs:
         content = json.loads((options.results / "hierarchy.json").read_text())
         page = PAGE.read_text()
-        PAGE.write_text(PLACE.sub(lambda at: f"{at[1]}\n{tables(content)}\n\n{at[2]}", page))
+        PAGE.write_text(report.filled(page, "hierarchy", {"": tables(content)}))
         return
     of_cost: dict[str, Any] = {"seed": SEED, "lengths": [1024, 4096, 16384], "rounds": 3}
     of_text: dict[str, Any] = {

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +28,6 @@ from graphformer.attention.slot import KINDS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "methods.md"
-PLACE = re.compile(r"(<!-- python -m benchmarks.methods --docs -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 class Method(NamedTuple):
@@ -335,7 +333,7 @@ def main() -> None:
     if options.docs:
         content = json.loads((options.results / "methods.json").read_text())
         page = PAGE.read_text()
-        PAGE.write_text(PLACE.sub(lambda at: f"{at[1]}\n{table(content)}\n\n{at[2]}", page))
+        PAGE.write_text(report.filled(page, "methods", {"": table(content)}))
         return
     sizes = (128, 100, 1) if options.quick else (4096, 10_000, 3)
     content = run(*sizes, options.only)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import sys
@@ -108,6 +109,27 @@ def interval(values: list[float]) -> tuple[float, float]:
         return statistics.fmean(values), float("nan")
     half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return statistics.fmean(values), float(half)
+
+
+def filled(page: str, benchmark: str, texts: dict[str, str]) -> str:
+    """The page with generated texts in their places, which begin with a comment that holds the
+    command, ``<!-- python -m benchmarks.paper --docs: runs -->``, and end with ``<!-- end -->``.
+
+    Args:
+        benchmark: the module's name.
+        texts: by their names; a benchmark's only text may have none, ``""``.
+
+    Raises:
+        ValueError: a place is missing.
+    """
+    for name, text in texts.items():
+        said = f": {name}" if name else ""
+        begin = re.escape(f"<!-- python -m benchmarks.{benchmark} --docs{said} -->")
+        place = re.compile(rf"({begin}\n).*?(<!-- end -->)", re.DOTALL)
+        page, found = place.subn(lambda at, text=text: f"{at[1]}\n{text}\n\n{at[2]}", page)
+        if found != 1:
+            raise ValueError(f"there are {found} places for {name!r}, and one is wanted")
+    return page
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

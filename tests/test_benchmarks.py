@@ -285,12 +285,79 @@ def test_the_distance_is_paired_by_seed_and_to_the_better_peer():
 def test_node_page_shows_what_is_stored():
     import json
 
+    from benchmarks import report
     from benchmarks.nodes import __main__ as nodes
     from benchmarks.nodes import study
 
     page = nodes.PAGE.read_text()
     table = study.table(json.loads((RESULTS / "nodes.json").read_text()))
-    assert nodes.filled(page, table) == page and "| cora |" in page
+    assert report.filled(page, "nodes", {"": table}) == page and "| cora |" in page
+
+
+def test_adapters_page_shows_what_is_stored():
+    from benchmarks.finetune import docs
+
+    page = docs.PAGE.read_text()
+    assert docs.page() == page and "| LoRA, all linear layers | 46,240 |" in page
+
+
+def test_runs_in_the_form_of_pefts_comparison(tmp_path):
+    import json
+
+    from benchmarks.finetune import peft_form
+
+    content = json.loads((RESULTS / "finetune-gsm8k.json").read_text())
+    written = peft_form.write("stories260K-gsm8k", content, tmp_path)
+    runs = content["runs"]
+    assert len(written) == sum(map(len, runs.values()))
+    one = json.loads((tmp_path / "lora--stories260K-gsm8k-seed3.json").read_text())
+    assert set(one) == {"run_info", "train_info", "meta_info"}
+    run = next(run for run in runs["lora"] if run["seed"] == 3)
+    assert one["run_info"]["train_config"]["optimizer_kwargs"]["lr"] == run["rate"]
+    assert one["train_info"]["metrics"][-1] == {"step": 400, "test loss": run["loss"]}
+    assert one["train_info"]["num_trainable_params"] == 46_240
+
+
+def test_few_examples_are_drawn_by_the_seed():
+    import torch
+
+    from benchmarks.finetune.data import load
+
+    task = load("gsm8k", context=32, examples=3, quick=True)
+    first, again, other = (task.train_set(seed) for seed in (0, 0, 1))
+    assert torch.equal(first.tokens, again.tokens) and len(first.tokens) == 3000
+    assert not torch.equal(first.tokens, other.tokens)
+    with pytest.raises(SystemExit, match="--examples 41: gsm8k has 40 to train on"):
+        load("gsm8k", context=32, examples=41, quick=True)
+
+
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_of_few_examples_the_best_weights_count(keep_best, monkeypatch):
+    import torch
+    import transformers
+
+    from benchmarks.finetune import train
+    from benchmarks.finetune.data import load
+    from benchmarks.finetune.methods import wrap
+
+    class Spoilt(train.Curve):
+        """After the last look the weights are no longer those of the curve."""
+
+        def look(self, step):
+            super().look(step)
+            if step == 8:
+                with torch.no_grad():
+                    for _, one in train.trained(self.model):
+                        one.add_(1.0)
+
+    monkeypatch.setattr(train, "Curve", Spoilt)
+    task = load("gsm8k", context=32, examples=3, quick=True)
+    transformers.set_seed(0)
+    data = task.data | {"train": task.train_set(0), "validation": task.data["glimpse"]}
+    model = wrap("lora", task.fresh(), 4)
+    run = train.train(model, data, 1e-2, 0, 8, 2, "validation", keep_best)
+    best = min(loss for _, loss in run["curve"])
+    assert (run["loss"] == pytest.approx(best)) is keep_best
 
 
 @pytest.mark.parametrize("limit", [None, 3])

@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("benchmarks", reason="benchmarks/ is not part of an installed package")
 
+from benchmarks import report
 from benchmarks.paper import evidence, noise, runner, statistics, tables, verdicts
 from benchmarks.paper.claims import CLAIMS, Claim, Contrast
 from benchmarks.paper.data import QUICK, VOCABULARY, made_proteins, protein_tokens
@@ -342,7 +343,7 @@ def test_pages_show_what_is_stored():
 
 def test_a_page_without_its_place_is_refused():
     with pytest.raises(ValueError, match="0 places for 'claims'"):
-        evidence.filled("# page", {"claims": "x"})
+        report.filled("# page", "paper", {"claims": "x"})
 
 
 def test_figures_are_drawn_of_stored_runs(tmp_path):

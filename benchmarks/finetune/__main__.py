@@ -27,6 +27,7 @@ problems validate and 400 of its test problems test.
                                                          embedded text: does it run?
     python -m benchmarks.finetune --show                 the tables of the last results
     python -m benchmarks.finetune --plot                 and their curves, docs/finetune-*.png
+    python -m benchmarks.finetune --docs                 the tables of docs/adapters.md
     python -m benchmarks.finetune --peft FOLDER          the same in the form of PEFT's comparison
 
 AdamW, weight decay 0.01, clip 1, 20 steps of warm-up and then a constant learning rate, 400 steps
@@ -45,7 +46,7 @@ import torch
 import transformers
 
 from benchmarks import measure, report
-from benchmarks.finetune import cost, peft_form, show
+from benchmarks.finetune import cost, docs, peft_form, show
 from benchmarks.finetune.data import TEXTS
 from benchmarks.finetune.methods import METHODS
 from benchmarks.finetune.study import GRID, LARGE_GRID, USUAL_RANK, result_name, study
@@ -75,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
         "--show", action="store_true", help="print the last results and train nothing"
     )
     made.add_argument("--plot", action="store_true", help="draw the last results")
+    made.add_argument("--docs", action="store_true", help="write them into docs/adapters.md")
     made.add_argument("--peft", type=Path, help="write the last results in PEFT's form there")
     made.add_argument("--case", help=argparse.SUPPRESS)
     return made
@@ -96,6 +98,8 @@ def main() -> None:
         step = cost.cost_step(what["method"], tuple(what["sizes"]))
         step()
         measure.answer(step)
+    elif options.docs:
+        print(docs.write())
     elif options.show or options.plot or options.peft:
         stored(options)
     else:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 
 import torch
@@ -28,12 +27,6 @@ from benchmarks import report
 from benchmarks.nodes import study
 
 PAGE = report.RESULTS.parents[1] / "docs" / "node-benchmarks.md"
-PLACE = re.compile(r"(<!-- python -m benchmarks.nodes --docs -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def filled(page: str, table: str) -> str:
-    """The page with the table in its place."""
-    return PLACE.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", page)
 
 
 def main() -> None:
@@ -92,7 +85,7 @@ def main() -> None:
         )
     table = study.table(content)
     if options.docs:
-        PAGE.write_text(filled(PAGE.read_text(), table))
+        PAGE.write_text(report.filled(PAGE.read_text(), "nodes", {"": table}))
     print(f"\n{table}")
 
 

@@ -22,25 +22,6 @@ PAGE, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
 FEW_CONTRASTS = 3
 
 
-def place(name: str) -> re.Pattern[str]:
-    """Where a generated text stands in a page."""
-    begin = re.escape(f"<!-- python -m benchmarks.paper --docs: {name} -->")
-    return re.compile(rf"({begin}\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def filled(page: str, texts: dict[str, str]) -> str:
-    """The page with every generated text in its place.
-
-    Raises:
-        ValueError: a place is missing.
-    """
-    for name, text in texts.items():
-        page, found = place(name).subn(lambda at, text=text: f"{at[1]}\n{text}\n\n{at[2]}", page)
-        if found != 1:
-            raise ValueError(f"there are {found} places for {name!r}, and one is wanted")
-    return page
-
-
 def figure_of(claim: Claim, folder: Path) -> str | None:
     """The file name of a claim's figure; None where nothing is stored."""
     measured = state(claim, folder) != verdicts.NOT_MEASURED
@@ -141,7 +122,12 @@ def recommendation(folder: Path) -> str:
     else:
         lines.append("No extra is known to help GIN more than it helps plain attention.")
     if state(CLAIMS["lora"], folder) != verdicts.HOLDS:
-        lines.append("To fine-tune take LoRA and not Sparse-GIN.")
+        lines.append("To fine-tune take LoRA and not Sparse-GIN in the paper's form.")
+    if state(CLAIMS["second-form"], folder) == verdicts.HOLDS:
+        lines.append(
+            "To fine-tune a model that is too small to look up what followed the last time take "
+            'bottlenecks with chain and recurrence, `SparseGINConfig(form="bottlenecks")`.'
+        )
     return "\n".join(f"> {line}" for line in lines)
 
 
@@ -231,7 +217,10 @@ def pages(folder: Path) -> dict[Path, str]:
         "runs": sections(folder),
     }
     readme = {"language": headline(folder), "verdicts": verdict_line(folder)}
-    return {PAGE: filled(PAGE.read_text(), page), README: filled(README.read_text(), readme)}
+    return {
+        path: report.filled(path.read_text(), "paper", texts)
+        for path, texts in ((PAGE, page), (README, readme))
+    }
 
 
 def write(folder: Path) -> list[Path]:

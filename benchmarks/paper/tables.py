@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.finetune.methods import METHODS
 from benchmarks.paper import noise, verdicts
 from benchmarks.paper.claims import CLAIMS, Claim
 from benchmarks.paper.experiments import EXPERIMENTS
@@ -18,18 +19,11 @@ from benchmarks.paper.values import of_store as store_values
 from benchmarks.paper.verdicts import Found
 
 SCALES = ("full", "small")
-ADAPTERS = {
-    "lora": "LoRA",
-    "sparse-gin": "Sparse-GIN",
-    "sparse-gin-fixed": "Sparse-GIN with a fixed lambda",
-    "sparse-gin-small": "Sparse-GIN with a smaller GNN",
-}
-"""Rows of ``benchmarks.finetune``."""
 
 
 def title(row: str, experiment: str) -> str:
     if experiment not in EXPERIMENTS:
-        return ADAPTERS[row]
+        return METHODS[row]
     what = EXPERIMENTS[experiment].rows[row].what
     return f"{row.split('+')[0]}: {what}" if "+" in row else what
 
