@@ -1,5 +1,5 @@
-"""The other bodies: what PyG's users would take. Features, encodings, readout, head, loss and
-training are those of our model.
+"""The other bodies: what PyG's users would take, and classic layers at their best. Features,
+encodings, readout, head, loss and training are those of our model.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.nn import GINEConv, GPSConv
+from torch_geometric.nn import GPSConv
 
+from benchmarks.graphs.classic import PlusBlock, gine
 from graphformer.errors import require_known
 from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graphs.targets import TargetHead
@@ -28,13 +29,13 @@ class GINEBlock(nn.Module):
             dropout,
         )
 
-    def forward(self, h: Tensor, edge_index: Tensor, batch: Tensor, edge_attr: Tensor) -> Tensor:
-        new = (
-            self.norm(self.conv(h, edge_index, edge_attr))
-            if len(h) > 1
-            else self.conv(h, edge_index, edge_attr)
-        )
-        return h + F.dropout(new.relu(), self.dropout, self.training)
+    def forward(
+        self, h: Tensor, edge_index: Tensor, batch: Tensor, edge_attr: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        new = self.conv(h, edge_index, edge_attr)
+        if len(new) > 1 or not self.training:  # one row has no spread to learn from
+            new = self.norm(new)
+        return h + F.dropout(new.relu(), self.dropout, self.training), edge_attr
 
 
 class GPSBlock(nn.Module):
@@ -48,20 +49,19 @@ class GPSBlock(nn.Module):
             hidden_size, gine(hidden_size, edge_hidden), heads=num_heads, dropout=dropout
         )
 
-    def forward(self, h: Tensor, edge_index: Tensor, batch: Tensor, edge_attr: Tensor) -> Tensor:
-        return self.conv(h, edge_index, batch, edge_attr=edge_attr)
+    def forward(
+        self, h: Tensor, edge_index: Tensor, batch: Tensor, edge_attr: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return self.conv(h, edge_index, batch, edge_attr=edge_attr), edge_attr
 
 
-def gine(hidden_size: int, edge_hidden: int) -> GINEConv:
-    mlp = nn.Sequential(
-        nn.Linear(hidden_size, 2 * hidden_size), nn.ReLU(), nn.Linear(2 * hidden_size, hidden_size)
-    )
-    return GINEConv(mlp, train_eps=True, edge_dim=edge_hidden)
+BODIES = ("gine", "gps", "gin-plus", "gatedgcn-plus")
 
 
 class Peer(GraphNetwork):
-    """A stack of blocks of PyG between the two ends of our model. ``body``: ``"gine"`` or
-    ``"gps"``; the others as in GraphTransformer.
+    """A stack of blocks between the two ends of our model. ``body``: ``"gine"`` or ``"gps"``
+    (blocks of PyG), ``"gin-plus"`` or ``"gatedgcn-plus"``
+    (:class:`~benchmarks.graphs.classic.PlusBlock`); the others as in GraphTransformer.
     """
 
     def __init__(
@@ -85,7 +85,9 @@ class Peer(GraphNetwork):
         settings = {
             name: value for name, value in locals().items() if name not in ("self", "__class__")
         }
-        require_known("body", body, ("gine", "gps"))
+        require_known("body", body, BODIES)
+        if edge_dim is None:
+            raise ValueError("edge_dim=None: peers read edge features; give edge_dim, 0 for none")
         ends: dict[str, Any] = {
             "loss": loss,
             "encodings": encodings,
@@ -97,18 +99,24 @@ class Peer(GraphNetwork):
             node_dim, edge_dim, hidden_size, target, out_dim, task, global_dim=0, **ends
         )
         self.settings = settings
-        self.layers = nn.ModuleList(
-            GINEBlock(hidden_size, edge_hidden, dropout)
-            if body == "gine"
-            else GPSBlock(hidden_size, num_heads, edge_hidden, dropout)
-            for _ in range(num_layers)
-        )
+        # GatedGCN's edges are as wide as its nodes
+        self.widen = nn.Linear(edge_hidden, hidden_size) if body == "gatedgcn-plus" else None
+
+        def block(last: bool) -> nn.Module:
+            if body == "gine":
+                return GINEBlock(hidden_size, edge_hidden, dropout)
+            if body == "gps":
+                return GPSBlock(hidden_size, num_heads, edge_hidden, dropout)
+            return PlusBlock(body, hidden_size, edge_hidden, dropout, last)
+
+        self.layers = nn.ModuleList(block(i == num_layers - 1) for i in range(num_layers))
 
     def forward(self, data: Any, *, output_graphs: bool = False) -> GraphTransformerOutput:
         level = self.embed(data)
         edge_index = torch.stack((level.structure.senders, level.structure.receivers))
+        edges = level.edge_features if self.widen is None else self.widen(level.edge_features)
         for layer in self.layers:
-            level.h = layer(level.h, edge_index, level.structure.graph, level.edge_features)
+            level.h, edges = layer(level.h, edge_index, level.structure.graph, edges)
         return self.answer([level], data)
 
 

@@ -12,8 +12,10 @@ import torch
 from torch_geometric.data import Data
 
 import graphformer as gf
+from benchmarks.graphs.conduction import Conduction
 from benchmarks.graphs.peers import CNN
 from benchmarks.graphs.study import Metrics, Parts, Study, per_target
+from benchmarks.graphs.variants import own_and_norm, variants
 from graphformer.datasets import (
     CopolymerGraphs,
     MechanicalMNIST,
@@ -21,6 +23,7 @@ from graphformer.datasets import (
     PolymerGraphs,
     ProteinSecondaryStructure,
 )
+from graphformer.datasets.microstructures.grains import feature_names
 from graphformer.nn import AddStructure
 from graphformer.training import GraphModel
 from graphformer.training.graphs.metrics import regression_metrics
@@ -37,28 +40,6 @@ def first(data: Any, quick: bool) -> Any:
 def cut(parts: tuple[Any, Any, Any], quick: bool, test: str = "test") -> Parts:
     train, valid, tested = (first(part, quick) for part in parts)
     return Parts(train, valid, {test: tested})
-
-
-def own_and_norm(
-    settings: dict[str, Any], apart: bool = False
-) -> dict[str, partial[gf.GraphTransformer]]:
-    """GIN as GINAttentionConv comes: a node's own features, which a residual block adds as well,
-    and a norm in the MLPs.
-
-    ``apart``: also with one of them alone.
-    """
-    kinds = {"gin-own-norm": (1.0, True)} | (
-        {"gin-own": (1.0, False), "gin-norm": (0.0, True)} if apart else {}
-    )
-    return {
-        name: partial(
-            gf.GraphTransformer,
-            operator="gin",
-            operator_options={"gin": {"self_weight": own, "mlp_norm": norm}},
-            **settings,
-        )
-        for name, (own, norm) in kinds.items()
-    }
 
 
 # ---------------------------------------------------------------------- polymers
@@ -97,7 +78,7 @@ def polymer_dft(name: str, what: str, published: str, epochs: int) -> Study:
         training={"epochs": epochs, "max_nodes": 1024, "learning_rate": 2e-3, "eval_epochs": 5},
         columns=(f"{name} rmse", f"{name} r2"),
         measure=both((name,)),
-        more=own_and_norm(network | sums),
+        more=own_and_norm(network | sums) | variants(network | sums),
         repeats=5,
         folds=5,
         published=published,
@@ -109,9 +90,14 @@ def both(names: tuple[str, ...]) -> Callable[[GraphModel, Any], Metrics]:
     return lambda model, test: rmse(model, test) | r2(model, test)
 
 
-def vipea() -> Study:
+def vipea(by_monomer: bool = False) -> Study:
+    """The published random folds; or ``by_monomer`` the nine published folds that leave a monomer A
+    out of training, and another for validation. Monomers B are those of training there too.
+    """
+
     def parts(repeat: int, quick: bool) -> Parts:
-        return cut(CopolymerGraphs(CACHE / "vipea").random_fold(repeat), quick)
+        data = CopolymerGraphs(CACHE / "vipea")
+        return cut(data.monomer_fold(repeat) if by_monomer else data.random_fold(repeat), quick)
 
     one = CopolymerGraphs
     network: dict[str, Any] = {
@@ -125,10 +111,10 @@ def vipea() -> Study:
         **{"out_dim": 2, "readout": ("mean", "max")},
     }
     levels = {"levels": ("group_0",)}  # atoms, monomers
+    folds = "published folds by monomer" if by_monomer else "published random folds"
     return Study(
-        name="vipea",
-        title="vipea: electron affinity and ionization potential of copolymers, published random "
-        "folds (eV)",
+        name="vipea-monomers" if by_monomer else "vipea",
+        title=f"vipea: electron affinity and ionization potential of copolymers, {folds} (eV)",
         parts=parts,
         network=network,
         ours=levels,
@@ -138,10 +124,14 @@ def vipea() -> Study:
         more={
             "sum-flat": partial(gf.GraphTransformer, operator="sum", **network),
             **own_and_norm(network | levels),
+            **variants(network | levels),
         },
-        repeats=2,
-        folds=10,
-        published="wD-MPNN 0.035 / 0.027, D-MPNN on monomers alone 0.173 / 0.165 (Aldeghi & Coley "
+        repeats=9 if by_monomer else 2,
+        folds=9 if by_monomer else 10,
+        published="wD-MPNN 0.099 / 0.094, D-MPNN on monomers alone 0.200 / 0.199 (Aldeghi & Coley "
+        "2022, nine folds)"
+        if by_monomer
+        else "wD-MPNN 0.035 / 0.027, D-MPNN on monomers alone 0.173 / 0.165 (Aldeghi & Coley "
         "2022, ten folds)",
     )
 
@@ -182,6 +172,7 @@ def flip(name: str, layers: int, epochs: int) -> Study:
                 gf.GraphTransformer, operator="sum", levels=("cluster:3",), **network
             ),
             **own_and_norm(network),
+            **variants(network),
         },
         repeats=2,
         published="65 to 72 % from single sequences without pre-training; about 85 % with "
@@ -239,13 +230,24 @@ def mechanical_mnist() -> Study:
         measure=measure,
         repeats=2,
         published="about 2 % and below 1 % (CNN) from 60,000 maps (Lejeune 2020, other split)",
-        more={"cnn": partial(CNN, channels=1, side=28), **own_and_norm(network | levels)},
+        more={
+            "cnn": partial(CNN, channels=1, side=28),
+            **own_and_norm(network | levels),
+            **variants(network | levels),
+        },
     )
 
 
-def polycrystals(name: str, title: str, levels: tuple[str, ...] = (), **law: Any) -> Study:
+def polycrystals(
+    name: str,
+    title: str,
+    levels: tuple[str, ...] = (),
+    tell: Conduction | None = None,
+    folder: str | None = None,
+    **law: Any,
+) -> Study:
     """Trained on 10 to 30 grains; tested on new polycrystals of the same kind, and on twice as many
-    grains.
+    grains. ``tell`` adds columns to what all networks are told; ``folder``: of the cache.
     """
 
     def parts(repeat: int, quick: bool) -> Parts:
@@ -254,8 +256,8 @@ def polycrystals(name: str, title: str, levels: tuple[str, ...] = (), **law: Any
             (SIZES["few"], SIZES["test"], SIZES["test"], SIZES["many"])
         ):
             seed = 10 * repeat + part
-            made[part] = PolycrystalDataset(
-                CACHE / name,
+            data = PolycrystalDataset(
+                CACHE / (folder or name),
                 16 if quick else count,
                 grains,
                 resolution=resolution,
@@ -263,6 +265,7 @@ def polycrystals(name: str, title: str, levels: tuple[str, ...] = (), **law: Any
                 log=False,
                 **law,
             )
+            made[part] = data if tell is None else [tell(graph) for graph in data]
         return Parts(made[0], made[1], {"10 to 30 grains": made[2], "40 to 60 grains": made[3]})
 
     def measure(model: GraphModel, test: Any) -> Metrics:
@@ -270,8 +273,8 @@ def polycrystals(name: str, title: str, levels: tuple[str, ...] = (), **law: Any
 
     network: dict[str, Any] = {
         **{
-            "node_dim": 6,
-            "edge_dim": 2,
+            "node_dim": len(GRAINS) + (len(tell.node_names) if tell else 0),
+            "edge_dim": 2 + (len(tell.edge_names) if tell else 0),
             "hidden_size": 64,
             "num_layers": 6,
             "num_heads": 4,
@@ -295,11 +298,13 @@ def polycrystals(name: str, title: str, levels: tuple[str, ...] = (), **law: Any
         columns=("r2",),
         measure=measure,
         repeats=2,
-        more=own_and_norm(network | coarse, apart=bool(levels)),
+        more=own_and_norm(network | coarse, apart=bool(levels)) | variants(network | coarse),
         baseline=geometric_mean,
     )
 
 
+GRAINS = (*feature_names(2).node, "log_conductivity")
+"""What a grain is told, before any ``tell``."""
 SIZES = {"few": (4000, (10, 30), 64), "test": (400, (10, 30), 64), "many": (400, (40, 60), 96)}
 """Graphs, grains and voxels along an axis: voxels along a grain stay the same."""
 
@@ -308,7 +313,7 @@ def geometric_mean(data: Any) -> Metrics:
     """``exp(sum v log k / sum v)``: exact in 2-D where phases are interchangeable, otherwise the
     usual rule of thumb.
     """
-    size, log_k = data.node_names.index("size"), data.node_names.index("log_conductivity")
+    size, log_k = GRAINS.index("size"), GRAINS.index("log_conductivity")
     found = torch.stack(
         [torch.exp((g.x[:, size] * g.x[:, log_k]).sum() / g.x[:, size].sum()) for g in data]
     )[:, None]
@@ -317,6 +322,7 @@ def geometric_mean(data: Any) -> Metrics:
 
 STUDIES: dict[str, Callable[[], Study]] = {
     "vipea": vipea,
+    "vipea-monomers": lambda: vipea(by_monomer=True),
     "polymer-dft-egc": lambda: polymer_dft(
         "Egc", "band gap of a chain", "TransPolymer 0.44 / 0.92, pre-trained on millions", 40
     ),
@@ -338,6 +344,15 @@ STUDIES: dict[str, Callable[[], Study]] = {
         "polycrystals-contrast",
         "Polycrystals: effective conductivity, two phases of contrast 100",
         ("cluster:2",),  # found by the network: grains that listen to each other
+        law="two-phase",
+        contrast=100.0,
+    ),
+    "polycrystals-conduction": lambda: polycrystals(
+        "polycrystals-conduction",
+        "Polycrystals: the same contrast, grains and contacts told what they conduct",
+        ("cluster:2",),
+        Conduction(GRAINS.index("log_conductivity")),
+        "polycrystals-contrast",
         law="two-phase",
         contrast=100.0,
     ),

@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,16 @@ import transformers
 import graphformer as gf
 from benchmarks import report
 from benchmarks.graphs.peers import Peer
+from benchmarks.store import alone
 from graphformer.training import GraphModel, GraphTrainer
 from graphformer.training.graphs.metrics import regression_metrics
 
-PEERS = {"gine": "GINEConv (PyG)", "gps": "GPSConv (PyG)"}
+PEERS = {
+    "gine": "GINEConv (PyG)",
+    "gps": "GPSConv (PyG)",
+    "gin-plus": "GIN+ (on PyG's GINEConv)",
+    "gatedgcn-plus": "GatedGCN+",
+}
 OURS = {"sum": "ours, plain attention", "gin": "ours, GIN"}
 OTHERS = {
     "sum-flat": "ours, plain attention, no levels",
@@ -32,6 +39,10 @@ OTHERS = {
     "gin-own-norm": "ours, GIN with own features and norm",
     "gin-own": "ours, GIN with own features",
     "gin-norm": "ours, GIN with the norm",
+    "sum-local-global": "ours, plain attention, half the heads on edges, half on all pairs",
+    "sum-edge-update": "ours, plain attention, edges updated",
+    "sum-batch-norm": "ours, plain attention, batch norm",
+    "pna": "ours, PNA (mean, max, min; scaled by degree)",
     "cnn": "CNN on the image",
 }
 NAMES = PEERS | OURS | OTHERS
@@ -63,7 +74,7 @@ class Study:
         repeats: folds or seeds.
         folds: how many of them there are; None: seeds, as many as one likes.
         published: what others report, in words.
-        more: contenders beside the four: name to the network's class with all its settings, which
+        more: contenders beside the six: name to the network's class with all its settings, which
             are stored with its runs.
         baseline: metrics of a rule without training, if there is one.
     """
@@ -143,33 +154,50 @@ def run(
             )
             if old is not None and old["settings"] == settings:
                 continue
-            new = {
-                "model": name,
-                "repeat": repeat,
-                "settings": settings,
-                **train(study, name, repeat, parts, training),
-            }
-            content["runs"] = [one for one in content["runs"] if one is not old] + [new]
-            if here not in content["environments"]:
-                content["environments"].append(here)
+            make = partial(study.build, name)
+            found = train(make, repeat, parts, training, study.measure)
+            new = {"model": name, "repeat": repeat, "settings": settings, **found}
             print(name, repeat, json.dumps(new["tests"]), f"{new['seconds']:.0f} s", flush=True)
-            if folder is not None:
-                report.save(f"graphs-{study.name}", content, folder)
+            content = keep(content, new, here, path)
+    return content
+
+
+def keep(
+    content: dict[str, Any], new: dict[str, Any], here: dict[str, Any], path: Path | None
+) -> dict[str, Any]:
+    """The content with one more run, in the file too; what another process has added to the file
+    meanwhile stays.
+    """
+    with nullcontext() if path is None else alone(path):
+        if path is not None and path.is_file():
+            there = json.loads(path.read_text())
+            content = {**there, "baseline": there["baseline"] | content["baseline"]}
+        which = new["model"], new["repeat"]
+        others = [one for one in content["runs"] if (one["model"], one["repeat"]) != which]
+        content = {**content, "runs": [*others, new]}
+        if here not in content["environments"]:
+            content["environments"] = [*content["environments"], here]
+        if path is not None:
+            report.save(path.stem, content, path.parent)
     return content
 
 
 def train(
-    study: Study, name: str, repeat: int, parts: Parts, training: dict[str, Any]
+    make: Callable[[], Any],
+    seed: int,
+    parts: Parts,
+    training: dict[str, Any],
+    measure: Callable[[GraphModel, Any], Metrics] | None,
 ) -> dict[str, Any]:
-    """One network on one repeat."""
-    transformers.set_seed(repeat)
-    net = study.build(name)
+    """One network on the parts of one repeat; tested where there is a measure."""
+    transformers.set_seed(seed)
+    net = make()
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        options = {"seed": repeat, "save_total_limit": 1, "progress": False, **training}
+        options = {"seed": seed, "save_total_limit": 1, "progress": False, **training}
         trainer = GraphTrainer(net, parts.train, parts.valid, Path(folder) / "run", **options)
         result = trainer.fit()
-    return {
+    found = {
         "parameters": sum(one.numel() for one in net.parameters()),
         "seconds": round(time.process_time() - start, 1),
         "epochs": result.epochs,
@@ -177,8 +205,10 @@ def train(
         "curve": [
             [line["step"], line["eval_loss"]] for line in result.history if "eval_loss" in line
         ],
-        "tests": {test: study.measure(result.model, data) for test, data in parts.tests.items()},
     }
+    if measure is not None:
+        found["tests"] = {test: measure(result.model, data) for test, data in parts.tests.items()}
+    return found
 
 
 # ---------------------------------------------------------------------- what came out
@@ -192,9 +222,14 @@ def values(content: dict[str, Any], model: str, test: str, column: str) -> list[
     return [one["tests"][test][column] for one in runs]
 
 
+def by_repeat(content: dict[str, Any], model: str, test: str, column: str) -> dict[int, float]:
+    runs = [one for one in content["runs"] if one["model"] == model]
+    return {one["repeat"]: one["tests"][test][column] for one in runs}
+
+
 def table(study: Study, content: dict[str, Any]) -> str:
-    """Mean and standard deviation over repeats, and the paired difference of GIN to plain
-    attention.
+    """Mean and standard deviation over repeats, and the paired differences of GIN to plain
+    attention and of that to the best peer with as many runs.
     """
     tests = list(content["runs"][0]["tests"])
     header = [
@@ -228,13 +263,19 @@ def table(study: Study, content: dict[str, Any]) -> str:
             [NAMES[model], f"{runs[0]['parameters']:,}", f"{seconds:.0f}", str(len(runs)), *cells]
         )
     text = report.table(header, rows) + "\n\nmean ± standard deviation over repeats"
-    plain, gin = (values(content, name, tests[0], study.columns[0]) for name in ("sum", "gin"))
-    if len(plain) == len(gin) > 1:
-        mean, half = report.interval([b - a for a, b in zip(plain, gin, strict=True)])
-        text += (
-            f"; GIN minus plain attention, paired ({tests[0]}, {study.columns[0]}): {mean:+.4f} ± "
-            f"{half:.4f} (95 %)"
-        )
+    test, column = tests[0], study.columns[0]
+    found = {name: by_repeat(content, name, test, column) for name in (*PEERS, *OURS)}
+    plain = found["sum"]
+    pairs = {"GIN minus plain attention": (found["gin"], plain)}
+    sign = 1 if higher_is_better(column) else -1
+    equal = [name for name in PEERS if plain and found[name].keys() == plain.keys()]
+    if equal:
+        best = max(equal, key=lambda name: sign * statistics.fmean(found[name].values()))
+        pairs[f"plain attention minus the best peer, {NAMES[best]}"] = plain, found[best]
+    for what, (one, other) in pairs.items():
+        if len(one) > 1 and one.keys() == other.keys():
+            mean, half = report.interval([one[repeat] - other[repeat] for repeat in sorted(one)])
+            text += f"; {what}, paired ({test}, {column}): {mean:+.4f} ± {half:.4f} (95 %)"
     return text + (f"\npublished: {study.published}" if study.published else "")
 
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch_geometric.nn import BatchNorm
 
 from graphformer.attention.feed_forwards import feed_forward_for
 from graphformer.attention.head import Head
@@ -82,6 +84,17 @@ def make_conv(
     )
 
 
+NORMS: dict[str, Any] = {
+    "layer": nn.LayerNorm,
+    "batch": partial(BatchNorm, allow_single_element=True),
+}
+
+
+def make_norm(name: str, width: int) -> nn.Module:
+    require_known("norm", name, NORMS)
+    return NORMS[name](width)
+
+
 class Block(nn.Module):
     """``h = h + attention(norm(h))``, then ``h + feed_forward(norm(h))``, on one level.
 
@@ -100,11 +113,12 @@ class Block(nn.Module):
         merge: Merge,
         feed_forward: Any = "gated",
         initial_residual: float | None = None,
+        norm: str = "layer",
     ) -> None:
         super().__init__()
-        self.attention_norm, self.conv = nn.LayerNorm(hidden_size), conv
+        self.attention_norm, self.conv = make_norm(norm, hidden_size), conv
         self.feed_forward_norm, self.feed_forward = (
-            nn.LayerNorm(hidden_size),
+            make_norm(norm, hidden_size),
             feed_forward_for(
                 feed_forward,
                 hidden_size=hidden_size,
@@ -196,11 +210,19 @@ class Down(nn.Module):
 
 
 class Layer(nn.Module):
-    """A block for every level, and the maps between neighbouring levels."""
+    """A block for every level, and the maps between neighbouring levels; for every level an update
+    of the features of its pairs, or none.
+    """
 
-    def __init__(self, blocks: Sequence[Block], hidden_size: int) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        hidden_size: int,
+        edges: Sequence[nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
+        self.edges = None if edges is None else nn.ModuleList(edges)
         self.up = nn.ModuleList(Up(hidden_size) for _ in blocks[1:])
         self.down = nn.ModuleList(Down(hidden_size) for _ in blocks[1:])
 

@@ -43,6 +43,7 @@ from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import number, require_known, strict_flags, whole
 from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graphs.data import Level, Pairs, typed_edges
+from graphformer.models.graphs.edge_update import check_edge_update
 from graphformer.models.graphs.features import PairFeatures
 from graphformer.models.graphs.label_masks import Mask
 from graphformer.models.graphs.levels import coarser
@@ -54,8 +55,8 @@ from graphformer.models.graphs.options import (
     per_layer_heads,
     refuse_beside_heads,
 )
-from graphformer.models.graphs.parts import OPERATORS, Block, Layer, make_conv
-from graphformer.models.graphs.refined import Merge
+from graphformer.models.graphs.parts import OPERATORS, Block, Layer
+from graphformer.models.graphs.stack import stack
 from graphformer.models.graphs.targets import Target
 from graphformer.models.graphs.virtual import through, virtual_of
 from graphformer.nn.edge_list import EdgeList
@@ -148,6 +149,12 @@ class GraphTransformer(GraphNetwork):
         virtual_nodes: so many nodes more for each graph at the finest level, see
             :class:`~graphformer.models.graphs.virtual.VirtualNodes`. They are the last nodes of
             the heads' graphs; the refined graph, coarser levels and targets are of nodes alone.
+        edge_update: after each layer but the last the features of pairs are updated from both
+            ends, see :class:`~graphformer.models.graphs.edge_update.EdgeUpdate`. All layers have
+            the same candidates then. Targets of edges read the features that were given.
+        norm: in the blocks, of nodes: ``"layer"``, or ``"batch"``, which keeps how large a node is
+            beside others, as GRIT has it for sums and degrees (arXiv 2305.17589). Training then
+            depends on the batch; a lone node is normalized by what was learned before.
 
     ``settings`` holds the arguments: ``GraphTransformer(**net.settings)`` is the same model with
     new weights.
@@ -196,6 +203,8 @@ class GraphTransformer(GraphNetwork):
         backend: str = "auto",
         head_dim: int | None = None,
         virtual_nodes: int = 0,
+        edge_update: bool = False,
+        norm: str = "layer",
     ) -> None:
         settings = {
             name: one for name, one in locals().items() if name not in ("self", "__class__")
@@ -268,30 +277,12 @@ class GraphTransformer(GraphNetwork):
         self.virtual = virtual_of(virtual_nodes, hidden_size, width)
         self.relations = check_relations(relations)
         refuse_unusable(self.relations, ("edges",), "a graph transformer")
-        self.layers, top = nn.ModuleList(), len(self.levels)
-        for i, name in enumerate(operators):
-            blocks = []
-            for depth in range(top + 1):
-                edge_width = edge_hidden if described_pairs or depth else None
-                conv = make_conv(
-                    name,
-                    hidden_size,
-                    num_heads,
-                    edge_width,
-                    options.get(name, {}),
-                    mlp_ratio=mlp_ratio,
-                    head=heads[i],
-                    relations=() if depth else self.relations,
-                    **shared,
-                )
-                read_later = bool(refine) and (i < num_layers - 1 or (i == 0 and depth < top))
-                prior = bool(refine) and (i > 0 or depth > 0)
-                parts: dict[str, Any] = {"feed_forward": feed_forward}
-                kind = merge if read_later or merge != "learned" else "mean"
-                parts["merge"] = Merge(kind, num_heads)
-                parts["initial_residual"] = initial_residual if i else None
-                blocks.append(Block(conv, hidden_size, dropout, prior=prior, **parts))
-            self.layers.append(Layer(blocks, hidden_size))
+        check_edge_update(edge_update, self.candidates, described_pairs)
+        edge_widths, shared = (width, edge_hidden), shared | {"mlp_ratio": mlp_ratio}
+        depths = len(self.levels) + 1
+        self.layers = stack(
+            settings, operators, heads, options, shared, self.relations, depths, edge_widths
+        )
 
     def reads(self) -> set[str]:
         """As of every network over graphs, and what candidates and levels read."""
@@ -338,14 +329,15 @@ class GraphTransformer(GraphNetwork):
                     level.h = level.h + layer.up[depth - 1](
                         levels[depth - 1].h, level.parent, level.structure.num_nodes
                     )
-                pairs = self._pairs(
-                    level, depth, self.level_candidates if depth else self.candidates[i]
-                )
+                spec = self.level_candidates if depth else self.candidates[i]
+                pairs = self._pairs(level, depth, spec)
                 pairs, known = level.without_dropped(pairs), level.refined
                 prior = None if known is None or not self.refine else known.on(pairs[0])
                 through(
                     block, level, pairs, prior, *((None, ()) if depth else (self.virtual, typed))
                 )
+                if layer.edges is not None:
+                    layer.edges[depth].of(level, spec)
                 if self.refine == "restrict":
                     level.drop()
                 if output_graphs and level.refined is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch_geometric.data import Batch
 
 import graphformer
@@ -201,6 +202,9 @@ class GraphModel:
         self.net.train(dropout)
         # Encodings of nodes and the choice of labels are those of an evaluation all the same.
         self.net.training = False
+        for module in self.net.modules():
+            if isinstance(module, _BatchNorm):  # what it learned stands, whatever is dropped
+                module.eval()
         found: dict[str, list[Tensor]] = {name: [] for name in self.net.targets}
         labels: dict[str, list[Tensor]] = {}
         try:

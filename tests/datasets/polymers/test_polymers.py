@@ -709,5 +709,10 @@ def test_copolymers_and_their_folds_are_what_was_published(data_dir):
             ours = torch.stack([made.y[i] for i in part.indices()]).numpy()
             theirs = master[published[f"{name}_idx_{k}"]].astype(np.float32)
             assert np.array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)])
+        first = [
+            {made[i].text.split("|")[0].split(".")[0] for i in part.indices()}
+            for part in made.monomer_fold(k)
+        ]
+        assert list(map(len, first)) == [7, 1, 1] and len(set.union(*first)) == 9
     with pytest.raises(ValueError, match="k must be from 0 to 9, got 10"):
         made.random_fold(10)

@@ -80,6 +80,14 @@ VARIANTS: dict[str, dict] = {
         "refine": "restrict",
         "sparsify": gf.TopK(4),
     },
+    "updated": {"edge_update": True, "candidates": "edges+k_hop:2", "norm": "batch"},
+    "updated levels": {
+        "edge_update": True,
+        "levels": ("group_0",),
+        "refine": "restrict",
+        "sparsify": gf.TopK(3),
+        "virtual_nodes": 1,
+    },
     "trained": {
         "sparsify": Reweigh("relu", 0.05, trainable=True),
         "dropout": 0.3,
@@ -1081,6 +1089,12 @@ def test_levels_carry_messages_further_than_edges():
         ({"dropout": 2.0}, "dropout must be a probability"),
         ({"global_dim": -1}, "global_dim must be at least 0"),
         ({"backend": "jax"}, "unknown backend 'jax'"),
+        ({"norm": "group"}, "unknown norm 'group'; known: layer, batch"),
+        ({"edge_update": True, "num_layers": 1}, "edge_update=True is never read: with num_lay"),
+        (
+            {"edge_update": True, "candidates": ["edges", "all", "edges"]},
+            "edge_update=True hands features .* candidates=.*'all'.* give one text for all",
+        ),
     ],
 )
 def test_constructor_mistakes(options: dict, text: str):
