@@ -43,7 +43,7 @@ from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.errors import number, require_known, strict_flags, whole
 from graphformer.models.graphs.base import GraphNetwork, GraphTransformerOutput
 from graphformer.models.graphs.data import Level, Pairs, typed_edges
-from graphformer.models.graphs.edge_update import check_edge_update
+from graphformer.models.graphs.edge_update import EdgeUpdate, check_edge_update
 from graphformer.models.graphs.features import PairFeatures
 from graphformer.models.graphs.label_masks import Mask
 from graphformer.models.graphs.levels import coarser
@@ -337,7 +337,9 @@ class GraphTransformer(GraphNetwork):
                     block, level, pairs, prior, *((None, ()) if depth else (self.virtual, typed))
                 )
                 if layer.edges is not None:
-                    layer.edges[depth].of(level, spec)
+                    update = layer.edges[depth]
+                    assert isinstance(update, EdgeUpdate)
+                    update.of(level, spec)
                 if self.refine == "restrict":
                     level.drop()
                 if output_graphs and level.refined is not None:
