@@ -13,11 +13,12 @@ from graphformer.attention.build import EDGELESS, build, choose
 from graphformer.attention.candidates import Edges, Rule
 from graphformer.attention.executors import flash, linear
 from graphformer.attention.executors.plans import Plan, witness
+from graphformer.attention.executors.running import RunningSums
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.problem import Problem, pose
 from graphformer.attention.scores import Score, choose_score
 from graphformer.attention.sparsifiers import Sparsifier
-from graphformer.attention.watching import tell
+from graphformer.attention.watching import tell, watched
 from graphformer.errors import number, strict_flags
 from graphformer.graph import AttentionGraph
 from graphformer.uncompiled import exporting
@@ -31,6 +32,7 @@ def plan(
     backend: str,
     output_graph: bool,
     dropout: float = 0.0,
+    past: RunningSums | None = None,
 ) -> Plan:
     """The rule behind ``"auto"``, in one place.
 
@@ -38,19 +40,34 @@ def plan(
     (or means) only, no backend named and no graph asked for. Otherwise edges are built (see
     :func:`graphformer.attention.build.choose`) and the backend, torch by default, aggregates them.
     """
+    chosen, obstacle = _planned(problem, reductions, executor, backend, output_graph, dropout, past)
+    return chosen if past is None else past.settle(chosen, obstacle)
+
+
+def _planned(
+    problem: Problem,
+    reductions: tuple[str, ...],
+    executor: str,
+    backend: str,
+    output_graph: bool,
+    dropout: float,
+    past: RunningSums | None,
+) -> tuple[Plan, str | None]:
+    """The plan, and why the linear executor cannot run, where that is so."""
     obstacle: str | None = None
+    unlinear: str | None = None
     for name in reversed(EDGELESS):  # a scan takes less time than flash, where both can run
         if name == "flash":
             why = flash.obstacle(problem, reductions)
         else:
-            why = linear.obstacle(problem, reductions, dropout)
+            why = linear.obstacle(problem, reductions, dropout, past)
         if why is None and backend != "auto":
             why = f"backend={backend!r} was named, and a backend aggregates edges"
         if why is None and output_graph:
             why = "the graph itself was asked for"
         if why is None and executor in ("auto", name):
             sums = "the operator needs only weighted sums, so no edges are built"
-            return Plan(name, "auto", sums)
+            return Plan(name, "auto", sums), unlinear
         if executor == name:
             raise ValueError(
                 f"executor={name!r} builds no edges and cannot be used here: {why}; "
@@ -58,19 +75,18 @@ def plan(
             )
         if name == "flash":  # the reason that is told: plain attention is what one expects
             obstacle = why
+        else:
+            unlinear = why or f"executor={executor!r} was named"
     if exporting():  # a choice by the number of scores would be a bound on the length
         if backend not in ("auto", "torch"):
             raise ValueError(
                 f"backend={backend!r} cannot be exported: make the layer with backend='auto' or "
                 "'torch'"
             )
-        return Plan("dense", "torch", "an exported program needs known shapes")
+        return Plan("dense", "torch", "an exported program needs known shapes"), unlinear
     chosen = choose(problem) if executor == "auto" else executor
-    return Plan(
-        chosen,
-        "torch" if backend == "auto" else backend,
-        obstacle or f"executor={executor!r} was named",
-    )
+    told = obstacle or f"executor={executor!r} was named"
+    return Plan(chosen, "torch" if backend == "auto" else backend, told), unlinear
 
 
 @strict_flags
@@ -93,6 +109,7 @@ def attend(
     backend: str = "auto",
     output_graph: bool = False,
     training: bool = False,
+    past: RunningSums | None = None,
 ) -> tuple[dict[str, Tensor], AttentionGraph | None]:
     """Each named reduction of the senders' features at every receiver.
 
@@ -105,6 +122,9 @@ def attend(
         dropout: probability with which a weight is set to 0 (the others are divided by
             ``1 - dropout``). Give 0 outside training.
         output_graph: return the graph too. Its weights are those before dropout.
+        past: sums over the senders of earlier calls. Where it holds some, or where the linear
+            executor runs and nothing speaks against it, q, k and x are those of the new tokens
+            alone, which are added to it; otherwise it says why keys are to be kept.
 
     The other arguments are those of :func:`graphformer.attention_graph`.
 
@@ -119,6 +139,8 @@ def attend(
     # there a number of the layer may be a symbol, and the layer has checked it
     if not torch.compiler.is_compiling():
         number("dropout", dropout, least=0.0, most=1.0)
+    if past is not None and not torch.compiler.is_compiling() and watched():
+        past.need_keys("who watches the layers reads them")
     problem = pose(
         q,
         k,
@@ -137,6 +159,7 @@ def attend(
         backend=backend,
         output_graph=output_graph,
         dropout=dropout,
+        past=past,
     )
     if not torch.compiler.is_compiling():
         witness(chosen)
@@ -164,7 +187,8 @@ def attend(
         return dict.fromkeys(reductions, out), None
     if chosen.executor == "linear":
         problem.require_finite()
-        return dict.fromkeys(reductions, linear.weighted_sum(problem, x)), None
+        sums = past if past is not None and past.why is None else None
+        return dict.fromkeys(reductions, linear.weighted_sum(problem, x, sums)), None
     if exporting() and not output_graph:
         from graphformer.attention.executors import exported
 

@@ -29,6 +29,11 @@ def watching(see: See) -> Iterator[None]:
         _see.reset(token)
 
 
+def watched() -> bool:
+    """Whether somebody watches this thread."""
+    return _see.get() is not None
+
+
 def tell(problem: Problem, x: Tensor) -> None:
     """What attend calls with the problem and the senders' features ``[B, Hkv, Nk, D]``."""
     see = _see.get()

@@ -4,7 +4,7 @@ rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -20,7 +20,7 @@ from graphformer.attention.candidates import (
     resolve,
     with_blocks,
 )
-from graphformer.attention.candidates.with_blocks import check_blocks
+from graphformer.attention.candidates.with_blocks import check_blocks, steps_with_blocks
 from graphformer.attention.features import Slice
 from graphformer.attention.head import Compute, Head, compute_of, head_of
 from graphformer.attention.operators import EdgeMessages, Operator
@@ -238,17 +238,12 @@ class GraphAttention(Shell):
         sent = features
         if q is own and q.shape[1] != self.num_heads:  # no queries, beside shared values
             q = q.repeat_interleave(self.num_heads // q.shape[1], dim=1)
+        rule, is_causal = both_of(self.candidates, score.candidates(), candidates), self.is_causal
+        adds, reads_edges = next(added_rules(rule), None) is not None, self.operator.reads_edges
+        cached = None
         if past_key_values is not None:
-            if self.layer_idx is None:
-                raise ValueError(
-                    "past_key_values needs layer_idx, this layer's place in the cache: give it to "
-                    "the constructor"
-                )
-            filled = past_key_values.get_seq_length(self.layer_idx) + hidden_states.shape[1]
-            k, features = past_key_values.update(k, own, self.layer_idx)
-            # a static cache hands out its empty places too
-            k, features = k[:, :, :filled], features[:, :, :filled]
-        reads_edges = self.operator.reads_edges
+            cached = self._cached(past_key_values, output_graph, adds)
+            k, features, attention_mask = cached.before(k, own, attention_mask)
         if reads_edges and exporting():
             raise ValueError(
                 f"{type(self.operator).__name__} reads edges one by one and cannot be exported: "
@@ -257,9 +252,8 @@ class GraphAttention(Shell):
         if links is None:
             sizes = hidden_states.shape[0], hidden_states.shape[1], k.shape[2]
             links = self._links(sizes, k.device, input_ids, attention_mask, candidates)
-        rule, is_causal = both_of(self.candidates, score.candidates(), candidates), self.is_causal
         tokens, widened = k.shape[2], None
-        if next(added_rules(rule), None) is not None:
+        if adds:
             check_blocks(rule, score, is_causal, self.sparsify)
             given = attention_mask, block_ids, is_causal
             rule, k, widened = with_blocks(rule, k, features, q.shape[2], *given)
@@ -287,7 +281,10 @@ class GraphAttention(Shell):
             backend=self.backend,
             output_graph=output_graph or reads_edges,
             training=self.training,
+            past=None if cached is None else cached.sums,
         )
+        if cached is not None:
+            cached.after(k, own)
         if own.shape[1] != self.num_heads:
             own = own.repeat_interleave(self.num_heads // own.shape[1], dim=1)
         if reads_edges:
@@ -306,6 +303,24 @@ class GraphAttention(Shell):
         out = self._joined(out, hidden_states)
         answer = (out, *(graph,) * output_graph, *(sent,) * output_features)
         return answer if len(answer) > 1 else out
+
+    def _cached(self, cache: Any, output_graph: bool, adds: bool) -> Any:
+        """This call's dealings with the cache."""
+        from graphformer.nn.running_cache import CachedCall  # whoever has a cache has transformers
+
+        if self.layer_idx is None:
+            raise ValueError(
+                "past_key_values needs layer_idx, this layer's place in the cache: give it to the "
+                "constructor"
+            )
+        kind = type(self.operator)
+        reasons = {
+            "the graph itself was asked for": output_graph,
+            f"operator={kind.name or kind.__name__!r} reads edges": self.operator.reads_edges,
+            "the candidates add senders that are no tokens": adds,
+            "relations send what past tokens sent": self.relations is not None,
+        }
+        return CachedCall(cache, self.layer_idx, next((w for w, so in reasons.items() if so), None))
 
     def _past(self, cache: Any) -> Any:
         """What further steps of the operator made of past tokens; None where there is no cache."""
@@ -360,19 +375,6 @@ class GraphAttention(Shell):
             f"normalize={self.normalize}, sparsify={self.sparsify}, executor={self.executor!r}, "
             f"backend={self.backend!r}"
         )
-
-
-def steps_with_blocks(
-    past: Callable[[Hashable, Tensor, int], Tensor] | None,
-    widened: Callable[[Tensor], Tensor],
-    num_tokens: int,
-) -> Callable[[Hashable, Tensor, int], Tensor]:
-    """What all senders have of a step, blocks among them: the means of their tokens."""
-
-    def steps(step: Hashable, own: Tensor, num_senders: int) -> Tensor:
-        return widened(own if past is None else past(step, own, num_tokens))
-
-    return steps
 
 
 def both_of(*candidates: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import torch
@@ -167,3 +167,16 @@ def extend(rule: Rule, made: dict[AddedRule, Rule], limits: Rule, num_tokens: in
         f"{rule} limits tokens and says nothing of blocks: beside Blocks stand Packed texts (&), "
         "further tokens (Blocks(64) | Window(64)) and other heads (PerHead)"
     )
+
+
+def steps_with_blocks(
+    past: Callable[[Hashable, Tensor, int], Tensor] | None,
+    widened: Callable[[Tensor], Tensor],
+    num_tokens: int,
+) -> Callable[[Hashable, Tensor, int], Tensor]:
+    """What all senders have of a step, blocks among them: the means of their tokens."""
+
+    def steps(step: Hashable, own: Tensor, num_senders: int) -> Tensor:
+        return widened(own if past is None else past(step, own, num_tokens))
+
+    return steps

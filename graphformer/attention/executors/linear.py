@@ -16,6 +16,8 @@ so it has derivatives of every order.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +25,7 @@ from torch import Tensor
 from graphformer.attention.candidates import Keep, Rule
 from graphformer.attention.candidates.base import Both
 from graphformer.attention.executors import scan
+from graphformer.attention.executors.running import RunningSums
 from graphformer.attention.problem import Problem
 from graphformer.uncompiled import exporting
 
@@ -30,7 +33,12 @@ CHUNK = 128
 """Tokens of a block: within one, all pairs are weighed."""
 
 
-def obstacle(problem: Problem, reductions: tuple[str, ...], dropout: float) -> str | None:
+def obstacle(
+    problem: Problem,
+    reductions: tuple[str, ...],
+    dropout: float,
+    past: RunningSums | None = None,
+) -> str | None:
     """Why this problem needs edges, or ``None`` if it does not."""
     if problem.edges is not None:
         return "the candidates are explicit edges"
@@ -53,7 +61,8 @@ def obstacle(problem: Problem, reductions: tuple[str, ...], dropout: float) -> s
     rule = _without_padding(problem.rule)[0]
     if not (rule.causal and num_receivers == num_senders):
         return "the candidates are not all tokens up to the receiver"
-    if torch.compiler.is_compiling() or exporting():
+    held = past is not None and past.held  # then there is no other way
+    if not held and (torch.compiler.is_compiling() or exporting()):
         return "the number of blocks would be a constant of the program"
     if dropout:
         return "dropout draws a number for each weight"
@@ -61,37 +70,57 @@ def obstacle(problem: Problem, reductions: tuple[str, ...], dropout: float) -> s
     return f"the operator needs the reductions {', '.join(others)}" if others else None
 
 
-def weighted_sum(problem: Problem, x: Tensor) -> Tensor:
-    """``sum_j w_ij x_j`` for ``x`` ``[B, H, N, D]``."""
-    if problem.normalize.is_softmax:
-        return _scanned(problem, x)
+def weighted_sum(problem: Problem, x: Tensor, past: RunningSums | None = None) -> Tensor:
+    """``sum_j w_ij x_j`` for ``x`` ``[B, H, N, D]``.
+
+    Args:
+        past: sums over the senders before these, to which these are added.
+    """
+    keep = _without_padding(problem.rule)[1]
+    before = None if past is None else past.parts
+    run = _scanned if problem.normalize.is_softmax else _faded
+    with torch.autocast(x.device.type, enabled=False):
+        out, after = run(problem, x, keep, before)
+    if past is not None:
+        past.add(after, (x.shape[0], x.shape[2]), keep)
+    return out.to(x.dtype)
+
+
+Parts = tuple[Tensor, ...]
+
+
+def _faded(problem: Problem, x: Tensor, keep: Tensor | None, before: Any) -> tuple[Tensor, Parts]:
     found = problem.score.fading(problem.q, problem.k)
     assert found is not None
     q, k, log_rate = found
     values = x.to(q.dtype)
-    keep = _without_padding(problem.rule)[1]
     if keep is not None:  # padding sends nothing
         values = values * keep[:, None, :, None]
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-    with torch.autocast(q.device.type, enabled=False):
-        return in_blocks(q, k, values, log_rate).to(x.dtype)
+    out, state = in_blocks(q, k, values, log_rate, None if before is None else before[0])
+    return out, (state,)
 
 
-def _scanned(problem: Problem, x: Tensor) -> Tensor:
+def _scanned(problem: Problem, x: Tensor, keep: Tensor | None, before: Any) -> tuple[Tensor, Parts]:
     logits = problem.score.of_senders(problem.q, problem.k)
     assert logits is not None
-    keep = _without_padding(problem.rule)[1]
     if keep is not None:
         logits = logits.masked_fill(~keep[:, None], -torch.inf)
-    with torch.autocast(x.device.type, enabled=False):
-        return scan.running_softmax(logits, x.to(logits.dtype)).to(x.dtype)
+    return scan.running_softmax(logits, x.to(logits.dtype), before)
 
 
-def in_blocks(q: Tensor, k: Tensor, x: Tensor, log_rate: Tensor | None) -> Tensor:
+def in_blocks(
+    q: Tensor, k: Tensor, x: Tensor, log_rate: Tensor | None, before: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The formula on ``[B, H, N, d]``, ``[B, H, N, d]`` and ``[B, H, N, D]``.
 
     Args:
         log_rate: ``log lambda`` of each head ``[H]``, at most 0; None: nothing fades.
+        before: the state ``[B, H, d, D]`` that the senders before these leave; None: there are
+            none.
+
+    Returns:
+        ``[B, H, N, D]``, and the state behind the last of these senders.
     """
     length = q.shape[2]
     size = min(CHUNK, length)
@@ -107,13 +136,18 @@ def in_blocks(q: Tensor, k: Tensor, x: Tensor, log_rate: Tensor | None) -> Tenso
     to_end = (rate * (size - place).to(q.dtype).unsqueeze(-1)).exp().unsqueeze(1)
     added = (k * to_end).mT @ x  # [B, H, blocks, d, D]: what each block adds to the state
     fall = (rate * size).exp()
-    state, states = torch.zeros_like(added[:, :, 0]), []
+    state = torch.zeros_like(added[:, :, 0]) if before is None else before
+    states = []
     for block in added.unbind(2):
         states.append(state)
         state = fall * state + block
     since = (rate * place.to(q.dtype).unsqueeze(-1)).exp().unsqueeze(1)
     out = out + (q * since) @ torch.stack(states, 2)
-    return out.flatten(2, 3)[:, :, :length]
+    # The last block may be shorter than the others: what it leaves fades by its own length.
+    rest = length - (out.shape[2] - 1) * size
+    to_end = (rate * (rest - place).clamp(min=0).to(q.dtype).unsqueeze(-1)).exp()
+    left = (rate * rest).exp() * states[-1] + (k[:, :, -1] * to_end).mT @ x[:, :, -1]
+    return out.flatten(2, 3)[:, :, :length], left
 
 
 def _without_padding(rule: Rule) -> tuple[Rule, Tensor | None]:

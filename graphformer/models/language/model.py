@@ -41,6 +41,7 @@ from graphformer.models.language.outputs import (
     one_cache,
 )
 from graphformer.nn import GraphAttention, HeadMLP
+from graphformer.nn.running_cache import let_hold_sums
 from graphformer.nn.shell import check_first
 
 
@@ -199,6 +200,7 @@ class GraphformerModel(GraphformerPreTrainedModel):
         filled = cache is not None
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
+            let_hold_sums(cache, [layer.self_attn for layer in self.layers])
         length, past = hidden_states.shape[1], 0 if cache is None else cache.get_seq_length()
         candidates: Rule | None = None
         given = position_ids is not None
@@ -286,6 +288,22 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
         if not isinstance(self.config.num_key_value_heads, int):
             return None
         return super()._get_static_cache_init_shape()  # type: ignore[misc]
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """A cache that generate makes may hold sums in the place of keys; one that it was given
+        stays as it is.
+        """
+        given = {name: model_kwargs.get(name) for name in ("cache", "past_key_values")}
+        done = super()._prepare_cache_for_generation(  # type: ignore[misc]
+            generation_config, model_kwargs, *args, **kwargs
+        )
+        for name, one in given.items():
+            if one is None:
+                attentions = [layer.self_attn for layer in self.model.layers]
+                let_hold_sums(model_kwargs.get(name), attentions)
+        return done
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Refused, and with it ``generate_batch``: transformers keeps the keys of all its requests
