@@ -19,6 +19,8 @@ from transformers.cache_utils import (
     DynamicLayer,
     DynamicSlidingWindowLayer,
     EncoderDecoderCache,
+    StaticLayer,
+    StaticSlidingWindowLayer,
 )
 
 
@@ -102,7 +104,7 @@ class _Remembers:
         """The features of all tokens that the last call saw, cut to what the keys are cut to;
         ``rows`` (int64): those of ``batch`` rows.
         """
-        seen = self.get_seq_length()  # type: ignore[attr-defined]
+        seen = int(self.get_seq_length())  # type: ignore[attr-defined]
         parts = [self._as_long_as_keys(part) for part in parts]
         known = None
         if rows is not None:
@@ -123,9 +125,21 @@ class RememberingSlidingWindowLayer(_Remembers, DynamicSlidingWindowLayer):
     """A cache layer that holds the last tokens of a window."""
 
 
+class RememberingStaticLayer(_Remembers, StaticLayer):
+    """A cache layer of fixed length; what is remembered grows beside it."""
+
+
+class RememberingStaticSlidingWindowLayer(_Remembers, StaticSlidingWindowLayer):
+    """A cache layer that holds the last tokens of a window in a fixed place."""
+
+
 _KINDS: dict[type, type[_Remembers]] = {
     DynamicLayer: RememberingLayer,
     DynamicSlidingWindowLayer: RememberingSlidingWindowLayer,
+}
+_STATIC: dict[type, type[_Remembers]] = {
+    StaticLayer: RememberingStaticLayer,
+    StaticSlidingWindowLayer: RememberingStaticSlidingWindowLayer,
 }
 
 
@@ -140,9 +154,16 @@ def find_cache(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
 
 
 def remembering(
-    cache: Cache, index: int, who: str = "a Sparse-GIN adapter keeps its tokens"
+    cache: Cache,
+    index: int,
+    who: str = "a Sparse-GIN adapter keeps its tokens",
+    *,
+    static: bool = False,
 ) -> _Remembers:
     """Layer ``index`` of a cache, from now on with room for memories; ``who`` says whose.
+
+    Args:
+        static: whether layers of fixed length will do, which hand out their empty places too.
 
     Raises:
         NotImplementedError: a kind of cache whose layers do not hold the keys of the last tokens as
@@ -151,13 +172,14 @@ def remembering(
     layer = cache.layers[index]
     if isinstance(layer, _Remembers):
         return layer
-    if type(layer) not in _KINDS:
+    kinds = _KINDS | _STATIC if static else _KINDS
+    if type(layer) not in kinds:
         raise NotImplementedError(
-            f"{who} in a DynamicCache, and this cache has layers of type "
-            f"{type(layer).__name__}: generate with cache_implementation='dynamic', or with "
+            f"{who} in a DynamicCache{' or StaticCache' * static}, and this cache has layers of "
+            f"type {type(layer).__name__}: generate with cache_implementation='dynamic', or with "
             "use_cache=False"
         )
-    again = object.__new__(_KINDS[type(layer)])
+    again = object.__new__(kinds[type(layer)])
     # the same state, so that whoever holds the layer sees the same keys
     again.__dict__ = layer.__dict__
     again.memories = {}
@@ -225,11 +247,11 @@ class Steps:
         Raises:
             RuntimeError: the cache holds tokens that this layer has not seen.
         """
-        layer = remembering(self.cache, self.index, f"{self.who} keeps its tokens")
+        layer = remembering(self.cache, self.index, f"{self.who} keeps its tokens", static=True)
         key = (self.who, step)
         past = num_senders - new.shape[-2]
         parts = []
-        if (gone_by := layer.get_seq_length() - new.shape[-2]) > 0:  # type: ignore[attr-defined]
+        if (gone_by := int(layer.get_seq_length()) - new.shape[-2]) > 0:  # type: ignore[attr-defined]
             memory = layer.memories.get(key)
             known = 0 if memory is None else memory.seen
             if memory is None or known != gone_by or memory.parts[0].shape[-2] < past:

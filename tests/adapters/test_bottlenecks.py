@@ -306,7 +306,7 @@ def test_what_is_done_to_a_cache_is_done_to_what_it_keeps(name: str) -> None:
             logits(model, input_ids=ids[:, 3:], past_key_values=cache)
 
 
-def test_a_cache_that_another_adapter_filled_or_of_fixed_size_is_refused() -> None:
+def test_a_cache_that_another_adapter_filled_is_refused() -> None:
     model, ids = shake(adapted("llama")), tokens(2, 9)
     model.add_adapter("y", gf.SparseGINConfig(form="bottlenecks", relations=["chain"]))
     for how in ("disabled", "y"):
@@ -319,14 +319,21 @@ def test_a_cache_that_another_adapter_filled_or_of_fixed_size_is_refused() -> No
             model.set_adapter("y")
         with pytest.raises(RuntimeError, match=r"holds 5 tokens and adapter '.*' saw none of them"):
             logits(model, input_ids=ids[:, 5:], past_key_values=cache)
-    model.set_adapter("default")
-    with pytest.raises(NotImplementedError, match="keeps what its relations need in a Dynamic"):
-        model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            cache_implementation="static",
-            **{**GENERATE, "disable_compile": True},
+
+
+@pytest.mark.parametrize("relations", [["chain"], [gf.Chain(3), gf.Repeats(2)]], ids=str)
+def test_a_cache_of_fixed_length_gives_the_same_text(relations) -> None:
+    model, ids = shake(adapted("llama", relations=relations)), tokens(2, 9)
+    mask = left_padding(ids)
+    found = [
+        model.generate(input_ids=ids, attention_mask=mask, **{**GENERATE, **how})
+        for how in (
+            {},
+            {"cache_implementation": "static", "disable_compile": True},
+            {"use_cache": False},
         )
+    ]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
 def test_packed_texts_and_masks_of_pairs_keep_texts_apart() -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 from torch_geometric.data import Data
+from transformers.cache_utils import Cache, DynamicLayer
 
 import graphformer as gf
 from graphformer.attention import EdgeMessages
@@ -213,20 +214,27 @@ def test_generating_with_a_cache(name):
     alone = {**told, "attention_mask": None}
     assert torch.equal(cached[:1, 5:], model.generate(ids[:1, 2:], **alone)[:, 3:])
     ways = [{"num_beams": 3}, {"do_sample": False}, {"prompt_lookup_num_tokens": 2}]
+    ways += [{"cache_implementation": "static"}, {"cache_implementation": "static", "num_beams": 3}]
     for way in ways:
         given = ids[:1] if "prompt_lookup_num_tokens" in way else ids
         told = {"max_new_tokens": 6, "pad_token_id": 0, "do_sample": False, **way}
         cached = model.generate(given, **told)
         if "prompt_lookup_num_tokens" in way:
             told.pop("prompt_lookup_num_tokens")
+        told.pop("cache_implementation", None)
         assert torch.equal(cached, model.generate(given, use_cache=False, **told)), way
 
 
 def test_a_cache_of_another_kind_or_of_another_model_is_refused():
     model, ids = gf.GraphformerForCausalLM(config(feed_forward="halfway")).eval(), torch.ones(2, 5)
     ids = ids.long()
+
+    class OfSomebody(DynamicLayer):
+        """A kind that may keep keys in another form."""
+
+    cache = Cache(layer_class_to_replicate=OfSomebody)
     with pytest.raises(NotImplementedError, match=r"feed_forward='halfway'.*use_cache=False"):
-        model.generate(ids, max_new_tokens=2, cache_implementation="static", pad_token_id=0)
+        model.generate(ids, max_new_tokens=2, past_key_values=cache, pad_token_id=0)
     other = gf.GraphformerForCausalLM(config()).eval()
     cache = other(ids, use_cache=True).past_key_values
     with pytest.raises(RuntimeError, match="feed_forward='halfway' saw 0 of them"):

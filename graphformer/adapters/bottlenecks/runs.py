@@ -183,7 +183,7 @@ class Run:
             # as transformers tells packed texts apart
             packed = find_packed_sequence_indices(at.expand(batch, -1))
         if mask is not None:
-            mask = _allowed(mask)
+            mask = _allowed(mask)[..., : self.past + new]  # a static cache has empty places behind
             if readable(mask) and bool(mask.all()):
                 mask = None
         device = next(value for value in self.named.values() if isinstance(value, Tensor)).device
@@ -278,7 +278,7 @@ class Run:
 
     def _memory(self, key: Any, name: str, rows: Tensor | None = None) -> Memory:
         assert self.cache is not None
-        layer = memory.remembering(self.cache, 0, WHO)
+        layer = memory.remembering(self.cache, 0, WHO, static=True)
         found = layer.memories.get((Run, key))
         whom = "this adapter's relations" if key == IDS else f"adapter {name!r}"
         if found is None or found.seen != self.past:
@@ -303,7 +303,7 @@ class Run:
             cache = memory.find_cache(tuple(output), {})
         if cache is None or not cache.layers or not cache.get_seq_length():
             return
-        layer = memory.remembering(cache, 0, WHO)
+        layer = memory.remembering(cache, 0, WHO, static=True)
         seen = int(cache.get_seq_length())
         for number, (_, rows, chains) in self.kept.items():
             count = self.stack.chains.get(number, 0)
