@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import DynamicCache
 
 import graphformer as gf
 from graphformer.attention.candidates import (
@@ -16,6 +17,7 @@ from graphformer.attention.candidates import (
     Persistent,
     Window,
 )
+from graphformer.attention.executors import flash
 from tests.attention.test_methods import stirred
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -166,6 +168,44 @@ def test_masks_of_pairs_are_of_tokens():
     _, graph = layer(x, pairs, output_graph=True)
     seen = graph.unweighted().to_dense().bool()
     assert torch.equal(seen[..., :N], pairs.expand(-1, 4, -1, -1)) and seen[..., N:].all()
+
+
+@pytest.mark.parametrize("rule", [All() | Persistent(3), Persistent(2) | All() | Persistent(1)])
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_no_mask_of_all_pairs_is_made(rule, is_causal, monkeypatch):
+    """The kernel's own triangle, or nothing, limits the rows; a step of decoding needs neither."""
+    seen, kernel = [], flash.F.scaled_dot_product_attention
+
+    def watched(q, k, x, **more):
+        seen.append((more.get("attn_mask"), more.get("is_causal", False)))
+        return kernel(q, k, x, **more)
+
+    monkeypatch.setattr(flash.F, "scaled_dot_product_attention", watched)
+    layer, x = layer_of(rule, "sum", is_causal=is_causal, layer_idx=0), states()
+    assert "executor flash" in str(gf.explain(layer, x))
+    assert seen == [(None, is_causal)]
+    layer.executor = "dense"
+    want = layer(x)
+    layer.executor = "flash"
+    assert_close(layer(x), want)
+    seen.clear()
+    cache, found = DynamicCache(), []
+    for part in (x[:, :-1], x[:, -1:]):
+        found.append(layer(part, past_key_values=cache))
+    assert seen == [(None, is_causal), (None, False)]
+    if is_causal:
+        assert_close(torch.cat(found, 1), want)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_the_rows_before_the_tokens_do_nothing(dropout):
+    """Nor have they a gradient; where all weights are dropped nothing is left."""
+    layer, x = layer_of(All() | Persistent(3), "sum", attention_dropout=dropout), states()
+    x.requires_grad_()
+    out = layer.train()(x)
+    assert out.shape == x.shape
+    (grad,) = torch.autograd.grad(out[:, :5].sum(), x)
+    assert not grad[:, 5:].any() and bool(grad[:, :5].any()) == (dropout == 0)
 
 
 def test_what_cannot_be_is_refused():

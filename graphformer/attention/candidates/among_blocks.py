@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from graphformer.attention.candidates.base import All, Moved, Rule
+from graphformer.attention.candidates.either import Either
+from graphformer.attention.candidates.persistent import Added
 from graphformer.attention.candidates.senders import Senders
 from graphformer.attention.pairs import Pairs
 
@@ -122,6 +124,17 @@ class Coarsened(Rule):
 
     def check(self, batch: int, heads: int, num_receivers: int, num_senders: int) -> None:
         self.rule.check(batch, heads, num_receivers, num_senders)
+
+    def beside(self) -> tuple[Rule, int] | None:
+        rule = self.rule
+        while isinstance(rule, Either):
+            if isinstance(rule.second, Added):
+                rule = rule.first
+            elif isinstance(rule.first, Added):
+                rule = rule.second
+            else:
+                return None
+        return (rule.rule, rule.num_tokens) if isinstance(rule, OnTokens) else None
 
     def allow(self, pairs: Pairs) -> Tensor:
         return self.rule.allow(pairs)

@@ -39,7 +39,7 @@ class Rule(Slot, slot="candidates"):
     said_of: ClassVar = {
         "allow": (
             *("everything", "causal", "same_heads"),
-            *("reach", "reaches", "free", "by_head", "labels", "listed"),
+            *("reach", "reaches", "free", "by_head", "labels", "listed", "beside"),
         ),
         "reach": ("reaches",),
     }
@@ -72,6 +72,12 @@ class Rule(Slot, slot="candidates"):
     def labels(self) -> tuple[Tensor, Tensor] | None:
         """Numbers of receivers ``[B, H, Nq]`` and of senders ``[B, H, Nk]``, from 0, where it
         allows pairs of equal numbers alone; None where it knows of none.
+        """
+        return None
+
+    def beside(self) -> tuple[Rule, int] | None:
+        """The rule among the first senders and their number, where every receiver sees all senders
+        behind them; None where it is not so, or not known.
         """
         return None
 

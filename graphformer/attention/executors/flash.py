@@ -7,6 +7,7 @@ is kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -128,6 +129,13 @@ def kernel(
         return attention(q, k, x)
     if problem.rule.causal and num_receivers == num_senders:
         return attention(q, k, x, is_causal=True)
+    beside = problem.rule.beside()
+    if beside is not None:
+        rule, tokens = beside
+        if rule.everything or (rule.causal and num_receivers == 1):
+            return attention(q, k, x)
+        if rule.causal and num_receivers == tokens:
+            return behind_the_others(q, k, x, tokens, attention)
     groups = labelled.groups(problem)
     if groups is not None:
         return labelled.by_group(problem, groups, (q, k, x), attention)
@@ -147,6 +155,20 @@ def kernel(
         mask = problem.rule.allow(pairs).expand(*pairs.shape)
         out.append(attention(own_q, own_k, own_x, attn_mask=mask))
     return torch.cat(out, 2)
+
+
+def behind_the_others(
+    q: Tensor, k: Tensor, x: Tensor, tokens: int, attention: Callable[..., Tensor]
+) -> Tensor:
+    """Causal attention among the first ``tokens`` senders, where everybody sees those behind them.
+
+    With these before the tokens, and as many rows before the tokens' own, it is one square whose
+    triangle is the kernel's: no mask is made.
+    """
+    more = k.shape[2] - tokens
+    k, x = (torch.cat((one[:, :, tokens:], one[:, :, :tokens]), 2) for one in (k, x))
+    rows = q.new_zeros(*q.shape[:2], more, q.shape[3])
+    return attention(torch.cat((rows, q), 2), k, x, is_causal=True)[:, :, more:]
 
 
 class Parts(Function):
