@@ -113,7 +113,7 @@ def test_the_smallest_are_cut():
 def test_a_fresh_pruner_is_the_identity_and_goes_without_a_trace(kind: str):
     model = make(kind)
     names, want = list(model.state_dict()), model(tokens()).logits
-    pruner = Pruner(model, heads=0.5, layers=0.4, weights=0.3, steps=5)
+    pruner = Pruner(model, heads=0.5, layers=0.4, widths=0.4, weights=0.3, steps=5)
     assert torch.equal(model(tokens()).logits, want)
     pruner.harden()
     assert not torch.allclose(model(tokens()).logits, want)
@@ -126,16 +126,16 @@ def test_a_fresh_pruner_is_the_identity_and_goes_without_a_trace(kind: str):
 def test_the_exported_model_is_the_masked_one_and_smaller(kind: str, tmp_path):
     model = make(kind)
     before = size(model)
-    pruner = Pruner(model, heads=0.5, layers=0.34, weights=0.2, steps=4, begin=1)
+    pruner = Pruner(model, heads=0.5, layers=0.34, widths=0.3, weights=0.2, steps=4, begin=1)
     train(model, pruner, 8)
     assert pruner.sparsity == pytest.approx(
-        {"heads": 5 / 9, "layers": 1 / 3, "weights": 0.2}, abs=0.07
+        {"heads": 5 / 9, "layers": 1 / 3, "widths": 7 / 22, "weights": 0.2}, abs=0.07
     )
     ids, want = tokens(), model(tokens()).logits
     small = pruner.export()
     assert_close(small(ids).logits, want)
     assert size(small) < 0.8 * before
-    assert small.config.num_hidden_layers == 2
+    assert small.config.num_hidden_layers == 2 and small.config.intermediate_size == 15
     assert not any("parametrizations" in name or "pruning" in name for name in small.state_dict())
     gf.testing.check_cache(small, ids)
     small.save_pretrained(tmp_path)
@@ -260,7 +260,8 @@ def test_in_the_trainer_and_resumed(tmp_path):
     assert "pruned_heads" in trainer.state.log_history[0]
     small = pruner.export()
     assert_close(small(tokens()).logits, model(tokens()).logits, rtol=1e-4, atol=1e-5)
-    run(None, 4, "parts")
+    with pytest.warns(UserWarning, match="training ended at step 4, and the schedule.*ends at 6"):
+        run(None, 4, "parts")
     again, _, _ = run(True, 8, "parts")
     for name, one in model.state_dict().items():
         assert_close(again.state_dict()[name], one)
@@ -317,6 +318,25 @@ def test_a_schedule_that_does_not_end_is_refused():
             {"head": [gf.Head(), gf.Head(score="echo", normalize="identity"), gf.Head()]},
             "layer 1 reads the graph of the layer before",
         ),
+        (
+            "sum",
+            {"heads": 0.5},
+            {"head": [gf.Head(), gf.Head(score="echo", normalize="identity"), gf.Head()]},
+            "a layer that reads the heads of another",
+        ),
+        (
+            "sum",
+            {"heads": 0.5},
+            {"head": gf.Head(features="value_residual")},
+            "a layer that reads the heads of another",
+        ),
+        (
+            "sum",
+            {"widths": 0.5},
+            {"feed_forward": "multi_aggregate", "intermediate_size": 24},
+            "is not the gated one",
+        ),
+        ("sum", {"heads": 0.5, "example": 1}, {}, "example is for graph models"),
     ],
 )
 def test_what_cannot_be_pruned_is_refused_and_leaves_no_trace(kind, given, more, text):
@@ -328,7 +348,18 @@ def test_what_cannot_be_pruned_is_refused_and_leaves_no_trace(kind, given, more,
     assert not model.model.layers[0]._forward_hooks
 
 
-NUMBERS = ("heads", "layers", "weights", "steps", "begin", "every", "temperature", "start", "gain")
+NUMBERS = (
+    "heads",
+    "layers",
+    "widths",
+    "weights",
+    "steps",
+    "begin",
+    "every",
+    "temperature",
+    "start",
+    "gain",
+)
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -347,7 +378,9 @@ def test_a_second_pruner_and_another_model_are_refused():
     Pruner(model, heads=0.5, steps=3)
     with pytest.raises(ValueError, match="has masks of a Pruner already"):
         Pruner(model, heads=0.5, steps=3)
-    with pytest.raises(TypeError, match="must be a GraphformerForCausalLM, got Linear"):
+    with pytest.raises(
+        TypeError, match="must be a GraphformerForCausalLM or a GraphTransformer, got L"
+    ):
         Pruner(nn.Linear(2, 2), heads=0.5, steps=3)
 
 

@@ -55,6 +55,10 @@ class Level:
     first: Tensor | None = None
     virtual: Tensor | None = None
 
+    def features_of(self, edges: EdgeList) -> Tensor | None:
+        """The features of these candidates, which are those of one of its :attr:`pairs`."""
+        return next(features for listed, features, _ in self.pairs.values() if listed is edges)
+
     def without_dropped(self, pairs: Pairs) -> Pairs:
         """Those that no refined graph has dropped."""
         if self.dropped is None:

@@ -112,6 +112,7 @@ class Block(nn.Module):
         prior: bool,
         merge: Merge,
         feed_forward: Any = "gated",
+        intermediate_size: int,
         initial_residual: float | None = None,
         norm: str = "layer",
     ) -> None:
@@ -122,7 +123,7 @@ class Block(nn.Module):
             feed_forward_for(
                 feed_forward,
                 hidden_size=hidden_size,
-                intermediate_size=2 * hidden_size,
+                intermediate_size=intermediate_size,
                 num_heads=conv.heads,
                 dropout=dropout,
             ),

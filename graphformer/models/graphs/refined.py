@@ -4,6 +4,7 @@ starts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,12 @@ MERGES = ("mean", "sum", "learned")
 class Merge(nn.Module):
     """The heads' weights of each candidate edge to one: the mean, the sum (at most 1), or a learned
     convex combination.
+
+    Attributes:
+        counted: tells which heads count, bool ``[H]``; None: all do. Pruning sets it.
     """
+
+    counted: Callable[[], Tensor] | None = None
 
     def __init__(self, how: str, num_heads: int) -> None:
         super().__init__()
@@ -72,13 +78,17 @@ class Merge(nn.Module):
         flat = kept.weight.new_zeros(kept.num_lanes * edges.num_edges).index_put(
             (kept.senders,), kept.weight
         )
-        heads = flat.view(kept.num_lanes, edges.num_edges)
-        if self.mix is not None:
-            weight = self.mix.softmax(0).to(heads.dtype) @ heads
+        heads, numbers, mix = flat.view(kept.num_lanes, edges.num_edges), kept.senders, self.mix
+        if self.counted is not None:
+            left = self.counted()
+            heads, mix = heads[left], None if mix is None else mix[left]
+            numbers = numbers[left[numbers // max(edges.num_edges, 1)]]
+        if mix is not None:
+            weight = mix.softmax(0).to(heads.dtype) @ heads
         else:
             weight = heads.mean(0) if self.how == "mean" else heads.sum(0).clamp(max=1.0)
         any_head = torch.zeros(edges.num_edges, dtype=torch.bool, device=weight.device)
-        any_head[kept.senders % max(edges.num_edges, 1)] = True
+        any_head[numbers % max(edges.num_edges, 1)] = True
         return Refined(edges, weight, any_head)
 
     def extra_repr(self) -> str:

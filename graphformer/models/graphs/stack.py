@@ -38,6 +38,8 @@ def stack(
     hidden_size, num_heads = settings["hidden_size"], settings["num_heads"]
     refine, merge, dropout = bool(settings["refine"]), settings["merge"], settings["dropout"]
     parts: dict[str, Any] = {name: settings[name] for name in ("feed_forward", "norm")}
+    hidden = settings["intermediate_size"]
+    parts["intermediate_size"] = 2 * hidden_size if hidden is None else hidden
     layers = nn.ModuleList()
     last, top = len(operators) - 1, depths - 1
     for i, name in enumerate(operators):

@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from graphformer.attention import sparsifiers
 from graphformer.attention.feed_forwards import FeedForward
@@ -59,7 +59,6 @@ from graphformer.models.graphs.parts import OPERATORS, Block, Layer
 from graphformer.models.graphs.stack import stack
 from graphformer.models.graphs.targets import Target
 from graphformer.models.graphs.virtual import through, virtual_of
-from graphformer.nn.edge_list import EdgeList
 from graphformer.nn.edge_masks import GivenEdges
 from graphformer.nn.mlp import probability
 from graphformer.nn.pairs import candidates, check_spec, stored_name
@@ -143,6 +142,7 @@ class GraphTransformer(GraphNetwork):
         dropout: on what blocks add and in heads. ``attention_dropout``: on weights.
         feed_forward: ``"gated"``, or a name, dictionary or value of
             :mod:`graphformer.attention.feed_forwards` that sends messages over the heads' graphs.
+        intermediate_size: its hidden units; twice ``hidden_size`` unless given.
         initial_residual: layers after the first take ``a h + b h^(0)``, see
             :class:`~graphformer.nn.InitialResidual`; None: they take ``h``.
         backend: who aggregates; never changes the answer.
@@ -205,6 +205,7 @@ class GraphTransformer(GraphNetwork):
         virtual_nodes: int = 0,
         edge_update: bool = False,
         norm: str = "layer",
+        intermediate_size: int | None = None,
     ) -> None:
         settings = {
             name: one for name, one in locals().items() if name not in ("self", "__class__")
@@ -364,7 +365,7 @@ class GraphTransformer(GraphNetwork):
         """
         below, depth = levels[-1], len(levels) - 1
         assert below.refined is not None
-        features = self._features_of(below, below.refined.edges)
+        features = below.features_of(below.refined.edges)
         return coarser(levels, self.levels[depth], data, features, self.merged_edges[depth])
 
     def _pairs(self, level: Level, depth: int, spec: str) -> Pairs:
@@ -379,13 +380,6 @@ class GraphTransformer(GraphNetwork):
             ends = torch.stack((level.structure.senders, level.structure.receivers))
             level.pairs[spec] = edges, features, None if depth else GivenEdges(number, ends)
         return level.pairs[spec]
-
-    def _features_of(self, level: Level, edges: EdgeList) -> Tensor | None:
-        """The features that belong to these candidates of a level's first layer."""
-        for listed, features, _ in level.pairs.values():
-            if listed is edges:
-                return features
-        raise AssertionError("the first layer's candidates are those that were just made")
 
     def extra_repr(self) -> str:
         return (

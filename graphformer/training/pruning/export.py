@@ -10,74 +10,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from graphformer.models.language import GraphformerConfig, GraphformerForCausalLM
+from graphformer.training.pruning.kinds import Kind
 from graphformer.training.pruning.masks import ConcreteMask
 
-BY_LAYER = ("operator", "head", "feed_forward")
-PROBE = 11
-"""Tokens of the text on which the two models are compared."""
+Masks = Sequence[ConcreteMask]
 
 
-def exported(
-    model: GraphformerForCausalLM,
-    heads: Sequence[ConcreteMask],
-    layers: Sequence[ConcreteMask],
-) -> GraphformerForCausalLM:
-    """A new model without the heads and layers that are cut; weights are baked in."""
-    count = len(model.model.layers)
-    depths = [i for i in range(count) if not layers or bool(layers[i].kept)]
-    kept: list[Tensor | None] = [
-        heads[i].kept.nonzero().flatten() if heads else None for i in depths
-    ]
-    config = smaller(model.config, depths, kept)
+def exported(kind: Kind, heads: Masks, layers: Masks, widths: Masks) -> Any:
+    """A new model without the heads, layers and hidden units that are cut; weights are baked in.
+
+    Args:
+        heads, layers, widths: one mask for each block of the kind; none where nothing is cut.
+    """
+    sites = kind.sites
+    depths = [i for i in range(len(sites)) if not layers or bool(layers[i].kept)]
+
+    def left(masks: Masks) -> list[Tensor | None]:
+        return [masks[i].kept.nonzero().flatten() if masks else None for i in depths]
+
+    kept, units = left(heads), left(widths)
     try:
-        small = GraphformerForCausalLM(config).to(device=model.device, dtype=model.dtype)
+        small = kind.smaller(depths, kept, units)
     except ValueError as error:
         raise of_its_slots(error) from error
-    held = baked(model)
-    state = {}
+    held, state = baked(kind.model), {}
     for name, one in small.state_dict().items():
-        old, numbers = name, None
-        if name.startswith("model.layers."):
-            place, rest = name.removeprefix("model.layers.").split(".", 1)
-            old, numbers = f"model.layers.{depths[int(place)]}.{rest}", kept[int(place)]
-        state[name] = chosen(old, held[old], one.shape, numbers, model, old)
+        place = _place(kind, name)
+        if place is None:
+            state[name] = held[name].detach().clone()
+            continue
+        site, rest = sites[depths[place]], name.removeprefix(sites[place].prefix)
+        of_width = units[place] is not None and rest.startswith(("mlp.", "feed_forward."))
+        found = (units[place], None) if of_width else (kept[place], site.units)
+        state[name] = chosen(held[site.prefix + rest], one.shape, *found, site.prefix + rest)
     small.load_state_dict(state)
-    small.tie_weights()
-    small.generation_config = copy.deepcopy(model.generation_config)
+    kind.finished(small)
     small.eval()
-    compare(model, small)
+    compare(kind, small)
     return small
 
 
-def smaller(
-    config: GraphformerConfig, depths: list[int], kept: Sequence[Tensor | None]
-) -> GraphformerConfig:
-    """The config of the layers and heads that are left."""
-    plain: dict[str, Any] = copy.deepcopy(config).to_dict()
-    for name in BY_LAYER:
-        if isinstance(plain[name], (list, tuple)):
-            plain[name] = [plain[name][i] for i in depths]
-    numbers = [config.layer_num_heads[i] for i in depths]
-    kv_numbers = [config.layer_num_key_value_heads[i] for i in depths]
-    for i, one in enumerate(kept):
-        if one is not None:
-            group = numbers[i] // kv_numbers[i]
-            kv_numbers[i], numbers[i] = len(one), group * len(one)
-    plain |= {
-        "num_hidden_layers": len(depths),
-        "num_attention_heads": _one_or_all(numbers),
-        "num_key_value_heads": _one_or_all(kv_numbers),
-        "head_dim": config.head_dim,
-    }
-    return GraphformerConfig(**plain)
+def _place(kind: Kind, name: str) -> int | None:
+    """The number of the block that a tensor belongs to, by its name."""
+    return next((i for i, one in enumerate(kind.sites) if name.startswith(one.prefix)), None)
 
 
-def _one_or_all(numbers: list[int]) -> int | list[int]:
-    return numbers[0] if len(set(numbers)) == 1 else numbers
-
-
-def baked(model: GraphformerForCausalLM) -> dict[str, Tensor]:
+def baked(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor under the name that a model without masks has, weights times their masks."""
     found = dict(model.state_dict())
     for name, module in model.named_modules():
@@ -90,64 +68,54 @@ def baked(model: GraphformerForCausalLM) -> dict[str, Tensor]:
 
 
 def chosen(
-    name: str,
-    old: Tensor,
-    shape: torch.Size,
-    numbers: Tensor | None,
-    model: nn.Module,
-    where: str,
+    old: Tensor, shape: torch.Size, numbers: Tensor | None, units: int | None, name: str
 ) -> Tensor:
-    """The part of a tensor that belongs to the key heads ``numbers``: along a dimension that has
-    become shorter, each of them has an equal stretch.
+    """The part of a tensor that belongs to the units ``numbers``: along a dimension that has become
+    shorter, each of them has an equal stretch.
+
+    Args:
+        units: how many there were; None: as many as places.
     """
     if numbers is not None:
-        units = _units(model, where)
         for axis, (size, wanted) in enumerate(zip(old.shape, shape, strict=True)):
             if size == wanted:
                 continue
-            if size % units or wanted != size // units * len(numbers):
+            count = size if units is None else units
+            if size % count or wanted != size // count * len(numbers):
                 raise ValueError(
-                    f"{name} {list(old.shape)} has no equal part for each of {units} heads: prune "
+                    f"{name} {list(old.shape)} has no equal part for each of {count} heads: prune "
                     "layers or weights of such a model"
                 )
             old = (
-                old.unflatten(axis, (units, -1)).index_select(axis, numbers).flatten(axis, axis + 1)
+                old.unflatten(axis, (count, -1)).index_select(axis, numbers).flatten(axis, axis + 1)
             )
     return old.detach().clone()
 
 
-def _units(model: Any, where: str) -> int:
-    place = where.removeprefix("model.layers.").split(".", 1)[0]
-    return model.model.layers[int(place)].self_attn.num_kv_heads
-
-
-def compare(model: GraphformerForCausalLM, small: GraphformerForCausalLM) -> None:
+def compare(kind: Kind, small: nn.Module) -> None:
     """ValueError where the smaller model is another function than the masked one.
 
-    In float64 on a text of random tokens, each model in its own precision's weights.
+    In float64 on one input, each model in its own precision's weights.
     """
-    whole = copy.deepcopy(model).double().eval()
+    whole = copy.deepcopy(kind.model).double().eval()
     other = copy.deepcopy(small).double().eval()
-    length = min(PROBE, model.config.max_position_embeddings)
-    ids = torch.randint(
-        model.config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0)
-    ).to(model.device)
-    given = {"block_ids": torch.arange(length, device=model.device)[None] // 3}
-    more: dict[str, Any] = given if model.model.reads_block_ids else {}
     with torch.no_grad():
-        want = whole(ids, **more).logits
+        want = kind.answers(whole)
         try:
-            found = other(ids, **more).logits
+            found = kind.answers(other)
         except ValueError as error:
             raise of_its_slots(error) from error
-    off = float((want - found).abs().max())
-    if not off <= 1e-9 * max(float(want.abs().max()), 1.0):
-        raise ValueError(
-            "without the heads that are cut the model is another one (logits differ by "
-            f"{off:.2g}): a slot reads several heads at once, such as operator='merged_heads' or "
-            "update='gated_heads', or a feed-forward over the heads' graphs. Prune layers or "
-            "weights of such a model"
-        )
+    for one, wanted in zip(found, want, strict=True):
+        same = one.shape == wanted.shape
+        off = float((wanted - one).abs().max()) if same and one.numel() else 0.0
+        reach = float(wanted.abs().max()) if wanted.numel() else 0.0
+        if not (same and off <= 1e-9 * max(reach, 1.0)):
+            raise ValueError(
+                "without the heads that are cut the model is another one (its answers differ by "
+                f"{off:.2g}): a slot reads several heads at once, such as operator='merged_heads' "
+                "or update='gated_heads', a feed-forward over the heads' graphs, or a layer that "
+                "reads the heads of another. Prune layers, widths or weights of such a model"
+            )
 
 
 def of_its_slots(error: ValueError) -> ValueError:

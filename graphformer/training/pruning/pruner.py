@@ -1,9 +1,11 @@
-"""Heads, layers, weights and edges of a language model behind masks, cut by a schedule."""
+"""Heads, layers, hidden units, weights and edges of a model behind masks, cut by a schedule."""
 
 from __future__ import annotations
 
 import copy
 import math
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,20 +16,23 @@ from transformers import TrainerCallback
 from graphformer.attention.sparsifiers.edge_mask import MILLION, EdgeMask
 from graphformer.errors import number, whole
 from graphformer.models.language import GraphformerForCausalLM
-from graphformer.models.language.block import GraphformerDecoderLayer
 from graphformer.training.pruning.export import exported
+from graphformer.training.pruning.kinds import Kind
+from graphformer.training.pruning.language import Language
 from graphformer.training.pruning.masks import ConcreteMask, MaskedWeight, cubic_sparsity, smallest
-
-PARTS = ("heads", "layers", "weights", "edges")
 
 
 class Pruner:
-    r"""Trains masks of a model's heads, layers, weights and edges together with the model, cuts
-    more and more of them, and makes the smaller model that is left.
+    r"""Trains masks of a model's heads, layers, hidden units, weights and edges together with the
+    model, cuts more and more of them, and makes the smaller model that is left.
 
     >>> pruner = gf.training.Pruner(model, heads=0.5, layers=0.25, steps=400, begin=50)
     >>> transformers.Trainer(model, ..., callbacks=[gf.training.PruningCallback(pruner)]).train()
     >>> small = pruner.export()  # a GraphformerForCausalLM with fewer heads and layers
+
+    >>> pruner = gf.training.Pruner(net, heads=0.5, widths=0.5, steps=400, example=train[0])
+    >>> trainer = gf.training.GraphTrainer(net, train, validation, "runs/pruned", epochs=50)
+    >>> trainer.add_callback(gf.training.PruningCallback(pruner))
 
     Of n units :math:`\lfloor s_t n + 1/2 \rfloor` with the smallest logits are cut at step t, with
     the cubic schedule :func:`cubic_sparsity`; the others have a
@@ -35,40 +40,48 @@ class Pruner:
     is whole. A unit that is cut comes back where the others' logits fall below its own.
 
     - *heads*: a key head with the queries it serves, all layers ranked together; a layer keeps at
-      least one. The mask multiplies its output before the output map.
-    - *layers*: what a block, attention and feed-forward, adds to the stream.
+      least one. The mask multiplies its output before the output map. Of a graph transformer each
+      block by itself, so that all keep the same number; refined graphs are merged of the heads that
+      are kept.
+    - *layers*: what a block of a language model, attention and feed-forward, adds to the stream.
+    - *widths*: hidden units of gated feed-forwards, each block by itself.
     - *weights*: entries of the linear maps in the blocks, each map by itself. Their logits start by
       their size. They become zeros, which no kernel here skips.
     - *edges*: those of :class:`~graphformer.attention.sparsifiers.EdgeMask` in the heads.
 
-    The four parts are those of GTSP (arXiv 2312.05479), which has a criterion of its own for each
-    (gradients for heads, random depth for layers, size and regrowth for weights); here all have
-    the same trained mask.
+    Heads, layers, weights and edges are those of GTSP (arXiv 2312.05479), which has a criterion of
+    its own for each (gradients for heads, random depth for layers, size and regrowth for weights);
+    here all have the same trained mask.
 
     The masks are the model's own parameters under ``pruning``, so an optimizer that is made
     afterwards trains them, checkpoints hold them, and
     :meth:`torch.nn.utils.parametrize` has the weights. In evaluation a mask is 1 or 0.
 
     Args:
-        model: a :class:`~graphformer.GraphformerForCausalLM`, changed in place: see :meth:`remove`.
-        heads, layers, weights, edges: the share that is cut in the end, in ``[0, 1)``; 0 leaves
-            them alone.
+        model: a :class:`~graphformer.GraphformerForCausalLM` or
+            :class:`~graphformer.GraphTransformer`, changed in place: see :meth:`remove`.
+        heads, layers, widths, weights, edges: the share that is cut in the end, in ``[0, 1)``; 0
+            leaves them alone.
         steps: optimizer steps from the first cut to the last.
         begin: steps before, in which only the masks learn.
         every: steps from one cut to the next.
         temperature, start, gain: of the masks.
+        example: of a graph transformer, ``Data`` or ``Batch`` on which the smaller model is
+            compared.
 
     Raises:
+        TypeError: another kind of model.
         ValueError: shares that cut nothing or everything; a model whose heads or layers cannot be
             taken out, found by taking some out; a model that has masks already.
     """
 
     def __init__(
         self,
-        model: GraphformerForCausalLM,
+        model: Any,
         *,
         heads: float = 0.0,
         layers: float = 0.0,
+        widths: float = 0.0,
         weights: float = 0.0,
         edges: float = 0.0,
         steps: int,
@@ -77,16 +90,22 @@ class Pruner:
         temperature: float = 0.5,
         start: float = 4.0,
         gain: float = 100.0,
+        example: Any = None,
     ) -> None:
-        if not isinstance(model, GraphformerForCausalLM):
-            raise TypeError(f"model must be a GraphformerForCausalLM, got {type(model).__name__}")
-        shares = {"heads": heads, "layers": layers, "weights": weights, "edges": edges}
+        self.kind = _kind_of(model, example)
+        shares = {
+            "heads": heads,
+            "layers": layers,
+            "widths": widths,
+            "weights": weights,
+            "edges": edges,
+        }
         for name, share in shares.items():
             if not 0 <= number(name, share) < 1:
                 raise ValueError(f"{name} must be a share in [0, 1), got {share}")
         if not any(shares.values()):
             raise ValueError(
-                "nothing is to be pruned: give heads, layers, weights or edges a share"
+                "nothing is to be pruned: give heads, layers, widths, weights or edges a share"
             )
         if hasattr(model, "pruning"):
             raise ValueError("this model has masks of a Pruner already: call its remove() first")
@@ -94,73 +113,61 @@ class Pruner:
         self.steps, self.begin = whole("steps", steps), whole("begin", begin, 0)
         self.every, self.last = whole("every", every), -1
         self.edge_masks = [one for one in model.modules() if isinstance(one, EdgeMask)]
-        self.blocks: list[GraphformerDecoderLayer] = list(model.model.layers)
-        self._check()
-        self._handles: list[Any] = []
-        given = {"temperature": temperature, "start": start, "gain": gain}
-        # a bfloat16 has no room for small steps
-        where = {"device": model.device, "dtype": torch.promote_types(model.dtype, torch.float32)}
-        kept: dict[str, list[ConcreteMask]] = {"heads": [], "layers": []}
-        if heads:
-            units = [(block.self_attn.num_kv_heads,) for block in self.blocks]
-            kept["heads"] = [ConcreteMask(one, **given).to(**where) for one in units]
-        if layers:
-            kept["layers"] = [ConcreteMask((), **given).to(**where) for _ in self.blocks]
-        self.heads, self.layers = kept["heads"], kept["layers"]
-        for block, mask in zip(self.blocks, self.heads, strict=bool(self.heads)):
-            hook = _OfHeads(mask, block.self_attn.num_heads * block.self_attn.head_dim)
-            self._handles.append(block.self_attn.o_proj.register_forward_pre_hook(hook.before))  # type: ignore[union-attr]
-        for block, mask in zip(self.blocks, self.layers, strict=bool(self.layers)):
-            self._handles.append(block.register_forward_hook(_OfLayer(mask).after))
-        self.maps: list[tuple[nn.Module, MaskedWeight]] = []
-        if weights:
-            maps = [one for one in model.model.layers.modules() if isinstance(one, nn.Linear)]
-            for one in maps:
-                mask = MaskedWeight(one.weight.shape, **given).to(**where)
-                parametrize.register_parametrization(one, "weight", mask)
-                self.maps.append((one, mask))
-        model.pruning = nn.ModuleDict({name: nn.ModuleList(one) for name, one in kept.items()})
-        model.pruning.train(model.training)
-        if heads or layers:
-            self._rehearse()
-        self.step(0)
-
-    def _check(self) -> None:
-        """ValueError for a share of what the model has not, or cannot do without."""
-        if self.targets["edges"] and not self.edge_masks:
+        self.kind.check(shares)
+        if edges and not self.edge_masks:
             raise ValueError(
                 "edges: no head of the model has a mask of edges: make it with "
                 "head=gf.Head(sparsify='edge_mask')"
             )
-        if self.targets["heads"]:
-            for i, block in enumerate(self.blocks):
-                layer = block.self_attn
-                if layer.o_proj is None or not layer.features.projects:
-                    raise ValueError(
-                        f"heads: layer {i} has features={layer.features.name!r} and "
-                        f"update={layer.update.name!r}, whose heads are places of the stream and "
-                        "cannot be taken out: make the model with value_projection=True and "
-                        "output_projection=True, or prune layers or weights"
-                    )
-                if layer.update.num_outputs(layer.num_heads) != layer.num_heads:
-                    raise ValueError(
-                        f"heads: update={layer.update.name!r} of layer {i} makes one output of "
-                        "several heads: prune layers or weights"
-                    )
-        if self.targets["layers"]:
-            reading = [i for i, one in enumerate(self.blocks) if one.self_attn.score_slot.previous]
-            if reading:
-                raise ValueError(
-                    f"layers: layer {reading[0]} reads the graph of the layer before, which may be "
-                    "cut: prune heads or weights"
-                )
+        given = {"temperature": temperature, "start": start, "gain": gain}
+        # a bfloat16 has no room for small steps
+        precision = torch.promote_types(self.kind.precision, torch.float32)
+
+        def new(mask: type[ConcreteMask], shape: Sequence[int]) -> Any:
+            return mask(shape, **given).to(self.kind.device, precision)
+
+        self._handles: list[Any] = []
+        self.heads: list[ConcreteMask] = []
+        self.layers: list[ConcreteMask] = []
+        self.widths: list[ConcreteMask] = []
+        self.maps: list[tuple[nn.Module, MaskedWeight]] = []
+        for site in self.kind.sites:
+            if heads:
+                self.heads.append(new(ConcreteMask, (site.units,)))
+                hook = _BeforeMap(self.heads[-1], site.width).before
+                self._handles.append(site.attention.o_proj.register_forward_pre_hook(hook))
+            if layers:
+                self.layers.append(new(ConcreteMask, ()))
+                after = _OfLayer(self.layers[-1]).after
+                self._handles.append(site.block.register_forward_hook(after))
+            if widths:
+                down = site.feed_forward.down_proj
+                self.widths.append(new(ConcreteMask, (down.in_features,)))
+                hook = _BeforeMap(self.widths[-1], down.in_features).before
+                self._handles.append(down.register_forward_pre_hook(hook))
+            for one in site.block.modules() if weights else ():
+                if isinstance(one, nn.Linear):
+                    mask = new(MaskedWeight, one.weight.shape)
+                    parametrize.register_parametrization(one, "weight", mask)
+                    self.maps.append((one, mask))
+        self.kind.attach(self.heads)
+        # the first two are there even where nothing of theirs is cut: checkpoints know the order
+        kept = {"heads": self.heads, "layers": self.layers, "widths": self.widths}
+        held = {name: nn.ModuleList(one) for name, one in kept.items() if one or name != "widths"}
+        model.pruning = nn.ModuleDict(held)
+        model.pruning.train(model.training)
+        if self.heads or self.layers or self.widths:
+            self._rehearse()
+        self.step(0)
 
     def _rehearse(self) -> None:
         """Takes out what can be taken out, before any time goes into training; parameters that
         start at 0 or alike, such as those of gates, would hide what they do later.
         """
-        for mask in self.heads:
-            mask.kept[max(len(mask.kept) // 2, 1) :] = False
+        for i, mask in enumerate((*self.heads, *self.widths)):
+            # others in each block, so that what one block reads of another comes to light
+            turned = (torch.arange(len(mask.kept)) + i) % len(mask.kept)
+            mask.kept.copy_(turned < max(len(mask.kept) // 2, 1))
         for mask in self.layers[1:2]:
             mask.kept.fill_(False)
         stirred, draw = copy.deepcopy(self.model), torch.Generator().manual_seed(0)
@@ -168,11 +175,11 @@ class Pruner:
             for one in stirred.parameters():
                 one.add_(0.1 * torch.randn(one.shape, generator=draw).to(one))
         try:
-            exported(stirred, self.heads, self.layers)
+            exported(self.kind.of(stirred), self.heads, self.layers, self.widths)
         except ValueError:
             self.remove()
             raise
-        for mask in (*self.heads, *self.layers):
+        for mask in (*self.heads, *self.layers, *self.widths):
             mask.kept.fill_(True)
 
     # ------------------------------------------------------------------ the schedule
@@ -192,8 +199,11 @@ class Pruner:
             for name, target in self.targets.items()
         }
         with torch.no_grad():
-            if self.heads:
+            if self.heads and not self.kind.even:
                 self._cut_heads(now["heads"])
+            elif self.heads:
+                _cut_alike(self.heads, now["heads"])
+            _cut_alike(self.widths, now["widths"])
             if self.layers:
                 logits = torch.stack([mask.logits() for mask in self.layers])
                 cut = smallest(logits, min(_rounded(now["layers"], len(logits)), len(logits) - 1))
@@ -211,7 +221,8 @@ class Pruner:
 
     def _all_masks(self) -> list[Any]:
         edges = self.edge_masks if self.targets["edges"] else []
-        return [*self.heads, *self.layers, *(mask for _, mask in self.maps), *edges]
+        maps = [mask for _, mask in self.maps]
+        return [*self.heads, *self.layers, *self.widths, *maps, *edges]
 
     def _cut_heads(self, share: float) -> None:
         """All layers together, the last one of a layer left."""
@@ -240,6 +251,7 @@ class Pruner:
         for name, masks in (
             ("heads", self.heads),
             ("layers", self.layers),
+            ("widths", self.widths),
             ("weights", [mask for _, mask in self.maps]),
         ):
             if masks:
@@ -251,22 +263,25 @@ class Pruner:
 
     # ------------------------------------------------------------------ what is left
 
-    def export(self) -> GraphformerForCausalLM:
-        """The model without what is cut now: a new one, in evaluation mode, with fewer heads and
-        layers, and zeros in the places of weights. ``save_pretrained`` and ``generate`` as always.
+    def export(self) -> Any:
+        """The model without what is cut now: a new one, in evaluation mode, with fewer heads,
+        layers and hidden units, and zeros in the places of weights. It is saved, loaded and called
+        as always.
 
-        Its config says how many heads each layer has left (``num_attention_heads`` is a list where
-        the numbers differ). It is compared with this model in evaluation mode, in float64.
+        The config of a language model says how many heads each layer has left
+        (``num_attention_heads`` is a list where the numbers differ), ``settings`` those of a graph
+        transformer. It is compared with this model in evaluation mode, in float64.
 
         Raises:
             ValueError: it is not the same, for a slot mixes heads.
         """
-        return exported(self.model, self.heads, self.layers)
+        return exported(self.kind, self.heads, self.layers, self.widths)
 
-    def remove(self) -> GraphformerForCausalLM:
+    def remove(self) -> Any:
         """The model without masks, as it was before but for what it has learned: heads, layers and
         weights that were cut are back. (:meth:`export` makes the cut one.)
         """
+        self.kind.attach([])
         for handle in self._handles:
             handle.remove()
         for module, _ in self.maps:
@@ -276,13 +291,19 @@ class Pruner:
                 module._parameters[name] = module._parameters.pop(name)
         if hasattr(self.model, "pruning"):
             del self.model.pruning
-        self._handles, self.maps, self.heads, self.layers = [], [], [], []
+        self._handles, self.maps = [], []
+        self.heads, self.layers, self.widths = [], [], []
         return self.model
 
 
 class PruningCallback(TrainerCallback):
-    """A :class:`Pruner`'s schedule in transformers' Trainer: a cut before each optimizer step, and
-    the shares that are cut in the log (``pruned_heads`` and so on).
+    """A :class:`Pruner`'s schedule in transformers' Trainer, or in a
+    :class:`~graphformer.training.GraphTrainer` (``trainer.add_callback``): a cut before each
+    optimizer step, and the shares that are cut in the log (``pruned_heads`` and so on).
+
+    Where the best weights are kept in the end, those from before the end of the schedule do not
+    count: they are the weights of a model that is not yet cut. Training that ends earlier is told
+    in a warning.
     """
 
     def __init__(self, pruner: Pruner) -> None:
@@ -298,6 +319,18 @@ class PruningCallback(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.pruner.step(state.global_step)
+        if state.global_step == self.pruner.begin + self.pruner.steps:
+            state.best_metric = state.best_model_checkpoint = None
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        end = self.pruner.begin + self.pruner.steps
+        if state.global_step <= end:
+            warnings.warn(
+                f"training ended at step {state.global_step}, and the schedule of pruning ends at "
+                f"{end}: the masks are not hard, and {self.pruner.sparsity} is cut. "
+                "Pruner.harden() cuts the rest at once",
+                stacklevel=2,
+            )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs is not None:
@@ -307,8 +340,28 @@ class PruningCallback(TrainerCallback):
                 state.log_history[-1] |= told
 
 
-class _OfHeads:
-    """A mask before the output map; an object, so that a copy of the model copies it too."""
+def _kind_of(model: Any, example: Any) -> Kind:
+    if isinstance(model, GraphformerForCausalLM):
+        return Language(model, example)
+    from graphformer.models.graphs.transformer import GraphTransformer
+    from graphformer.training.pruning.graphs import Graphs
+
+    if isinstance(model, GraphTransformer):
+        return Graphs(model, example)
+    raise TypeError(
+        f"model must be a GraphformerForCausalLM or a GraphTransformer, got {type(model).__name__}"
+    )
+
+
+def _cut_alike(masks: list[ConcreteMask], share: float) -> None:
+    """In each block by itself, one unit at least left."""
+    for mask in masks:
+        count = len(mask.kept)
+        mask.kept.copy_(~smallest(mask.logits(), min(_rounded(share, count), count - 1)))
+
+
+class _BeforeMap:
+    """A mask before a linear map; an object, so that a copy of the model copies it too."""
 
     def __init__(self, mask: ConcreteMask, width: int) -> None:
         self.mask, self.width = mask, width
