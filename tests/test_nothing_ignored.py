@@ -233,6 +233,7 @@ NOT_CALLED = {
     "PruningCallback.on_log": "the same",
     "PruningCallback.on_step_begin": "the same",
     "PruningCallback.on_train_begin": "the same",
+    "PruningCallback.on_train_end": "the same",
     "SparseGINModel.add_weighted_adapter": "takes anything and refuses to be called at all",
     "SparseGINModel.inject_adapter": "hands all to PEFT's own",
     "GraphformerPreTrainedModel": "the base class; transformers' constructor takes what its mixins "

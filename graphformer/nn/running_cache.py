@@ -60,7 +60,7 @@ class _SumsLayer(DynamicLayer):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.sums.apply(lambda part: part.index_select(0, beam_idx.to(part.device)))
         if not self.sums.held:
-            super().reorder_cache(beam_idx)
+            super().reorder_cache(beam_idx)  # type: ignore[arg-type]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.sums.apply(lambda part: part.repeat_interleave(repeats, dim=0))

@@ -78,7 +78,8 @@ class Merge(nn.Module):
         flat = kept.weight.new_zeros(kept.num_lanes * edges.num_edges).index_put(
             (kept.senders,), kept.weight
         )
-        heads, numbers, mix = flat.view(kept.num_lanes, edges.num_edges), kept.senders, self.mix
+        heads, numbers = flat.view(kept.num_lanes, edges.num_edges), kept.senders
+        mix: Tensor | None = self.mix
         if self.counted is not None:
             left = self.counted()
             heads, mix = heads[left], None if mix is None else mix[left]

@@ -41,8 +41,9 @@ def exported(kind: Kind, heads: Masks, layers: Masks, widths: Masks) -> Any:
             continue
         site, rest = sites[depths[place]], name.removeprefix(sites[place].prefix)
         of_width = units[place] is not None and rest.startswith(("mlp.", "feed_forward."))
-        found = (units[place], None) if of_width else (kept[place], site.units)
-        state[name] = chosen(held[site.prefix + rest], one.shape, *found, site.prefix + rest)
+        numbers, count = (units[place], None) if of_width else (kept[place], site.units)
+        old = site.prefix + rest
+        state[name] = chosen(held[old], one.shape, numbers, count, old)
     small.load_state_dict(state)
     kind.finished(small)
     small.eval()

@@ -36,7 +36,7 @@ class Graphs(Kind):
         super().__init__(model, example)
         self.sites = []
         for i, layer in enumerate(model.layers):
-            for depth, block in enumerate(layer.blocks):  # type: ignore[union-attr,arg-type]
+            for depth, block in enumerate(layer.blocks):  # type: ignore[arg-type]
                 conv: Any = block.conv
                 name = f"layer {i}" + f", level {depth}" * bool(depth)
                 width, prefix = conv.heads * conv.head_channels, f"layers.{i}.blocks.{depth}."
