@@ -52,7 +52,7 @@ class Claim:
         rule: ``"all"`` contrasts, ``"all but one"``, ``"any"`` of them (a search: what it finds is
             named), or ``"variances"`` (:mod:`benchmarks.paper.noise`).
         figure: what is drawn: ``"curves"``, ``"gap"``, ``"gamma"``, ``"alpha"``, ``"effects"``,
-            ``"lambda"``, ``"noise"``; None: nothing.
+            ``"lambda"``, ``"tuned"``, ``"noise"``; None: nothing.
         more: rows that are trained and shown beside those of the contrasts.
         note: what a reader must know beside it; it may name facts of the data in braces.
         elsewhere: how it is measured, where another benchmark does it.
@@ -193,6 +193,7 @@ _CLAIMS = (
             for text in TEXTS
         ),
         note="[docs/adapters.md](adapters.md) has the figures.",
+        figure="tuned",
         elsewhere=FINETUNE,
     ),
     Claim(
@@ -218,6 +219,7 @@ _CLAIMS = (
         tuple(
             Contrast("sparse-gin-fixed", "sparse-gin", "test", 1, experiment=text) for text in TEXTS
         ),
+        figure="tuned",
         elsewhere=f"{FINETUNE} --methods sparse-gin sparse-gin-fixed",
     ),
     Claim(
@@ -229,6 +231,7 @@ _CLAIMS = (
             Contrast("sparse-gin-small", "sparse-gin", "test", -1, margin=0.01, experiment=text)
             for text in TEXTS
         ),
+        figure="tuned",
         elsewhere=f"{FINETUNE} --methods sparse-gin sparse-gin-small",
         note="Smaller: half as wide. As good: not more than 0.01 nats worse.",
     ),
@@ -242,6 +245,7 @@ _CLAIMS = (
             Contrast("relations", "lora", "test", -1, margin=-ahead, experiment=text)
             for text, ahead in zip(TEXTS, (0.2, 0.08), strict=True)
         ),
+        figure="tuned",
         elsewhere=f"{FINETUNE} --methods lora relations",
     ),
     Claim(
@@ -250,6 +254,7 @@ _CLAIMS = (
         "Chain and recurrence are what makes it better than bottlenecks alone, at equal size",
         TEXTS[0],
         tuple(Contrast("relations", "bottlenecks", "test", -1, experiment=text) for text in TEXTS),
+        figure="tuned",
         elsewhere=f"{FINETUNE} --methods bottlenecks relations",
     ),
     Claim(
@@ -261,6 +266,7 @@ _CLAIMS = (
             Contrast("relations", "lora", "test", -1, margin=0.01, experiment=text)
             for text in LARGER
         ),
+        figure="tuned",
         elsewhere=f"{FINETUNE} --model SmolLM2-135M-Instruct --steps 100 --batch 2 --windows 64 "
         "--seeds 3 --methods lora relations",
         note="Not behind: not more than 0.01 nats worse.",

@@ -151,9 +151,34 @@ def lambdas(claim: Claim, folder: Path, scale: str, figure: Figure) -> None:
         for layer in range(found.shape[2]):
             steps, colour = runs[0]["lambda"]["steps"], COLOURS[layer + 1]
             band(axes, steps, found[:, :, layer], color=colour, label=f"layer {layer + 1}")
-        axes.set(xlabel="step", ylabel="lambda", title=str(name).removeprefix("finetune-"))
+        axes.set(xlabel="step", ylabel="lambda", title=of_file(str(name)))
         axes.legend(fontsize=7, frameon=False)
         _finish(axes)
+
+
+def tuned(claim: Claim, folder: Path, scale: str, figure: Figure) -> None:
+    """Validation losses over the steps of fine-tuning, of each text; the untrained model's loss is
+    left out, which is far above.
+    """
+    names = list(dict.fromkeys(one.experiment for one in claim.contrasts))
+    files = {name: folder.parent / f"{name}.json" for name in names}
+    stored = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    all_axes = figure.subplots(1, len(stored), squeeze=False)[0]
+    for axes, (name, content) in zip(all_axes, stored.items(), strict=True):
+        for number, row in enumerate(one for one in claim.rows if one in content["runs"]):
+            runs = content["runs"][row]
+            steps = [step for step, _ in runs[0]["curve"][1:]]
+            losses = np.array([[loss for _, loss in run["curve"][1:]] for run in runs])
+            label = f"{title(row, str(name))} ({len(runs)})"
+            band(axes, steps, losses, color=COLOURS[number], label=label)
+        axes.set(xlabel="step", ylabel="validation loss, nats", title=of_file(str(name)))
+        axes.title.set_fontsize(9)
+        axes.legend(fontsize=7, frameon=False, title="seeds in brackets", title_fontsize=7)
+        _finish(axes)
+
+
+def of_file(name: str) -> str:
+    return name.removeprefix("finetune-")
 
 
 def spread(claim: Claim, folder: Path, scale: str, figure: Figure) -> None:
@@ -178,5 +203,6 @@ DRAWN: dict[str, Callable[[Claim, Path, str, Figure], None]] = {
     "alpha": alpha,
     "effects": effects,
     "lambda": lambdas,
+    "tuned": tuned,
     "noise": spread,
 }
