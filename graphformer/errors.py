@@ -40,7 +40,7 @@ def strict_flags(called: Called) -> Called:
         (
             name,
             place if one.kind is one.POSITIONAL_OR_KEYWORD else sys.maxsize,
-            (True, False, None) if "None" in str(one.annotation) else (True, False),
+            "None" in str(one.annotation),
         )
         for place, (name, one) in enumerate(inspect.signature(called).parameters.items())
         if one.annotation in (bool, bool | None, "bool", "bool | None")
@@ -50,10 +50,13 @@ def strict_flags(called: Called) -> Called:
 
     @functools.wraps(called)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        for name, place, allowed in flags:
-            value = kwargs[name] if name in kwargs else args[place] if place < len(args) else False
-            if not any(value is one for one in allowed):
-                require_flag(name, value)
+        count = len(args)
+        # before each layer of each token that is generated: without a call
+        for name, place, may_be_none in flags:
+            value = args[place] if place < count else kwargs[name] if name in kwargs else False
+            if value is True or value is False or (may_be_none and value is None):
+                continue
+            require_flag(name, value)
         return called(*args, **kwargs)
 
     return checked  # type: ignore[return-value]

@@ -185,7 +185,7 @@ def pose(
         rule = rule & Keep(attention_mask)
     normalize, sparsify = normalizers.resolve(normalize), sparsifiers.check(sparsify)
     if not torch.compiler.is_compiling():  # a tracer knows no arguments of constructors
-        for slot in (score, normalize, sparsify, rule):
+        for slot in (score, normalize, sparsify, resolved):
             require_sizes(slot)
     rule.check(batch, heads, num_receivers, k.shape[2])
     rule = rule.of_texts().of_call(q, k, training)

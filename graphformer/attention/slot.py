@@ -222,8 +222,11 @@ SIZES = (
 
 def require_sizes(value: Any) -> None:
     """ValueError for a value that still waits for the sizes of a layer, and so has no parameters to
-    compute with.
+    compute with. One that has passed is not looked at again: it stands in every layer of every
+    token that is generated.
     """
+    if not isinstance(value, Slot) or "_sized" in value.__dict__:
+        return
     if isinstance(value, nn.Module) and isinstance(value, Slot) and not _own_state(value):
         lacking = [name for name, one in value.arguments().items() if name in SIZES and one is None]
         if lacking:
@@ -234,6 +237,7 @@ def require_sizes(value: Any) -> None:
             )
     for one in children(value):
         require_sizes(one)
+    value.__dict__["_sized"] = True
 
 
 def register_parts(owner: nn.Module, **values: Any) -> None:
