@@ -49,11 +49,12 @@ THRESHOLD = 0.2
 PAPER: dict[str, dict[str, Any]] = {
     "sparse-gin": {},
     "sparse-gin-self": {"direction": "self"},
-    "sparse-gin-fixed": {"train_scale": False},
+    "sparse-gin-fixed": {"train_scale": False, "scale_start": 0.25, "scale_end": 0.25},
     "sparse-gin-small": {},
 }
-"""What each variant of the paper's form says beside its width. The fixed lambda is what a trained
-one starts from: 0 in the first layer to 0.5 in the last.
+"""What each variant of the paper's form says beside its width. The fixed lambda is the mean of
+what a trained one starts from, which is 0 in the first layer (where a fixed one never learns
+anything) to 0.5 in the last.
 """
 
 
