@@ -53,7 +53,7 @@ def strict_flags(called: Called) -> Called:
         count = len(args)
         # before each layer of each token that is generated: without a call
         for name, place, may_be_none in flags:
-            value = args[place] if place < count else kwargs[name] if name in kwargs else False
+            value = args[place] if place < count else kwargs.get(name, False)
             if value is True or value is False or (may_be_none and value is None):
                 continue
             require_flag(name, value)
