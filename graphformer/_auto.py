@@ -11,10 +11,10 @@ can be asked for earlier. Adapters are registered when somebody imports PEFT, an
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
 from functools import cache
 from importlib.machinery import ModuleSpec
@@ -53,9 +53,14 @@ def register_adapters() -> None:
     if "peft" not in sys.modules:
         sys.meta_path.insert(0, _After("peft", register_adapters))
         return
-    # a PEFT too old for them must still be usable; who asks for the adapters gets the error
-    with contextlib.suppress(ImportError):
+    try:
         importlib.import_module("graphformer.adapters")
+    except ImportError as error:  # a PEFT too old for them must still be usable
+        warnings.warn(
+            f"PEFT does not know graphformer's adapters, so it cannot load a saved one: {error}. "
+            "Where you need them, pip install --upgrade peft",
+            stacklevel=2,
+        )
 
 
 def register_graph() -> None:

@@ -17,9 +17,9 @@ from benchmarks.paper.claims import CLAIMS, Claim, Contrast
 from benchmarks.paper.data import QUICK, VOCABULARY, made_proteins, protein_tokens
 from benchmarks.paper.experiments import EXPERIMENTS
 from benchmarks.paper.models import config_of
-from benchmarks.paper.settings import GRID_SEED
-from benchmarks.paper.store import FOLDER, Store
+from benchmarks.paper.settings import FOLDER, GRID_SEED
 from benchmarks.paper.values import of_run
+from benchmarks.store import Store
 from graphformer.models.language.twin import count_parameters
 from tests.conftest import ROOT
 

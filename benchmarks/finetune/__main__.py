@@ -88,6 +88,8 @@ def main() -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             parser().error(f"--{name} {value}: at least 1 is needed")
+    if options.quick and options.model is not None:
+        parser().error(f"--model {options.model}: --quick has a model of its own, leave one out")
     if options.model is not None and not options.model.is_dir():
         parser().error(f"--model {options.model}: there is no such folder")
     torch.set_num_threads(1)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.finetune.methods import METHODS
+from benchmarks.finetune.train import CLIP, SCHEDULE, WEIGHT_DECAY
 
 
 def write(name: str, content: dict[str, Any], folder: Path) -> list[Path]:
@@ -39,10 +40,10 @@ def of_run(name: str, method: str, run: dict[str, Any], content: dict[str, Any])
                 "max_steps": settings["steps"],
                 "eval_steps": steps[1] - steps[0],
                 "seed": run["seed"],
-                "grad_norm_clip": 1.0,
+                "grad_norm_clip": CLIP,
                 "optimizer_type": "AdamW",
-                "optimizer_kwargs": {"lr": run["rate"], "weight_decay": 0.01},
-                "lr_scheduler": "constant_with_warmup",
+                "optimizer_kwargs": {"lr": run["rate"], "weight_decay": WEIGHT_DECAY},
+                "lr_scheduler": SCHEDULE,
             },
             "peft_config": {"method": METHODS[method], "ranks": run.get("ranks")},
             "error_msg": "",

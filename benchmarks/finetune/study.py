@@ -5,19 +5,17 @@ is done, and two processes may share the methods of a text.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import transformers
-from filelock import FileLock
 
 from benchmarks import report
 from benchmarks.finetune.data import load
 from benchmarks.finetune.methods import THRESHOLD, wrap
 from benchmarks.finetune.train import train
+from benchmarks.store import alone
 from graphformer.training import evaluate
 
 GRID = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
@@ -123,8 +121,7 @@ def keep(content: Content, stem: str, folder: Path | None) -> None:
     """Store what is there, beside what another process has stored meanwhile."""
     if folder is None:
         return
-    place = hashlib.sha256(str(folder.resolve() / stem).encode()).hexdigest()[:12]
-    with FileLock(Path(tempfile.gettempdir()) / f"graphformer-finetune-{place}.lock"):
+    with alone(folder / f"{stem}.json"):
         join(content, stem, folder)
         report.save(stem, content, folder)
 

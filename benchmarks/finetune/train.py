@@ -17,6 +17,7 @@ from graphformer.datasets import TextDataset
 from graphformer.training import evaluate
 
 EVALUATIONS = 8
+WEIGHT_DECAY, CLIP, SCHEDULE = 0.01, 1.0, "constant_with_warmup"
 
 
 class Curve(transformers.TrainerCallback):
@@ -70,10 +71,10 @@ def train(
             max_steps=steps,
             per_device_train_batch_size=batch,
             learning_rate=rate,
-            lr_scheduler_type="constant_with_warmup",
+            lr_scheduler_type=SCHEDULE,
             warmup_steps=steps // 20,
-            weight_decay=0.01,
-            max_grad_norm=1.0,
+            weight_decay=WEIGHT_DECAY,
+            max_grad_norm=CLIP,
             seed=seed,
             save_strategy="no",
             logging_strategy="no",

@@ -32,8 +32,9 @@ from benchmarks.paper.claims import CLAIMS, Claim
 from benchmarks.paper.data import QUICK, SOURCES
 from benchmarks.paper.experiments import EXPERIMENTS
 from benchmarks.paper.runner import Runner, too_few
-from benchmarks.paper.store import FOLDER, Store
+from benchmarks.paper.settings import FOLDER
 from benchmarks.paper.values import METRICS, file_of, values_of
+from benchmarks.store import Store
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,8 +13,8 @@ from benchmarks.paper.claims import CLAIMS, Claim
 from benchmarks.paper.experiments import EXPERIMENTS
 from benchmarks.paper.models import standard
 from benchmarks.paper.settings import Scale
-from benchmarks.paper.store import Store
 from benchmarks.paper.values import file_of, values_of
+from benchmarks.store import Store
 from graphformer.models.language.twin import count_parameters
 
 ROOT = report.RESULTS.parents[1]

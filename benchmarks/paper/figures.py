@@ -18,9 +18,9 @@ from benchmarks.paper.claims import GAMMAS, Claim
 from benchmarks.paper.experiments import EXPERIMENTS
 from benchmarks.paper.runner import shown
 from benchmarks.paper.statistics import interval
-from benchmarks.paper.store import Store
 from benchmarks.paper.tables import title
 from benchmarks.paper.values import file_of, of_run, values_of
+from benchmarks.store import Store
 
 COLOURS = ("#777777", "#2a6fbb", "#d1691b", "#3a8f4c", "#8250a8", "#b8322a", "#008b8b", "#a0791a")
 

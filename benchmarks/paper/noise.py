@@ -10,8 +10,8 @@ import numpy as np
 from benchmarks.paper.claims import REMEDIES
 from benchmarks.paper.runner import best, shown
 from benchmarks.paper.statistics import Variances, holm, variance_ratio, variances
-from benchmarks.paper.store import Store
 from benchmarks.paper.verdicts import DOES_NOT, HOLDS, NOT_MEASURED, UNDECIDED
+from benchmarks.store import Store
 
 
 @dataclass(frozen=True)

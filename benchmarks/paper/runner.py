@@ -14,7 +14,7 @@ from benchmarks.paper.data import Texts
 from benchmarks.paper.models import config_of, plain_config
 from benchmarks.paper.settings import GRID_SEED, Experiment, Row, Scale
 from benchmarks.paper.statistics import FEW, SMALL, paired
-from benchmarks.paper.store import Store
+from benchmarks.store import Store
 
 
 class Runner:

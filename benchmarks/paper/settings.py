@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks import report
+
+FOLDER = report.RESULTS / "paper"
+"""Where the runs are kept."""
 GRID_SEED = 100
 """The seed that chooses learning rates; no run that is shown has it."""
 

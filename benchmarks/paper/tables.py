@@ -13,10 +13,10 @@ from benchmarks.paper.claims import CLAIMS, Claim
 from benchmarks.paper.experiments import EXPERIMENTS
 from benchmarks.paper.runner import shown
 from benchmarks.paper.statistics import Effect, interval
-from benchmarks.paper.store import Store
 from benchmarks.paper.values import METRICS, Values, file_of, values_of
 from benchmarks.paper.values import of_store as store_values
 from benchmarks.paper.verdicts import Found
+from benchmarks.store import Store
 
 SCALES = ("full", "small")
 

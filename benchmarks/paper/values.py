@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.paper.experiments import EXPERIMENTS
 from benchmarks.paper.runner import shown
-from benchmarks.paper.store import Store
+from benchmarks.store import Store
 
 Values = dict[str, dict[str, dict[int, float]]]
 """``values[row][metric][seed]``."""

@@ -16,7 +16,7 @@ from graphformer.attention.candidates import All, Causal, Edges, Keep, Rule
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.pairs import Block, Listed, Pairs
 from graphformer.attention.scores import Score
-from graphformer.attention.slot import require_sizes
+from graphformer.attention.sizes import require_sizes
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.graph import AttentionGraph
 

@@ -106,7 +106,7 @@ class Slot:
                 ``layer_idx``. Only those count that the constructor has an argument for.
         """
         given = self.arguments()
-        own = _own_state(self)
+        own = own_state(self)
         missing = {
             name: sizes[name]
             for name in given
@@ -172,7 +172,7 @@ def _for_layer(value: Any, sizes: Mapping[str, Any]) -> Any:
     return value.for_layer(sizes) if isinstance(value, Slot) else value
 
 
-def _own_state(value: Slot) -> dict[str, Any]:
+def own_state(value: Slot) -> dict[str, Any]:
     """Parameters and buffers that are not those of a slot value inside."""
     if not isinstance(value, nn.Module):
         return {}
@@ -211,33 +211,6 @@ def children(value: Any) -> Iterator[Slot]:
         for part in one if isinstance(one, (tuple, list)) else (one,):
             if isinstance(part, Slot):
                 yield part
-
-
-SIZES = (
-    *("num_heads", "num_kv_heads", "dim", "hidden_size", "kv_size", "query_size"),
-    "intermediate_size",
-)
-"""What a layer fills in: see :meth:`Slot.for_layer`."""
-
-
-def require_sizes(value: Any) -> None:
-    """ValueError for a value that still waits for the sizes of a layer, and so has no parameters to
-    compute with. One that has passed is not looked at again: it stands in every layer of every
-    token that is generated.
-    """
-    if not isinstance(value, Slot) or "_sized" in value.__dict__:
-        return
-    if isinstance(value, nn.Module) and isinstance(value, Slot) and not _own_state(value):
-        lacking = [name for name, one in value.arguments().items() if name in SIZES and one is None]
-        if lacking:
-            raise ValueError(
-                f"{value.slot}={value.name or type(value).__name__!r} waits for "
-                f"{', '.join(lacking)}: give them, {type(value).__name__}({lacking[0]}=...), or "
-                "give the value to a layer, which fills them in"
-            )
-    for one in children(value):
-        require_sizes(one)
-    value.__dict__["_sized"] = True
 
 
 def register_parts(owner: nn.Module, **values: Any) -> None:

@@ -128,6 +128,20 @@ def test_a_new_process_reads_a_saved_adapter(saved, imports, interpreter):
     interpreter(code)
 
 
+def test_adapters_that_cannot_be_registered_are_told(interpreter):
+    interpreter("""
+    import sys, warnings
+    import graphformer
+    sys.modules["graphformer.adapters"] = None  # as with a PEFT that is too old for them
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        import peft
+    (said,) = [str(one.message) for one in told if "graphformer" in str(one.message)]
+    assert said.startswith("PEFT does not know graphformer's adapters"), said
+    assert "pip install --upgrade peft" in said
+    """)
+
+
 def test_several_adapters_on_one_model(tmp_path):
     model, ids = adapted(), tokens()
     model.add_adapter(

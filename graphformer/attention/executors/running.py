@@ -22,8 +22,7 @@ class RunningSums:
             ``[B, H, D + 1]`` of weighted features and of weights; of sums without softmax
             ``[B, H, d, D]``. None as long as there are no tokens.
         tokens: how many there were.
-        visible: int64 ``[B]``, the sum of the squared places, counted from 1, of those that were
-            no padding.
+        visible: int64 ``[B]``, the sum of a hash of the places of those that were no padding.
         padded: whether any was padding.
         why: why keys are kept instead, in words; None where sums are.
     """
@@ -136,10 +135,14 @@ class RunningSums:
 def _fingerprint(
     real: Tensor | None, batch: int, count: int, device: torch.device, start: int = 0
 ) -> Tensor:
-    """int64 ``[B]``: the sum of the squared places of real tokens, among ``count`` from the
-    ``start``-th on.
+    """int64 ``[B]``: the sum of a hash of the places of real tokens, among ``count`` from the
+    ``start``-th on. Sums of places, or of their squares, would be equal for other tokens too.
     """
-    squares = torch.arange(start + 1, start + count + 1, device=device).square()
+    # splitmix64 (Steele, Lea and Flood 2014) in integers that wrap around
+    x = torch.arange(start + 1, start + count + 1, device=device) * -0x61C8864680B583EB
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    x = x ^ ((x >> 31) & 0x1FFFFFFFF)
     if real is None:
-        return squares.sum().expand(batch)
-    return (real[:, :count].to(device).bool() * squares).sum(-1)
+        return x.sum().expand(batch)
+    return (real[:, :count].to(device).bool() * x).sum(-1)

@@ -356,6 +356,21 @@ def test_what_needs_keys_that_are_gone_is_refused():
         gf.inspect.graphs(model, input_ids=ids[:, 7:], past_key_values=cache)
 
 
+@pytest.mark.parametrize(("was", "now"), [({5}, {3, 4}), ({1, 6}, {2, 5}), ({2, 7}, {3, 6})])
+def test_masks_with_equal_sums_of_places_are_told_apart(was, now):
+    """Places or their squares of the tokens that were seen, counted from 1, have equal sums."""
+
+    def mask(seen, length):
+        return torch.tensor([[int(i + 1 in seen) for i in range(7)] + [1] * (length - 7)])
+
+    model, ids = make(), tokens(9)[:1]
+    _, cache = by_steps(model, ids[:, :7], [7], mask(was, 7))
+    with pytest.raises(ValueError, match="hides other ones of the 7 cached tokens"):
+        model(ids[:, 7:], attention_mask=mask(now, 9), cache=cache)
+    _, cache = by_steps(model, ids[:, :7], [7], mask(was, 7))
+    model(ids[:, 7:], attention_mask=mask(was, 9), cache=cache)
+
+
 def test_an_index_loss_or_a_picture_beside_a_new_cache_keeps_keys():
     model, ids = make(), tokens(9)
     graphs = gf.inspect.graphs(model, input_ids=ids, use_cache=True)
