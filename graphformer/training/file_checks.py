@@ -119,6 +119,15 @@ def digest_problems(folder: Path, name: str, sums: Mapping[str, str]) -> list[st
     )
 
 
+def tensor_names(files: list[Path]) -> list[str]:
+    """The names in whole safetensors files."""
+    names: list[str] = []
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            names += file.keys()
+    return names
+
+
 def weight_problems(files: list[Path], model: nn.Module) -> list[str]:
     """Where the tensors of whole safetensors files are not those of a model: missing, unexpected,
     of another shape or kind of number.

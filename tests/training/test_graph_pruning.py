@@ -188,6 +188,31 @@ def test_in_the_trainer_resumed_and_exported(tmp_path):
     again, _, _ = run("parts", resume=True)
     for name, want in result.model.net.state_dict().items():
         assert_close(again.model.net.state_dict()[name], want)
+    # the best weights of the run are those under masks, and the finished run brings them back
+    with pytest.raises(ValueError, match=r"whole.*under the masks of its Pruner.*export\(\)"):
+        gf.training.load_graph_model(tmp_path / "whole")
+    again, pruner, _ = run("whole", resume=True)
+    GraphModel(pruner.export(), again.model.scaling, again.model.featuriser).save(tmp_path / "late")
+    late = gf.training.load_graph_model(tmp_path / "late")
+    assert_close(late.predict(graphs), loaded.predict(graphs))
+
+
+@pytest.mark.parametrize("part", ["heads", "widths", "weights"])
+def test_a_folder_with_masks_is_refused(part, tmp_path):
+    net = make()
+    Pruner(net, **{part: 0.5}, steps=1, example=batch())
+    GraphModel(net).save(tmp_path)
+    with pytest.raises(ValueError, match="holds a model under the masks of its Pruner"):
+        gf.training.load_graph_model(tmp_path)
+
+
+def test_masks_of_edges_are_part_of_the_model(tmp_path):
+    net = make(sparsify={"name": "edge_mask", "distances": False})
+    pruner = Pruner(net, edges=0.6, steps=3, example=batch())
+    train(net, pruner, 5)
+    GraphModel(net).save(tmp_path)
+    loaded = gf.training.load_graph_model(tmp_path).net.double()
+    assert_close(loaded(without_labels()).prediction, net(without_labels()).prediction)
 
 
 class Stops(transformers.TrainerCallback):

@@ -10,7 +10,13 @@ from torch.testing import assert_close
 
 import graphformer as gf
 from graphformer.attention.sparsifiers import EdgeMask
-from graphformer.training import ConcreteMask, Pruner, PruningCallback, cubic_sparsity
+from graphformer.training import (
+    ConcreteMask,
+    Pruner,
+    PruningCallback,
+    cubic_sparsity,
+    load_language_model,
+)
 from graphformer.training.pruning.masks import smallest
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -265,6 +271,34 @@ def test_in_the_trainer_and_resumed(tmp_path):
     again, _, _ = run(True, 8, "parts")
     for name, one in model.state_dict().items():
         assert_close(again.state_dict()[name], one)
+    with pytest.raises(ValueError, match=r"checkpoint-8.*masks of its Pruner.*export\(\)"):
+        gf.GraphformerForCausalLM.from_pretrained(tmp_path / "whole" / "checkpoint-8")
+    _, pruner, _ = run(True, 8, "whole")
+    pruner.export().save_pretrained(tmp_path / "late")
+    late = gf.GraphformerForCausalLM.from_pretrained(tmp_path / "late")
+    assert_close(late(tokens()).logits, small(tokens()).logits)
+
+
+@pytest.mark.parametrize("part", ["heads", "layers", "widths", "weights"])
+@pytest.mark.parametrize(
+    "kind",
+    [gf.GraphformerForCausalLM, gf.GraphformerModel, transformers.AutoModelForCausalLM],
+)
+def test_a_folder_with_masks_is_refused(part, kind, tmp_path):
+    model = make()
+    Pruner(model, **{part: 0.5}, steps=1)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a model under the masks of its Pruner"):
+        kind.from_pretrained(tmp_path)
+
+
+def test_a_run_folder_with_masks_is_refused(tmp_path):
+    model = make()
+    Pruner(model, heads=0.5, steps=1)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a model under the masks of its Pruner"):
+        load_language_model(tmp_path)
 
 
 def test_a_schedule_that_does_not_end_is_refused():

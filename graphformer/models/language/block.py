@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -135,3 +136,14 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
             past = Steps(cache, layer.layer_idx, f"feed_forward={self.mlp.name!r}")
         edges = EdgeMessages(graph, layer.num_heads, layer.backend, past=past)
         return self.mlp(normed, edges)
+
+
+def for_rotary(config: GraphformerConfig) -> GraphformerConfig:
+    """The config as rotary embeddings read it: one number of heads, of which they take nothing but
+    the width of one.
+    """
+    if isinstance(config.num_attention_heads, int):
+        return config
+    one = copy.deepcopy(config)
+    one.num_attention_heads = one.num_key_value_heads = 1
+    return one

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import itertools
@@ -22,7 +21,11 @@ from graphformer.attention.candidates import Rule
 from graphformer.attention.feed_forwards.base import HeadLinear
 from graphformer.attention.relations import Tokens
 from graphformer.errors import strict_flags
-from graphformer.models.language.block import GraphformerDecoderLayer, GraphformerRMSNorm
+from graphformer.models.language.block import (
+    GraphformerDecoderLayer,
+    GraphformerRMSNorm,
+    for_rotary,
+)
 from graphformer.models.language.cached_ids import remember_ids, with_cached_ids
 from graphformer.models.language.configuration import GraphformerConfig
 from graphformer.models.language.inputs import (
@@ -40,6 +43,7 @@ from graphformer.models.language.outputs import (
     GraphformerModelOutput,
     one_cache,
 )
+from graphformer.models.unmasked import refuse_masks
 from graphformer.nn import GraphAttention, HeadMLP
 from graphformer.nn.running_cache import let_hold_sums
 from graphformer.nn.shell import check_first
@@ -76,16 +80,11 @@ class GraphformerPreTrainedModel(PreTrainedModel):
             # layers and slots; transformers guards what was loaded
             module.reset_own_parameters()  # type: ignore[operator]
 
-
-def for_rotary(config: GraphformerConfig) -> GraphformerConfig:
-    """The config as rotary embeddings read it: one number of heads, of which they take nothing but
-    the width of one.
-    """
-    if isinstance(config.num_attention_heads, int):
-        return config
-    one = copy.deepcopy(config)
-    one.num_attention_heads = one.num_key_value_heads = 1
-    return one
+    @staticmethod
+    def _finalize_model_loading(model: Any, load_config: Any, loading_info: Any) -> Any:
+        """Masks of pruning are refused, which transformers would leave out."""
+        refuse_masks(load_config.pretrained_model_name_or_path, loading_info.unexpected_keys)
+        return PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
 
 
 class GraphformerModel(GraphformerPreTrainedModel):

@@ -28,8 +28,9 @@ from graphformer.models.graphs.label_masks import Mask
 from graphformer.models.graphs.targets import Target, target_loss
 from graphformer.models.graphs.transformer import GraphTransformer
 from graphformer.models.graphs.unread import forget_known, tell_unread
+from graphformer.models.unmasked import refuse_masks
 from graphformer.training.checkpoints import WEIGHTS, model_problems
-from graphformer.training.file_checks import reading, weight_problems
+from graphformer.training.file_checks import reading, tensor_names, weight_problems
 from graphformer.training.graphs.batches import NodeBudgetSampler, graph_loader, graph_sizes
 from graphformer.training.graphs.metrics import classification_metrics, regression_metrics
 from graphformer.training.graphs.scaling import Scaling, any_label, labels_that_count
@@ -276,6 +277,7 @@ def load_graph_model(folder: str | Path) -> GraphModel:
             dict(model.featuriser["options"])
             for names in ("node_names", "edge_names", "target_names"):
                 list(model.featuriser[names])
+    refuse_masks(folder, tensor_names([folder / WEIGHTS]))
     with reading(folder / WEIGHTS, remedy):
         if problems := weight_problems([folder / WEIGHTS], model.net):
             raise ValueError(f"the weights do not fit config.json: {'; '.join(problems)}")

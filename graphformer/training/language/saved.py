@@ -13,8 +13,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from graphformer.models.unmasked import refuse_masks
 from graphformer.training.checkpoints import model_problems
-from graphformer.training.file_checks import reading
+from graphformer.training.file_checks import reading, tensor_names
 
 _REMEDY = "put back the files of one run, or give another folder"
 
@@ -43,6 +44,7 @@ def load_language_model(folder: str | Path) -> tuple[PreTrainedModel, PreTrained
     # transformers would go to the model that it names
     if (folder / "adapter_config.json").exists():
         raise ValueError(f"{str(folder)!r} holds an adapter of another model; read it with peft.")
+    refuse_masks(folder, tensor_names(sorted(folder.glob("model*.safetensors"))))
     with reading(folder, _REMEDY):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
