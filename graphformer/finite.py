@@ -70,6 +70,17 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def fake(value: Tensor) -> bool:
+    """Whether it has a shape and no numbers. The plainest tensors are told at a glance: this is
+    asked in each layer of each token that is generated.
+    """
+    if type(value) is Tensor and not (
+        torch._C._functorch.is_functorch_wrapped_tensor(value) or torch._is_functional_tensor(value)
+    ):
+        return value.is_meta
+    return value.is_meta or fake_tensor.is_fake(value)
+
+
 def readable(*values: Tensor, cuts: bool = False) -> bool:
     """Whether their numbers may be read on the host here.
 
@@ -77,11 +88,7 @@ def readable(*values: Tensor, cuts: bool = False) -> bool:
         cuts: what follows waits for numbers of these anyway, or loses a NaN; then an accelerator is
             read too.
     """
-    if (
-        traced()
-        or any(value.is_meta or fake_tensor.is_fake(value) for value in values)
-        or batched(*values)
-    ):
+    if traced() or any(fake(value) for value in values) or batched(*values):
         return False
     return cuts or all(on_host(value) for value in values) or _everywhere.get()
 

@@ -53,6 +53,7 @@ def run(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "call",
     [
+        "against HEAD --only decode graph_cost",
         "aggregate",
         "attention",
         "circuits",

@@ -111,11 +111,10 @@ class Problem:
         """
         if not (self.q.numel() and self.k.numel() and finite.readable(self.q, self.k, cuts=cuts)):
             return
-        # NaN comes through aminmax, in a tenth of the time of isfinite. One number each, so that an
-        # accelerator is waited for once.
-        reaches = torch.stack(
-            [torch.stack(value.detach().aminmax()).abs().amax() for value in (self.q, self.k)]
-        ).tolist()
+        # NaN comes through aminmax, in a tenth of the time of isfinite. All four numbers at once:
+        # an accelerator is waited for once.
+        ends = torch.stack([*self.q.detach().aminmax(), *self.k.detach().aminmax()]).tolist()
+        reaches = max(-ends[0], ends[1]), max(-ends[2], ends[3])
         names = ("q (times scale and sharpening)", "k")
         for name, value, reach in zip(names, (self.q, self.k), reaches, strict=True):
             if not math.isfinite(reach):

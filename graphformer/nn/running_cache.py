@@ -8,7 +8,7 @@ decided by its first call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -103,7 +103,7 @@ class CachedCall:
 
     Args:
         index: the layer's place in it.
-        why: why this call needs all keys, where it does.
+        why: says why this call needs all keys, where it does.
 
     Attributes:
         sums: what the cache knows of sums; None where it keeps keys alone.
@@ -112,13 +112,14 @@ class CachedCall:
         ValueError: keys are needed, and sums have been kept.
     """
 
-    def __init__(self, cache: Any, index: int, why: str | None) -> None:
+    def __init__(self, cache: Any, index: int, why: Callable[[], str | None]) -> None:
         self.cache, self.index = cache, index
         layers = getattr(cache, "layers", ())  # a cache of another making may have none
         layer = layers[index] if index < len(layers) else None
         self.sums = layer.sums if isinstance(layer, RunningLayer) else None
-        if self.sums is not None and why is not None:
-            self.sums.need_keys(why)
+        reason = None if self.sums is None else why()
+        if self.sums is not None and reason is not None:
+            self.sums.need_keys(reason)
         self.keys = self.sums is None or self.sums.why is not None
 
     def before(
@@ -140,5 +141,6 @@ class CachedCall:
     def _updated(self, k: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         filled = self.cache.get_seq_length(self.index) + k.shape[2]
         k, features = self.cache.update(k, own, self.index)
-        # a static cache hands out its empty places too
-        return k[:, :, :filled], features[:, :, :filled]
+        if k.shape[2] != filled:  # a static cache hands out its empty places too
+            k, features = k[:, :, :filled], features[:, :, :filled]
+        return k, features

@@ -15,6 +15,7 @@ from graphformer.attention.features import Features
 from graphformer.attention.head import Head
 from graphformer.attention.normalizers import Normalizer
 from graphformer.attention.scores import Score
+from graphformer.attention.sizes import require_sizes
 from graphformer.attention.slot import register_parts
 from graphformer.attention.sparsifiers import Sparsifier
 from graphformer.attention.updates import Update
@@ -78,6 +79,7 @@ class Shell(nn.Module):
     def _hold_score(self, head: Head) -> None:
         """The score under the name that saved models know, and modules inside combined values."""
         self._score_attribute = head.score.attribute
+        require_sizes(head.score)  # now, and not of what every call makes of it
         setattr(self, head.score.attribute, head.score)
         register_parts(self, **head.items())
 

@@ -4,7 +4,7 @@ rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -242,7 +242,7 @@ class GraphAttention(Shell):
         adds, reads_edges = next(added_rules(rule), None) is not None, self.operator.reads_edges
         cached = None
         if past_key_values is not None:
-            cached = self._cached(past_key_values, output_graph, adds)
+            cached = self._cached(past_key_values, partial(self._needs_keys, output_graph, adds))
             k, features, attention_mask = cached.before(k, own, attention_mask)
         if reads_edges and exporting():
             raise ValueError(
@@ -304,7 +304,7 @@ class GraphAttention(Shell):
         answer = (out, *(graph,) * output_graph, *(sent,) * output_features)
         return answer if len(answer) > 1 else out
 
-    def _cached(self, cache: Any, output_graph: bool, adds: bool) -> Any:
+    def _cached(self, cache: Any, why: Callable[[], str | None]) -> Any:
         """This call's dealings with the cache."""
         from graphformer.nn.running_cache import CachedCall  # whoever has a cache has transformers
 
@@ -313,6 +313,10 @@ class GraphAttention(Shell):
                 "past_key_values needs layer_idx, this layer's place in the cache: give it to the "
                 "constructor"
             )
+        return CachedCall(cache, self.layer_idx, why)
+
+    def _needs_keys(self, output_graph: bool, adds: bool) -> str | None:
+        """Why sums over past tokens are not enough, where that is so."""
         kind = type(self.operator)
         reasons = {
             "the graph itself was asked for": output_graph,
@@ -320,7 +324,7 @@ class GraphAttention(Shell):
             "the candidates add senders that are no tokens": adds,
             "relations send what past tokens sent": self.relations is not None,
         }
-        return CachedCall(cache, self.layer_idx, next((w for w, so in reasons.items() if so), None))
+        return next((why for why, so in reasons.items() if so), None)
 
     def _past(self, cache: Any) -> Any:
         """What further steps of the operator made of past tokens; None where there is no cache."""

@@ -77,10 +77,13 @@ __all__ = [
 ]
 
 
+EVERY_PAIR = All()
+
+
 def resolve(value: Rule | Edges | AttentionGraph | str | Mapping[str, Any] | None) -> Rule | Edges:
     """A rule or edges from what a user may pass; ``None`` is every pair."""
     if value is None:
-        return All()
+        return EVERY_PAIR
     if isinstance(value, AttentionGraph):
         return Edges.from_graph(value)
     if isinstance(value, str) and value not in KINDS["candidates"]:

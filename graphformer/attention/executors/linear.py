@@ -44,17 +44,15 @@ def obstacle(
         return "the candidates are explicit edges"
     if problem.sparsify is not None:
         return f"sparsify={problem.sparsify} cuts edges"
-    name, allowed = type(problem.score).__name__, ["sum"]
+    allowed = ["sum"]
     if problem.normalize.is_softmax:
         if problem.score.of_senders(problem.q, problem.k) is None:
-            return (
-                f"normalize={problem.normalize} is not identity, and score={name} reads receivers"
-            )
+            return f"{_no_identity(problem)}, and score={_score_name(problem)} reads receivers"
         allowed = ["sum", "mean"]  # its weights sum to 1
     elif not problem.normalize.is_identity:
-        return f"normalize={problem.normalize} is not identity"
+        return _no_identity(problem)
     elif problem.score.fading(problem.q, problem.k) is None:
-        return f"score={name} is no dot product, nor one that fades"
+        return f"score={_score_name(problem)} is no dot product, nor one that fades"
     num_receivers, num_senders = problem.sizes[2:]
     if num_receivers == 0:
         return "there are no tokens"
@@ -68,6 +66,15 @@ def obstacle(
         return "dropout draws a number for each weight"
     others = [one for one in reductions if one not in allowed]
     return f"the operator needs the reductions {', '.join(others)}" if others else None
+
+
+def _score_name(problem: Problem) -> str:
+    return type(problem.score).__name__
+
+
+def _no_identity(problem: Problem) -> str:
+    """Asked in each layer of each token that is generated, so a name and no arguments."""
+    return f"normalize={problem.normalize.name or type(problem.normalize)} is not identity"
 
 
 def weighted_sum(problem: Problem, x: Tensor, past: RunningSums | None = None) -> Tensor:

@@ -228,7 +228,10 @@ def times(score: Any, sharpening: Tensor | float) -> Any:
     if not isinstance(sharpening, Tensor) and sharpening == 1.0:
         return score
     own = score.sharpening
-    return replace(
+    made = replace(
         score,
         sharpening=sharpening if not isinstance(own, Tensor) and own == 1.0 else own * sharpening,
     )
+    if "_sized" in score.__dict__:  # a factor changes nothing of that (sizes.require_sizes)
+        made.__dict__["_sized"] = True
+    return made

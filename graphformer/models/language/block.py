@@ -83,7 +83,7 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
         positional, for that is how gradients pass through a checkpoint.
         """
         layer = self.self_attn
-        reads = layer.score_slot.previous
+        score = layer.score_slot
         cache = one_cache(cache, past_key_values)
         with_graph = output_graphs or self.next_reads or self.mlp.reads_graph
         if self.mlp.reads_graph and exporting():
@@ -97,11 +97,11 @@ class GraphformerDecoderLayer(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states),
             attention_mask,
             # else it knows no positions
-            position_embeddings=position_embeddings if layer.score_slot.projects else None,
+            position_embeddings=position_embeddings if score.projects else None,
             candidates=candidates,
             past_key_values=cache,
             output_graph=with_graph,
-            previous=previous if reads else None,
+            previous=previous if score.previous else None,
             links=links,
             block_ids=block_ids if layer.reads_block_ids else None,
             first=first if layer.features.reads_first else None,

@@ -157,8 +157,7 @@ class GraphformerModel(GraphformerPreTrainedModel):
         length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]  # type: ignore[union-attr]
         cache = one_cache(cache, past_key_values)
         past = 0 if cache is None else cache.get_seq_length()
-        own = inspect.signature(GraphformerModel.forward).parameters
-        kwargs = check_others(kwargs, own, position_ids, past, length)
+        kwargs = check_others(kwargs, OWN_ARGUMENTS, position_ids, past, length)
         dense, return_dict = kwargs.pop("output_attentions", None), kwargs.pop("return_dict", None)
         dense = getattr(self.config, "output_attentions", False) if dense is None else dense
         outputs = self._forward(
@@ -262,6 +261,9 @@ class GraphformerModel(GraphformerPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.embed_tokens = cast(nn.Embedding, value)
+
+
+OWN_ARGUMENTS = tuple(inspect.signature(GraphformerModel.forward).parameters)
 
 
 class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):

@@ -1,0 +1,270 @@
+"""Has the library become slower? The steps of ``attention``, ``aggregate``, ``decode`` and
+``graph_cost``, this checkout against an earlier revision.
+
+Two processes of one machine differ by more than what is looked for: by the addresses they were
+given, and by what else ran meanwhile. So the package and the benchmarks of the earlier revision are
+imported into the same process under other names, and a step of one is followed at once by the same
+step of the other, the first of them in turns. What counts is the median of these pairs' ratios,
+with a 95 % interval of the median from its order statistics. A row of a peer's code alone shows
+what is left of the noise. Memory is of processes of their own, what a step adds at its peak.
+
+    python -m benchmarks.against REVISION              benchmarks/results/against-REVISION.json
+    python -m benchmarks.against REVISION --only decode
+    python -m benchmarks.against REVISION --quick      small sizes: does it run?
+    python -m benchmarks.against REVISION --show       the table of the last results
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from scipy.stats import binom
+
+from benchmarks import measure, report
+
+Row = tuple[str, str, dict[str, Any]]
+"""Benchmark, name of the row, and what :func:`make` builds its step of."""
+
+LENGTHS, NODES = (1024, 2048), (1_000, 10_000)
+PEERS = ("SDPA", "plain attention layer", "PyG GINEConv", "PyG MessagePassing, as a user writes it")
+"""Rows of others' code."""
+GOAL = 1.05
+
+
+# ------------------------------------------------------------------ two trees in one process
+
+
+def export(revision: str, folder: Path) -> str:
+    """Write the packages of a revision under other names; what is put behind these names.
+
+    Raises:
+        SystemExit: git knows no such revision.
+    """
+    named = subprocess.run(
+        ["git", "rev-parse", "--short", f"{revision}^{{commit}}"],
+        cwd=measure.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if named.returncode:
+        raise SystemExit(f"error: git knows no revision {revision!r}")
+    ending = "_" + named.stdout.strip()
+    packed = subprocess.run(
+        ["git", "archive", revision, "graphformer", "benchmarks/*.py"],
+        cwd=measure.ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout
+    with tarfile.open(fileobj=BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
+    for package in ("graphformer", "benchmarks"):
+        (folder / package).rename(folder / (package + ending))
+    for path in folder.rglob("*.py"):
+        text = path.read_text()
+        path.write_text(re.sub(r"\b(graphformer|benchmarks)\b", rf"\1{ending}", text))
+    return ending
+
+
+def rows(only: list[str], quick: bool) -> Iterator[Row]:
+    """What is compared."""
+    if "attention" in only:
+        sections = {
+            "gin": ("plain attention layer", "GINAttention", "SumAttention"),
+            "graph": ("SDPA", "stream", "stream, renormalized", "dense"),
+            "graph-forward": ("stream", "dense"),
+            "merged": ("merged_graph",),
+            "pna": ("PNAAttention, threshold", "PNAAttention"),
+            "growth": ("GINAttention, threshold",),
+        }
+        for section, names in sections.items():
+            lengths = (64,) if quick else (512,) if section == "pna" else LENGTHS
+            for length in lengths:
+                for name in names:
+                    case = {"section": section, "contender": name, "length": length}
+                    yield "attention", f"{section}, {name}, {length}", case
+    if "aggregate" in only:
+        aggregate = importlib.import_module("benchmarks.aggregate")
+        sizes = aggregate.QUICK if quick else aggregate.SIZES
+        for name in (*aggregate.OURS, aggregate.USERS[0]):
+            for reduce in ("sum", "max"):
+                if name in aggregate.OURS or reduce == "sum":
+                    case = {"contender": name, "reduce": reduce, "fresh": True, "sizes": sizes}
+                    yield "aggregate", f"{reduce}, {name}", case
+    if "decode" in only:
+        for name in importlib.import_module("benchmarks.decode").VARIANTS:
+            case = {"model": name, "prompt": 20 if quick else 1000, "tokens": 4 if quick else 32}
+            yield "decode", name, case
+    if "graph_cost" in only:
+        for nodes in (200,) if quick else NODES:
+            for name in ("sum", "gin", "pna", "PyG GINEConv"):
+                yield "graph_cost", f"{name}, {nodes:,} nodes", {"contender": name, "nodes": nodes}
+
+
+def make(ending: str, benchmark: str, case: dict[str, Any]) -> measure.Step:
+    """The step of the tree whose packages have this ending."""
+    module = importlib.import_module(f"benchmarks{ending}.{benchmark}")
+    if benchmark != "decode":
+        step: measure.Step = module.build(**case)
+        return step
+    models = module.make_models()
+    return module.generating(  # type: ignore[no-any-return]
+        models[case["model"]], module.prompt_of(case["prompt"]), case["tokens"], True
+    )
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def pairs(
+    steps: tuple[measure.Step, measure.Step], count: int, shortest: float
+) -> list[tuple[float, float]]:
+    """CPU seconds of both steps, next to each other, the first one in turns."""
+    spent = [seconds(step, 1) for step in steps for _ in range(2)]
+    times = max(1, round(shortest / max(spent[1], spent[3], 1e-6)))
+    gc.collect()
+    gc.freeze()
+    found = []
+    for turn in range(count):
+        gc.collect()
+        order = (0, 1) if turn % 2 == 0 else (1, 0)
+        both = {which: seconds(steps[which], times) for which in order}
+        found.append((both[0], both[1]))
+    gc.unfreeze()
+    return found
+
+
+def seconds(step: Callable[[], Any], times: int) -> float:
+    start = time.process_time()
+    for _ in range(times):
+        step()
+    return (time.process_time() - start) / times
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """95 % or more of the median, whatever the distribution: order statistics."""
+    ordered, count = sorted(ratios), len(ratios)
+    cut = max(int(binom.ppf(0.025, count, 0.5)) - 1, 0)
+    return ordered[cut], ordered[count - 1 - cut]
+
+
+def run(revision: str, only: list[str], count: int, quick: bool) -> list[dict[str, Any]]:
+    """One dictionary a row."""
+    found = []
+    with tempfile.TemporaryDirectory() as place:
+        ending = export(revision, Path(place))
+        sys.path.insert(0, place)
+        for benchmark, name, case in rows(only, quick):
+            steps = make(ending, benchmark, case), make("", benchmark, case)
+            times = pairs(steps, count, 0 if quick else measure.SHORTEST)
+            del steps
+            row = {"benchmark": benchmark, "row": name, "seconds": times, "bytes": None}
+            if not quick and benchmark != "decode":
+                row["bytes"] = [memory(place, which, benchmark, case) for which in (ending, "")]
+            found.append(row)
+            print(f"{benchmark}, {name}: {statistics.median(ratios(row)):.3f}", flush=True)
+        sys.path.remove(place)
+    return found
+
+
+def memory(place: str, ending: str, benchmark: str, case: dict[str, Any]) -> int | None:
+    argument = json.dumps([place, ending, benchmark, case])
+    command = [sys.executable, "-m", "benchmarks.against", "HEAD", "--case", argument]
+    answer: int | None = measure.child(command)["bytes"]
+    return answer
+
+
+def ratios(row: dict[str, Any]) -> list[float]:
+    return [new / old for old, new in row["seconds"]]
+
+
+# ------------------------------------------------------------------ showing results
+
+
+def show(content: dict[str, Any]) -> str:
+    """Every row, and how many miss the goal."""
+    lines, slower, heavier = [], [], []
+    for row in content["rows"]:
+        low, high = interval(ratios(row))
+        old, new = row["bytes"] or (None, None)
+        more = new / old if old and new else None
+        peer = any(name in row["row"] for name in PEERS)
+        lines.append(
+            [
+                row["benchmark"],
+                row["row"] + " (others' code)" * peer,
+                measure.seconds(statistics.median(new for _, new in row["seconds"])),
+                f"{statistics.median(ratios(row)):.3f} [{low:.3f}, {high:.3f}]",
+                "-" if more is None else f"{more:.3f}",
+            ]
+        )
+        if not peer:
+            slower += [row["row"]] if statistics.median(ratios(row)) > GOAL else []
+            heavier += [row["row"]] if more is not None and more > 1.01 else []
+    head = ["benchmark", "row", "time", f"of {content['revision']} (95 %)", "memory"]
+    goals = [
+        [what, str(len(names)), measure.verdict(len(names), 0), "; ".join(names)]
+        for what, names in (
+            (f"rows above {GOAL:g} times the time", slower),
+            ("rows above 1.01 times the memory", heavier),
+        )
+    ]
+    return "\n\n".join(
+        (report.table(head, lines), report.table(["goal: none", "found", "", "which"], goals))
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = ("attention", "aggregate", "decode", "graph_cost")
+    parser.add_argument("revision")
+    parser.add_argument("--only", nargs="+", choices=names, default=list(names))
+    parser.add_argument("--pairs", type=int, default=21)
+    parser.add_argument("--quick", action="store_true", help="small sizes; writes no result file")
+    parser.add_argument("--show", action="store_true", help="the last results; measures nothing")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    if options.case:
+        place, ending, benchmark, case = json.loads(options.case)
+        sys.path.insert(0, place)
+        step = make(ending, benchmark, case)
+        step()
+        return measure.answer(step)
+    stem = f"against-{options.revision}"
+    if options.show:
+        return print(show(json.loads((report.RESULTS / f"{stem}.json").read_text())))
+    content = {
+        **report.environment(),
+        "revision": options.revision,
+        "settings": {"pairs": 3 if options.quick else options.pairs, "shortest": measure.SHORTEST},
+    }
+    content["rows"] = run(
+        options.revision, options.only, content["settings"]["pairs"], options.quick
+    )
+    if not options.quick:
+        report.save(stem, content)
+    print()
+    print(show(content))
+
+
+if __name__ == "__main__":
+    main()
