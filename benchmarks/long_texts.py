@@ -35,9 +35,7 @@ def heads(length: int) -> dict[str, gf.Head | None]:
         "one query a head, by a scan": gf.Head(score="learned_query"),
         "decay without softmax": gf.Head(score="decay", normalize="identity"),
         "8 regions of 32, a window of 32": gf.Head(
-            candidates={"name": "window", "size": 256},
-            normalize={"name": "regions", "window": 32, "regions": 8, "size": 32},
-            sparsify=gf.Threshold(0.0),
+            normalize={"name": "regions", "window": 32, "regions": 8, "size": 32}
         ),
         "plain, weights above 0.02": gf.Head(sparsify=gf.Threshold(TAU)),
         "clusters, weights above 0.02": gf.Head(

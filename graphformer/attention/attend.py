@@ -152,6 +152,9 @@ def attend(
         sparsify=sparsify,
         training=training,
     )
+    asked = problem
+    zeros_count = output_graph or not {"sum", "mean"}.issuperset(reductions)
+    problem = problem.simplest(executor, zeros_count)
     chosen = plan(
         problem,
         reductions,
@@ -163,7 +166,7 @@ def attend(
     )
     if not torch.compiler.is_compiling():
         witness(chosen)
-        tell(problem, x)
+        tell(asked, x)
     heads, x_heads = problem.sizes[1], x.shape[1]
     if (
         x.ndim != 4

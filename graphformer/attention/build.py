@@ -86,7 +86,7 @@ def attention_graph(
         normalize=normalize,
         sparsify=sparsify,
     )
-    return build(problem, executor)
+    return build(problem.simplest(executor, zeros_count=True), executor)
 
 
 # how many edges there are is in the data, so torch.compile does not look inside

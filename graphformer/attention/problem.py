@@ -101,6 +101,19 @@ class Problem:
         assert self.sparsify is not None
         return self.sparsify.keep(weights, self.rule.placed(pairs))
 
+    def simplest(self, executor: str, zeros_count: bool) -> Problem:
+        """The problem as a softmax among fewer pairs, where its normalizer is one.
+
+        Args:
+            executor: as it was named; ``"dense"`` runs every formula as it stands.
+            zeros_count: whether pairs of weight 0 are anything to whoever asks.
+        """
+        bound = None if self.sparsify is None else self.sparsify.bound
+        cut = bound is not None and bound >= 0
+        if executor == "dense" or not (cut or (self.sparsify is None and not zeros_count)):
+            return self
+        return self.normalize.as_softmax(self) or self
+
     def require_finite(self, *, cuts: bool = False) -> None:
         """Scores that are NaN or infinite, or may become so, are refused where numbers can be read:
         see :mod:`graphformer.finite`.

@@ -23,12 +23,14 @@ from graphformer.nn import GINAttention, PNAAttention, SumAttention
 
 pytestmark = pytest.mark.slow
 
-LAYERS = {  # the first three build no edges
+REGIONS = {"name": "regions", "window": 3, "regions": 2, "size": 4}
+LAYERS = {  # the first four build no edges
     "gin": lambda: GINAttention(42, 6, 2),
     "gin-projected": lambda: GINAttention(
         42, 6, value_projection=True, output_projection=True, is_causal=False
     ),
     "sum": lambda: SumAttention(42, 6, 2),
+    "sum-regions": lambda: SumAttention(42, 6, 2, normalize=REGIONS),
     "gin-threshold": lambda: GINAttention(42, 6, 2, sparsify=gf.Threshold(0.1)),
     "gin-renormalized": lambda: GINAttention(
         42, 6, 3, sparsify=gf.Threshold(0.1, renormalize=True) & gf.TopK(3)

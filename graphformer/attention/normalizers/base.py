@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from graphformer.attention.pairs import Block, Listed
 from graphformer.attention.slot import Slot, check_slot
+
+if TYPE_CHECKING:
+    from graphformer.attention.problem import Problem
 
 
 class Normalizer(Slot, slot="normalize"):
@@ -20,7 +23,7 @@ class Normalizer(Slot, slot="normalize"):
 
     is_softmax: bool = False
     is_identity: bool = False
-    said_of: ClassVar = {"weights": ("is_softmax", "is_identity")}
+    said_of: ClassVar = {"weights": ("is_softmax", "is_identity", "as_softmax")}
 
     def weights(self, scores: Tensor, pairs: Block | Listed) -> Tensor:
         """Logits of pairs to their weights, of the same shape.
@@ -29,6 +32,15 @@ class Normalizer(Slot, slot="normalize"):
         of ``pairs`` leave it out.
         """
         raise NotImplementedError
+
+    def as_softmax(self, problem: Problem) -> Problem | None:
+        """The same weights as a softmax of dot products, among fewer pairs: those that are left out
+        have weight 0. None where it is not so, or not known.
+
+        Executors take it where pairs of weight 0 count for nothing; ``executor="dense"`` runs the
+        formula as it stands.
+        """
+        return None
 
 
 def resolve(value: str | Normalizer) -> Normalizer:

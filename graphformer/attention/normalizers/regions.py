@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
+from graphformer.attention.normalizers import region_means
 from graphformer.attention.normalizers.base import Normalizer
 from graphformer.attention.pairs import Block, Listed
 from graphformer.errors import whole
+
+if TYPE_CHECKING:
+    from graphformer.attention.problem import Problem
 
 
 class Regions(nn.Module, Normalizer, name="regions"):
@@ -18,7 +24,10 @@ class Regions(nn.Module, Normalizer, name="regions"):
         a_{ir} = \frac{1}{|R_r(i)|} \sum_{j \in R_r(i)} s_{ij}, \qquad
         w_{ij} = \mathrm{softmax}_{c}\Big(b_{hc} + \sum_r a_{ir} W_{hrc}\Big)_{c(i, j)}
 
-    With dot products for scores :math:`a_{ir}` is the one with the mean key of a region.
+    With dot products for scores :math:`a_{ir}` is the one with the mean key of a region, which is
+    what runs among all senders up to the receiver (of a text, in a window, packed or padded) or of
+    an image (:mod:`~graphformer.attention.normalizers.region_means`); :meth:`weights` is what holds
+    for any candidates, and scores every pair.
     ``c(i, j)`` is the sender's place in the receiver's window. Pairs outside it have weight 0; put
     ``sparsify=gf.Threshold(0.0)`` beside it where they should be no edges.
 
@@ -83,9 +92,21 @@ class Regions(nn.Module, Normalizer, name="regions"):
         down = pairs.sender // columns - position // columns + half
         right = pairs.sender % columns - position % columns + half
         inside = (down >= 0) & (down < self.window) & (right >= 0) & (right < self.window)
-        cell = pairs.sender // columns * self.regions // rows * self.regions
-        cell = cell + pairs.sender % columns * self.regions // columns
-        return cell, (down * self.window + right).clamp(0, self.window**2 - 1), inside
+        return (
+            self.cell(pairs.sender),
+            (down * self.window + right).clamp(0, self.window**2 - 1),
+            inside,
+        )
+
+    def cell(self, pixel: Tensor) -> Tensor:
+        """The region that a pixel of an image lies in."""
+        assert self.shape is not None
+        rows, columns = self.shape
+        row = pixel // columns * self.regions // rows
+        return row * self.regions + pixel % columns * self.regions // columns
+
+    def as_softmax(self, problem: Problem) -> Problem | None:
+        return region_means.as_softmax(self, problem)
 
     def weights(self, scores: Tensor, pairs: Block | Listed) -> Tensor:
         region, place, inside = self._places(pairs)
