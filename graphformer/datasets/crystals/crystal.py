@@ -13,6 +13,7 @@ from torch_geometric.data import Data
 
 from graphformer.datasets.crystals.elements import SYMBOLS, atomic_number, element_features
 from graphformer.datasets.crystals.neighbors import check_cell, periodic_neighbors
+from graphformer.datasets.store.arrays import plain
 from graphformer.errors import number, whole
 
 CLOSEST = 0.5
@@ -39,7 +40,7 @@ class Crystal:
 
     def __post_init__(self) -> None:
         for name in ("cell", "fractional"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=float))
+            object.__setattr__(self, name, plain(name, getattr(self, name), float))
         object.__setattr__(self, "elements", tuple(self.elements))
         check_cell(self.cell)
         if self.fractional.shape != (len(self.elements), 3):

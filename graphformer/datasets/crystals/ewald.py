@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import erfc
 
 from graphformer.datasets.crystals.neighbors import check_cell, periodic_neighbors
+from graphformer.datasets.store.arrays import plain
 
 COULOMB = 14.3996454784
 """e^2 / (4 pi epsilon_0), in eV Å (CODATA 2018)."""
@@ -39,7 +40,8 @@ def electrostatic_energy(
 
     Source: Ewald, Ann. Phys. 369 (1921) 253.
     """
-    cell, pos, q = (np.asarray(value, dtype=float) for value in (cell, pos, charges))
+    given = {"cell": cell, "pos": pos, "charges": charges}
+    cell, pos, q = (plain(name, value, float) for name, value in given.items())
     check_cell(cell)
     if q.shape != (len(pos),):
         raise ValueError(f"charges must be [{len(pos)}], one an atom, got shape {q.shape}.")

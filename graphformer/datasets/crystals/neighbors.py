@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import cKDTree
 
+from graphformer.datasets.store.arrays import plain
 from graphformer.errors import number, whole
 
 POINT_LIMIT = 5_000_000
@@ -56,7 +57,7 @@ def periodic_neighbors(
         ValueError: a cell without volume, numbers that are not finite, or more images than
             :data:`POINT_LIMIT`.
     """
-    cell, pos = np.asarray(cell, dtype=float), np.asarray(pos, dtype=float)
+    cell, pos = plain("cell", cell, float), plain("pos", pos, float)
     number("cutoff", cutoff, above=0.0)
     number("tolerance", tolerance, least=0.0)
     if neighbors is not None:

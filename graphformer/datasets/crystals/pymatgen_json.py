@@ -25,8 +25,8 @@ def read_json(text: str) -> Read:
         UnreadableStructure: no JSON, or something else than structures.
     """
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
         raise UnreadableStructure(f"cannot be read as JSON ({error})") from None
     listed = value if isinstance(value, list) else [value]
     if not listed:
@@ -49,11 +49,21 @@ def read_json(text: str) -> Read:
             read.append(_crystal(inner, unread))
         except (UnreadableStructure, ValueError) as error:
             read.append(f"{several}{error}")
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
             read.append(f"{several}is no structure as pymatgen writes it ({error!r})")
     if unread:
         read.notes.append(f"not read: {', '.join(sorted(unread))}")
     return read
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a name that comes twice Python would keep the last without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice in one object")
+    return found
 
 
 def _crystal(one: dict[str, Any], unread: set[str]) -> Crystal:
@@ -76,6 +86,8 @@ def _crystal(one: dict[str, Any], unread: set[str]) -> Crystal:
             raise UnreadableStructure(f"site {label}: {symbol} is no element")
         if species[0].get("oxidation_state"):
             unread.add("oxidation states")
+        beside = ("element", "occu", "oxidation_state")
+        unread |= {f"{name} of species" for name in species[0] if name not in beside}
         unread |= {f"site property {name}" for name in site.get("properties") or ()}
         names.append(symbol)
         places.append(site["abc"])

@@ -44,9 +44,11 @@ class CrystalStructures(GraphDataset):
     - Left out, each named with its reason in ``skipped`` and counted in a warning: sites that are
       partly occupied or disordered, dummies, unknown elements, coordinates that are not known, no
       cell or one without volume, symmetry that cannot be expanded, atoms closer than 0.5 Å.
-    - In ``notes``, with a warning: CIF that tells no symmetry (P 1), or tells two; deuterium, which
-      is read as hydrogen; atoms without a neighbour within ``cutoff``, or with fewer than
-      ``neighbors``; files in the folders that are neither.
+    - In ``notes``, with a warning: CIF that tells no symmetry (P 1), or tells two, or one that its
+      cell does not have, or a group with two origins and not which; a formula or ``Z`` that is not
+      that of the atoms; attached hydrogens; a modulation; deuterium, which is read as hydrogen;
+      atoms without a neighbour within ``cutoff``, or with fewer than ``neighbors``; files in the
+      folders that are neither.
 
     Args:
         root: folder of the cache; None keeps the graphs in memory alone.

@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
+from graphformer.datasets.store.arrays import columns as checked_columns
+from graphformer.datasets.store.arrays import labels as checked_labels
+from graphformer.datasets.store.arrays import plain
 from graphformer.datasets.store.tables import some
 from graphformer.errors import strict_flags
 
@@ -88,22 +91,24 @@ def grain_graph(
         name: what errors call the image.
 
     Raises:
-        TypeError: labels that are no integers.
+        TypeError: labels that are no integers, ``ignore`` that is no sequence of them, properties
+            that are no real numbers.
         ValueError: no voxels, a shape that is neither 2-D nor 3-D, nothing left beside ``ignore``,
-            or properties of another length.
+            properties of another length or not finite, a spacing with which float32 does not hold
+            the sizes, or a masked array that hides values: masks are not read.
     """
-    labels = _checked(labels, name)
+    labels, ignore = _checked(labels, name), checked_labels("ignore", ignore)
     dim = labels.ndim
     if np.shape(spacing) not in ((), (1,), (dim,)):
         raise ValueError(f"spacing must be one number or {dim}, one an axis, got {spacing}.")
-    step = np.broadcast_to(np.asarray(spacing, dtype=float), (dim,))
+    step = np.broadcast_to(plain("spacing", spacing, float), (dim,))
     if not (step > 0).all() or not np.isfinite(step).all():
         raise ValueError(f"spacing must be positive, got {spacing}.")
     grains, index = np.unique(labels, return_inverse=True)
     tell_absent(ignore, grains, name)
-    kept = ~np.isin(grains, list(ignore))
+    kept = ~np.isin(grains, ignore)
     if not kept.any():
-        raise ValueError(f"{name}: no grain is left beside the ignored labels {tuple(ignore)}.")
+        raise ValueError(f"{name}: no grain is left beside the ignored labels {ignore}.")
     number = np.where(kept, np.cumsum(kept) - 1, -1)  # grains are numbered without the ignored ones
     index = number[index.reshape(labels.shape)]
     grains = grains[kept]
@@ -112,6 +117,7 @@ def grain_graph(
             f"properties must be [{len(grains)}, P], a row a grain, got shape "
             f"{np.shape(properties)}."
         )
+    properties = None if properties is None else checked_columns("properties", properties)
 
     voxels, centre, covariance, extent = _measure(index, len(grains), step, periodic)
     unit = (voxels.sum() * step.prod() / len(grains)) ** (1 / dim) if relative else 1.0
@@ -130,7 +136,14 @@ def grain_graph(
             for a, b in itertools.combinations_with_replacement(range(dim), 2)
         ]
     x = np.stack(columns, 1)
-    x = x if properties is None else np.concatenate([x, np.asarray(properties, dtype=float)], 1)
+    x = x if properties is None else np.concatenate([x, properties], 1)
+    with np.errstate(over="ignore"):
+        single = x.astype(np.float32)
+    if not np.isfinite(single).all() or not (single[:, 0] > 0).all():
+        raise ValueError(
+            f"{name}: with spacing={spacing} a grain has the size {columns[0].max():.3g}, and "
+            "float32 does not hold that; give spacing in another unit."
+        )
 
     senders, receivers, boundary = _boundaries(index, len(grains), step, periodic)
     between = centre[receivers] - centre[senders]
@@ -142,7 +155,7 @@ def grain_graph(
     if directions:
         edges += list((between / np.maximum(distance, 1e-12)[:, None]).T)
     return Data(
-        x=torch.from_numpy(x).float(),
+        x=torch.from_numpy(single),
         edge_index=torch.from_numpy(np.stack([senders, receivers])),
         edge_attr=torch.from_numpy(np.stack(edges, 1)).float(),
         pos=torch.from_numpy(centre).float(),
@@ -164,7 +177,7 @@ def regions(phases: np.ndarray, *, periodic: bool = False, name: str = "phases")
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    phases = np.asarray(phases)
+    phases = plain(name, phases)
     phases = _checked(phases.astype(np.uint8) if phases.dtype.kind == "b" else phases, name)
     voxels = np.arange(phases.size).reshape(phases.shape)
     pairs = [
@@ -208,6 +221,7 @@ def region_graph(
     Raises:
         ValueError: a value that is none of ``values``.
     """
+    phases, ignore = plain(name, phases), checked_labels("ignore", ignore)
     found = np.unique(phases)
     if len(strange := np.setdiff1d(found, values)):
         shown = ", ".join(map(str, found[:8].tolist())) + (", ..." if len(found) > 8 else "")
@@ -217,12 +231,12 @@ def region_graph(
         )
     labels = regions(phases, periodic=periodic, name=name)
     _, first = np.unique(labels, return_index=True)
-    own = np.asarray(phases).ravel()[first]
+    own = phases.ravel()[first]
     one_hot = (own[:, None] == np.asarray(values)).astype(float)
     tell_absent(ignore, found, name)
-    left_out = np.isin(own, list(ignore))
+    left_out = np.isin(own, ignore)
     if left_out.all():
-        raise ValueError(f"{name}: no region is left beside the ignored phases {tuple(ignore)}.")
+        raise ValueError(f"{name}: no region is left beside the ignored phases {ignore}.")
     options["ignore"] = np.flatnonzero(left_out).tolist()
     return grain_graph(labels, one_hot[~left_out], periodic=periodic, name=name, **options)
 
@@ -238,7 +252,7 @@ def tell_absent(ignore: Sequence[int], found: np.ndarray, name: str) -> None:
 
 
 def _checked(labels: np.ndarray, name: str) -> np.ndarray:
-    labels = np.asarray(labels)
+    labels = plain(name, labels)
     if labels.ndim not in (2, 3) or labels.size == 0:
         raise ValueError(
             f"{name} must be an image [n0, n1] or a volume [n0, n1, n2] with at least one voxel, "

@@ -26,6 +26,8 @@ import scipy.fft
 import scipy.sparse as sp
 from scipy.sparse.linalg import splu
 
+from graphformer.datasets.store.arrays import plain
+
 _MOST_ITERATIONS = 5000
 # The two-point Gauss rule integrates the products of bilinear shape functions' gradients exactly.
 _GAUSS = (0.5 - 0.5 / math.sqrt(3), 0.5 + 0.5 / math.sqrt(3))
@@ -107,10 +109,10 @@ def plane_strain(young: np.ndarray | float, poisson: np.ndarray | float) -> np.n
         ValueError: a Young's modulus that is not positive, or a Poisson's ratio outside (-1, 0.5).
     """
     young, poisson = np.broadcast_arrays(
-        np.asarray(young, dtype=float), np.asarray(poisson, dtype=float)
+        plain("young", young, float), plain("poisson", poisson, float)
     )
-    if not (young > 0).all():
-        raise ValueError(f"young must be positive, got {young.min()}.")
+    if not ((young > 0) & np.isfinite(young)).all():
+        raise ValueError(f"young must be positive, got {young.min()} to {young.max()}.")
     if not ((poisson > -1) & (poisson < 0.5)).all():
         raise ValueError(
             f"poisson must be between -1 and 0.5 (both excluded), got {poisson.min()} to "
@@ -288,7 +290,9 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _checked(values: np.ndarray, name: str) -> np.ndarray:
-    field = np.asarray(values, dtype=float)
+    if np.iscomplexobj(values):
+        raise ValueError(f"{name} must be real numbers, got {np.asarray(values).dtype}.")
+    field = plain(name, values, float)
     if field.ndim < 2 or field.size == 0:
         raise ValueError(
             f"{name} must have two axes or more and at least one voxel, got shape {field.shape}."

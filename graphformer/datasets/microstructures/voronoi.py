@@ -14,6 +14,8 @@ from graphformer.datasets.microstructures.homogenize import (
     effective_stiffness,
     plane_strain,
 )
+from graphformer.datasets.store.arrays import plain
+from graphformer.errors import whole
 
 
 def voronoi_cells(seeds: np.ndarray, resolution: int) -> np.ndarray:
@@ -27,8 +29,17 @@ def voronoi_cells(seeds: np.ndarray, resolution: int) -> np.ndarray:
     Returns:
         int64 ``[resolution] * d``. A seed so close to another that no voxel's centre is nearest to
         it has no voxel.
+
+    Raises:
+        ValueError: no seeds, another shape, seeds out of range, a resolution below 1.
     """
-    seeds = np.asarray(seeds, dtype=float)
+    seeds = plain("seeds", seeds, float)
+    if seeds.ndim != 2 or not seeds.size or not ((seeds >= 0) & (seeds < 1)).all():
+        raise ValueError(
+            f"seeds must be points [N, d] in [0, 1), at least one, got shape {seeds.shape}"
+            + (f" from {seeds.min()} to {seeds.max()}." if seeds.size else ".")
+        )
+    whole("resolution", resolution)
     dim = seeds.shape[1]
     along = (np.arange(resolution) + 0.5) / resolution
     centres = np.stack(np.meshgrid(*[along] * dim, indexing="ij"), -1).reshape(-1, dim)

@@ -82,6 +82,7 @@ def parse(smiles: str, quoted: str, fields: str = "") -> Any:
             (atom for atom in raw.GetAtoms() if not atom.GetAtomicNum()), start=1
         ):
             if dummy.GetFormalCharge() or dummy.GetNumExplicitHs():
+                dummy.UpdatePropertyCache(strict=False)  # else rdkit cannot write it
                 raise ValueError(
                     f"{quoted}: an end * has no charge and no hydrogens, and {dummy.GetSmarts()} "
                     "has"

@@ -159,6 +159,9 @@ def _pdb_atom(row: int, end: int, line: str, charges: bool) -> Atom:
 
 def _pdb_place(line: str) -> tuple[float, float, float] | None:
     parts = [line[at : at + 8] for at in (30, 38, 46)]
+    decimals = [len(part.partition(".")[2].strip()) for part in parts]
+    if decimals[2] < decimals[0] and len(line.rstrip()) < 54:
+        return None  # the row was cut off in its last coordinate: 1 or 12. of 12.345
     # A token that crosses the border of two columns is right only where both are filled as %8.3f.
     for at in (30, 38, 46, 54):
         crosses = not line[at - 1].isspace() and not line[at].isspace()
@@ -173,8 +176,8 @@ def _number(label: str) -> int:
         return int(label) if abs(int(label)) < 2**31 else UNNUMBERED
     if not label:
         return UNNUMBERED
-    why = "reading structures"
-    module = require("biotite.structure.io.pdb.hybrid36", extra="protein", why=why)
+    where = "biotite.structure.io.pdb.hybrid36"
+    module = require(where, extra="protein", why="reading structures")
     try:
         return int(module.decode_hybrid36(label))
     except ValueError:
@@ -388,8 +391,7 @@ def _float(text: str) -> float:
 
 
 def _place(x: float, y: float, z: float) -> tuple[float, float, float] | None:
-    spot = (x, y, z)
-    return spot if all(math.isfinite(v) and abs(v) < _UNPLACED for v in spot) else None
+    return (x, y, z) if all(math.isfinite(v) and abs(v) < _UNPLACED for v in (x, y, z)) else None
 
 
 def places(atoms: list[Atom]) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from graphformer.datasets.store.arrays import plain
 from graphformer.datasets.store.tables import number, read_rows, some
 
 
@@ -147,20 +148,17 @@ def _alike(files: Sequence[Path], keys: Sequence[str]) -> str:
 
 
 def _of_mapping(targets: Mapping[str, Any], missing: bool) -> Table:
-    rows = {
-        str(name): np.atleast_1d(np.asarray(value, dtype=float)).tolist()
-        for name, value in targets.items()
-    }
+    rows = {str(name): _numbers(str(name), value) for name, value in targets.items()}
     lengths = {len(row) for row in rows.values()}
     if len(lengths) != 1:
         raise ValueError(
             f"targets must have as many values for each file, got {sorted(lengths)} of them."
         )
     for name, row in rows.items():
-        if np.isinf(row).any():
+        if (np.abs(row) > np.finfo(np.float32).max).any():
             raise ValueError(
-                f"targets: {name!r} has {row}, which is infinite; leave the file out, or correct "
-                "it."
+                f"targets: {name!r} has {row}, which is infinite, or beyond float32; leave the "
+                "file out, or correct it."
             )
         if not missing and np.isnan(row).any():
             raise ValueError(
@@ -168,6 +166,14 @@ def _of_mapping(targets: Mapping[str, Any], missing: bool) -> Table:
                 "that skip NaN."
             )
     return Table(tuple(f"target_{i}" for i in range(lengths.pop())), rows)
+
+
+def _numbers(name: str, value: Any) -> list[float]:
+    plain(f"targets[{name!r}]", value)
+    try:
+        return np.atleast_1d(np.asarray(value, dtype=float)).tolist()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"targets: {name!r} has {value!r}, no number ({error}).") from None
 
 
 def _of_csv(path: Path, key: str) -> tuple[list[str], list[tuple[str, list[Any]]]]:

@@ -362,6 +362,12 @@ def test_atoms_in_any_order_give_the_same_labels():
         assert rows(other.x) == rows(first.x) and rows(other.edge_attr) == rows(first.edge_attr)
 
 
+@pytest.mark.parametrize("end", ["[*H]", "[*+]", "[*H2-]"])
+def test_ends_with_hydrogens_or_a_charge_are_refused_by_name(end):
+    with pytest.raises(ValueError, match="an end \\* has no charge and no hydrogens"):
+        polymer_graph(f"{end}CC*")
+
+
 def test_isotopes_radicals_and_charges_are_columns():
     data = polymer_graph("*C([2H])([13CH2])[14N+](C)(C)*")
     assert (

@@ -320,6 +320,16 @@ def test_coordinates_that_cannot_be_read_are_named_by_row(make, text):  # noqa: 
     assert any(f"without coordinates that can be read: row {at + 1}" in note for note in made.notes)
 
 
+@pytest.mark.parametrize("end", [49, 50, 51, 52, 53])
+def test_a_row_that_is_cut_off_in_a_coordinate_gives_no_other_place(make, end):  # noqa: F811
+    """``12.345`` cut to ``12.3``, or to ``1``, can be read and is wrong."""
+    rows = helix(TEN)
+    at = next(n for n, t in enumerate(rows) if t[12:16] == " CA " and t[22:26].strip() == "10")
+    assert rows[at][46:54] == "  13.500"
+    made = make([*rows[:at], rows[at][:end]])
+    assert made[0].num_nodes == 9 and "no coordinates: ALA A10" in made.skipped[0]
+
+
 def test_atoms_that_do_not_start_in_their_column_are_told(make):  # noqa: F811
     made = make([*helix(TEN), *(" " + t for t in helix(["11"], start=10))])
     assert made[0].num_nodes == 10 and "5 atom that does not start" in made.notes[0]
