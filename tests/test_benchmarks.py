@@ -53,7 +53,6 @@ def run(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "call",
     [
-        "against HEAD --only decode graph_cost",
         "aggregate",
         "attention",
         "circuits",
@@ -79,10 +78,16 @@ def test_quick(run, call):
     assert written(name) == before
 
 
-def test_a_benchmark_is_a_command(tmp_path):
-    """In a process of its own, from another folder."""
+@pytest.mark.parametrize("call", ["aggregate", "against HEAD --only decode graph_cost"])
+def test_a_benchmark_is_a_command(tmp_path, call):
+    """In a process of its own, from another folder. Two revisions in one process, as ``against``
+    has them, would leave transformers with the attention functions of both.
+    """
+    if call.startswith("against") and not (ROOT / ".git").exists():
+        pytest.skip("no history here to compare with")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "benchmarks.aggregate", "--quick"]
+    name, *words = call.split()
+    command = [sys.executable, "-m", f"benchmarks.{name}", *words, "--quick"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "| --- |" in done.stdout and not list(tmp_path.iterdir())

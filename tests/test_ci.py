@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAKEFILE = """
 setup lint test test-package test-processor test-slow:
-	@echo ran $@
+	@test $@ != "$(BROKEN)" && echo ran $@
 test-newest test-minima:
 	@test -f .venv-$(@:test-%=%)/.stamp && cat .venv-$(@:test-%=%)/.stamp && echo ran $@
 .venv-%/.stamp:
@@ -72,3 +72,12 @@ def test_torch_is_another_one_when_asked_for(versions, keeps, tmp_path):
     told = [line for line in ended.stdout.splitlines() if "keeps torch" in line]
     legs = () if keeps is None else ("newest", "minima")
     assert told == [f"{leg} keeps torch: {keeps}" for leg in legs]
+
+
+@pytest.mark.parametrize("broken", ["lint", "test-slow"])
+def test_a_step_that_fails_is_named_and_the_others_run(broken, tmp_path):
+    """``lint`` runs beside others."""
+    ended = run(tmp_path, "true", BROKEN=broken)
+    assert ended.returncode == 1 and f"failed: make {broken}\n" in ended.stderr
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("ran")]
+    assert f"ran {broken}" not in lines and lines[-1] == "ran test"
