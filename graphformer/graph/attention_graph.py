@@ -230,8 +230,14 @@ class AttentionGraph:
         return self.with_weight(self.weight.detach())
 
     def to(self, *args: Any, **kwargs: Any) -> AttentionGraph:
-        """To another device or weight precision, like ``Tensor.to``; the indices stay int64."""
+        """To another device or weight precision, like ``Tensor.to``; the indices stay int64.
+
+        Raises:
+            TypeError: a dtype that is not floating point, in which weights would be lost.
+        """
         weight = self.weight.to(*args, **kwargs)
+        if not weight.is_floating_point():
+            raise TypeError(f"weights are floating point numbers, and {weight.dtype} is none")
         if weight.device == self.device:
             return self.with_weight(weight)
         senders, receivers = self.senders.to(weight.device), self.receivers.to(weight.device)

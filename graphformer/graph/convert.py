@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from graphformer.errors import require
+from graphformer.graph import given_weights
 from graphformer.graph.counts import refuse_nan
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ def to_scipy(graph: AttentionGraph) -> scipy.sparse.csr_array:
 def from_scipy(matrix: scipy.sparse.sparray | scipy.sparse.spmatrix) -> AttentionGraph:
     """One lane from a scipy sparse matrix with receivers in rows and senders in columns. Stored
     entries become edges, explicit zeros included.
+
+    Raises:
+        TypeError: complex entries. ValueError: whole numbers that torch's default dtype rounds.
     """
     from graphformer.graph.attention_graph import AttentionGraph
 
@@ -101,7 +105,7 @@ def from_scipy(matrix: scipy.sparse.sparray | scipy.sparse.spmatrix) -> Attentio
     return AttentionGraph.from_edges(
         torch.from_numpy(coo.col.astype(np.int64)),
         torch.from_numpy(coo.row.astype(np.int64)),
-        weight if weight.is_floating_point() else weight.float(),
+        given_weights.floating("the matrix", weight),
         num_senders=matrix.shape[1],
         num_receivers=matrix.shape[0],
     )
@@ -134,7 +138,19 @@ def to_networkx(graph: AttentionGraph) -> networkx.DiGraph:
 
 def from_networkx(graph: networkx.DiGraph, weight: str = "weight") -> AttentionGraph:
     """One lane; edges run from sender to receiver, an undirected edge runs both ways. Nodes are
-    numbered in the graph's own order.
+    numbered in the graph's own order, weights are of torch's default dtype.
+
+    Nodes that are all called ``("sender", j)`` or ``("receiver", i)`` are those of two sides, as
+    :func:`to_networkx` names them.
+
+    Args:
+        graph: the graph.
+        weight: the attribute of edges that is their weight. Where all lack it, they weigh 1; where
+            some do, these, and a warning says so.
+
+    Raises:
+        ValueError: no edge has an attribute of a name that was given; an edge that does not lead
+            from a sender to a receiver.
     """
     from graphformer.graph.attention_graph import AttentionGraph
 
@@ -147,10 +163,19 @@ def from_networkx(graph: networkx.DiGraph, weight: str = "weight") -> AttentionG
         side = kind if bipartite else None
         number[node] = counts.get(side, 0)
         counts[side] = number[node] + 1
+    given_weights.of_networkx(graph, weight)
     directed = graph if graph.is_directed() else graph.to_directed()
-    edges = [
-        (number[u], number[v], float(w)) for u, v, w in directed.edges(data=weight, default=1.0)
-    ]
+    ends = list(directed.edges(data=weight, default=1.0))
+    if bipartite:
+        if not graph.is_directed():  # the one direction that there is between the sides
+            ends = [end for end in ends if end[0][0] == "sender" or end[0][0] == end[1][0]]
+        for u, v, _ in ends:
+            if (u[0], v[0]) != ("sender", "receiver"):
+                raise ValueError(
+                    f"the edge from {u} to {v} does not lead from a sender to a receiver; turn it, "
+                    "or name the nodes in another way"
+                )
+    edges = [(number[u], number[v], float(w)) for u, v, w in ends]
     return AttentionGraph.from_edges(
         torch.tensor([e[0] for e in edges], dtype=torch.int64),
         torch.tensor([e[1] for e in edges], dtype=torch.int64),
@@ -193,7 +218,12 @@ def from_pyg(data: torch_geometric.data.Data | torch_geometric.data.HeteroData) 
     """The inverse of :func:`to_pyg`; any ``Data`` with ``edge_index`` and ``edge_weight``, or with
     an ``adj_t`` whose values are the weights, is one lane.
 
-    ``batch_shape`` is taken from the object where :func:`to_pyg` left it.
+    ``batch_shape`` is taken from the object where :func:`to_pyg` left it. Without ``edge_weight``
+    edges weigh 1; a number for each edge in ``edge_attr`` or ``weight`` is told in a warning.
+
+    Raises:
+        ValueError: no edges are told, weights of another shape, or nodes whose ``batch`` is not
+            that of the lanes of ``batch_shape``.
     """
     from torch_geometric.data import HeteroData
 
@@ -220,6 +250,7 @@ def from_pyg(data: torch_geometric.data.Data | torch_geometric.data.HeteroData) 
                 "torch.empty(2, 0, dtype=torch.long)"
             )
         store, num_senders, num_receivers = data, data.num_nodes, data.num_nodes
+        _refuse_other_lanes(data, num_lanes)
     from graphformer.graph.attention_graph import AttentionGraph
     from graphformer.nn.graph_inputs import read_graph
 
@@ -227,6 +258,8 @@ def from_pyg(data: torch_geometric.data.Data | torch_geometric.data.HeteroData) 
         store.edge_index if store.get("edge_index") is not None else store.adj_t, "source_to_target"
     )
     weight = store.edge_weight if "edge_weight" in store else given.value
+    if weight is None:
+        given_weights.tell_unread(store, given.senders.shape[0])
     if weight is not None and weight.ndim == 2 and weight.shape[1] == 1:
         weight = weight.squeeze(1)
     if weight is not None and weight.ndim != 1:
@@ -237,11 +270,25 @@ def from_pyg(data: torch_geometric.data.Data | torch_geometric.data.HeteroData) 
     return AttentionGraph.from_edges(
         given.senders,
         given.receivers,
-        weight if weight is None or weight.is_floating_point() else weight.float(),
+        None if weight is None else given_weights.floating("edge_weight", weight),
         num_senders=num_senders // num_lanes,
         num_receivers=num_receivers // num_lanes,
         batch_shape=batch_shape,
     )
+
+
+def _refuse_other_lanes(data: torch_geometric.data.Data, num_lanes: int) -> None:
+    """A Data whose nodes were taken out or added since :func:`to_pyg`: its lanes are unequal."""
+    batch, count = data.get("batch"), data.num_nodes
+    if num_lanes == 1 or batch is None:
+        return
+    lanes = torch.arange(num_lanes, device=batch.device)
+    if count % num_lanes or not torch.equal(batch, lanes.repeat_interleave(count // num_lanes)):
+        raise ValueError(
+            f"batch_shape={tuple(data.batch_shape)} says that there are {num_lanes} lanes of equal "
+            f"size, and batch has {torch.bincount(batch, minlength=num_lanes).tolist()} nodes in "
+            "them: were nodes taken out? Then del data.batch_shape makes them one lane"
+        )
 
 
 def to_dgl(graph: AttentionGraph) -> dgl.DGLGraph:
@@ -281,10 +328,26 @@ def to_dgl(graph: AttentionGraph) -> dgl.DGLGraph:
 def from_dgl(graph: dgl.DGLGraph, weight: str = "w") -> AttentionGraph:
     """The inverse of :func:`to_dgl`; each graph of a DGL batch becomes a lane, graphs of unequal
     size become one lane together.
+
+    Args:
+        graph: the graph, with one type of edges.
+        weight: the name of the weights in ``edata``. Unless another name is given, edges without
+            them weigh 1; a number for each edge under another name is told in a warning.
+
+    Raises:
+        ValueError: no edge data of a name that was given, or several types of edges.
     """
     from graphformer.graph.attention_graph import AttentionGraph
 
+    if len(graph.canonical_etypes) != 1:
+        raise ValueError(
+            f"the DGLGraph has {len(graph.canonical_etypes)} types of edges; give one of them: "
+            f"graph[{graph.canonical_etypes[0]}]"
+        )
     senders, receivers = graph.edges(order="eid")
+    if weight not in graph.edata:
+        given_weights.refuse_misspelt(weight, "w", graph.edata, "edata")
+        given_weights.tell_unread(graph.edata, len(senders), list(graph.edata), "edata", weight)
     # DGL sorts its node types by name, so the sides come from the edge type.
     sender_side, _, receiver_side = graph.canonical_etypes[0]
     sides = (sender_side, receiver_side)
