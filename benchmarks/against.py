@@ -9,7 +9,7 @@ with a 95 % interval of the median from its order statistics. A row of a peer's 
 what is left of the noise. Memory is of processes of their own, what a step adds at its peak.
 
     python -m benchmarks.against REVISION              benchmarks/results/against-REVISION.json
-    python -m benchmarks.against REVISION --only decode
+    python -m benchmarks.against REVISION --only decode    the others' rows are kept
     python -m benchmarks.against REVISION --quick      small sizes: does it run?
     python -m benchmarks.against REVISION --show       the table of the last results
 """
@@ -163,9 +163,8 @@ def interval(ratios: list[float]) -> tuple[float, float]:
     return ordered[cut], ordered[count - 1 - cut]
 
 
-def run(revision: str, only: list[str], count: int, quick: bool) -> list[dict[str, Any]]:
+def run(revision: str, only: list[str], count: int, quick: bool) -> Iterator[dict[str, Any]]:
     """One dictionary a row."""
-    found = []
     with tempfile.TemporaryDirectory() as place:
         ending = export(revision, Path(place))
         sys.path.insert(0, place)
@@ -176,10 +175,9 @@ def run(revision: str, only: list[str], count: int, quick: bool) -> list[dict[st
             row = {"benchmark": benchmark, "row": name, "seconds": times, "bytes": None}
             if not quick and benchmark != "decode":
                 row["bytes"] = [memory(place, which, benchmark, case) for which in (ending, "")]
-            found.append(row)
             print(f"{benchmark}, {name}: {statistics.median(ratios(row)):.3f}", flush=True)
+            yield row
         sys.path.remove(place)
-    return found
 
 
 def memory(place: str, ending: str, benchmark: str, case: dict[str, Any]) -> int | None:
@@ -257,13 +255,22 @@ def main() -> None:
         "revision": options.revision,
         "settings": {"pairs": 3 if options.quick else options.pairs, "shortest": measure.SHORTEST},
     }
-    content["rows"] = run(
-        options.revision, options.only, content["settings"]["pairs"], options.quick
-    )
-    if not options.quick:
-        report.save(stem, content)
+    content["rows"] = [] if options.quick else kept(stem)
+    count = content["settings"]["pairs"]
+    for row in run(options.revision, options.only, count, options.quick):
+        same = (row["benchmark"], row["row"])
+        others = [one for one in content["rows"] if (one["benchmark"], one["row"]) != same]
+        content["rows"] = sorted([*others, row], key=lambda one: names.index(one["benchmark"]))
+        if not options.quick:
+            report.save(stem, content)
     print()
     print(show(content))
+
+
+def kept(stem: str) -> list[dict[str, Any]]:
+    """Rows of an earlier call, of which this one may measure only a part anew."""
+    path = report.RESULTS / f"{stem}.json"
+    return json.loads(path.read_text())["rows"] if path.is_file() else []
 
 
 if __name__ == "__main__":
