@@ -105,8 +105,32 @@ METHODS = [
         "",
         ROOT_OF,
     ),
+    Method(
+        "candidates",
+        "weighed_blocks",
+        {"sizes": [64]},
+        "blocks, their tokens weighed by softmax <u_h, x_j>",
+        "",
+        ROOT_OF,
+    ),
+    Method(
+        "candidates",
+        "per_head",
+        {"rules": [{"name": "window", "size": 128}, {"name": "all"}], "counts": [2, 2]},
+        "a rule for each head",
+        "",
+        "its heads'",
+    ),
     Method("score", "alibi", {}, "s - m_h \\|i - j\\|", "2108.12409", EVERY),
     Method("score", "distance_bias", {}, "s + b_h[bucket(i - j)]", "1910.10683", EVERY),
+    Method(
+        "score",
+        "grid_bias",
+        {"shape": [64, 64]},
+        "s + b_h[p_j - p_i], places on 1 to 3 axes",
+        "2103.14030",
+        EVERY,
+    ),
     Method("score", "qk_norm", {}, "a_h sqrt(d) <q / \\|q\\|, k / \\|k\\|>", "2010.04245", EVERY),
     Method("score", "ssmax", {}, "a_h log(n_i) s", "2501.19399", EVERY),
     Method("score", "forgetting", {}, "s + F_i - F_j", "2503.02130", EVERY),
@@ -125,7 +149,11 @@ METHODS = [
     Method(
         "score", "positions", {}, "sum_f a_f cos(w_f (i - j)) + b_f sin(...)", "2510.11602", EVERY
     ),
-    Method("score", "gatv2", {}, "<u_h, leaky(q_i + k_j)>", "2105.14491", EVERY),
+    Method("score", "gatv2", {}, "<u_h, leaky or tanh(q_i + k_j)>", "2105.14491", EVERY),
+    Method("score", "additive", {}, "leaky(<a_h, v_i> + <b_h, v_j>)", "1710.10903", EVERY),
+    Method("score", "differential", {}, "softmax(s1) - lambda_h softmax(s2)", "2410.05258", EVERY),
+    Method("score", "echo", {}, "the weights of the layer before", "2409.14595", "0"),
+    Method("normalize", "relu", {"by_count": True}, "max(s, 0) / n_i", "2309.08586", EVERY),
     Method("normalize", "sigmoid", {"bias": "count"}, "sigmoid(s - log n_i)", "2409.04431", EVERY),
     Method("normalize", "sigmoid_per_head", {}, "sigmoid(s + b_h)", "2409.04431", EVERY),
     Method("normalize", "softmax_sink", {}, "e^s / (e^b_h + sum e^s)", "Miller 2023", EVERY),
@@ -151,6 +179,9 @@ METHODS = [
         NEAR,
         {"candidates": {"name": "window", "size": 128}},
     ),
+    Method("sparsify", "threshold", {"tau": 0.02}, "w > tau", "2501.02393", EVERY),
+    Method("sparsify", "top_k", {"k": 16}, "the k largest of a row", "2501.02393", EVERY),
+    Method("sparsify", "top_fraction", {"fraction": 0.01}, "a share of a row", "2501.02393", EVERY),
     Method(
         "sparsify",
         "edge_mask",
@@ -176,6 +207,7 @@ METHODS = [
         "0",
     ),
     Method("operator", "gin", {}, "MLP_h(eps x_i + sum)", "2501.02393", EVERY),
+    Method("operator", "pna", {}, "MLP_h[sum, mean, max, var]", "2501.02393", EVERY, CUT),
     Method("operator", "projected_self", {}, "y - tanh(a_h) (y along v_i)", "", EVERY),
     Method(
         "operator",
@@ -238,10 +270,15 @@ METHODS = [
         "",
         EVERY,
     ),
+    Method("update", "head_norm", {}, "g_h out_h / rms(out_h)", "2307.08621", EVERY),
     Method("update", "gated_heads", {}, "H g_h(x) out_h", "2210.05144", EVERY),
     Method("update", "channel_gate", {}, "2 sigma(W x) out", "2505.06708", EVERY),
 ]
-REFUSED_ON_EDGES = {"forgetting", "query_network", "blocks", "persistent"} | {
+OF_ONE_SIZE = {"grid_bias"}
+"""What the nodes of the timed graph do not fit."""
+UNTIMED = {"echo"}
+"""What a layer alone cannot have."""
+REFUSED_ON_EDGES = {"forgetting", "query_network", "blocks", "weighed_blocks", "persistent"} | {
     one.name for one in METHODS if one.slot == "candidates" and one.head.candidates.absolute
 }
 
@@ -276,13 +313,13 @@ def edge_layer(head: gf.Head | None, nodes: int) -> measure.Step:
 def run(length: int, nodes: int, rounds: int, only: Sequence[str] | None = None) -> dict[str, Any]:
     found = []
     for method in METHODS:
-        if only is not None and method.name not in only:
+        if method.name in UNTIMED or (only is not None and method.name not in only):
             continue
         head = method.head
         if method.slot != "operator":  # the layers' own is plain attention's sum
             head = gf.Head.from_spec({**head.spec(), "operator": "sum"})
         steps = {"plain": token_layer(None, length), "method": token_layer(head, length)}
-        if method.name not in REFUSED_ON_EDGES:
+        if method.name not in REFUSED_ON_EDGES | OF_ONE_SIZE:
             steps |= {"plain edges": edge_layer(None, nodes), "edges": edge_layer(head, nodes)}
         least = {name: min(one) for name, one in measure.cpu_times(steps, rounds).items()}
         row = {"slot": method.slot, "name": method.name, "head": head.spec(), "seconds": least}
@@ -301,6 +338,7 @@ def table(content: dict[str, Any]) -> str:
         on_edges = "edges" in seconds and method.name not in REFUSED_ON_EDGES
         edges = f"{seconds['edges'] / seconds['plain edges']:.2f}" if on_edges else ""
         tokens = f"{seconds['method'] / seconds['plain']:.2f}" if seconds else ""
+        laws = "t m" if method.name in REFUSED_ON_EDGES else "t m e g"
         lines = len((ROOT / method.file).read_text().splitlines())
         source = f"arXiv {method.source}" if method.source[:1].isdigit() else method.source
         rows.append(
@@ -310,13 +348,14 @@ def table(content: dict[str, Any]) -> str:
                 method.formula,
                 source,
                 f"{method.file.stem}.py, {lines}",
+                laws,
                 method.cost,
                 tokens,
                 edges,
             ]
         )
-    header = ["slot", "name", "formula", "source", "file, lines", "cost", "tokens", "edges"]
-    return report.table(header, rows)
+    header = ["slot", "name", "formula", "source", "file, lines", "laws", "cost", "tokens"]
+    return report.table([*header, "edges"], rows)
 
 
 def main() -> None:

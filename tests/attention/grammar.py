@@ -40,6 +40,7 @@ SLOTS: dict[str, list[Any]] = {
         {"name": "distance_bias", "num_buckets": 8, "max_distance": 6},
         {"name": "forgetting", "bias": 1.0},
         "gatv2",
+        {"name": "grid_bias", "shape": [1]},
         "learned_query",
         "pairwise",
         "positions",
@@ -99,6 +100,7 @@ SLOTS: dict[str, list[Any]] = {
         {"name": "gated_heads", "maps": True},
         {"name": "channel_gate", "shift": True},
         {"name": "experts", "experts": 3, "top": 2},
+        "head_norm",
     ],
 }
 """What may stand in each slot, as plain forms; None leaves it to the layer."""

@@ -132,6 +132,55 @@ def test_qk_norm_of_nothing_has_finite_gradients():
     assert not q.grad.any() and score.scale.grad.isfinite().all()
 
 
+def test_grid_bias_beside_blocks_with_halos():
+    """A bias for each offset on the grid; HaloNet's pairs stand beside it."""
+    score, (rows, columns) = stirred(scores.GridBias((4, 6), 3)), (4, 6)
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 2, 3, 24, 5)
+    bias = score.bias.view(3, 2 * rows - 1, 2 * columns - 1)
+    want = dots(q, k).clone()
+    for i, j in itertools.product(range(24), range(24)):
+        down, right = j // columns - i // columns, j % columns - i % columns
+        want[:, :, i, j] += bias[:, down + rows - 1, right + columns - 1]
+    assert_close(gf.attention_graph(q, k, score=score).to_dense(), want.softmax(-1))
+    halo = candidates.Neighborhood(4, 2, shape=(rows, columns))
+    seen = torch.zeros(24, 24, dtype=torch.bool)
+    for i, j in itertools.product(range(24), range(24)):
+        near = [(i // columns, j // columns), (i % columns, j % columns)]
+        seen[i, j] = all(-1 <= other - own // 2 * 2 <= 2 for own, other in near)
+    found = gf.attention_graph(q, k, score=score, candidates=halo).to_dense()
+    assert_close(found, want.masked_fill(~seen, -torch.inf).softmax(-1))
+    with pytest.raises(ValueError, match=r"has 24 places, and there are 7 senders: give the shape"):
+        gf.attention_graph(*qk(), score=score)
+    with pytest.raises(ValueError, match="shape is empty"):
+        scores.GridBias(())
+
+
+def test_grid_bias_of_several_grids_in_one_batch():
+    conv = stirred(
+        gf.nn.SumAttentionConv(5, 12, 3, head=gf.Head(score={"name": "grid_bias", "shape": [2, 3]}))
+    )
+    x, ends = torch.randn(12, 5), torch.tensor([[0, 1, 2, 3, 4, 5], [4, 4, 1, 0, 0, 2]])
+    both = conv(x, torch.cat((ends, ends + 6), 1))
+    assert_close(both, torch.cat((conv(x[:6], ends), conv(x[6:], ends))))
+
+
+def test_the_score_of_pointer_networks():
+    score, (q, k) = scores.GATv2(3, 5, activation="tanh"), qk()
+    pairs = (q.unsqueeze(3) + k.unsqueeze(2)).tanh()
+    want = torch.einsum("bhijd,hd->bhij", pairs, score.vector).softmax(-1)
+    assert_close(weights(score=score), want)
+    with pytest.raises(ValueError, match="unknown activation 'relu'"):
+        scores.GATv2(3, 5, activation="relu")
+
+
+def test_relu_by_count():
+    q, k = qk()
+    want = dots(q, k).relu().tril() / torch.arange(1, 8).view(7, 1)
+    graph = gf.attention_graph(q, k, normalize=normalizers.ReLU(by_count=True), is_causal=True)
+    assert_close(graph.to_dense(), want)
+
+
 def test_alibi():
     score, place = scores.ALiBi(4), torch.arange(7)
     assert_close(score.slopes, torch.tensor([1 / 4, 1 / 16, 1 / 64, 1 / 256]))
@@ -336,6 +385,22 @@ def test_channel_gate():
     assert_close(update.of_heads(out, hidden).transpose(1, 2).flatten(2), want)
 
 
+def test_head_norm():
+    update = stirred(updates.HeadNorm(num_heads=3, dim=4))
+    out = torch.randn(2, 3, 7, 4)
+    out[0, 1, 2] = 0.0  # a node that hears of nobody
+    want = torch.zeros_like(out)
+    for b, h, i in itertools.product(range(2), range(3), range(7)):
+        size = (out[b, h, i].square().mean() + 1e-6).sqrt()
+        want[b, h, i] = update.weight[h].detach() * out[b, h, i] / size
+    assert_close(update.of_heads(out, torch.randn(2, 7, 12)), want)
+    layer = gf.nn.SumAttention(12, 3, head=gf.Head(normalize="identity", update="head_norm"))
+    x = torch.randn(2, 7, 12)
+    for parameter in (layer.q_proj.weight, layer.k_proj.weight):
+        parameter.data *= 10
+    assert layer(x).square().mean() < 1.1  # however large the sums are
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -346,6 +411,9 @@ def test_channel_gate():
         scores.ScalableDot(),
         scores.ALiBi(),
         scores.DistanceBias(8, 5),
+        scores.GATv2(activation="tanh"),
+        scores.GridBias((1,)),
+        normalizers.ReLU(by_count=True),
         scores.Decay(),
     ],
     ids=lambda value: type(value).__name__,

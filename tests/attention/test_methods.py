@@ -19,6 +19,11 @@ pytestmark = pytest.mark.usefixtures("float64")
 HEADS = {
     "sigmoid per head": {"normalize": {"name": "sigmoid_per_head", "bias": -1.0}},
     "gatv2": {"score": {"name": "gatv2"}},
+    "pointer": {"score": {"name": "gatv2", "activation": "tanh"}},
+    "additive": {"score": "additive"},
+    "grid bias": {"score": {"name": "grid_bias", "shape": [1]}},
+    "relu by count": {"normalize": {"name": "relu", "by_count": True}},
+    "head norm": {"score": "decay", "normalize": "identity", "update": "head_norm"},
     "clusters": {"candidates": {"name": "clusters", "num_clusters": 3}},
     "indexer": {"candidates": {"name": "indexer", "k": 3, "index_heads": 2, "width": 3}},
     "persistent": {

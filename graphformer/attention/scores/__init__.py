@@ -15,6 +15,7 @@ from graphformer.attention.scores.each_head import PerHeadScore
 from graphformer.attention.scores.echo import Echo
 from graphformer.attention.scores.forgetting import Forgetting
 from graphformer.attention.scores.gatv2 import GATv2
+from graphformer.attention.scores.grid_bias import GridBias
 from graphformer.attention.scores.learned_query import LearnedQuery
 from graphformer.attention.scores.pairwise import Pairwise, PairwiseScoring
 from graphformer.attention.scores.positions import Positions
@@ -33,6 +34,7 @@ __all__ = [
     "Echo",
     "Forgetting",
     "GATv2",
+    "GridBias",
     "LearnedQuery",
     "NormedDot",
     "Pairwise",

@@ -5,12 +5,14 @@ from graphformer.attention.updates.channel_gate import ChannelGate
 from graphformer.attention.updates.difference import PairedDifference
 from graphformer.attention.updates.experts import Experts
 from graphformer.attention.updates.gated import GatedHeads
+from graphformer.attention.updates.head_norm import HeadNorm
 
 __all__ = [
     "ChannelGate",
     "Concat",
     "Experts",
     "GatedHeads",
+    "HeadNorm",
     "OutputMap",
     "PairedDifference",
     "Update",
