@@ -8,6 +8,8 @@ minus that for 1, over 64.
 
     python -m benchmarks.decode              prompt of 1,000 tokens; growth from 256 to 4,096;
                                              benchmarks/results/decode.json
+    python -m benchmarks.decode --only sums  caches of sums beside caches of keys, to 32,768 tokens;
+                                             the others stay as stored
     python -m benchmarks.decode --quick      short prompts: does it run?
     python -m benchmarks.decode --show       the tables of the last results
 """
@@ -15,8 +17,10 @@ minus that for 1, over 64.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -40,8 +44,17 @@ FULL = {
     "tokens": 64,
     "tokens_without_cache": 4,
     "contexts": [256, 512, 1024, 2048, 4096],
+    "long": [1024, 8192, 32768],
 }
-QUICK = {"prompt": 20, "tokens": 4, "tokens_without_cache": 2, "contexts": [16, 32]}
+QUICK = {"prompt": 20, "tokens": 4, "tokens_without_cache": 2, "contexts": [16, 32], "long": [16]}
+SUMS: dict[str, tuple[gf.Head | None, bool]] = {
+    "plain attention, keys": (None, True),
+    "learned query, sums": (gf.Head(score="learned_query"), False),
+    "learned query, keys": (gf.Head(score="learned_query"), True),
+    "decay, sums": (gf.Head(score="decay", normalize="identity"), False),
+    "decay, keys": (gf.Head(score="decay", normalize="identity"), True),
+}
+"""Heads that need no past keys, and whether the cache keeps them all the same."""
 
 
 def make_models() -> dict[str, gf.GraphformerForCausalLM]:
@@ -140,6 +153,100 @@ def growth(models: dict[str, Any], sizes: dict[str, Any], repetitions: int) -> l
     return rows
 
 
+def python_calls(step: measure.Step) -> int:
+    """Calls of functions that are written in Python."""
+    found = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal found
+        found += event == "call"
+
+    sys.setprofile(count)
+    try:
+        step()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+def held(cache: Any) -> int:
+    """Bytes that a cache keeps of past tokens."""
+    total = 0
+    for layer in cache.layers:
+        sums = getattr(layer, "sums", None)
+        parts = sums.parts if sums is not None and sums.held else (layer.keys, layer.values)
+        total += sum(part.numel() * part.element_size() for part in parts)
+    return total
+
+
+@torch.no_grad()
+def sums(sizes: dict[str, Any], repetitions: int) -> list[dict[str, Any]]:
+    """Seconds of one more token, Python calls of it and bytes of the cache, where it holds sums and
+    where it holds keys. Each repetition decodes from a copy of the filled cache.
+    """
+    models = {}
+    for name, (head, _) in SUMS.items():
+        transformers.set_seed(SEED)
+        config = gf.GraphformerConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=256,
+            intermediate_size=688,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            operator="sum",
+            max_position_embeddings=2 * max(sizes["long"]),
+            **({} if head is None else {"head": head}),
+        )
+        models[name] = gf.GraphformerForCausalLM(config).eval()
+    rows = []
+    for context in sizes["long"]:
+        filled: dict[str, Any] = {}
+        for name, model in models.items():
+            given = {"past_key_values": transformers.DynamicCache()} if SUMS[name][1] else {}
+            out = model(prompt_of(context), use_cache=True, logits_to_keep=1, **given)
+            filled[name] = out.past_key_values
+        found: dict[str, list[float]] = {name: [] for name in models}
+        calls: dict[str, int] = {}
+
+        def decode(model: Any, cache: Any) -> None:
+            for token in prompt_of(sizes["tokens"])[0]:
+                model(token.view(1, 1), past_key_values=cache, use_cache=True)
+
+        for _ in range(repetitions + 1):
+            for name, model in models.items():
+                cache = copy.deepcopy(filled[name])
+                start = time.process_time()
+                decode(model, cache)
+                found[name].append((time.process_time() - start) / sizes["tokens"])
+        for name, model in models.items():
+            cache = copy.deepcopy(filled[name])
+            calls[name] = python_calls(lambda: decode(model, cache)) // sizes["tokens"]  # noqa: B023
+        rows += [  # the first warms up
+            {
+                "model": name,
+                "context": context,
+                "token": found[name][1:],
+                "python_calls": calls[name],
+                "bytes": held(filled[name]),
+            }
+            for name in models
+        ]
+    return rows
+
+
+def show_sums(rows: list[dict[str, Any]]) -> str:
+    contexts = list(dict.fromkeys(row["context"] for row in rows))
+    lines = []
+    for name in SUMS:
+        own = [row for row in rows if row["model"] == name]
+        spent = [measure.seconds(statistics.median(row["token"])) for row in own]
+        sizes = [measure.mebibytes(own[place]["bytes"]) for place in (0, -1)]
+        lines.append([name, *spent, str(own[-1]["python_calls"]), *sizes])
+    places = [f"a token at {one:,}" for one in contexts]
+    last = [f"cache at {one:,}" for one in (contexts[0], contexts[-1])]
+    return report.table(["heads, cache", *places, "Python calls", *last], lines)
+
+
 def line(rows: list[dict[str, Any]], model: str) -> tuple[float, float, float]:
     """Fixed seconds of a token, seconds for each key, and the share of the variance that this
     straight line explains.
@@ -206,7 +313,10 @@ def show(content: dict[str, Any]) -> str:
         f"{value:.2f}x",
         measure.verdict(value, 0.85, at_least=True),
     ]
-    return "\n\n".join((*parts, report.table(["goal", "bound", "measured", ""], [aim])))
+    parts.append(report.table(["goal", "bound", "measured", ""], [aim]))
+    if content.get("sums"):
+        parts.append(show_sums(content["sums"]["rows"]))
+    return "\n\n".join(parts)
 
 
 def main() -> None:
@@ -223,6 +333,7 @@ def main() -> None:
     parser.add_argument(
         "--show", action="store_true", help="print the last results and measure nothing"
     )
+    parser.add_argument("--only", choices=["sums"], help="this part, beside the stored others")
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
@@ -230,14 +341,23 @@ def main() -> None:
     if options.show:
         return print(show(json.loads(((folder or report.RESULTS) / "decode.json").read_text())))
     sizes = QUICK if options.quick else FULL
-    models = make_models()
-    content = {
-        **report.environment(),
-        "seed": SEED,
-        "settings": {**sizes, "repetitions": options.repetitions},
-    }
-    content["decoding"] = decoding(models, sizes, options.repetitions)
-    content["growth"] = growth(models, sizes, options.repetitions)
+    content: dict[str, Any] = {}
+    if options.only is None:
+        models = make_models()
+        content = {
+            **report.environment(),
+            "seed": SEED,
+            "settings": {**sizes, "repetitions": options.repetitions},
+        }
+        content["decoding"] = decoding(models, sizes, options.repetitions)
+        content["growth"] = growth(models, sizes, options.repetitions)
+    elif not options.quick:
+        content = json.loads(((folder or report.RESULTS) / "decode.json").read_text())
+    rows = sums(sizes, options.repetitions)
+    given = {"contexts": sizes["long"], "tokens": sizes["tokens"]}
+    content["sums"] = {"environment": report.environment(), "settings": given, "rows": rows}
+    if options.only and options.quick:
+        return print(show_sums(rows))
     if folder:
         report.save("decode", content, folder)
     print(show(content))
