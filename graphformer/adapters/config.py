@@ -58,7 +58,8 @@ class SparseGINConfig(PeftConfig):
 
     ``A`` is the frozen model's own attention (its rotary positions, windows, soft caps and sinks
     included), and the feed-forward block sees ``out``. A message goes from key to query; a causal
-    model stays causal.
+    model stays causal. No gradient goes through the graph: derivatives, first and second, are those
+    with each layer's edges and weights held fixed.
 
     ``form="bottlenecks"``: one for all linear layers that read the same input ``x``, and relations
     between tokens, which see the ids alone.

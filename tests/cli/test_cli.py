@@ -355,3 +355,18 @@ def test_errors_name_options_of_their_own_command_only():
 
     assert in_options("path: gone", {"file": "--file"}) == "--file: gone"
     assert in_options("path: gone", {"dataset": "--dataset"}) == "path: gone"
+
+
+def test_without_typer_it_is_said_in_a_line_what_to_install(monkeypatch, capsys):
+    """Installed without extras, the command is there and what it is made of is not."""
+    import graphformer.cli
+
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "graphformer.cli.app", raising=False)
+    monkeypatch.delattr(graphformer.cli, "app", raising=False)
+    monkeypatch.delenv("GRAPHFORMER_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor"])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.startswith("error: The command line needs the package")
+    assert "pip install 'graphformer[text]'" in told and told.count("\n") == 1
