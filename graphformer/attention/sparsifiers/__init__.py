@@ -6,10 +6,11 @@ None of them looks at the total length, so a prefix keeps the edges of the full 
 
 from graphformer.attention.slot import trainable
 from graphformer.attention.sparsifiers.base import Both, Sparsifier, check, from_spec
+from graphformer.attention.sparsifiers.curves import CURVES
 from graphformer.attention.sparsifiers.edge_mask import EdgeMask
 from graphformer.attention.sparsifiers.extra_edges import ExtraEdges
 from graphformer.attention.sparsifiers.normalize_weights import NormalizeWeights
-from graphformer.attention.sparsifiers.reweigh import CURVES, Reweigh
+from graphformer.attention.sparsifiers.reweigh import Reweigh
 from graphformer.attention.sparsifiers.threshold import Threshold
 from graphformer.attention.sparsifiers.top_fraction import TopFraction
 from graphformer.attention.sparsifiers.top_k import TopK
