@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,14 +32,18 @@ def open_model(folder: Path) -> tuple[Any, Any]:
         )
     if (folder / ADAPTER).is_file():
         peft = require("peft", extra="adapters", why=f"An adapter, {folder}")
-        base = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
-        if not base or not Path(base).is_dir():
+        problems: list[str] = []
+        base = (read_json(folder / ADAPTER, problems) or {}).get("base_model_name_or_path")
+        if problems:
+            raise ValueError(f"MODEL: {str(folder)!r} cannot be read: {problems[0]}")
+        if not isinstance(base, str) or not base or not Path(base).is_dir():
             raise ValueError(
                 f"MODEL: {folder} is an adapter of the model {base!r}, which is no folder here: "
                 f"run from where it is, or write its path into {folder / ADAPTER}"
             )
         model, tokenizer = open_model(Path(base))
-        return peft.PeftModel.from_pretrained(model, folder).eval(), tokenizer
+        with _read(folder):
+            return peft.PeftModel.from_pretrained(model, folder).eval(), tokenizer
     refuse_graphs(folder)
     with _read(folder):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -70,7 +73,9 @@ def _read(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
+    except ImportError:  # a package lacks, and the folder is whole
+        raise
+    except Exception as error:  # damaged files make each reader fail in its own way
         told = " ".join(str(error).split())
         why = "it names code of its own, which is never run" if "custom code" in told else told
         raise ValueError(f"MODEL: {str(folder)!r} cannot be read: {why}") from error

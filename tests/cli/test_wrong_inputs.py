@@ -358,3 +358,21 @@ def test_a_remedy_without_an_option_is_left_out(call, refused, tmp_path):
     err = refused(call("train", tmp_path / "words.txt", "--output", tmp_path / "run", *sizes))
     assert "--hidden-size 30 must be --heads 7 times an even head width" in err
     assert "head_dim" not in err
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *[("adapter_config.json", text) for text in ("{", "[1]", "{}")],
+        ("adapter_config.json", '{"base_model_name_or_path": 3}'),
+        *[("config.json", text) for text in ("null", "[1]", '"llama"', "[" * 100_000)],
+        ("config.json", '{"model_type": "llama", "hidden_size": "wide"}'),
+    ],
+)
+def test_a_folder_with_a_damaged_table_is_named(name, text, tmp_path):
+    from graphformer.cli.opening import open_model
+
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="MODEL: ") as told:
+        open_model(tmp_path)
+    assert tmp_path.name in str(told.value)

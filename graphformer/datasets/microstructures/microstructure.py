@@ -15,6 +15,7 @@ import torch
 from torch_geometric.data import Data
 
 from graphformer.datasets.microstructures.grains import feature_names, grain_graph, region_graph
+from graphformer.datasets.microstructures.image_spacing import uneven_voxels
 from graphformer.datasets.microstructures.image_tables import encode, rows_of
 from graphformer.datasets.microstructures.images import SUFFIXES, image_files, read_image
 from graphformer.datasets.store.cache import GraphDataset
@@ -58,6 +59,8 @@ class Microstructures(GraphDataset):
         missing: let targets be NaN or lack for a file (then all are NaN), for models that leave
             them out of the loss. Files without a row are told in a warning.
         periodic, spacing, relative, directions: as in :func:`~graphformer.datasets.grain_graph`.
+            Resolutions in the files are not read; where they tell of voxels with unequal edges and
+            ``spacing`` is one number, it is in ``notes`` and a warning.
         ignore: labels (of ``kind="phases"``: phases) that are no nodes; one that no image holds is
             named in a warning.
         on_error: ``"raise"`` at a file that cannot be used, or ``"skip"`` it: it is noted in
@@ -192,6 +195,13 @@ class Microstructures(GraphDataset):
     def _graph(self, number: int) -> Data:
         path = self.files[number]
         image = read_image(path)
+        if np.ndim(self.options["spacing"]) == 0 and (edges := uneven_voxels(path)):
+            shown = " x ".join(f"{edge / max(edges):.3g}" for edge in edges)
+            self.note(
+                f"{path.name}: the file says that its voxels have the edges {shown} (the longest "
+                f"is 1), and spacing={self.options['spacing']} takes them for equal; give one an "
+                "axis"
+            )
         ignore = tuple(one for one in self.options["ignore"] if (image == one).any())
         self._absent -= set(ignore)
         options = {**self.options, "ignore": ignore}
