@@ -91,7 +91,7 @@ class Stack:
     def _keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         run = self.run()
         if run is not None and run.kept:
-            values = output.values() if hasattr(output, "values") else output
+            values = tuple(output.values()) if hasattr(output, "values") else output
             run.keep(values if isinstance(values, Iterable) else ())
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

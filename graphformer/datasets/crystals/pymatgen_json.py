@@ -15,7 +15,10 @@ from graphformer.datasets.crystals.elements import atomic_number
 from graphformer.datasets.store.reading import UnreadableStructure
 
 AGREE = 1e-2
-"""Å. Cartesian coordinates that are farther from the fractional ones are of another structure."""
+"""Å. Cartesian coordinates that are farther from the fractional ones are of another structure, and
+lengths that differ by more are of another lattice.
+"""
+AGREE_DEGREES = 0.1
 
 
 def read_json(text: str) -> Read:
@@ -98,7 +101,30 @@ def _crystal(one: dict[str, Any], unread: set[str]) -> Crystal:
         off = np.abs(crystal.positions - np.array(given, dtype=float)).max()
         if not off <= AGREE:
             raise UnreadableStructure(f"abc and xyz of its sites differ by {off:.3g} Å")
+    for name, (said, read, most) in _of_lattice(lattice, cell).items():
+        if not abs(said - read) <= most:
+            raise UnreadableStructure(
+                f"its lattice says {name}={said:g}, and its matrix has {name}={read:.6g}"
+            )
     if one.get("charge"):
         unread.add("charge")
     unread |= {f"property {name}" for name in one.get("properties") or ()}
+    known = ("lattice", "sites", "charge", "properties")
+    unread |= {f"{name} of the structure" for name in one if name[:1] != "@" and name not in known}
     return crystal
+
+
+def _of_lattice(lattice: dict[str, Any], cell: np.ndarray) -> dict[str, tuple[float, float, float]]:
+    """Lengths in Å and angles in degrees that stand beside the matrix: as they are said, as the
+    matrix has them, and by how much these may differ.
+    """
+    lengths = np.linalg.norm(cell, axis=1)
+    found = dict(zip("abc", zip(lengths, (AGREE,) * 3, strict=True), strict=True))
+    for name, (i, j) in {"alpha": (1, 2), "beta": (0, 2), "gamma": (0, 1)}.items():
+        cosine = cell[i] @ cell[j] / (lengths[i] * lengths[j])
+        found[name] = np.degrees(np.arccos(np.clip(cosine, -1, 1))), AGREE_DEGREES
+    return {
+        name: (float(lattice[name]), float(read), most)
+        for name, (read, most) in found.items()
+        if lattice.get(name) is not None
+    }

@@ -1,5 +1,6 @@
 """CIF whose atoms are not those that the file tells of: each is left out or told."""
 
+import json
 import warnings
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 pytest.importorskip("gemmi")
 from graphformer.datasets.crystals.cif import read_cif
 from graphformer.datasets.crystals.pymatgen_json import read_json
+from tests.datasets.crystals import structures
 from tests.datasets.crystals.test_structures import ROCK_SALT
 
 NAME = "_symmetry_space_group_name_H-M 'F m -3 m'\n"
@@ -88,10 +90,6 @@ def test_a_named_origin_is_no_doubt(name):
 
 
 def test_json_names_that_come_twice_numbers_too_large_and_other_species():
-    import json
-
-    from tests.datasets.crystals import structures
-
     text = json.dumps(structures.rock_salt().as_dict())
     with pytest.raises(Exception, match="'sites' is there twice in one object"):
         read_json(text[:-1] + ', "sites": []}')
@@ -106,3 +104,9 @@ def test_json_names_that_come_twice_numbers_too_large_and_other_species():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_json(json.dumps(one)).notes == ["not read: spin of species"]
+
+
+def test_what_a_structure_holds_beside_the_known_is_told():
+    one = structures.rock_salt().as_dict()
+    one["magnetic_ordering"] = "FM"
+    assert read_json(json.dumps(one)).notes == ["not read: magnetic_ordering of the structure"]

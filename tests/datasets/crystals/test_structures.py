@@ -197,6 +197,14 @@ BROKEN |= {
         spoilt(lambda one: one["sites"][1].update(xyz=[0.0, 0.0, 1.0])),
         "abc and xyz of its sites differ by 2.82 Å",
     ),
+    "length": (
+        spoilt(lambda one: one["lattice"].update(b=5.9)),
+        "its lattice says b=5.9, and its matrix has b=",
+    ),
+    "angle": (
+        spoilt(lambda one: one["lattice"].update(gamma=120)),
+        "its lattice says gamma=120, and its matrix has gamma=",
+    ),
     "fields": (
         spoilt(lambda one: one["sites"][1].pop("abc")),
         "is no structure as pymatgen writes it (KeyError('abc'))",
