@@ -267,7 +267,7 @@ _CLAIMS = (
             for text in LARGER
         ),
         figure="tuned",
-        elsewhere=f"{FINETUNE} --model SmolLM2-135M-Instruct --steps 100 --batch 2 --windows 64 "
+        elsewhere=f"{FINETUNE} --model SmolLM2-135M-Instruct --steps 100 --batch 2 --windows 32 "
         "--seeds 3 --methods lora relations",
         note="Not behind: not more than 0.01 nats worse.",
     ),
