@@ -27,7 +27,7 @@ def masks(ids):
 
 def eager(name, inputs):
     """The model's own weights of self- and cross-attention, in the order of the layers."""
-    model = make(name) if name in VISION else make(name).float()
+    model = make(name)
     model.set_attn_implementation("eager")
     out = model(**inputs, output_attentions=True)
     return in_order(name, out)
@@ -44,13 +44,24 @@ def keep_of(inputs, name):
     return None if name in VISION else inputs.get("attention_mask")
 
 
+@pytest.fixture
+def softmax_of_its_input(monkeypatch):
+    """transformers' eager attention rounds scores to float32 before its softmax, and a score of 200
+    loses 1e-5 by that.
+    """
+    softmax = torch.nn.functional.softmax
+    monkeypatch.setattr(
+        torch.nn.functional, "softmax", lambda x, dim=None, dtype=None: softmax(x, dim)
+    )
+
+
+@pytest.mark.usefixtures("softmax_of_its_input")
 @pytest.mark.parametrize("name", ALL)
 @torch.no_grad()
 def test_graphs_are_the_models_own_weights(name):
     for mask in masks(ids_of()) if name not in VISION else [None]:
         inputs = feed(name, ids_of(), mask)
-        # transformers' eager softmax is float32 in any case, where float64's masks become NaN
-        model = make(name) if name in VISION else make(name).float()
+        model = make(name)
         want = eager(name, inputs)
         implementation = model.config._attn_implementation
         graphs = gf.inspect.graphs(model, **inputs, sparsify=None)
@@ -62,7 +73,10 @@ def test_graphs_are_the_models_own_weights(name):
             real = (receivers[:, :, None] & senders[:, None, :])[:, None]
             got = layer.graph.to_dense()
             want_here = torch.where(real, weights, 0).to(got.dtype)
-            torch.testing.assert_close(got, want_here, rtol=0, atol=1e-5)
+            # gemma2 is there in float32, and caps its scores
+            exact = name != "gemma2" and got.dtype == torch.float64
+            assert exact or name == "gemma2"
+            torch.testing.assert_close(got, want_here, rtol=0, atol=1e-12 if exact else 1e-5)
             assert layer.graph.batch_shape == weights.shape[:2]
 
 
