@@ -6,7 +6,9 @@ given, and by what else ran meanwhile. So the package and the benchmarks of the 
 imported into the same process under other names, and a step of one is followed at once by the same
 step of the other, the first of them in turns. What counts is the median of these pairs' ratios,
 with a 95 % interval of the median from its order statistics. A row of a peer's code alone shows
-what is left of the noise. Memory is of processes of their own, what a step adds at its peak.
+what is left of the noise, and so does HEAD as the revision: where tensors lie in memory still
+differs, and short steps of large tensors with it by a tenth. Memory is of processes of their own,
+what a step adds at its peak.
 
     python -m benchmarks.against REVISION              benchmarks/results/against-REVISION.json
     python -m benchmarks.against REVISION --only decode    the others' rows are kept
