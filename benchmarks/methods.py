@@ -275,7 +275,7 @@ METHODS = [
     Method("update", "channel_gate", {}, "2 sigma(W x) out", "2505.06708", EVERY),
 ]
 OF_ONE_SIZE = {"grid_bias"}
-"""What the nodes of the timed graph do not fit."""
+"""What tells the size of its grid: tokens are made one, the nodes of the timed graph are none."""
 UNTIMED = {"echo"}
 """What a layer alone cannot have."""
 REFUSED_ON_EDGES = {"forgetting", "query_network", "blocks", "weighed_blocks", "persistent"} | {
@@ -316,6 +316,10 @@ def run(length: int, nodes: int, rounds: int, only: Sequence[str] | None = None)
         if method.name in UNTIMED or (only is not None and method.name not in only):
             continue
         head = method.head
+        if method.name in OF_ONE_SIZE:
+            side = 2 ** (length.bit_length() // 2)
+            score = {"name": method.name, "shape": [side, length // side]}
+            head = gf.Head.from_spec({**head.spec(), "score": score})
         if method.slot != "operator":  # the layers' own is plain attention's sum
             head = gf.Head.from_spec({**head.spec(), "operator": "sum"})
         steps = {"plain": token_layer(None, length), "method": token_layer(head, length)}
