@@ -6,14 +6,15 @@ given, and by what else ran meanwhile. So the package and the benchmarks of the 
 imported into the same process under other names, and a step of one is followed at once by the same
 step of the other, the first of them in turns. What counts is the median of these pairs' ratios,
 with a 95 % interval of the median from its order statistics. A row of a peer's code alone shows
-what is left of the noise, and so does HEAD as the revision: where tensors lie in memory still
-differs, and short steps of large tensors with it by a tenth. Memory is of processes of their own,
-what a step adds at its peak.
+what is left of the noise, and so does HEAD as the revision: tensors still lie in other places of
+memory. Memory is of processes of their own, what a step adds at its peak.
 
-    python -m benchmarks.against REVISION              benchmarks/results/against-REVISION.json
-    python -m benchmarks.against REVISION --only decode    the others' rows are kept
-    python -m benchmarks.against REVISION --quick      small sizes: does it run?
-    python -m benchmarks.against REVISION --show       the table of the last results
+    python -m benchmarks.against REVISION                  some twenty minutes;
+                                                           benchmarks/results/against-REVISION.json
+    python -m benchmarks.against REVISION --only decode    the others' rows of this checkout are
+                                                           kept
+    python -m benchmarks.against REVISION --quick          small sizes: does it run?
+    python -m benchmarks.against REVISION --show           the table of the last results
 """
 
 from __future__ import annotations
@@ -52,21 +53,32 @@ GOAL = 1.05
 # ------------------------------------------------------------------ two trees in one process
 
 
-def export(revision: str, folder: Path) -> str:
-    """Write the packages of a revision under other names; what is put behind these names.
+def commit(revision: str) -> str:
+    """The short name of a revision.
 
     Raises:
         SystemExit: git knows no such revision.
     """
-    named = subprocess.run(
-        ["git", "rev-parse", "--short", f"{revision}^{{commit}}"],
+    found = subprocess.run(
+        ["git", "rev-parse", "--verify", "--short", f"{revision}^{{commit}}"],
         cwd=measure.ROOT,
         capture_output=True,
         text=True,
     )
-    if named.returncode:
+    if found.returncode:
         raise SystemExit(f"error: git knows no revision {revision!r}")
-    ending = "_" + named.stdout.strip()
+    return found.stdout.strip()
+
+
+def checkout() -> str:
+    """The short name of what is here, with ``-dirty`` where files have changed since."""
+    changed = ["git", "diff", "--quiet", "HEAD", "--", "graphformer", "benchmarks/*.py"]
+    return commit("HEAD") + "-dirty" * bool(subprocess.run(changed, cwd=measure.ROOT).returncode)
+
+
+def export(revision: str, folder: Path) -> str:
+    """Write the packages of a revision under other names; what is put behind these names."""
+    ending = f"_{revision}"
     packed = subprocess.run(
         ["git", "archive", revision, "graphformer", "benchmarks/*.py"],
         cwd=measure.ROOT,
@@ -121,13 +133,13 @@ def rows(only: list[str], quick: bool) -> Iterator[Row]:
 def make(ending: str, benchmark: str, case: dict[str, Any]) -> measure.Step:
     """The step of the tree whose packages have this ending."""
     module = importlib.import_module(f"benchmarks{ending}.{benchmark}")
-    if benchmark != "decode":
-        step: measure.Step = module.build(**case)
-        return step
-    models = module.make_models()
-    return module.generating(  # type: ignore[no-any-return]
-        models[case["model"]], module.prompt_of(case["prompt"]), case["tokens"], True
-    )
+    step: measure.Step
+    if benchmark == "decode":
+        model = module.make_models()[case["model"]]
+        step = module.generating(model, module.prompt_of(case["prompt"]), case["tokens"], True)
+    else:
+        step = module.build(**case)
+    return step
 
 
 # ------------------------------------------------------------------ measuring
@@ -249,17 +261,19 @@ def main() -> None:
         step = make(ending, benchmark, case)
         step()
         return measure.answer(step)
-    stem = f"against-{options.revision}"
+    revision = commit(options.revision)
+    stem = f"against-{revision}"
     if options.show:
         return print(show(json.loads((report.RESULTS / f"{stem}.json").read_text())))
     content = {
         **report.environment(),
-        "revision": options.revision,
+        "revision": revision,
+        "checkout": checkout(),
         "settings": {"pairs": 3 if options.quick else options.pairs, "shortest": measure.SHORTEST},
     }
-    content["rows"] = [] if options.quick else kept(stem)
+    content["rows"] = [] if options.quick else kept(stem, content)
     count = content["settings"]["pairs"]
-    for row in run(options.revision, options.only, count, options.quick):
+    for row in run(revision, options.only, count, options.quick):
         same = (row["benchmark"], row["row"])
         others = [one for one in content["rows"] if (one["benchmark"], one["row"]) != same]
         content["rows"] = sorted([*others, row], key=lambda one: names.index(one["benchmark"]))
@@ -269,10 +283,14 @@ def main() -> None:
     print(show(content))
 
 
-def kept(stem: str) -> list[dict[str, Any]]:
-    """Rows of an earlier call, of which this one may measure only a part anew."""
+def kept(stem: str, content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an earlier call on the same checkout and with the same settings, of which this one
+    may measure only a part anew.
+    """
     path = report.RESULTS / f"{stem}.json"
-    return json.loads(path.read_text())["rows"] if path.is_file() else []
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    same = all(before.get(name) == content[name] for name in ("checkout", "settings"))
+    return before["rows"] if same else []
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import json
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ def sums(sizes: dict[str, Any], repetitions: int) -> list[dict[str, Any]]:
                 found[name].append((time.process_time() - start) / sizes["tokens"])
         for name, model in models.items():
             cache = copy.deepcopy(filled[name])
-            calls[name] = python_calls(lambda: decode(model, cache)) // sizes["tokens"]  # noqa: B023
+            calls[name] = python_calls(partial(decode, model, cache)) // sizes["tokens"]
         rows += [  # the first warms up
             {
                 "model": name,

@@ -9,16 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses import fake_tensor
 
-from graphformer.finite import readable, require_finite, traced
+from graphformer.finite import fake, readable, require_finite, traced
 
 
 def numberless(value: Tensor) -> bool:
     """Whether a tensor has a shape and no numbers: while a compiler traces, on ``meta``, and where
     it is a fake one.
     """
-    return traced() or value.is_meta or fake_tensor.is_fake(value)
+    return traced() or fake(value)
 
 
 def refuse_nan(name: str, value: Tensor) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import is_fake
 
+from graphformer.finite import fake
 from graphformer.graph.keys import numbers_of, order_of
 from graphformer.nn.added_loops import GivenList
 from graphformer.nn.graph_inputs import GraphInput
@@ -28,7 +28,7 @@ def returned(graph: GraphInput, looped: GivenList | None, alpha: Tensor, flow: s
     senders, receivers = looped.senders, looped.receivers
     if looped.there is not None:
         if not torch.compiler.is_dynamo_compiling() and (
-            torch.compiler.is_compiling() or alpha.is_meta or is_fake(alpha)
+            torch.compiler.is_compiling() or fake(alpha)
         ):
             raise ValueError(
                 "return_attention_weights with add_self_loops=True cannot be exported, or run on "

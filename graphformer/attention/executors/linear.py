@@ -74,7 +74,8 @@ def _score_name(problem: Problem) -> str:
 
 def _no_identity(problem: Problem) -> str:
     """Asked in each layer of each token that is generated, so a name and no arguments."""
-    return f"normalize={problem.normalize.name or type(problem.normalize)} is not identity"
+    kind = type(problem.normalize)
+    return f"normalize={kind.name or kind.__name__} is not identity"
 
 
 def weighted_sum(problem: Problem, x: Tensor, past: RunningSums | None = None) -> Tensor:
