@@ -7,7 +7,8 @@ imported into the same process under other names, and a step of one is followed 
 step of the other, the first of them in turns. What counts is the median of these pairs' ratios,
 with a 95 % interval of the median from its order statistics. A row of a peer's code alone shows
 what is left of the noise, and so does HEAD as the revision: tensors still lie in other places of
-memory. Memory is of processes of their own, what a step adds at its peak.
+memory. Memory is what a step adds at its peak in a process of its own, the median of some of them
+that take turns: equal code differs by up to 5 % from one process to the next.
 
     python -m benchmarks.against REVISION                  some twenty minutes;
                                                            benchmarks/results/against-REVISION.json
@@ -48,6 +49,8 @@ LENGTHS, NODES = (1024, 2048), (1_000, 10_000)
 PEERS = ("SDPA", "plain attention layer", "PyG GINEConv", "PyG MessagePassing, as a user writes it")
 """Rows of others' code."""
 GOAL = 1.05
+PROCESSES = 3
+"""Of each revision, for a row's memory."""
 
 
 # ------------------------------------------------------------------ two trees in one process
@@ -188,7 +191,10 @@ def run(revision: str, only: list[str], count: int, quick: bool) -> Iterator[dic
             del steps
             row = {"benchmark": benchmark, "row": name, "seconds": times, "bytes": None}
             if not quick and benchmark != "decode":
-                row["bytes"] = [memory(place, which, benchmark, case) for which in (ending, "")]
+                row["bytes"] = [
+                    [memory(place, which, benchmark, case) for which in (ending, "")]
+                    for _ in range(PROCESSES)
+                ]
             print(f"{benchmark}, {name}: {statistics.median(ratios(row)):.3f}", flush=True)
             yield row
         sys.path.remove(place)
@@ -208,13 +214,21 @@ def ratios(row: dict[str, Any]) -> list[float]:
 # ------------------------------------------------------------------ showing results
 
 
+def heavier_by(found: list[list[int | None]] | None) -> float | None:
+    """The ratio of the medians, ``None`` where the system cannot tell or nothing was measured."""
+    known = [(old, new) for old, new in found or [] if old and new]
+    if not known:
+        return None
+    old, new = (statistics.median(side) for side in zip(*known, strict=True))
+    return new / old
+
+
 def show(content: dict[str, Any]) -> str:
     """Every row, and how many miss the goal."""
     lines, slower, heavier = [], [], []
     for row in content["rows"]:
         low, high = interval(ratios(row))
-        old, new = row["bytes"] or (None, None)
-        more = new / old if old and new else None
+        more = heavier_by(row["bytes"])
         peer = any(name in row["row"] for name in PEERS)
         lines.append(
             [
@@ -269,7 +283,11 @@ def main() -> None:
         **report.environment(),
         "revision": revision,
         "checkout": checkout(),
-        "settings": {"pairs": 3 if options.quick else options.pairs, "shortest": measure.SHORTEST},
+        "settings": {
+            "pairs": 3 if options.quick else options.pairs,
+            "shortest": measure.SHORTEST,
+            "processes": PROCESSES,
+        },
     }
     content["rows"] = [] if options.quick else kept(stem, content)
     count = content["settings"]["pairs"]

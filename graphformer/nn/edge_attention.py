@@ -100,14 +100,14 @@ class EdgeAttention(Shell, MessageLayer):
         """
         num_receivers = edges.num_receivers
         values, own, q, k = self._nodes(x_src, x_dst, num_receivers, first)
-        list_of_all = Listed.of(edges.heads(self.heads), self.heads)
         among = None
         if given is not None and self.candidates is not None and bool((given.number < 0).any()):
             among = edges.select(given.number >= 0).heads(self.heads)
-        pairs, weight = self._weigh(
-            q, k, list_of_all, edge_attr, edge_bias, edge_weight, previous, among
-        )
-        kept = edges.edges_as_senders(self.heads, weight, pairs.numbers)
+        every = Listed.of(edges.heads(self.heads), self.heads)
+        pairs, weight = self._weigh(q, k, every, edge_attr, edge_bias, edge_weight, previous, among)
+        kept, ends = edges.edges_as_senders(self.heads, weight, pairs.numbers), pairs.graph
+        # They hold some whole numbers for each weight, which nothing below reads.
+        del every, pairs
         messages = given is not None and self.messages_wanted()
         by = "torch" if messages or self.backend == "auto" else self.backend
         witness(
@@ -123,10 +123,10 @@ class EdgeAttention(Shell, MessageLayer):
         if messages:
             assert given is not None
             kept, reduced = self._propagated(values[0], kept, edges, edge_attr, given, dropout)
-            graph = pairs.graph.with_weight(kept.weight)
+            graph = ends.with_weight(kept.weight)
             out = self._related(self._operated(own, reduced), values, typed)
             return self._finished(out, x_dst), graph, kept, values
-        graph = pairs.graph.with_weight(weight)
+        graph = ends.with_weight(weight)
         weighted = dropped(graph, dropout)
         if self.operator.reads_edges:
             rows = None if edge_attr is None else edge_attr[kept.senders % max(edges.num_edges, 1)]

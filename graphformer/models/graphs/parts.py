@@ -101,7 +101,12 @@ class Block(nn.Module):
     Where ``prior`` is true the refined graph biases the scores: ``prior_h * r_e``, with a strength
     for each head that starts at 1. With ``initial_residual`` h is mixed first with what the level's
     first block was given.
+
+    Attributes:
+        later_read: whether a block of the level reads what the first one's heads send.
     """
+
+    later_read: bool = False
 
     def __init__(
         self,
@@ -146,13 +151,14 @@ class Block(nn.Module):
         start: Tensor | None = None,
         first: Tensor | None = None,
         typed: Sequence[TypedEdges] = (),
-    ) -> tuple[Tensor, AttentionGraph, Refined, Tensor]:
+    ) -> tuple[Tensor, AttentionGraph, Refined, Tensor | None]:
         """Nodes ``[N, hidden]``, candidates and their features, the last refined graph's weights
         ``[E]`` on them, which are given, the last layer's graph, what the level's first block was
         given and what its heads sent, and the relations' edges.
 
         Returns:
-            Nodes, the heads' graph, the refined graph, and what the heads sent ``[1, H, N, d]``.
+            Nodes, the heads' graph, the refined graph, and what the heads sent ``[1, H, N, d]``,
+            None where no later block reads it.
         """
         if self.initial_residual is not None and start is not None:
             h = self.initial_residual(h, start)
@@ -167,13 +173,15 @@ class Block(nn.Module):
         attended, graph, kept, sent = self.conv.attend(
             x, x, edges, features, bias, given, previous=previous, typed=typed, first=first
         )
+        later = sent if self.later_read else None
+        del sent  # not held over the feed-forward for nothing
         h = h + F.dropout(attended, self.dropout, self.training)
         x, forward = self.feed_forward_norm(h), self.feed_forward
         if forward.reads_graph:
             h = h + forward(x, EdgeMessages(graph, self.conv.heads, self.conv.backend))
         else:
             h = h + forward(x)
-        return h, graph, self.merge(edges, kept), sent
+        return h, graph, self.merge(edges, kept), later
 
 
 # ---------------------------------------------------------------------- between levels

@@ -65,4 +65,8 @@ def stack(
         if settings["edge_update"] and i < last:
             edges = [EdgeUpdate(hidden_size, edge_widths[1], dropout) for _ in blocks]
         layers.append(Layer(blocks, hidden_size, edges))
+    for level in zip(*(layer.blocks for layer in layers), strict=True):
+        read = any(block.conv.features.reads_first for block in level)
+        for block in level:
+            block.later_read = read
     return layers
