@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.paper.experiments import EXPERIMENTS
-from benchmarks.paper.recipes import EXTRAS, OPERATORS
+from benchmarks.paper.recipes import EXTRAS, OPERATORS, RECIPE
 from benchmarks.paper.statistics import FEW, MANY
 
 
@@ -307,6 +307,24 @@ _CLAIMS = (
                 "test",
                 MANY,
             ),
+        )
+    ),
+    *(
+        Claim(
+            f"recipe-{name}",
+            "recipes",
+            "GIN with edges from the tokens before is ahead of plain attention, at equal "
+            f"parameters and at equal time, on {where}",
+            experiment,
+            tuple(Contrast(f"gin+{RECIPE}", base, "test", -1) for base in ("sum", "sum-longer")),
+            figure="effects",
+            more=("gin", f"sum+{RECIPE}"),
+            seeds=MANY,
+        )
+        for name, where, experiment in (
+            ("proteins", "proteins", "proteins"),
+            ("plays", "plays", "recipes-tinyshakespeare"),
+            ("arithmetic", "arithmetic problems", "recipes-gsm8k"),
         )
     ),
     Claim(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.paper.recipes import recipe_rows
+from benchmarks.paper.recipes import LONGER, OPERATORS, RECIPE, recipe_row, recipe_rows
 from benchmarks.paper.settings import Experiment, Row, Scale
 
 
@@ -44,6 +44,8 @@ PROTEIN_ROWS = {
     "gin-60": Row("GIN with 60 % of the parameters", gin(), share=0.6),
     "pna": Row("PNA, edges above 0.1", PNA),
     "pna-no-sharpening": Row("PNA without sharpening", {**PNA, "sharpening": False}),
+    "sum-longer": LONGER,
+    **{f"{operator}+{RECIPE}": recipe_row(RECIPE, operator) for operator in OPERATORS},
 }
 
 PROTEINS = Scale(
@@ -153,6 +155,7 @@ EXPERIMENTS = {
             "proteins",
             PROTEIN_ROWS,
             {"full": PROTEINS, "small": SMALL_PROTEINS, "quick": QUICK_PROTEINS},
+            rates_of_rows=True,
         ),
         _of_text(
             "screening", "recipes, screened on tinyshakespeare", "tinyshakespeare", recipe_rows()
@@ -162,7 +165,7 @@ EXPERIMENTS = {
                 f"recipes-{source}",
                 f"recipes on {source}",
                 source,
-                recipe_rows(),
+                {**recipe_rows(), "sum-longer": LONGER},
                 rates_of_rows=True,
             )
             for source in ("tinyshakespeare", "gsm8k")

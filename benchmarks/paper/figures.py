@@ -125,7 +125,7 @@ def effects(claim: Claim, folder: Path, scale: str, figure: Figure) -> None:
     """Each comparison with its interval."""
     found = verdicts.judge(claim, lambda name: values_of(name, folder, scale))
     found = [one for one in found if one.effect is not None][::-1]
-    figure.set_size_inches(7.5, 1.2 + 0.28 * len(found))
+    figure.set_size_inches(7.5, 1.2 + 0.32 * len(found))
     axes = figure.subplots()
     for place, one in enumerate(found):
         effect = one.effect
@@ -136,6 +136,9 @@ def effects(claim: Claim, folder: Path, scale: str, figure: Figure) -> None:
         axes.plot(effect.mean, place, "o", color=colour, markersize=5)
     axes.axvline(0, color="#333333", linewidth=0.8)
     names = [title(one.contrast.row, claim.experiment) for one in found]
+    if len(set(names)) < len(names):  # one row against several
+        bases = [title(str(one.contrast.base), claim.experiment) for one in found]
+        names = [f"{name}\nminus {base}" for name, base in zip(names, bases, strict=True)]
     axes.set_yticks(range(len(found)), names, fontsize=7)
     less = ", beyond plain attention's gain" if found and found[0].contrast.less else ""
     axes.set_xlabel(f"nats{less} (left is better; grey: undecided)", fontsize=8)

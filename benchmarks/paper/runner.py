@@ -43,7 +43,7 @@ class Runner:
     def settings(self, name: str) -> dict[str, Any]:
         """Everything that decides a run but its rate and seeds."""
         row: Row = self.experiment.rows[name]
-        scale = {key: value for key, value in asdict(self.scale).items() if key != "grid"}
+        scale = {key: v for key, v in asdict(row.trained(self.scale)).items() if key != "grid"}
         plain = {
             "config": plain_config(self.configs[name]),
             "share": row.share,
@@ -61,7 +61,8 @@ class Runner:
         if found is None:
             began = time.perf_counter()
             row = self.experiment.rows[name]
-            result = train.run(self.configs[name], self.texts, self.scale, rate, seeds, row.start)
+            scale = row.trained(self.scale)
+            result = train.run(self.configs[name], self.texts, scale, rate, seeds, row.start)
             result["seconds"] = round(time.perf_counter() - began, 1)
             self.store.add(name, settings, rate, seeds, result)
             found = self.store.find(settings, rate, seeds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks import report
@@ -58,6 +58,8 @@ class Row:
         share: of the parameters of the standard transformer; 1 but where fewer are the question.
         start: how initial weights are changed, a name of :data:`benchmarks.paper.starts.STARTS`.
         rate_of: the row whose learning rate it takes; None: its own.
+        longer: how many times the scale's rounds it is trained for; more than 1 only where a row
+            is to have the time of a slower one.
     """
 
     what: str
@@ -65,10 +67,15 @@ class Row:
     share: float = 1.0
     start: str | None = None
     rate_of: str | None = None
+    longer: float = 1.0
 
     def fields(self, scale: Scale) -> dict[str, Any]:
         """Fields of the config at this scale."""
         return dict(self.config(scale) if callable(self.config) else self.config)
+
+    def trained(self, scale: Scale) -> Scale:
+        """The scale with this row's rounds."""
+        return replace(scale, rounds=round(scale.rounds * self.longer))
 
 
 @dataclass(frozen=True)
