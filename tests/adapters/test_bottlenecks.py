@@ -336,6 +336,28 @@ def test_a_cache_of_fixed_length_gives_the_same_text(relations) -> None:
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
+STATIC = {"cache_implementation": "static", "disable_compile": True}
+
+
+def test_a_cache_of_fixed_length_in_a_model_with_windows_in_some_layers() -> None:
+    """There ``generate`` gives a mask for each kind of layer in the place of one."""
+    model, ids = shake(adapted("gemma3_text")), tokens(2, 9)
+    inputs = {"input_ids": ids, "attention_mask": left_padding(ids), **GENERATE}
+    assert torch.equal(model.generate(**inputs, **STATIC), model.generate(**inputs))
+
+
+def test_a_cache_of_fixed_length_that_forgets_what_relations_reach_is_refused() -> None:
+    model, ids = shake(adapted("mistral")), tokens(2, 9)
+    for mask in (left_padding(ids), torch.ones_like(ids)):
+        with pytest.raises(NotImplementedError, match=r"5 tokens of a sliding.*cache_implementati"):
+            model.generate(input_ids=ids, attention_mask=mask, **GENERATE, **STATIC)
+    base = make("mistral")
+    base.config.sliding_window = 18  # as many as the text will have
+    model = shake(adapted("mistral", base))
+    inputs = {"input_ids": ids, "attention_mask": left_padding(ids), **GENERATE}
+    assert torch.equal(model.generate(**inputs, **STATIC), model.generate(**inputs))
+
+
 def test_packed_texts_and_masks_of_pairs_keep_texts_apart() -> None:
     model, a, b = shake(adapted("llama")), tokens(1, 5), tokens(1, 7)
     both, at = torch.cat((a, b), 1), torch.cat((torch.arange(5), torch.arange(7)))[None]

@@ -350,3 +350,28 @@ def test_new_tokens_after_a_cache_are_the_last_rows_and_a_short_mask_is_refused(
         gf.inspect.graphs(
             model, input_ids=ids[:, :7], attention_mask=mask, past_key_values=fixed, use_cache=True
         )
+
+
+def test_a_cache_that_has_let_go_of_tokens_is_refused():
+    """Its senders would be called 0, 1, ... and be others."""
+    import transformers
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes = {"vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 4}
+    model, ids = MistralForCausalLM(MistralConfig(**sizes, **heads)).eval(), ids_of()
+    for cache in (
+        transformers.DynamicCache(config=model.config),
+        transformers.StaticCache(config=model.config, max_cache_len=20),
+    ):
+        with torch.no_grad():
+            model(input_ids=ids[:, :7], past_key_values=cache)
+        with pytest.raises(ValueError, match=r"past_key_values has let go.*DynamicCache\(\)"):
+            gf.inspect.graphs(model, input_ids=ids[:, 7:], past_key_values=cache)
+    whole = gf.inspect.graphs(model, input_ids=ids, sparsify=None)
+    cache = transformers.DynamicCache()
+    with torch.no_grad():
+        model(input_ids=ids[:, :7], past_key_values=cache)
+    graphs = gf.inspect.graphs(model, input_ids=ids[:, 7:], past_key_values=cache, sparsify=None)
+    for a, b in zip(whole, graphs, strict=True):
+        torch.testing.assert_close(b.to_dense(), a.to_dense()[:, :, 7:])

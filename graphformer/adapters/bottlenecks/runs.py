@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.cache_utils import StaticSlidingWindowLayer
 from transformers.masking_utils import find_packed_sequence_indices
 
 from graphformer.attention.candidates import Packed
@@ -176,7 +177,7 @@ class Run:
     def tokens(self) -> Tokens:
         """Which token sees which, without their ids."""
         batch, new = self.size
-        mask = self.named.get("attention_mask")
+        mask = self._mask()
         packed = None
         at = self.named.get("position_ids")
         if mask is None and self.cache is None and isinstance(at, Tensor) and at.ndim == 2:
@@ -190,6 +191,30 @@ class Run:
         sizes = (batch, new, self.past + new)
         rule = None if packed is None else Packed(packed)
         return Tokens.read(sizes, device, None, mask, rule)
+
+    def _mask(self) -> Any:
+        """``attention_mask``; of the masks by kind of layer that ``generate`` makes for a static
+        cache, the one without windows, for relations reach beyond those.
+        """
+        mask = self.named.get("attention_mask")
+        if isinstance(mask, Mapping) and "full_attention" in mask:
+            return mask["full_attention"]
+        windows = [
+            layer.max_cache_len
+            for layer in getattr(self.cache, "layers", ())
+            if isinstance(layer, StaticSlidingWindowLayer)
+        ]
+        if windows and (isinstance(mask, Mapping) or getattr(mask, "ndim", 2) == 4):
+            total = self.past + self.size[1]
+            if total > min(windows):
+                raise NotImplementedError(
+                    f"a static cache keeps {min(windows)} tokens of a sliding window, and its "
+                    f"attention_mask those alone: relations of an adapter reach all {total}. "
+                    "Generate with cache_implementation='dynamic', or with use_cache=False"
+                )
+            if isinstance(mask, Mapping):
+                return next(iter(mask.values()))
+        return mask
 
     @functools.cached_property
     def ids(self) -> Tensor:

@@ -154,6 +154,8 @@ class _Sides:
         reads_another = "encoder_hidden_states" in parameters_of(model)
         self.alone = "encoder" if one_stack and not reads_another else "tokens"
         self.image = isinstance(given.get("pixel_values"), Tensor)
+        length = getattr(given.get("past_key_values"), "get_seq_length", None)
+        self.past = None if length is None else int(length())
         self.counts: dict[str, tuple[int, int, torch.device]] = {}
         self.ran: set[str] = set()
 
@@ -186,12 +188,20 @@ class _Sides:
 
         Raises:
             UnsupportedModel: a layer folds windows into sequences, or pools its tokens.
+            ValueError: a cache has let go of tokens, so that senders are not the first ones.
         """
         if not call.cross:
             self.ran.add(self.of(call)[0])
         batch, _, num_receivers, _ = call.attention.query.shape
         num_senders = call.attention.key.shape[2]
         receivers, senders = self.of(call)
+        if self.past is not None and not call.cross and num_senders < self.past + num_receivers:
+            raise ValueError(
+                f"past_key_values has let go of tokens: {call.name} sees {num_senders} of "
+                f"{self.past + num_receivers}, as caches of sliding windows keep the last ones, "
+                "and its senders would be numbered from another token. Fill and give "
+                "past_key_values=DynamicCache(), without config, which keeps all"
+            )
         if not call.cross:  # keys of a cache count too
             num_receivers = max(num_receivers, num_senders)
         for side, count in ((receivers, num_receivers), (senders, num_senders)):
@@ -201,6 +211,7 @@ class _Sides:
                     f"the attention of {title(self.model)} cannot be read as graphs over one "
                     f"sequence: {call.name} has {batch} sequences of {count} {side}, another layer "
                     f"{known[0]} of {known[1]} (windows, or pooled tokens)"
+                    + "; past_key_values=DynamicCache() keeps the same for all" * bool(self.past)
                 )
 
     def keep(self, side: str, count: int) -> Tensor:
