@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
 from graphformer.attention.executors.running import RunningSums
 from graphformer.attention.scores import Score
@@ -98,6 +99,18 @@ def let_hold_sums(cache: Cache | None, attentions: Sequence[Any]) -> None:
             cache.layers[index] = RunningLayer()
 
 
+def make_room(layer: Any, k: Tensor, own: Tensor) -> None:
+    """In a layer of fixed length, for features of more heads than keys have: slices of the hidden
+    states beside grouped keys. transformers makes room for as many as keys.
+    """
+    if not isinstance(layer, StaticLayer) or layer.is_initialized:
+        return
+    layer.lazy_initialization(k, own)
+    layer.values = own.new_zeros(*own.shape[:2], layer.max_cache_len, own.shape[3])
+    if not torch.compiler.is_compiling():
+        torch._dynamo.mark_static_address(layer.values)
+
+
 class CachedCall:
     """One call of a layer on tokens with a cache.
 
@@ -139,6 +152,9 @@ class CachedCall:
             self._updated(k, own)
 
     def _updated(self, k: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        layers = getattr(self.cache, "layers", ())
+        if self.index < len(layers) and k.shape[1] != own.shape[1]:
+            make_room(layers[self.index], k, own)
         filled = self.cache.get_seq_length(self.index) + k.shape[2]
         k, features = self.cache.update(k, own, self.index)
         if k.shape[2] != filled:  # a static cache hands out its empty places too

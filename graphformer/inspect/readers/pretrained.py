@@ -207,11 +207,11 @@ class _Sides:
         for side, count in ((receivers, num_receivers), (senders, num_senders)):
             known = self.counts.setdefault(side, (batch, count, call.attention.query.device))
             if known[0] != batch or (known[1] != count and not (call.cross and side == receivers)):
+                grows = "; past_key_values=DynamicCache() keeps the same for all"
                 raise UnsupportedModel(
                     f"the attention of {title(self.model)} cannot be read as graphs over one "
                     f"sequence: {call.name} has {batch} sequences of {count} {side}, another layer "
-                    f"{known[0]} of {known[1]} (windows, or pooled tokens)"
-                    + "; past_key_values=DynamicCache() keeps the same for all" * bool(self.past)
+                    f"{known[0]} of {known[1]} (windows, or pooled tokens){grows * bool(self.past)}"
                 )
 
     def keep(self, side: str, count: int) -> Tensor:

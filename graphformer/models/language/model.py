@@ -283,10 +283,11 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
         self.generation_config.top_k = GenerationConfig().top_k
 
     def _get_static_cache_init_shape(self) -> Any:
-        """None where layers have different numbers of heads: a static cache then takes the sizes of
-        each layer from its first keys.
+        """None where layers have different numbers of heads, or may have more features than keys:
+        a static cache then takes the sizes of each layer from its first keys.
         """
-        if not isinstance(self.config.num_key_value_heads, int):
+        heads = self.config.num_key_value_heads
+        if not isinstance(heads, int) or heads != self.config.num_attention_heads:
             return None
         return super()._get_static_cache_init_shape()  # type: ignore[misc]
 

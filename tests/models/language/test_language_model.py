@@ -486,18 +486,18 @@ def after(model: nn.Module, prompt: Tensor, token: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "kind", ["gin", "sum threshold", "mixed threshold", "pna grouped threshold"]
+    "kind",
+    ["gin", "sum threshold", "mixed threshold", "pna grouped threshold", "mixed grouped top-k"],
 )
 def test_a_static_cache_gives_the_same_text(kind: str) -> None:
-    """GIN without a value projection has node features of every head: a static cache cannot hold
-    them beside fewer key heads.
-    """
+    """GIN without a value projection has node features of every head beside fewer key heads."""
     model = make(kind, pad_token_id=0)
     keep = (torch.arange(5) >= torch.tensor([[0], [3]])).long()
     ids = torch.where(keep.bool(), IDS[:, :5].clamp(min=1), 0)
     options = {"attention_mask": keep, "max_new_tokens": 7, "do_sample": False}
-    got = model.generate(ids, cache_implementation="static", **options)
-    assert got.tolist() == model.generate(ids, **options).tolist()
+    for how in ({}, {"prefill_chunk_size": 2}):
+        got = model.generate(ids, cache_implementation="static", **how, **options)
+        assert got.tolist() == model.generate(ids, **options).tolist()
     cache = StaticCache(config=model.config, max_cache_len=19)
     parts = [model(part, past_key_values=cache).logits for part in IDS.split((4, 1, 6), dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), model(IDS).logits, atol=1e-5, rtol=1e-5)
