@@ -280,8 +280,9 @@ class AttentionConv(EdgeAttention):
                 f"edge_bias is added to scores, and score={self.score_slot.name!r} takes its "
                 "logits as they are: leave it out"
             )
+        channels = conv_inputs.widths(self.channels, self.v_proj, self.self_proj)
         graph, x_src, x_dst, num_senders, num_receivers = conv_inputs.graph_and_nodes(
-            x, edge_index, batch, size, self.channels, self.flow
+            x, edge_index, batch, size, channels, self.flow
         )
         batches = x_src.shape[0] if x_src.ndim == 3 else None
         edge_attr, edge_weight = conv_inputs.stored_values(

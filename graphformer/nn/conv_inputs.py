@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from graphformer.finite import readable
 from graphformer.nn.edge_list import check_ends
@@ -65,7 +66,26 @@ def node_features(
             "x must be two tensors [nodes, channels] or two [B, nodes, channels], got "
             f"{list(x_src.shape)}, {list(x_dst.shape)}"
         )
+    if isinstance(in_channels, int) and x_dst is not None and x_src.shape[-1] != x_dst.shape[-1]:
+        raise ValueError(
+            f"in_channels={in_channels}: senders and receivers share their maps, and x has "
+            f"{x_src.shape[-1]} channels of senders, {x_dst.shape[-1]} of receivers; construct the "
+            "layer with a pair, in_channels=(-1, -1)"
+        )
     return x_src, x_dst
+
+
+def widths(
+    channels: int | tuple[int, int], of_senders: nn.Linear, of_receivers: nn.Linear | None
+) -> int | tuple[int, int]:
+    """``channels`` with what the first call has decided in the place of -1."""
+    if channels != -1 and not (isinstance(channels, tuple) and -1 in channels):
+        return channels
+    senders, receivers = (
+        -1 if one is None or is_lazy(one.weight) else one.weight.shape[1]
+        for one in (of_senders, of_receivers)
+    )
+    return senders if isinstance(channels, int) else (senders, receivers)
 
 
 def graph_and_nodes(

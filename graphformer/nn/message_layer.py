@@ -5,6 +5,8 @@ for them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from inspect import Parameter
 from typing import Any, NoReturn
 
 import torch
@@ -23,6 +25,11 @@ from graphformer.nn.messages import reduce_messages
 
 OVERRIDABLE = ("message", "aggregate", "update", "edge_update", "explain_message")
 """Methods of PyG's that a subclass may replace."""
+
+
+def _flat(hook: Callable[..., Tensor], module: nn.Module, inputs: Any, messages: Tensor) -> Tensor:
+    """A hook of PyG's on messages without an axis for heads."""
+    return hook(module, inputs, messages.flatten(1)).view_as(messages)
 
 
 class MessageLayer(MessagePassing):
@@ -80,6 +87,26 @@ class MessageLayer(MessagePassing):
     def summed(self) -> tuple[str, ...]:
         """The operator's reductions; a degree is none."""
         return summed(self.operator.reductions)
+
+    def _collect(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What PyG hands to ``message`` and the others, which is a class where there is nothing."""
+        found: dict[str, Any] = super()._collect(*args, **kwargs)
+        missing = sorted(name for name, value in found.items() if value is Parameter.empty)
+        if missing:
+            raise ValueError(
+                f"a message, or an explain_message, asks for {', '.join(missing)}, and messages of "
+                f"{type(self).__name__} have value_j [E, heads, channels], edge_attr and alpha: "
+                "take those. GraphMaskExplainer reads x_i and x_j; GNNExplainer does not"
+            )
+        return found
+
+    def register_message_forward_hook(self, hook: Callable[..., Any]) -> Any:
+        """As PyG's. Weights that ``to_hetero_with_bases`` has for types of edges get messages
+        ``[E, channels]``; it would take heads for edges.
+        """
+        place = "torch_geometric.nn.to_hetero_with_bases_transformer"
+        bases = getattr(hook, "__module__", None) == place
+        return super().register_message_forward_hook(partial(_flat, hook) if bases else hook)
 
     def message(self, value_j: Tensor, edge_attr: OptTensor, alpha: Tensor) -> Tensor:
         """See the class."""

@@ -434,6 +434,16 @@ def test_lazy_widths(in_channels):
     assert conv(x, edge_index(graph), graph.edge_attr).shape == (NODES, OUT)
     assert conv.q_proj.in_features == (IN if in_channels == -1 else 5)
     conv.reset_parameters()
+    other = torch.randn(NODES, IN + 4)  # the first call has decided
+    name = r"x" if in_channels == -1 else r"x\[0\] \(senders\)"
+    with pytest.raises(ValueError, match=rf"^{name} must be \[nodes, {IN}\], got shape"):
+        conv(other if in_channels == -1 else (other, x[1]), edge_index(graph), graph.edge_attr)
+
+
+def test_one_lazy_width_for_two():
+    graph = a_graph()
+    with pytest.raises(ValueError, match=r"share their maps.* in_channels=\(-1, -1\)"):
+        GINAttentionConv(-1, OUT)((graph.x, torch.randn(NODES, 5)), edge_index(graph))
 
 
 def test_sequential_with_batch_norm():

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from torch_geometric.data import Data
 from torch_geometric.explain import AttentionExplainer, Explainer, GNNExplainer, PGExplainer
 from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
-from torch_geometric.nn import HeteroConv, TransformerConv, to_hetero
+from torch_geometric.nn import HeteroConv, TransformerConv, to_hetero, to_hetero_with_bases
 
 import graphformer as gf
 from graphformer.nn import GINAttentionConv, SumAttentionConv
@@ -400,7 +400,55 @@ def test_to_hetero_is_a_layer_for_every_type_of_edge():
         assert_close(out[name], value)
 
 
+class OneLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = GINAttentionConv(11, 6, 2)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.conv(x, edge_index)
+
+
+def test_to_hetero_with_bases_weighs_messages_by_the_type_of_their_edge():
+    types = [("a", "to", "b"), ("b", "back", "a")]
+    x = {"a": torch.randn(7, 3), "b": torch.randn(5, 4)}
+    edges = {types[0]: torch.stack((torch.randint(7, (13,)), torch.randint(5, (13,))))}
+    edges[types[1]] = edges[types[0]].flip(0)
+    model = to_hetero_with_bases(OneLayer(), (["a", "b"], types), 3, in_channels={"x": 11})
+    out = model(x, edges)  # makes the maps of x
+    (align,) = (one for one in model.modules() if type(one).__name__ == "LinearAlign")
+    nodes = torch.cat(tuple(align(x).values()))
+    one = edges[types[0]] + torch.tensor([[0], [7]])
+    index = torch.cat((one, one.flip(0)), 1)
+    total = torch.zeros(12, 6)
+    for conv in model.conv.convs:
+        plain = GINAttentionConv(11, 6, 2)
+        plain.load_state_dict(conv.state_dict(), strict=False)
+        total = total + plain(nodes, index, edge_weight=conv.edge_type_weight.repeat_interleave(13))
+    assert_close(torch.cat((out["a"], out["b"])), total)
+
+
 # ---------------------------------------------------------------- what is refused
+
+
+class Mine(GINAttentionConv):
+    def message(self, x_j: Tensor) -> Tensor:
+        return x_j
+
+
+def explain_message(self, out: Tensor, x_i: Tensor, x_j: Tensor) -> Tensor:
+    """As GraphMaskExplainer sets it."""
+    return out
+
+
+def test_messages_that_these_layers_have_not_got():
+    graph, conv, mine = a_graph(), made("gin"), Mine(IN, OUT)
+    conv.explain_message = explain_message.__get__(conv)
+    conv.explain = True
+    with pytest.raises(ValueError, match=r"asks for x_i, x_j, .*have value_j .*GNNExplainer"):
+        conv(graph.x, edge_index(graph), graph.edge_attr)
+    with pytest.raises(ValueError, match=r"asks for x_j, and messages of Mine have value_j"):
+        mine(graph.x, edge_index(graph))
 
 
 def test_masks_that_do_not_fit():
