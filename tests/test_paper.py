@@ -78,6 +78,24 @@ def test_a_margin_is_how_much_worse_is_still_as_good():
     assert statistics.outcome(worse, -1, margin=0.005) == 0
 
 
+def test_few_seeds_are_enough_where_that_was_fixed_and_students_interval_says_so():
+    near = statistics.paired([0.003, 0.0044, 0.004])
+    assert near.reach == pytest.approx(4.30265 * np.std([30, 44, 40], ddof=1) / 3**0.5 / 1e4)
+    assert statistics.outcome(near, -1, margin=0.01) == 0
+    assert statistics.outcome(near, -1, margin=0.01, seeds=3) == 1
+    # the resampled interval ends at 0.0093, Student's at 0.013
+    wide = statistics.paired([0.001, 0.0093, 0.005])
+    assert wide.high < 0.01 < wide.mean + wide.reach
+    assert statistics.outcome(wide, -1, margin=0.01, seeds=3) == 0
+
+
+def test_a_longer_row_is_trained_for_more_rounds():
+    scale = EXPERIMENTS["recipes-gsm8k"].scales["small"]
+    rows = EXPERIMENTS["recipes-gsm8k"].rows
+    assert (scale.rounds, rows["sum-longer"].trained(scale).rounds) == (4, 7)
+    assert rows["sum"].trained(scale) == scale
+
+
 def test_variances_of_draws_and_orders():
     draws, orders = np.array([0.0, 3.0, 6.0]), np.array([0.0, 1.0, -1.0])
     found = statistics.variances(10 + draws[:, None] + orders)

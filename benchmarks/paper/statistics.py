@@ -28,6 +28,7 @@ class Effect:
         p: of the paired t test, two-sided; ``holm`` the same corrected for all comparisons that
             were made together.
         wilcoxon: of the signed-rank test, which cannot be below ``2 / 2**n``: of five pairs 0.0625.
+        reach: half of Student's 95 % interval of the mean, which holds for few seeds too.
     """
 
     mean: float
@@ -37,6 +38,7 @@ class Effect:
     p: float
     wilcoxon: float
     holm: float
+    reach: float = math.nan
 
     @property
     def wanted(self) -> int:
@@ -83,7 +85,11 @@ def paired(differences: Sequence[float]) -> Effect:
         else:
             p = float(stats.ttest_1samp(found, 0.0).pvalue)
         wilcoxon = float(stats.wilcoxon(found).pvalue) if found.any() else 1.0
-    return Effect(float(found.mean()), low, high, len(found), p, wilcoxon, p)
+    reach = math.nan
+    if len(found) > 1:
+        spread = float(found.std(ddof=1)) / math.sqrt(len(found))
+        reach = spread * float(stats.t.ppf((1 + LEVEL) / 2, len(found) - 1))
+    return Effect(float(found.mean()), low, high, len(found), p, wilcoxon, p, reach)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -104,23 +110,29 @@ def together(effects: Sequence[Effect]) -> list[Effect]:
     return [replace(one, holm=p) for one, p in zip(effects, corrected, strict=True)]
 
 
-def outcome(effect: Effect, sign: int, margin: float = 0.0) -> int:
+def outcome(effect: Effect, sign: int, margin: float = 0.0, seeds: int | None = None) -> int:
     """Whether an effect is decided: 1 as claimed, -1 the other way, 0 undecided.
 
     It is decided where there are enough seeds, the interval leaves out the border, and, with no
-    margin, the corrected t test is below 0.05 as well.
+    margin, the corrected t test is below 0.05 as well. Where fewer than :data:`FEW` are enough,
+    Student's interval must leave it out too: resampling says little of so few.
 
     Args:
         sign: -1 where ``row - base`` is claimed to be below 0, 1 above.
         margin: how much worse may still be called as good: the border is 0 moved by so much against
             the claim.
+        seeds: how many are enough, see :class:`benchmarks.paper.claims.Contrast`.
     """
-    if effect.seeds < effect.wanted or math.isnan(effect.low):
+    if effect.seeds < (seeds or effect.wanted) or math.isnan(effect.low):
         return 0
     border = -sign * margin
     if margin == 0 and not effect.holm < 1 - LEVEL:
         return 0
-    near, far = (effect.low, effect.high) if sign > 0 else (-effect.high, -effect.low)
+    low, high = effect.low, effect.high
+    if effect.seeds < FEW:
+        low = min(low, effect.mean - effect.reach)
+        high = max(high, effect.mean + effect.reach)
+    near, far = (low, high) if sign > 0 else (-high, -low)
     border = border if sign > 0 else -border
     return 1 if near > border else (-1 if far < border else 0)
 

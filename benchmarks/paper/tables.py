@@ -91,10 +91,10 @@ def of_contrasts(claim: Claim, found: list[Found]) -> str:
             what += f" minus {title(contrast.base, experiment)}"
         tail = ["0", "-", "-", verdicts.NOT_MEASURED]
         if isinstance(effect, Effect):
-            short = effect.wanted - effect.seeds
+            wanted = contrast.seeds or effect.wanted
             state = words[one.outcome]
-            if short > 0:
-                state = f"{verdicts.UNDECIDED}: {effect.wanted} seeds are wanted"
+            if effect.seeds < wanted:
+                state = f"{verdicts.UNDECIDED}: {wanted} seeds are wanted"
             tail = [str(effect.seeds), p_value(effect.holm), p_value(effect.wilcoxon), state]
         if contrast.experiment:
             what += f" ({contrast.experiment.removeprefix('finetune-')})"

@@ -68,7 +68,7 @@ def judge(claim: Claim, values_of: Callable[[str], Values]) -> list[Found]:
         if contrast.relative:
             mean = sum(base) / len(base)
             percent = tuple(100 * one / abs(mean) for one in (effect.mean, effect.low, effect.high))
-        outcome = statistics.outcome(effect, contrast.sign, contrast.margin)
+        outcome = statistics.outcome(effect, contrast.sign, contrast.margin, contrast.seeds)
         found.append(Found(contrast, effect, percent, outcome))
     return found
 
