@@ -121,6 +121,7 @@ class EdgeAttention(Shell, MessageLayer):
         )
         dropout = self.dropout if self.training else 0.0
         if messages:
+            self._refuse_edges()
             assert given is not None
             kept, reduced = self._propagated(values[0], kept, edges, edge_attr, given, dropout)
             graph = ends.with_weight(kept.weight)
@@ -217,6 +218,14 @@ class EdgeAttention(Shell, MessageLayer):
                 "them: explain a model without relations"
             )
         return out + self.relations.on_edges(values, typed, out.shape[2])
+
+    def _refuse_edges(self) -> None:
+        if self.operator.reads_edges:
+            raise ValueError(
+                f"operator={self.operator.name!r} reads edges one by one, and no messages are made "
+                "that an explainer, a hook of messages or a message of your own could act on: take "
+                "them away, or an operator as 'gin', 'pna' or 'sum'"
+            )
 
     def _reset_edge_message(self) -> None:
         if self.edge_message is not None and not is_lazy(self.edge_message):

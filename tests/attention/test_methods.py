@@ -291,6 +291,8 @@ def test_sizes_reach_values_inside_others_and_trained_ones_keep_what_they_learne
 def test_what_a_value_would_not_read_is_refused():
     with pytest.raises(ValueError, match="has a scale of its own: leave it out"):
         gf.nn.GINAttentionConv(5, 12, 4, score="gatv2", sharpening=2.0)
+    with pytest.raises(TypeError, match=r"curve must be one of .* got Threshold.*is keep="):
+        gf.attention.Reweigh(gf.Threshold(0.1))
     with pytest.raises(ValueError, match="leave its then out"):
         gf.attention.Reweigh("relu", keep=gf.attention.NormalizeWeights(2, then=gf.TopK(1)))
 

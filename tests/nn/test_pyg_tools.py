@@ -431,6 +431,33 @@ def test_to_hetero_with_bases_weighs_messages_by_the_type_of_their_edge():
 # ---------------------------------------------------------------- what is refused
 
 
+@pytest.mark.parametrize("operator", ["multi_hop", "rounds", "merged_heads", "sinc", "gine"])
+def test_operators_that_make_no_messages(operator: str):
+    head = gf.Head(operator=operator)
+    edge_dim = EDGE_DIM if operator == "gine" else None
+    conv, graph = gf.nn.AttentionConv(head.operator, IN, OUT, HEADS, edge_dim), a_graph()
+    inputs = (graph.x, edge_index(graph), None if edge_dim is None else graph.edge_attr)
+    assert conv(*inputs).shape == (NODES, OUT)
+    set_masks(conv, torch.rand(EDGES), edge_index(graph))
+    with pytest.raises(ValueError, match=rf"operator='{operator}' reads edges one by one.*explain"):
+        conv(*inputs)
+    clear_masks(conv)
+    conv.register_message_forward_hook(lambda module, inputs, out: out)
+    with pytest.raises(ValueError, match=r"no messages are made that .*a hook of messages"):
+        conv(*inputs)
+
+
+@pytest.mark.parametrize("feed_forward", ["halfway", "multi_hop", "multi_aggregate"])
+def test_feed_forwards_that_send_messages_beside_attention(feed_forward: str):
+    net = gf.GraphTransformer(IN, EDGE_DIM, 16, 2, 4, feed_forward=feed_forward).double()
+    graph = a_graph(dtype=torch.float64)
+    data = Data(x=graph.x, edge_index=edge_index(graph), edge_attr=graph.edge_attr)
+    assert net(data).prediction.isfinite().all()
+    set_masks(net, torch.rand(EDGES), data.edge_index)
+    with pytest.raises(ValueError, match=r"an explainer masks .*feed_forward='gated'"):
+        net(data)
+
+
 class Mine(GINAttentionConv):
     def message(self, x_j: Tensor) -> Tensor:
         return x_j

@@ -84,6 +84,11 @@ class Reweigh(nn.Module, Sparsifier, name="reweigh"):
         super().__init__()
         if isinstance(curve, str):
             require_known("curve", curve, CURVES)
+        elif not callable(curve):
+            raise TypeError(
+                f"curve must be one of {', '.join(CURVES)} or a function of the weights, got "
+                f"{curve!r}; what is cut before it is keep="
+            )
         reads = ("tau", "trainable", *CURVES[curve].reads) if isinstance(curve, str) else ()
         given = {"tau": tau, "beta": beta, "scale": scale, "trainable": trainable or None}
         given |= {"straight_through": None if straight_through else False}

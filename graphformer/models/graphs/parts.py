@@ -178,6 +178,11 @@ class Block(nn.Module):
         h = h + F.dropout(attended, self.dropout, self.training)
         x, forward = self.feed_forward_norm(h), self.feed_forward
         if forward.reads_graph:
+            if self.conv.explain:
+                raise ValueError(
+                    "an explainer masks the messages of attention, and those of this feed-forward "
+                    "pass over the graph beside them: explain a model with feed_forward='gated'"
+                )
             h = h + forward(x, EdgeMessages(graph, self.conv.heads, self.conv.backend))
         else:
             h = h + forward(x)
