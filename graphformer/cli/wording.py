@@ -51,4 +51,5 @@ def in_options(text: str, spelled: Mapping[str, str]) -> str:
         if "_" not in name:
             word = rf"^{name}(?=(?: must| names| is| was|:|=))|{word}(?==)"
         text = re.sub(word, option, text)
+        text = re.sub(rf"{option}=None(?!\w)", f"no {option}", text)
     return text

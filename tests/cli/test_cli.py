@@ -354,6 +354,9 @@ def test_errors_name_options_of_their_own_command_only():
     from graphformer.cli.wording import in_options
 
     assert in_options("path: gone", {"file": "--file"}) == "--file: gone"
+    assert in_options("give a folder, or root=None.", {"cache": "--cache"}).endswith(
+        "or no --cache."
+    )
     assert in_options("path: gone", {"dataset": "--dataset"}) == "path: gone"
 
 

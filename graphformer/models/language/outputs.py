@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from graphformer.graph import AttentionGraph
@@ -19,7 +19,15 @@ def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
         raise ValueError(
             "give exactly one of cache and past_key_values: they are two names of one argument"
         )
-    return past_key_values if cache is None else cache
+    given = past_key_values if cache is None else cache
+    if given is not None and (
+        isinstance(given, EncoderDecoderCache) or not hasattr(given, "get_seq_length")
+    ):
+        raise TypeError(
+            "past_key_values (or cache) must be a transformers cache of one stack of layers, as "
+            f"DynamicCache() or StaticCache(...), got {type(given).__name__}"
+        )
+    return given
 
 
 @dataclass

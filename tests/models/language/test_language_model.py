@@ -24,6 +24,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    EncoderDecoderCache,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedConfig,
@@ -345,6 +346,9 @@ def test_the_cache_has_two_names() -> None:
         match="give exactly one of cache and past_key_values: they are two names of one argument",
     ):
         model(IDS[:, :1], cache=cache, past_key_values=cache)
+    for none in (((torch.zeros(2, 3, 1, 10),) * 2,) * 3, EncoderDecoderCache(cache, cache)):
+        with pytest.raises(TypeError, match=r"a transformers cache of one stack.*DynamicCache\(\)"):
+            model(IDS[:, :1], past_key_values=none)
 
 
 def test_nothing_deprecated_is_used(
