@@ -40,12 +40,15 @@ def register_config() -> None:
 def register_models() -> None:
     """Make AutoModel and AutoModelForCausalLM know our models."""
     from transformers import AutoModel, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     from graphformer.models.language.configuration import GraphformerConfig
     from graphformer.models.language.model import GraphformerForCausalLM, GraphformerModel
 
     AutoModel.register(GraphformerConfig, GraphformerModel, exist_ok=True)
     AutoModelForCausalLM.register(GraphformerConfig, GraphformerForCausalLM, exist_ok=True)
+    # by this name Trainer knows that a label is the next token's, under label_smoothing_factor
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["graphformer"] = GraphformerForCausalLM.__name__
 
 
 def register_adapters() -> None:

@@ -237,6 +237,20 @@ def test_the_loss_takes_what_the_trainer_gives(model, ids):
         assert model(ids, labels=nothing, num_items_in_batch=3).loss == 0
 
 
+def test_label_smoothing_of_the_trainer_predicts_the_next_token(ids, tmp_path):
+    model = make().float()
+    settings = transformers.TrainingArguments(
+        str(tmp_path), label_smoothing_factor=0.1, use_cpu=True, report_to="none"
+    )
+    loss = transformers.Trainer(model, settings).compute_loss(
+        model, {"input_ids": ids, "labels": ids}
+    )
+    logits = model(ids).logits[:, :-1].flatten(0, 1)
+    # of the uniform distribution too
+    want = F.cross_entropy(logits, ids[:, 1:].flatten(), label_smoothing=0.1)
+    torch.testing.assert_close(loss, want)
+
+
 def test_generating_with_what_transformers_passes(model, ids):
     mask = torch.ones_like(ids)
     mask[1, :2] = 0
