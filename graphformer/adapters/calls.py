@@ -133,8 +133,8 @@ def repeating(generate: Callable[..., Any]) -> Callable[..., Any]:
 def hand_names_on(
     module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """A hook for PEFT's wrappers of ``modules_to_save``: each row through the copy of its
-    adapter.
+    """A hook for PEFT's wrappers of ``modules_to_save``: each row through the copy of its adapter,
+    or through the base model's own where the adapter has none.
     """
     asked = _rows.get()
     if asked is None:
@@ -146,4 +146,6 @@ def hand_names_on(
             "with, and this model calls it with keywords alone: run one adapter at a time with "
             "set_adapter"
         )
-    return args, {**kwargs, "adapter_names": asked.of(len(args[0]))}
+    known = module._adapters
+    names = [name if name in known else BASE for name in asked.of(len(args[0]))]
+    return args, {**kwargs, "adapter_names": names}

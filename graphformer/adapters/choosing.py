@@ -155,5 +155,6 @@ def refuse_copies(
                 raise ValueError(
                     f"modules_to_save={name!r} holds {inside[0]}, where this adapter stands: a "
                     "copy of it would be trained without its adapter. Leave it out of "
-                    "modules_to_save, or put it into exclude_modules"
+                    "modules_to_save (a name stands for all whose paths end with it), or put it "
+                    "into exclude_modules"
                 )

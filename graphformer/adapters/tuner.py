@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -135,7 +136,13 @@ class SparseGINModel(BaseTuner):
                 f"and layers_to_transform={config.layers_to_transform} leave no attention module "
                 f"of this model, which has {', '.join(names)}"
             )
-        standing = [(one.attention, one.module) for one in chosen.values() if one is not None]
+        placed = [one for one in chosen.values() if one is not None]
+        standing = [(one.attention, part) for one in placed for part in (one.module, one.caller)]
+        standing += [
+            (f"what reads the residual of {one.attention}", one.residual)
+            for one in placed
+            if one.residual is not None
+        ]
         refuse_copies(config, model, standing)
         return chosen
 
@@ -143,6 +150,8 @@ class SparseGINModel(BaseTuner):
         # the config says which modules, and the weights' names are those of its parts
         kwargs.pop("state_dict", None)
         super().inject_adapter(*args, **kwargs)
+        if _tell_unplaced not in self._load_state_dict_post_hooks.values():
+            self.register_load_state_dict_post_hook(_tell_unplaced)
         self._hand_names_to_wrappers()
 
     # ------------------------------------------------------------------ an adapter for each row
@@ -301,6 +310,20 @@ class SparseGINModel(BaseTuner):
             del self.model.peft_config
         return self.model
 
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """As PEFT's, which leaves out a name that it does not know.
+
+        Raises:
+            ValueError: such a name.
+        """
+        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
+        if unknown := [name for name in names if name not in self.peft_config]:
+            raise ValueError(
+                f"set_adapter names {', '.join(map(repr, unknown))}, which is no adapter of this "
+                f"model; it has {', '.join(map(repr, self.peft_config))}"
+            )
+        super().set_adapter(adapter_name, inference_mode)
+
     def delete_adapter(self, adapter_name: str) -> None:
         active = self.active_adapters
         super().delete_adapter(adapter_name)
@@ -325,6 +348,19 @@ class SparseGINModel(BaseTuner):
 def _layers(made: plan.Plan) -> frozenset[str]:
     """Names of the layers that have bottlenecks."""
     return frozenset(one.layer for group in made.groups for one in group.members)
+
+
+def _tell_unplaced(tuner: nn.Module, keys: Any) -> None:
+    """A warning for loaded weights of an adapter that this model has no place for; PEFT tells of
+    missing ones alone.
+    """
+    if own := [key for key in keys.unexpected_keys if ".sparsegin_" in key]:
+        warnings.warn(
+            f"{len(own)} weights of a Sparse-GIN adapter have no place in this model and are left "
+            f"out, {own[0]!r} among them: load it into the model that it was trained on, with its "
+            "own config",
+            stacklevel=2,
+        )
 
 
 def _refuse_pages(*args: Any, **kwargs: Any) -> Any:

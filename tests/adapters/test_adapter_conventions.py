@@ -207,10 +207,39 @@ def test_an_unknown_name_is_refused(kind: str) -> None:
     assert torch.equal(run(model), before) and not Path("unused").exists()
 
 
-def test_an_unknown_name_on_the_tuner_is_refused_or_leaves_the_base(kind: str) -> None:
+def test_an_unknown_name_on_the_tuner_is_refused(kind: str) -> None:
+    """LoRA leaves it out."""
     model = build(kind)
-    model.base_model.set_adapter("nobody")
-    assert torch.equal(run(model), run(make("llama")))
+    before = run(model)
+    if kind == "lora":
+        model.base_model.set_adapter("nobody")
+        assert torch.equal(run(model), run(make("llama")))
+        return
+    for names in ("nobody", ["default", "nobody"]):
+        with pytest.raises(ValueError, match=r"set_adapter names 'nobody'.* it has 'default'"):
+            model.base_model.set_adapter(names)
+    assert torch.equal(run(model), before)
+
+
+@pytest.mark.parametrize("wrapped", [["q_proj"], ["v_proj"], ["down_proj"], "all-linear"])
+@pytest.mark.parametrize("chosen", [["q_proj", "v_proj", "down_proj"], None])
+def test_bottlenecks_stand_at_layers_that_lora_has_wrapped(wrapped: Any, chosen: Any) -> None:
+    base = make("llama")
+    lora = drawn(peft.get_peft_model(base, config("lora", target_modules=wrapped)))
+    before = run(lora)
+    model = peft.get_peft_model(base, config("bottlenecks", target_modules=chosen), "b").eval()
+    assert torch.equal(run(model), before)
+    drawn(model)
+    # the same weights, and LoRA put in last
+    other = make("llama")
+    peft.get_peft_model(other, config("bottlenecks", target_modules=chosen), "b")
+    last = peft.get_peft_model(other, config("lora", target_modules=wrapped)).eval()
+    plain = {key.replace(".base_layer", ""): value for key, value in model.state_dict().items()}
+    last.load_state_dict({key: plain[key.replace(".base_layer", "")] for key in last.state_dict()})
+    torch.testing.assert_close(run(last), run(model))
+    assert not torch.equal(run(model), before)
+    count = sum("sparsegin_up" in key for key, _ in model.named_parameters())
+    assert count == sum("sparsegin_up" in key for key, _ in last.named_parameters()) > 0
 
 
 def test_adding_one_leaves_the_active_one(kind: str) -> None:
@@ -508,6 +537,18 @@ def test_state_dict_has_no_adapter_name_and_can_be_set(kind: str) -> None:
     assert not torch.equal(run(other), run(model))
     result = peft.set_peft_model_state_dict(other, state, adapter_name="y")
     assert not result.unexpected_keys and torch.equal(run(other), run(model))
+
+
+@pytest.mark.parametrize("form", ["sparsegin", "bottlenecks"])
+def test_a_weight_without_a_place_is_told(form: str, tmp_path: Path) -> None:
+    build(form).save_pretrained(tmp_path)
+    smaller = make("llama")
+    smaller.model.layers = smaller.model.layers[:2]
+    with pytest.warns(UserWarning, match=r"have no place in this model .*layers\.2\..* among them"):
+        peft.PeftModel.from_pretrained(smaller, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        peft.PeftModel.from_pretrained(make("llama"), tmp_path)
 
 
 def test_a_missing_weight_is_told(kind: str) -> None:

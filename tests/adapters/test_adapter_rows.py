@@ -227,3 +227,17 @@ def test_names_that_do_not_fit_are_refused() -> None:
     with model.disable_adapter():  # as for LoRA: the base model, whatever the names
         off = logits(model, input_ids=ids, adapter_names=["x", "y", "z"])
         assert torch.equal(off, logits(model, input_ids=ids))
+
+
+@pytest.mark.parametrize("form", ["paper", "bottlenecks"])
+def test_a_row_whose_adapter_has_no_head_takes_the_models_own(form: str) -> None:
+    config = {"task_type": "CAUSAL_LM", "form": form}
+    model = peft.get_peft_model(make("llama"), gf.SparseGINConfig(**config), adapter_name="x")
+    model.add_adapter("y", gf.SparseGINConfig(**config, modules_to_save=["lm_head"]))
+    drawn(model)
+    ids, names = tokens(3), ["x", "y", "__base__"]
+    want = [alone(model, one, lambda: logits(model, input_ids=ids)) for one in names]
+    for active in ("x", "y"):
+        model.set_adapter(active)
+        got = logits(model, input_ids=ids, adapter_names=names)
+        torch.testing.assert_close(got, torch.stack([want[i][i] for i in range(3)]))

@@ -201,6 +201,11 @@ def test_a_file_of_a_newer_peft_may_know_more_and_the_field_is_named(tmp_path: P
         ),
         ({"modules_to_save": ["layers"]}, "modules_to_save='layers' holds"),
         (
+            {"modules_to_save": ["norm"]},  # input_layernorm too
+            r"modules_to_save='norm' holds what reads the residual of model\.layers\.0\.self_attn, "
+            r"where this adapter stands.* \(a name stands for all whose paths end with it\)",
+        ),
+        (
             {"placement": "beside_mlp"},
             "placement='beside_mlp' cannot stand there; use placement='before_mlp'",
         ),
@@ -235,7 +240,7 @@ def test_what_is_given_and_used_is_not_refused() -> None:
         warnings.simplefilter("error", UserWarning)
         for settings in (
             {"target_modules": ("self_attn",), "layers_to_transform": range(2)},
-            {"exclude_modules": [r"layers.0.self_attn"], "modules_to_save": ("norm",)},
+            {"exclude_modules": [r"layers.0.self_attn"], "modules_to_save": ("model.norm",)},
             {"threshold": 0, "clamp": None},
             {"threshold": 2.5, "clamp": 4, "mlp_ratio": 2},
             {"graph": "per_head", "threshold": {"name": "top_k", "k": 2}},

@@ -41,6 +41,13 @@ class Linear:
     in_features: int
     out_features: int
 
+    @property
+    def name(self) -> str:
+        """Its path, or that of the layer of another adapter (LoRA) that wraps it: what configs name
+        and PEFT walks over.
+        """
+        return self.path.removesuffix(".base_layer")
+
 
 @dataclass
 class _Seen:
@@ -93,7 +100,7 @@ def examine(model: nn.Module) -> list[Linear]:
             Linear(
                 path,
                 modules[path],
-                within,
+                within.removesuffix(".base_layer"),
                 layer,
                 stack,
                 number,

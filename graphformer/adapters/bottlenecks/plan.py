@@ -60,15 +60,15 @@ class Plan:
     excluded: frozenset[str] = frozenset()
     recurrence: dict[Stack, tuple[Relation, ...]] = field(default_factory=dict)
 
-    def of(self, path: str) -> tuple[Group, Linear] | None:
+    def of(self, name: str) -> tuple[Group, Linear] | None:
         """The group that a linear layer is in."""
-        return self.by_path.get(path)
+        return self.by_name.get(name)
 
     def __post_init__(self) -> None:
-        found = {one.path: (group, one) for group in self.groups for one in group.members}
-        object.__setattr__(self, "by_path", found)
+        found = {one.name: (group, one) for group in self.groups for one in group.members}
+        object.__setattr__(self, "by_name", found)
 
-    by_path: dict[str, tuple[Group, Linear]] = field(init=False, default_factory=dict)
+    by_name: dict[str, tuple[Group, Linear]] = field(init=False, default_factory=dict)
 
 
 def make(config: SparseGINConfig, model: nn.Module, linears: Sequence[Linear]) -> Plan:
@@ -79,8 +79,8 @@ def make(config: SparseGINConfig, model: nn.Module, linears: Sequence[Linear]) -
         UnsupportedModel: relations that it cannot have.
     """
     if config.target_modules is None or config.target_modules == "all-linear":
-        config.target_modules = sorted({one.path.rpartition(".")[2] for one in linears})
-    names = {one.path.removesuffix(".base_layer"): one for one in linears}
+        config.target_modules = sorted({one.name.rpartition(".")[2] for one in linears})
+    names = {one.name: one for one in linears}
     require_matches(config, model, list(names), "linear layer in a list of layers")
     matching = only(
         config, "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"
@@ -90,7 +90,7 @@ def make(config: SparseGINConfig, model: nn.Module, linears: Sequence[Linear]) -
     for name, one in names.items():
         match = check_target_module_exists(matching, name)
         if isinstance(match, _ExcludedModule):
-            excluded.add(one.path)
+            excluded.add(name)
         elif match:
             chosen.append(one)
     if not chosen:
@@ -181,7 +181,7 @@ def _rank(config: SparseGINConfig, members: Sequence[Linear]) -> int:
 
 def _matches(pattern: str, linear: Linear) -> bool:
     """As PEFT's rank_pattern does."""
-    return re.match(rf"(.*\.)?({pattern})$", linear.path.removesuffix(".base_layer")) is not None
+    return re.match(rf"(.*\.)?({pattern})$", linear.name) is not None
 
 
 def _short(linears: Sequence[Linear]) -> str:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from graphformer.adapters.config import SparseGINConfig
 
 
-def put(plan: Plan, path: str, adapter_name: str, config: SparseGINConfig, tuner: Any) -> bool:
+def put(plan: Plan, name: str, adapter_name: str, config: SparseGINConfig, tuner: Any) -> bool:
     """An adapter at one linear layer, and after the layer that it is the first of. Returns whether
     it is the first of the model.
     """
-    found = plan.of(path)
+    found = plan.of(name)
     assert found is not None
     group, linear = found
     first = linear is plan.groups[0].members[0]
