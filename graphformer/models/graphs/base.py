@@ -27,7 +27,7 @@ from graphformer.models.graphs.label_masks import (
 )
 from graphformer.models.graphs.parts import Readout
 from graphformer.models.graphs.targets import Target, TargetHead, target_loss
-from graphformer.models.graphs.unread import tell_unread
+from graphformer.models.graphs.unread import tell_sampled, tell_unread
 from graphformer.nn.edge_list import check_ends
 from graphformer.nn.encodings import encode_nodes, encoding
 from graphformer.nn.graph_inputs import refuse_nan
@@ -181,6 +181,8 @@ class GraphNetwork(nn.Module):
         structure = read_structure(data)
         if not torch.compiler.is_compiling():
             tell_unread(data, self.reads(), self.told, type(self).__name__)
+            made = [one.spec for one in self.node_encodings]
+            tell_sampled(data, made, structure.stored, self.told)
         nodes, dtype = structure.num_nodes, self._dtype()
         h = self.node_features(data.x, nodes, dtype)
         for one, linear in zip(self.node_encodings, self.encoding_maps, strict=True):

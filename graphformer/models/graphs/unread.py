@@ -5,11 +5,17 @@ read: each is told once.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from graphformer.models.graphs.label_masks import num_seeds
+from graphformer.nn.pairs import stored_name
+
+SAMPLED = "encodings of a sampled part"
+"""In what was told: no name of an attribute."""
 
 HINTS = {
     "x": "node_dim=0 leaves the features of nodes out; node_dim={width} reads them",
@@ -72,6 +78,24 @@ def tell_unread(data: Any, read: Container[str], told: set[str], owner: str) -> 
                 f"data.{name} is not read by this {owner}: {hint}; or leave it out of the data",
                 stacklevel=3,
             )
+
+
+def tell_sampled(
+    data: Any, encodings: Sequence[str], stored: Container[str], told: set[str]
+) -> None:
+    """Warn, once, where encodings of nodes are made of what a neighbour loader sampled: they are
+    others than those of the whole graph.
+    """
+    made = [one for one in encodings if stored_name("encoding", one) not in stored]
+    if not made or SAMPLED in told or num_seeds(data) is None:
+        return
+    told.add(SAMPLED)
+    warnings.warn(
+        f"encodings={made} are made of the part of the graph that NeighborLoader sampled, and "
+        "differ from those of the whole graph: store them before sampling, data = "
+        f"gf.nn.AddStructure(encodings={made})(data), or give encodings=()",
+        stacklevel=3,
+    )
 
 
 def forget_known(data: Any, told: set[str]) -> None:

@@ -4,8 +4,9 @@ graphs.
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,33 +118,78 @@ class NodeBudgetSampler(Sampler[list[int]]):
         return self.ends[-1]
 
 
-def graph_sizes(dataset: Any) -> np.ndarray:
+def graph_sizes(dataset: Any, name: str = "the data set") -> np.ndarray:
     """Nodes of each graph, int64 ``[num_graphs]``.
 
     Raises:
+        TypeError: no data set, or something else than a graph in it.
         ValueError: an empty data set, or a graph whose number of nodes is not known; it is named by
             its number.
     """
-    sizes = [dataset[i].num_nodes for i in range(len(dataset))]
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise TypeError(
+            f"{name} must be a data set or a list of PyG Data, got {type(dataset).__name__}"
+        )
+    sizes = []
+    for i in range(len(dataset)):
+        if not hasattr(dataset[i], "num_nodes"):
+            raise TypeError(
+                f"{name} must hold PyG Data, got {type(dataset[i]).__name__} as graph {i}"
+            )
+        sizes.append(dataset[i].num_nodes)
     if not sizes:
-        raise ValueError("the data set is empty: it needs at least one graph.")
+        raise ValueError(f"{name} is empty: it needs at least one graph.")
     if None in sizes:
         raise ValueError(
-            f"graph {sizes.index(None)} does not tell its number of nodes; give it x or num_nodes."
+            f"graph {sizes.index(None)} of {name} does not tell its number of nodes; give it x or "
+            "num_nodes."
         )
     return np.asarray(sizes, dtype=np.int64)
 
 
-def collate_graphs(graphs: Sequence[Any]) -> dict[str, Any]:
-    """``{"data": Batch}``: what transformers' Trainer hands on, a dictionary."""
+def collate_graphs(graphs: Sequence[Any], reads: Container[str] = ()) -> dict[str, Any]:
+    """``{"data": Batch}``: what transformers' Trainer hands on, a dictionary.
+
+    PyG takes the attributes of the first graph. Of those that not all graphs have, ``reads`` are
+    refused, for a batch would lose the labels or masks of all its graphs; others are left out.
+
+    Raises:
+        ValueError: graphs with different attributes that are read, or of different widths.
+    """
     from torch_geometric.data import Batch
 
-    return {"data": Batch.from_data_list(list(graphs))}
+    graphs = list(graphs)
+    held = [set(graph.keys()) for graph in graphs]
+    differ = set().union(*held) - set(held[0]).intersection(*held)
+    for name in sorted(differ):
+        if name in reads:
+            have, lack = (
+                next(i for i, names in enumerate(held) if (name in names) is there)
+                for there in (True, False)
+            )
+            raise ValueError(
+                f"data.{name} is in some graphs of a batch and not in others (of {len(held)}, "
+                f"number {have} has it, {graphs[have]}, and number {lack} has not, "
+                f"{graphs[lack]}): give it to all, labels that are missing as NaN, or to none"
+            )
+    try:
+        return {"data": Batch.from_data_list(graphs, exclude_keys=sorted(differ))}
+    except RuntimeError as error:
+        raise ValueError(
+            f"graphs do not fit into one batch ({error}): attributes must have the same widths in "
+            f"all, got {graphs[0]} and others"
+        ) from error
 
 
-def graph_loader(dataset: Any, sampler: NodeBudgetSampler) -> DataLoader:
-    """The batches of a sampler, as ``{"data": Batch}``."""
-    return DataLoader(_Items(dataset), batch_sampler=sampler, collate_fn=collate_graphs)
+def graph_loader(
+    dataset: Any, sampler: NodeBudgetSampler, reads: Container[str] = ()
+) -> DataLoader:
+    """The batches of a sampler, as ``{"data": Batch}``; ``reads``: see :func:`collate_graphs`."""
+    return DataLoader(
+        _Items(dataset),
+        batch_sampler=sampler,
+        collate_fn=functools.partial(collate_graphs, reads=reads),
+    )
 
 
 class _Items(Dataset):

@@ -33,7 +33,12 @@ from graphformer.training.checkpoints import WEIGHTS, model_problems
 from graphformer.training.file_checks import reading, tensor_names, weight_problems
 from graphformer.training.graphs.batches import NodeBudgetSampler, graph_loader, graph_sizes
 from graphformer.training.graphs.metrics import classification_metrics, regression_metrics
-from graphformer.training.graphs.scaling import Scaling, any_label, labels_that_count
+from graphformer.training.graphs.scaling import (
+    Scaling,
+    any_label,
+    check_labels,
+    labels_that_count,
+)
 from graphformer.training.run import GRAPH_MODEL
 from graphformer.training.saving import new_files, write_text
 
@@ -144,6 +149,9 @@ class GraphModel:
                 raise ValueError(
                     f"data.{name} is missing: an evaluation needs labels; use predict without them."
                 )
+            if target.task == "regression":
+                rows = labels[name].reshape(-1, target.out_dim)
+                check_labels(rows, name, logs=name in self.scaling.logs, place=target.place)
             scaled = self.scaling.apply(name, labels[name])
             found["loss"] += target.weight * float(target_loss(raw[name], scaled, target, name))
             measure = (
@@ -209,7 +217,9 @@ class GraphModel:
         found: dict[str, list[Tensor]] = {name: [] for name in self.net.targets}
         labels: dict[str, list[Tensor]] = {}
         try:
-            for batch in graph_loader(dataset, sampler):
+            # labels that nobody asks for may be there or not
+            reads = self.net.reads() - (set() if with_labels else {"edge_label", *self.net.targets})
+            for batch in graph_loader(dataset, sampler, reads):
                 data = copy.copy(batch["data"])
                 held = [
                     name

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +65,7 @@ class Scaling:
                 ("edge_attr", net.settings["edge_dim"]),
             ):
                 columns = [g[name] for g in graphs if g.get(name) is not None]
+                require_finite(name, graphs)
                 if (
                     isinstance(width, int)
                     and width
@@ -93,9 +95,10 @@ class Scaling:
                     f"train_dataset has no label data.{label} at all{masked}; give targets, or "
                     "name another target."
                 )
+            _tell_empty_columns(target, columns, label)
             if target.task != "regression" or targets == "none":
                 continue
-            _check(columns, label, logs=targets == "log")
+            check_labels(columns, label, logs=targets == "log")
             if targets == "log":
                 made.logs += (name,)
                 columns = [c.log() for c in columns]
@@ -215,14 +218,45 @@ def any_label(target: Target, y: Tensor) -> bool:
     return bool((y >= 0 if target.task == "classification" else ~y.isnan()).any())
 
 
-def _check(columns: Iterable[Tensor], label: str, logs: bool) -> None:
-    for number, value in enumerate(columns):
+def _tell_empty_columns(target: Target, columns: Sequence[Tensor], label: str) -> None:
+    """A warning for columns of labels that are missing in the whole training set."""
+    width = target.out_dim
+    if target.task == "classification" and any(c.shape[-1:] != (width,) for c in columns):
+        return  # one class a row
+    values = torch.cat([column.reshape(-1, width) for column in columns])
+    there = values >= 0 if target.task == "classification" else ~values.isnan()
+    if empty := [str(i) for i in range(width) if not bool(there[:, i].any())]:
+        warnings.warn(
+            f"train_dataset has no label in column {', '.join(empty)} of data.{label}: what is "
+            "predicted there is not trained. Leave the column out, or give labels",
+            stacklevel=2,
+        )
+
+
+def require_finite(name: str, graphs: Iterable[Any]) -> None:
+    """ValueError for a graph whose input of that name holds NaN or infinite numbers."""
+    for number, graph in enumerate(graphs):
+        value = graph.get(name)
+        if isinstance(value, Tensor) and not bool(torch.isfinite(value).all()):
+            raise ValueError(
+                f"data.{name} of graph {number} holds NaN or infinite values; impute them, or "
+                "leave the graph out"
+            )
+
+
+def check_labels(rows: Iterable[Tensor], label: str, logs: bool, place: str = "graph") -> None:
+    """Labels of a regression, one ``place`` after the other, that can be scaled.
+
+    Raises:
+        ValueError: an infinite one, or one that has no logarithm.
+    """
+    for number, value in enumerate(rows):
         if bool(value.isinf().any()):
             raise ValueError(
-                f"data.{label} of graph {number} is infinite; use NaN for a missing label."
+                f"data.{label} of {place} {number} is infinite; use NaN for a missing label."
             )
         if logs and bool((value <= 0).any()):
             raise ValueError(
-                f"target_scaling='log' needs positive labels, and data.{label} of graph {number} "
+                f"target_scaling='log' needs positive labels, and data.{label} of {place} {number} "
                 f"has {float(value.min()):g}; use 'standard'."
             )

@@ -165,9 +165,9 @@ class GraphTrainer(ResumableTrainer):
                 "patience needs a validation set: give eval_dataset, or patience=None."
             )
         plain = plain_settings(net.settings)  # refused now, before hours of training
-        sizes = graph_sizes(train_dataset)
+        sizes = graph_sizes(train_dataset, "train_dataset")
         if eval_dataset is not None:
-            graph_sizes(eval_dataset)
+            graph_sizes(eval_dataset, "eval_dataset")
         tell_fields(net, train_dataset)
         scaling = Scaling.fit(net, train_dataset, target_scaling, input_scaling)
         try_one(net, scaling, train_dataset[0])
@@ -309,7 +309,7 @@ class GraphTrainer(ResumableTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """All epochs of the run in one pass, already this process's share."""
-        return graph_loader(self.train_dataset, self.batches)
+        return graph_loader(self.train_dataset, self.batches, self.graph_model.net.reads())
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {"data": inputs["data"].to(self.args.device)}
@@ -323,6 +323,12 @@ class GraphTrainer(ResumableTrainer):
     ) -> Any:
         """The loss of scaled targets."""
         out = model(self.graph_model.scaling.batch(self.graph_model.net, inputs["data"]))
+        if out.loss is None:
+            names = ", ".join(f"data.{name}" for name in self.graph_model.net.targets)
+            raise ValueError(
+                f"a batch of train_dataset has no {names} at all: give all graphs labels, those "
+                "that are missing as NaN"
+            )
         return (out.loss, out) if return_outputs else out.loss
 
     def evaluate(

@@ -259,6 +259,23 @@ def test_seeds_of_neighbour_loaders():
         make_net("edge").train()(batch)
 
 
+def test_encodings_of_a_sampled_part_are_told():
+    data = make_data()
+    net = gf.GraphTransformer(5, target="node", hidden_size=6, num_heads=2, encodings=("degree",))
+    stored = gf.nn.AddStructure(encodings=["degree"])(copy.copy(data))
+    whole = net.eval()(stored, mask="all").prediction
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="encodings")
+        batch = next(iter(NeighborLoader(stored, [-1] * 9, batch_size=4, input_nodes=None)))
+        found = net(batch, mask="all").prediction[:4]
+    torch.testing.assert_close(found, whole[batch.n_id[:4]])
+    batch = next(iter(NeighborLoader(data, [1], batch_size=4, input_nodes=None)))
+    with pytest.warns(
+        UserWarning, match=r"encodings=\['degree'\] are made of the part .*AddStruct"
+    ):
+        net(batch)
+
+
 @pytest.mark.slow
 def test_training_and_evaluation_on_one_graph(tmp_path):
     """Labels outside of train_mask decide neither weights nor scaling; metrics are those of the
