@@ -5,12 +5,12 @@ what is given fits together.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphformer.attention.candidates import Packed, Rule
 from graphformer.errors import did_you_mean
@@ -113,10 +113,73 @@ def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, width: 
         raise ValueError("give exactly one of input_ids and inputs_embeds")
     if input_ids is not None and input_ids.ndim != 2:
         raise ValueError(f"input_ids must be [batch, length], got shape {list(input_ids.shape)}")
+    if input_ids is not None and input_ids.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"input_ids must be int64 or int32, got {input_ids.dtype}")
     if inputs_embeds is not None and (inputs_embeds.ndim != 3 or inputs_embeds.shape[-1] != width):
         raise ValueError(
             f"inputs_embeds must be [batch, length, {width}], got shape {list(inputs_embeds.shape)}"
         )
+
+
+def embed(embedding: nn.Module, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    """The tokens' embeddings ``[B, N, hidden_size]``, where they are not given.
+
+    Raises:
+        ValueError: a token that the vocabulary has not got. A GPU ends the program instead.
+    """
+    if input_ids is None:
+        assert inputs_embeds is not None
+        return inputs_embeds
+    if torch.compiler.is_compiling():
+        return embedding(input_ids)
+    try:
+        return embedding(input_ids)
+    except IndexError as error:
+        size: int = embedding.weight.shape[0]  # type: ignore[index, assignment]
+        raise _outside("input_ids", input_ids, size, error) from None
+
+
+def _outside(name: str, values: Tensor, vocab: int, error: IndexError) -> Exception:
+    """What to raise: the error itself where all values are of the vocabulary."""
+    wrong = values[(values < 0) | (values >= vocab)].unique().tolist()
+    shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+    return (
+        ValueError(
+            f"{name} holds {shown}, and the vocabulary has 0..{vocab - 1}: is the tokenizer that "
+            "of this model? resize_token_embeddings adds tokens"
+            + (f"; {IGNORED_LABEL} is a label to ignore" if "labels" in name else "")
+        )
+        if wrong
+        else error
+    )
+
+
+def loss_of_labels(
+    loss: Callable[..., Tensor],
+    logits: Tensor,
+    labels: Tensor | None,
+    vocab_size: int,
+    for_loss: Mapping[str, Any],
+) -> Tensor:
+    """What a loss function of transformers makes of logits and labels.
+
+    Raises:
+        ValueError: a label that the vocabulary has not got and that is not ignored.
+    """
+    given: dict[str, Any] = {
+        "logits": logits,
+        "labels": labels,
+        "vocab_size": vocab_size,
+        **for_loss,
+    }
+    if torch.compiler.is_compiling():
+        return loss(**given)
+    try:
+        return loss(**given)
+    except IndexError as error:
+        name = "labels" if given.get("shift_labels") is None else "shift_labels"
+        ignored = given.get("ignore_index", IGNORED_LABEL)
+        raise _outside(name, given[name][given[name] != ignored], vocab_size, error) from None
 
 
 def check_labels(
@@ -136,6 +199,8 @@ def check_labels(
             f"labels must have the shape of the tokens, [{batch}, {length}], got "
             f"{list(labels.shape)}"
         )
+    if labels.dtype not in (torch.int64, torch.uint8):
+        raise TypeError(f"labels must be int64, got {labels.dtype}")
     if torch.compiler.is_compiling() or for_loss.get("num_items_in_batch") is not None:
         return
     ignored = for_loss.get("ignore_index", IGNORED_LABEL)

@@ -33,6 +33,8 @@ from graphformer.models.language.inputs import (
     check_labels,
     check_others,
     check_tokens,
+    embed,
+    loss_of_labels,
     packed_texts,
     refuse_packed_and_padded,
     without_trivial,
@@ -194,7 +196,7 @@ class GraphformerModel(GraphformerPreTrainedModel):
         block_ids: Tensor | None,
         **_: Any,  # what the decorators read
     ) -> GraphformerModelOutput:
-        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden_states = embed(self.embed_tokens, input_ids, inputs_embeds)
         filled = cache is not None
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
@@ -386,9 +388,8 @@ class GraphformerForCausalLM(GraphformerPreTrainedModel, GenerationMixin):
                     f"logits_to_keep={logits_to_keep} leaves logits of labels out: without it the "
                     "loss is that of all labels"
                 )
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **for_loss
-            )
+            size = self.config.vocab_size
+            loss = loss_of_labels(self.loss_function, logits, labels, size, for_loss)
         return GraphformerCausalLMOutput(
             loss=loss,
             logits=logits,

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from graphformer.datasets.readers import featuriser_of
@@ -278,6 +278,7 @@ class GraphTrainer(ResumableTrainer):
         if is_main_process():
             save_settings(folder, self.run_settings)
         if checkpoint is None or not self._finished(checkpoint):
+            set_seed(self.args.seed)  # what ran since the constructor does not count
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self.graph_model.net.eval()
         if is_main_process():

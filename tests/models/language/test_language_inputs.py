@@ -237,6 +237,39 @@ def test_the_loss_takes_what_the_trainer_gives(model, ids):
         assert model(ids, labels=nothing, num_items_in_batch=3).loss == 0
 
 
+@pytest.mark.parametrize(
+    ("tokens", "kind", "text"),
+    [
+        ([[1, 17, -1]], ValueError, r"input_ids holds -1, 17, and the vocabulary has 0\.\.16"),
+        ([[1.0, 2.0]], TypeError, "input_ids must be int64 or int32, got torch.float"),
+        ([[True]], TypeError, "input_ids must be int64 or int32, got torch.bool"),
+    ],
+)
+def test_tokens_that_there_are_not(model, tokens, kind, text):
+    with pytest.raises(kind, match=text):
+        model(torch.tensor(tokens))
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "text"),
+    [
+        (
+            [[1, 17, -100]],
+            ValueError,
+            r"labels holds 17, and the vocabulary has 0\.\.16.*; -100 is",
+        ),
+        ([[1, -1, 2]], ValueError, "labels holds -1, "),
+        ([[1.0, 2.0, 3.0]], TypeError, "labels must be int64, got torch.float"),
+    ],
+)
+def test_labels_that_there_are_not(model, labels, kind, text):
+    with pytest.raises(kind, match=text):
+        model(torch.tensor([[1, 2, 3]]), labels=torch.tensor(labels))
+    if kind is ValueError:
+        with pytest.raises(kind, match=f"shift_{text}"):
+            model(torch.tensor([[1, 2, 3]]), shift_labels=torch.tensor(labels))
+
+
 def test_label_smoothing_of_the_trainer_predicts_the_next_token(ids, tmp_path):
     model = make().float()
     settings = transformers.TrainingArguments(

@@ -1029,5 +1029,5 @@ def test_calls_that_do_not_fit_are_refused() -> None:
             ValueError, match=r"position_ids must have shape \[2 or 1, 11\] \(batch, length\), got"
         ):
             model(IDS, position_ids=wrong)
-    with pytest.raises(IndexError, match="index out of range"):
+    with pytest.raises(ValueError, match=r"input_ids holds 17, .*, and the vocabulary has 0\.\.16"):
         model(IDS + VOCAB)

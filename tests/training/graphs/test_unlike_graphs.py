@@ -126,3 +126,14 @@ def test_inputs_that_are_not_finite_are_named_and_no_divergence(tmp_path, value)
     graphs[3].x[0, 0] = value
     with pytest.raises(ValueError, match=r"^data\.x of graph 3 holds NaN or infinite values"):
         trainer(tmp_path / "run", graphs).fit()
+
+
+def test_the_seed_decides_whatever_runs_between_making_and_fitting(tmp_path):
+    results = []
+    for name in ("a", "b"):
+        net, graphs = model(dropout=0.3).net, make()
+        one = GraphTrainer(net, graphs, None, tmp_path / name, epochs=2, progress=False, seed=3)
+        torch.rand(len(results))  # as another trainer would draw
+        one.fit()
+        results.append(one.predict(graphs))
+    assert torch.equal(*results)
