@@ -249,6 +249,7 @@ def without_trivial(attention_mask: Tensor, num_senders: int, *, cut: bool) -> T
             f"attention_mask covers {attention_mask.shape[1]} tokens, but there are {num_senders} "
             "(cached ones included)"
         )
-    if not torch.compiler.is_compiling() and bool(attention_mask.all()):
+    # other numbers than 1, as of packed texts, are refused by the mask itself
+    if not torch.compiler.is_compiling() and bool((attention_mask == 1).all()):
         return None
     return attention_mask

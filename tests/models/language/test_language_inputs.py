@@ -237,6 +237,13 @@ def test_the_loss_takes_what_the_trainer_gives(model, ids):
         assert model(ids, labels=nothing, num_items_in_batch=3).loss == 0
 
 
+@pytest.mark.parametrize("numbers", [[1, 1, 1, 2, 2, 2, 2], [2] * LENGTH, [0.5] * LENGTH])
+def test_a_mask_of_other_numbers_hides_nothing_and_is_refused_all_the_same(model, ids, numbers):
+    mask = torch.tensor([numbers] * BATCH)
+    with pytest.raises(ValueError, match=r"must hold 1 .* packed texts as candidates=Packed"):
+        model(ids, attention_mask=mask)
+
+
 @pytest.mark.parametrize(
     ("tokens", "kind", "text"),
     [
