@@ -26,7 +26,7 @@ def page(folder: Path = report.RESULTS) -> str:
     texts["others"] = "\n\n".join(
         f"{title(content)}:\n\n{show.table(content)}"
         for stem, content in contents.items()
-        if stem not in usual
+        if stem not in usual and content["runs"]  # not one that still chooses its rates
     )
     return report.filled(PAGE.read_text(), "finetune", texts)
 

@@ -103,7 +103,7 @@ def recommendation(folder: Path) -> str:
         full = scale == "full" and claim.experiment in EXPERIMENTS
         return full and state(claim, folder) == verdicts.HOLDS
 
-    lines = []
+    lines = recipes(folder)
     if holds("perplexity"):
         lines.append('Take GIN for language models: `operator="gin"`.')
     else:
@@ -120,7 +120,9 @@ def recommendation(folder: Path) -> str:
         names = ", ".join(tables.title(row, "screening") for row in both)
         lines.append(f"With GIN take: {names}.")
     else:
-        lines.append("No extra is known to help GIN more than it helps plain attention.")
+        lines.append(
+            "No extra is known at full scale to help GIN more than it helps plain attention."
+        )
     if state(CLAIMS["lora"], folder) != verdicts.HOLDS:
         lines.append("To fine-tune take LoRA and not Sparse-GIN in the paper's form.")
     if state(CLAIMS["second-form"], folder) == verdicts.HOLDS:
@@ -129,6 +131,24 @@ def recommendation(folder: Path) -> str:
             'bottlenecks with chain and recurrence, `SparseGINConfig(form="bottlenecks")`.'
         )
     return "\n".join(f"> {line}" for line in lines)
+
+
+def recipes(folder: Path) -> list[str]:
+    """What edges from the tokens before were found to be worth: a line an operator and scale."""
+    lines = []
+    for kind, what in (("chain", "plain attention"), ("recipe", "GIN")):
+        found: dict[str, list[str]] = {}
+        for where in ("proteins", "plays", "arithmetic"):
+            claim = CLAIMS[f"{kind}-{where}"]
+            if state(claim, folder) == verdicts.HOLDS:
+                found.setdefault(tables.scale_of(claim, folder), []).append(where)
+        for scale, texts in found.items():
+            lines.append(
+                f"With `relations=[gf.Chain(3)]`, edges from the three tokens before, {what} is "
+                "ahead of plain attention without them, at equal parameters and time, on "
+                f"{' and '.join(texts)} ({scale} scale)."
+            )
+    return lines
 
 
 def scales_table() -> str:

@@ -141,7 +141,8 @@ def effects(claim: Claim, folder: Path, scale: str, figure: Figure) -> None:
         names = [f"{name}\nminus {base}" for name, base in zip(names, bases, strict=True)]
     axes.set_yticks(range(len(found)), names, fontsize=7)
     less = ", beyond plain attention's gain" if found and found[0].contrast.less else ""
-    axes.set_xlabel(f"nats{less} (left is better; grey: undecided)", fontsize=8)
+    axes.margins(y=0.3 if len(found) < 3 else 0.05)
+    figure.supxlabel(f"nats{less} (left is better; grey: undecided)", fontsize=8)
     _finish(axes)
 
 
@@ -166,6 +167,7 @@ def tuned(claim: Claim, folder: Path, scale: str, figure: Figure) -> None:
     names = list(dict.fromkeys(one.experiment for one in claim.contrasts))
     files = {name: folder.parent / f"{name}.json" for name in names}
     stored = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    stored = {name: one for name, one in stored.items() if set(claim.rows) & set(one["runs"])}
     all_axes = figure.subplots(1, len(stored), squeeze=False)[0]
     for axes, (name, content) in zip(all_axes, stored.items(), strict=True):
         for number, row in enumerate(one for one in claim.rows if one in content["runs"]):
