@@ -379,6 +379,7 @@ XGPT = xgpt.Settings(
     use_GNN_from_attention="CG_Attention", num_latents_list=(3,), max_position_embeddings=8
 )
 BASES = {
+    "SparseGINModel.set_adapter": {"self": None, "adapter_name": "default"},
     "ConcreteMask": {},
     "SparseAutoencoder": {"dim": 3, "features": 5},
     "InitialResidual": {"strength": 0.1},

@@ -27,6 +27,7 @@ from graphformer.adapters.forms import BOTTLENECKS
 from graphformer.adapters.layer import NAME, SparseGINLayer
 from graphformer.adapters.merging import not_merged
 from graphformer.adapters.part import AdapterPart
+from graphformer.errors import require_flag
 from graphformer.frozen import anatomy, capture
 from graphformer.frozen.anatomy import FrozenLayer, Place
 
@@ -314,8 +315,9 @@ class SparseGINModel(BaseTuner):
         """As PEFT's, which leaves out a name that it does not know.
 
         Raises:
-            ValueError: such a name.
+            TypeError: ``inference_mode`` is no flag. ValueError: such a name.
         """
+        require_flag("inference_mode", inference_mode)
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         if unknown := [name for name in names if name not in self.peft_config]:
             raise ValueError(
