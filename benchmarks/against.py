@@ -14,6 +14,9 @@ that take turns: equal code differs by up to 5 % from one process to the next.
                                                            benchmarks/results/against-REVISION.json
     python -m benchmarks.against REVISION --only decode    the others' rows of this checkout are
                                                            kept
+    python -m benchmarks.against REVISION --rows merged --processes 15
+                                                           rows whose name holds this, closer;
+                                                           writes no result file
     python -m benchmarks.against REVISION --quick          small sizes: does it run?
     python -m benchmarks.against REVISION --show           the table of the last results
 """
@@ -180,12 +183,16 @@ def interval(ratios: list[float]) -> tuple[float, float]:
     return ordered[cut], ordered[count - 1 - cut]
 
 
-def run(revision: str, only: list[str], count: int, quick: bool) -> Iterator[dict[str, Any]]:
+def run(
+    revision: str, only: list[str], names: list[str], count: int, processes: int, quick: bool
+) -> Iterator[dict[str, Any]]:
     """One dictionary a row."""
     with tempfile.TemporaryDirectory() as place:
         ending = export(revision, Path(place))
         sys.path.insert(0, place)
         for benchmark, name, case in rows(only, quick):
+            if not any(one in name for one in names):
+                continue
             steps = make(ending, benchmark, case), make("", benchmark, case)
             times = pairs(steps, count, 0 if quick else measure.SHORTEST)
             del steps
@@ -193,7 +200,7 @@ def run(revision: str, only: list[str], count: int, quick: bool) -> Iterator[dic
             if not quick and benchmark != "decode":
                 row["bytes"] = [
                     [memory(place, which, benchmark, case) for which in (ending, "")]
-                    for _ in range(PROCESSES)
+                    for _ in range(processes)
                 ]
             print(f"{benchmark}, {name}: {statistics.median(ratios(row)):.3f}", flush=True)
             yield row
@@ -262,11 +269,16 @@ def main() -> None:
     names = ("attention", "aggregate", "decode", "graph_cost")
     parser.add_argument("revision")
     parser.add_argument("--only", nargs="+", choices=names, default=list(names))
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="rows whose name holds one")
     parser.add_argument("--pairs", type=int, default=21)
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="for a row's memory")
     parser.add_argument("--quick", action="store_true", help="small sizes; writes no result file")
     parser.add_argument("--show", action="store_true", help="the last results; measures nothing")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    for name in ("pairs", "processes"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)}: at least 1 is needed")
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     if options.case:
@@ -286,16 +298,20 @@ def main() -> None:
         "settings": {
             "pairs": 3 if options.quick else options.pairs,
             "shortest": measure.SHORTEST,
-            "processes": PROCESSES,
+            "processes": options.processes,
         },
     }
-    content["rows"] = [] if options.quick else kept(stem, content)
-    count = content["settings"]["pairs"]
-    for row in run(revision, options.only, count, options.quick):
+    unstored = options.quick or bool(options.rows)
+    known = [name for _, name, _ in rows(options.only, options.quick)]
+    if lost := [one for one in options.rows or () if not any(one in name for name in known)]:
+        parser.error(f"--rows {lost[0]!r} is in the name of none: {'; '.join(known)}")
+    content["rows"] = [] if unstored else kept(stem, content)
+    count, some = content["settings"]["pairs"], options.rows or [""]
+    for row in run(revision, options.only, some, count, options.processes, options.quick):
         same = (row["benchmark"], row["row"])
         others = [one for one in content["rows"] if (one["benchmark"], one["row"]) != same]
         content["rows"] = sorted([*others, row], key=lambda one: names.index(one["benchmark"]))
-        if not options.quick:
+        if not unstored:
             report.save(stem, content)
     print()
     print(show(content))

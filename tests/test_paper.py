@@ -351,6 +351,32 @@ def test_a_claim_without_runs_has_no_number(tmp_path):
     assert 'Take plain attention, `operator="sum"`' in evidence.recommendation(folder)
 
 
+def test_a_larger_scale_counts_when_all_of_a_claim_is_measured_there(tmp_path):
+    claim = CLAIMS["recipe-plays"]
+
+    def add(scale: str, row: str) -> None:
+        store = Store(f"{claim.experiment}-{scale}", tmp_path)
+        for seed in range(3):
+            losses = {"train": 1.0, "validation": 2.0 + seed, "test": 2.0}
+            curve = [{"round": 1, "step": 1, **losses, "test": 2.0 + seed * len(row)}]
+            run = {"curve": curve, "cpu_seconds_per_step": 0.1}
+            store.add(row, {"row": row, "facts": {}}, 0.1, (seed, seed), run)
+
+    for row in ("gin+chain", "sum", "sum-longer"):
+        add("small", row)
+    assert tables.scale_of(claim, tmp_path) == "small" and not evidence.larger(claim, tmp_path)
+    for row in ("gin+chain", "sum"):
+        add("full", row)
+    assert tables.scale_of(claim, tmp_path) == "small"
+    assert evidence.larger(claim, tmp_path) == "full"
+    text = evidence.measured(claim, tmp_path)
+    assert "(small scale); so far at full scale: gin+chain minus sum" in text
+    assert "1 of 2 comparisons not measured" in text
+    assert "At full scale, so far:" in evidence.sections(tmp_path)
+    add("full", "sum-longer")
+    assert tables.scale_of(claim, tmp_path) == "full" and not evidence.larger(claim, tmp_path)
+
+
 def test_pages_show_what_is_stored():
     for path, text in evidence.pages(FOLDER).items():
         assert path.read_text() == text, f"python -m benchmarks.paper --docs writes {path.name}"

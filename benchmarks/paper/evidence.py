@@ -43,20 +43,29 @@ def measured(claim: Claim, folder: Path) -> str:
     if state(claim, folder) == verdicts.NOT_MEASURED:
         return verdicts.NOT_MEASURED
     scale = tables.scale_of(claim, folder)
-    at = f" ({scale} scale)" if claim.experiment in EXPERIMENTS else ""
+    text = found_at(claim, folder, scale)
+    if claim.experiment in EXPERIMENTS:
+        text += f" ({scale} scale)"
+    if begun := larger(claim, folder):
+        text += f"; so far at {begun} scale: {found_at(claim, folder, begun)}"
+    return text
+
+
+def found_at(claim: Claim, folder: Path, scale: str) -> str:
+    """The comparisons of a claim at a scale, or how many of them are which way."""
     if claim.rule == "variances":
-        found = noise.spreads(Store(file_of(claim.experiment, scale), folder), claim.rows)
+        spreads = noise.spreads(Store(file_of(claim.experiment, scale), folder), claim.rows)
         parts = [
-            f"{one.row} {one.parts.init**0.5:.4f}" for one in found if one.row in ("sum", "gin")
+            f"{one.row} {one.parts.init**0.5:.4f}" for one in spreads if one.row in ("sum", "gin")
         ]
-        return f"standard deviation from the draw, nats: {', '.join(parts)}{at}"
+        return f"standard deviation from the draw, nats: {', '.join(parts)}"
     judged = verdicts.judge(claim, lambda name: values_of(name, folder, scale))
     judged = [one for one in judged if one.effect is not None]
     if len(judged) > FEW_CONTRASTS:
         counts = [sum(one.outcome == way for one in judged) for way in (1, -1, 0)]
         return (
             f"of {len(claim.contrasts)} comparisons {counts[0]} as claimed, {counts[1]} the other "
-            f"way, {counts[2]} undecided, {len(claim.contrasts) - len(judged)} not measured{at}"
+            f"way, {counts[2]} undecided, {len(claim.contrasts) - len(judged)} not measured"
         )
     parts = []
     for one in judged:
@@ -74,7 +83,7 @@ def measured(claim: Claim, folder: Path) -> str:
     missing = len(claim.contrasts) - len(judged)
     if missing:
         parts.append(f"{missing} of {len(claim.contrasts)} comparisons not measured")
-    return "; ".join(parts) + at
+    return "; ".join(parts)
 
 
 def claims_table(folder: Path) -> str:
@@ -181,12 +190,24 @@ def sections(folder: Path) -> str:
             f"### {claim.name}",
             tables.of_claim(claim, folder, tables.scale_of(claim, folder)),
         ]
+        if begun := larger(claim, folder):
+            store = Store(file_of(claim.experiment, begun), folder)
+            lines += [f"At {begun} scale, so far:", tables.of_store(claim, store)]
         if claim.note:
             lines.append(claim.note.format(**_facts(claim, folder)))
         if figure := figure_of(claim, folder):
             lines.append(f"![{claim.words}]({figure})")
         parts += lines
     return "\n\n".join(parts)
+
+
+def larger(claim: Claim, folder: Path) -> str | None:
+    """A larger scale than the one shown, at which a part of the claim is measured."""
+    above = tables.SCALES[: tables.SCALES.index(tables.scale_of(claim, folder))]
+    return next(
+        (one for one in above if tables.verdict_of(claim, folder, one) != verdicts.NOT_MEASURED),
+        None,
+    )
 
 
 def _facts(claim: Claim, folder: Path) -> dict[str, Any]:

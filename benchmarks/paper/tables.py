@@ -171,12 +171,23 @@ def verdict_of(claim: Claim, folder: Path, scale: str) -> str:
     )
 
 
+def complete(claim: Claim, folder: Path, scale: str) -> bool:
+    """Whether all that a claim compares is measured at a scale."""
+    if claim.rule == "variances":
+        return verdict_of(claim, folder, scale) != verdicts.NOT_MEASURED
+    found = verdicts.judge(claim, lambda name: values_of(name, folder, scale))
+    return all(one.effect is not None for one in found)
+
+
 def scale_of(claim: Claim, folder: Path) -> str:
-    """The largest scale that has runs of a claim; ``"full"`` where none has."""
-    for scale in SCALES:
-        if verdict_of(claim, folder, scale) != verdicts.NOT_MEASURED:
-            return scale
-    return SCALES[0]
+    """The largest scale at which all of a claim is measured, or else the largest that has runs of
+    it; ``"full"`` where none has.
+    """
+    measured = [
+        scale for scale in SCALES if verdict_of(claim, folder, scale) != verdicts.NOT_MEASURED
+    ]
+    whole = [scale for scale in measured if complete(claim, folder, scale)]
+    return next(iter([*whole, *measured]), SCALES[0])
 
 
 def listing(folder: Path) -> str:
