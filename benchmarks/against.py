@@ -8,7 +8,7 @@ step of the other, the first of them in turns. What counts is the median of thes
 with a 95 % interval of the median from its order statistics. A row of a peer's code alone shows
 what is left of the noise, and so does HEAD as the revision: tensors still lie in other places of
 memory. Memory is what a step adds at its peak in a process of its own, the median of some of them
-that take turns: equal code differs by up to 5 % from one process to the next.
+that take turns: equal code differs by some percent from one process to the next.
 
     python -m benchmarks.against REVISION                  some twenty minutes;
                                                            benchmarks/results/against-REVISION.json
