@@ -17,8 +17,9 @@ from benchmarks.paper.claims import CLAIMS, Claim, Contrast
 from benchmarks.paper.data import QUICK, VOCABULARY, made_proteins, protein_tokens
 from benchmarks.paper.experiments import EXPERIMENTS
 from benchmarks.paper.models import config_of
+from benchmarks.paper.recipes import EXTRAS, FINALISTS, RECIPE
 from benchmarks.paper.settings import FOLDER, GRID_SEED
-from benchmarks.paper.values import of_run
+from benchmarks.paper.values import of_run, values_of
 from benchmarks.store import Store
 from graphformer.models.language.twin import count_parameters
 from tests.conftest import ROOT
@@ -375,6 +376,17 @@ def test_a_larger_scale_counts_when_all_of_a_claim_is_measured_there(tmp_path):
     assert "At full scale, so far:" in evidence.sections(tmp_path)
     add("full", "sum-longer")
     assert tables.scale_of(claim, tmp_path) == "full" and not evidence.larger(claim, tmp_path)
+
+
+def test_finalists_are_what_the_screening_found():
+    found = values_of("screening", FOLDER, "small")
+
+    def loss(row):
+        return np.mean(list(found[row]["validation"].values()))
+
+    better = [extra for extra in EXTRAS if loss(f"gin+{extra}") < loss("gin") - 0.02]
+    assert better == list(FINALISTS)
+    assert min(EXTRAS, key=lambda extra: loss(f"gin+{extra}")) == RECIPE
 
 
 def test_pages_show_what_is_stored():

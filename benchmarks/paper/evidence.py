@@ -223,6 +223,8 @@ LANGUAGE = {
     "sum": "sum: the standard transformer",
     "gin": "gin (gamma 0.5, sharpening, no value and output projection)",
     "pna": "pna (edges above 0.1)",
+    "gin+chain": "gin and edges from the three tokens before, `relations=[gf.Chain(3)]`",
+    "sum+chain": "sum and the same edges",
 }
 
 
@@ -231,7 +233,9 @@ def headline(folder: Path) -> str:
     runs: dict[str, Any] = json.loads((folder.parent / "language.json").read_text())["runs"]
     table = language.summary(runs)
     for name, what in LANGUAGE.items():
-        table = re.sub(rf"^\| {name}( \(.*?\))? \|", f"| {what} |", table, flags=re.MULTILINE)
+        table = re.sub(
+            rf"^\| {re.escape(name)}( \(.*?\))? \|", f"| {what} |", table, flags=re.MULTILINE
+        )
     return table
 
 

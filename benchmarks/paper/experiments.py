@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.paper.recipes import LONGER, OPERATORS, RECIPE, recipe_row, recipe_rows
+from benchmarks.paper.recipes import (
+    CONTROLS,
+    LONGER,
+    OPERATORS,
+    RECIPE,
+    recipe_row,
+    recipe_rows,
+)
 from benchmarks.paper.settings import Experiment, Row, Scale
 
 
@@ -165,7 +172,7 @@ EXPERIMENTS = {
                 f"recipes-{source}",
                 f"recipes on {source}",
                 source,
-                {**recipe_rows(), "sum-longer": LONGER},
+                {**recipe_rows(), **CONTROLS, "sum-longer": LONGER},
                 rates_of_rows=True,
             )
             for source in ("tinyshakespeare", "gsm8k")

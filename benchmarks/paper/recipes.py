@@ -115,8 +115,19 @@ EXTRAS: dict[str, Extra] = {
 
 RECIPE = "chain"
 """The extra with which the screening saw the lowest loss, beside GIN."""
+FINALISTS = ("chain", "chain-repeats", "value-residual")
+"""Those that lowered GIN's loss by more than 0.02 nats in the screening."""
 LONGER = Row("standard transformer, 1.75 times the steps", {"operator": "sum"}, longer=1.75)
 """At least as much time as GIN with the recipe takes at any scale."""
+
+
+CONTROLS = {
+    "slices": Row("GIN without MLPs: sums of slices", lambda scale: _slices()),
+    f"slices+{RECIPE}": Row(
+        f"the same: {EXTRAS[RECIPE].what}", lambda scale: {**_slices(), **EXTRAS[RECIPE].fields}
+    ),
+}
+"""Which of GIN's differences from plain attention does it: the MLPs, or no projections."""
 
 
 def recipe_row(extra: str, operator: str) -> Row:
@@ -135,6 +146,11 @@ def recipe_rows() -> dict[str, Row]:
         for operator in OPERATORS:
             rows[f"{operator}+{name}"] = recipe_row(name, operator)
     return rows
+
+
+def _slices() -> dict[str, Any]:
+    head = gf.Head(operator="sum", features="slice", update="concat")
+    return {"operator": "gin", "sharpening": True, "head": head}
 
 
 def _alone(operator: str) -> Callable[[Scale], dict[str, Any]]:
