@@ -164,10 +164,10 @@ def test_a_fine_tuning_row_that_is_not_finished_says_so():
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no data at {DATA}")
 @pytest.mark.parametrize("name", ["polymer-dft-ei", "mechanical-mnist", "brec"])
 def test_quick_studies_of_real_data(run, name, tmp_path, monkeypatch):
-    from benchmarks.graphs import studies
+    from benchmarks.graphs import load
 
     monkeypatch.setenv("GRAPHFORMER_DATA", str(DATA))
-    monkeypatch.setattr(studies, "CACHE", tmp_path)
+    monkeypatch.setattr(load, "CACHE", tmp_path)
     out = run("graphs", name, "--quick", "--models", "gin", "gps")
     assert "| ours, GIN" in out and "| GPSConv (PyG)" in out
 

@@ -10,7 +10,7 @@ from torch_geometric.data import Batch, Data
 pytest.importorskip("benchmarks", reason="benchmarks/ is not part of an installed package")
 
 import graphformer as gf
-from benchmarks.graphs import page, peers, search, studies, study, variants
+from benchmarks.graphs import load, page, peers, search, studies, study, variants
 from benchmarks.graphs.classic import GatedGCN
 from benchmarks.graphs.conduction import Conduction
 from graphformer.datasets import PolycrystalDataset
@@ -280,7 +280,7 @@ def test_a_try_that_diverges_is_the_worst(grains, tmp_path, monkeypatch):
 def test_search_from_the_command_line(monkeypatch, capsys, tmp_path):
     from benchmarks.graphs.__main__ import main
 
-    monkeypatch.setattr(studies, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(load, "CACHE", tmp_path / "cache")
     start = ["graphs", "polycrystals", "--search", "--results", str(tmp_path)]
     monkeypatch.setattr("sys.argv", [*start, "--quick", "--models", "gin-plus", "gatedgcn-plus"])
     main()
