@@ -293,6 +293,26 @@ def test_search_from_the_command_line(monkeypatch, capsys, tmp_path):
     assert "seed 1000 is that of the search alone" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("peer", "way"),
+    [([0.80, 0.82, 0.78], "ahead"), ([0.89, 0.95, 0.86], "level"), ([0.99, 0.98, 0.97], "behind")],
+)
+def test_where_plain_attention_stands(tmp_path, peer, way):
+    def runs(model, values):
+        tests = [{"10 to 30 grains": {"r2": value}} for value in values]
+        return [{"model": model, "repeat": i, "tests": one} for i, one in enumerate(tests)]
+
+    best, other = runs("gps", peer), runs("gine", [0.5, 0.5, 0.5])
+    more = runs("gatedgcn-plus", [1.0, 1.0])  # as many repeats are wanted
+    found = {"runs": [*runs("sum", [0.9, 0.91, 0.89]), *best, *other, *more]}
+    (tmp_path / "graphs-polycrystals.json").write_text(json.dumps(found))
+    assert study.best_peer(studies.STUDIES["polycrystals"](), found) == "gps"
+    standings = page.standings(tmp_path)
+    assert {name: [name == way] for name in standings} == {
+        name: [bool(studied)] for name, studied in standings.items()
+    }
+
+
 def test_the_page_shows_what_is_stored():
     text = page.PAGE.read_text()
     assert len(page.PLACE.findall(text)) >= len(list(page.report.RESULTS.glob("graphs-*.json")))

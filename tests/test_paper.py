@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("benchmarks", reason="benchmarks/ is not part of an installed package")
 
 from benchmarks import report
-from benchmarks.paper import evidence, noise, runner, statistics, tables, verdicts
+from benchmarks.paper import evidence, noise, recommendation, runner, statistics, tables, verdicts
 from benchmarks.paper.claims import CLAIMS, Claim, Contrast
 from benchmarks.paper.data import QUICK, VOCABULARY, made_proteins, protein_tokens
 from benchmarks.paper.experiments import EXPERIMENTS
@@ -349,7 +349,9 @@ def test_a_claim_without_runs_has_no_number(tmp_path):
         assert evidence.measured(claim, folder) == "not measured yet"
         assert evidence.figure_of(claim, folder) is None
     assert evidence.sections(folder) == ""
-    assert 'Take plain attention, `operator="sum"`' in evidence.recommendation(folder)
+    box = recommendation.text(folder)
+    assert 'plain attention, `operator="sum"`' in box and "**Threshold**: none. That" in box
+    assert "**Graphs**: plain attention is not measured yet" in box and "Relation" not in box
 
 
 def test_a_larger_scale_counts_when_all_of_a_claim_is_measured_there(tmp_path):

@@ -24,6 +24,26 @@ def stored_table(name: str, searched: bool, results: Path = report.RESULTS) -> s
     return brec.table(content) if name == "brec" else study.table(STUDIES[name](), content)
 
 
+def standings(results: Path = report.RESULTS) -> dict[str, list[str]]:
+    """The studies in which plain attention is ahead of the best peer, behind, or ``"level"``: by
+    the paired 95 % interval of the first metric.
+    """
+    found: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
+    for name, made in STUDIES.items():
+        path = results / f"graphs-{name}.json"
+        if not path.is_file():
+            continue
+        one, content = made(), json.loads(path.read_text())
+        best = study.best_peer(one, content)
+        differences = study.pair(one, content, "sum", best) if best else []
+        if len(differences) < 2:
+            continue
+        mean, half = report.interval(differences)
+        way = mean if study.higher_is_better(one.columns[0]) else -mean
+        found["level" if abs(mean) <= half else "ahead" if way > 0 else "behind"].append(name)
+    return found
+
+
 def filled(page: str, results: Path = report.RESULTS) -> str:
     """The page with every table in its place."""
 

@@ -264,19 +264,37 @@ def table(study: Study, content: dict[str, Any]) -> str:
         )
     text = report.table(header, rows) + "\n\nmean ± standard deviation over repeats"
     test, column = tests[0], study.columns[0]
-    found = {name: by_repeat(content, name, test, column) for name in (*PEERS, *OURS)}
-    plain = found["sum"]
-    pairs = {"GIN minus plain attention": (found["gin"], plain)}
-    sign = 1 if higher_is_better(column) else -1
-    equal = [name for name in PEERS if plain and found[name].keys() == plain.keys()]
-    if equal:
-        best = max(equal, key=lambda name: sign * statistics.fmean(found[name].values()))
-        pairs[f"plain attention minus the best peer, {NAMES[best]}"] = plain, found[best]
-    for what, (one, other) in pairs.items():
-        if len(one) > 1 and one.keys() == other.keys():
-            mean, half = report.interval([one[repeat] - other[repeat] for repeat in sorted(one)])
+    pairs = {}
+    if gin := pair(study, content, "gin", "sum"):
+        pairs["GIN minus plain attention"] = gin
+    if best := best_peer(study, content):
+        what = f"plain attention minus the best peer, {NAMES[best]}"
+        pairs[what] = pair(study, content, "sum", best)
+    for what, differences in pairs.items():
+        if len(differences) > 1:
+            mean, half = report.interval(differences)
             text += f"; {what}, paired ({test}, {column}): {mean:+.4f} ± {half:.4f} (95 %)"
     return text + (f"\npublished: {study.published}" if study.published else "")
+
+
+def pair(study: Study, content: dict[str, Any], one: str, other: str) -> list[float]:
+    """Differences of the first metric by repeat, where both have the same repeats."""
+    test, column = next(iter(content["runs"][0]["tests"])), study.columns[0]
+    first, second = (by_repeat(content, name, test, column) for name in (one, other))
+    if first.keys() != second.keys():
+        return []
+    return [first[repeat] - second[repeat] for repeat in sorted(first)]
+
+
+def best_peer(study: Study, content: dict[str, Any]) -> str | None:
+    """The best in the mean of the peers that have as many runs as plain attention."""
+    sign = 1 if higher_is_better(study.columns[0]) else -1
+    means = {
+        name: sign * statistics.fmean(differences)
+        for name in PEERS
+        if (differences := pair(study, content, name, "sum"))
+    }
+    return max(means, key=lambda name: means[name]) if means else None
 
 
 def higher_is_better(column: str) -> bool:

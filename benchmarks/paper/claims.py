@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.paper.experiments import EXPERIMENTS
-from benchmarks.paper.recipes import CONTROLS, EXTRAS, FINALISTS, OPERATORS, RECIPE
+from benchmarks.paper.recipes import CONTROLS, CUTS, EXTRAS, FINALISTS, OPERATORS, RECIPE
 from benchmarks.paper.statistics import FEW, MANY
 
 
@@ -349,6 +349,16 @@ _CLAIMS = (
             ("plays", "plays", "recipes-tinyshakespeare"),
             ("arithmetic", "arithmetic problems", "recipes-gsm8k"),
         )
+    ),
+    Claim(
+        "threshold",
+        "recipes",
+        "A language model loses nothing by leaving out edges below 0.02, on plays",
+        "recipes-tinyshakespeare",
+        tuple(Contrast(f"{one}-above-0.02", one, "test", -1, margin=0.01) for one in OPERATORS),
+        more=tuple(CUTS),
+        seeds=MANY,
+        note="Nothing: not more than 0.01 nats.",
     ),
     Claim(
         "noise",

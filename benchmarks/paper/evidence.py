@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import language, report
-from benchmarks.paper import noise, tables, verdicts
+from benchmarks.paper import noise, recommendation, tables, verdicts
 from benchmarks.paper.claims import CLAIMS, Claim
 from benchmarks.paper.experiments import EXPERIMENTS
 from benchmarks.paper.models import standard
@@ -101,63 +101,6 @@ def claims_table(folder: Path) -> str:
             ]
         )
     return report.table(["claim", "what we measured", "verdict", "figure", "command"], lines)
-
-
-def recommendation(folder: Path) -> str:
-    """What to take, from the claims that hold at full scale."""
-
-    def holds(name: str) -> bool:
-        claim = CLAIMS[name]
-        scale = tables.scale_of(claim, folder)
-        full = scale == "full" and claim.experiment in EXPERIMENTS
-        return full and state(claim, folder) == verdicts.HOLDS
-
-    lines = recipes(folder)
-    if holds("perplexity"):
-        lines.append('Take GIN for language models: `operator="gin"`.')
-    else:
-        lines.append(
-            'Take plain attention, `operator="sum"`: that GIN is ahead of it has not been shown at '
-            "full scale."
-        )
-    found = []
-    for name in ("recipes-plays", "recipes-arithmetic"):
-        values = verdicts.judge(CLAIMS[name], lambda one: values_of(one, folder, "full"))
-        found.append({one.contrast.row for one in values if one.outcome == 1})
-    both = sorted(found[0] & found[1])
-    if both:
-        names = ", ".join(tables.title(row, "screening") for row in both)
-        lines.append(f"With GIN take: {names}.")
-    else:
-        lines.append(
-            "No extra is known at full scale to help GIN more than it helps plain attention."
-        )
-    if state(CLAIMS["lora"], folder) != verdicts.HOLDS:
-        lines.append("To fine-tune take LoRA and not Sparse-GIN in the paper's form.")
-    if state(CLAIMS["second-form"], folder) == verdicts.HOLDS:
-        lines.append(
-            "To fine-tune a model that is too small to look up what followed the last time take "
-            'bottlenecks with chain and recurrence, `SparseGINConfig(form="bottlenecks")`.'
-        )
-    return "\n".join(f"> {line}" for line in lines)
-
-
-def recipes(folder: Path) -> list[str]:
-    """What edges from the tokens before were found to be worth: a line an operator and scale."""
-    lines = []
-    for kind, what in (("chain", "plain attention"), ("recipe", "GIN")):
-        found: dict[str, list[str]] = {}
-        for where in ("proteins", "plays", "arithmetic"):
-            claim = CLAIMS[f"{kind}-{where}"]
-            if state(claim, folder) == verdicts.HOLDS:
-                found.setdefault(tables.scale_of(claim, folder), []).append(where)
-        for scale, texts in found.items():
-            lines.append(
-                f"With `relations=[gf.Chain(3)]`, edges from the three tokens before, {what} is "
-                "ahead of plain attention without them, at equal parameters and time, on "
-                f"{' and '.join(texts)} ({scale} scale)."
-            )
-    return lines
 
 
 def scales_table() -> str:
@@ -256,7 +199,7 @@ def verdict_line(folder: Path) -> str:
 def pages(folder: Path) -> dict[Path, str]:
     """The pages as they should be."""
     page = {
-        "recommendation": recommendation(folder),
+        "recommendation": recommendation.text(folder),
         "claims": claims_table(folder),
         "scales": scales_table(),
         "runs": sections(folder),

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.paper.recipes import (
     CONTROLS,
+    CUTS,
     LONGER,
     OPERATORS,
     RECIPE,
@@ -172,7 +173,7 @@ EXPERIMENTS = {
                 f"recipes-{source}",
                 f"recipes on {source}",
                 source,
-                {**recipe_rows(), **CONTROLS, "sum-longer": LONGER},
+                {**recipe_rows(), **CONTROLS, **CUTS, "sum-longer": LONGER},
                 rates_of_rows=True,
             )
             for source in ("tinyshakespeare", "gsm8k")

@@ -130,6 +130,16 @@ CONTROLS = {
 """Which of GIN's differences from plain attention does it: the MLPs, or no projections."""
 
 
+CUTS = {
+    f"{operator}-above-{threshold:g}": Row(
+        f"{what}, edges above {threshold:g}", {"operator": operator, "threshold": threshold}
+    )
+    for operator, what in (("sum", "standard transformer"), ("gin", "GIN"))
+    for threshold in (0.02, 0.1)
+}
+"""Weak edges left out, in training too."""
+
+
 def recipe_row(extra: str, operator: str) -> Row:
     return Row(EXTRAS[extra].what, _with(EXTRAS[extra], operator), rate_of=operator)
 
