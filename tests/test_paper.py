@@ -91,10 +91,23 @@ def test_few_seeds_are_enough_where_that_was_fixed_and_students_interval_says_so
 
 
 def test_a_longer_row_is_trained_for_more_rounds():
-    scale = EXPERIMENTS["recipes-gsm8k"].scales["small"]
-    rows = EXPERIMENTS["recipes-gsm8k"].rows
-    assert (scale.rounds, rows["sum-longer"].trained(scale).rounds) == (4, 7)
-    assert rows["sum"].trained(scale) == scale
+    scales, rows = EXPERIMENTS["recipes-gsm8k"].scales, EXPERIMENTS["recipes-gsm8k"].rows
+    small, full = scales["small"], scales["full"]
+    assert (small.rounds, rows["sum-longer"].trained(small).rounds) == (4, 7)
+    assert (full.rounds, rows["sum-longer"].trained(full).rounds) == (8, 11)
+    assert rows["sum"].trained(small) == small
+
+
+@pytest.mark.parametrize("name", ["proteins", "recipes-tinyshakespeare", "recipes-gsm8k"])
+def test_the_longer_row_has_at_least_the_time_of_gin_with_the_recipe(name):
+    for scale in ("full", "small"):
+        found = values_of(name, FOLDER, scale)
+        if not {"sum", f"gin+{RECIPE}"} <= found.keys():
+            continue
+        slow, fast = (np.median(list(found[row]["cpu"].values())) for row in ("gin+chain", "sum"))
+        size = EXPERIMENTS[name].scales[scale]
+        longer = EXPERIMENTS[name].rows["sum-longer"].trained(size)
+        assert longer.rounds / size.rounds >= slow / fast
 
 
 def test_variances_of_draws_and_orders():

@@ -68,6 +68,7 @@ PROTEINS = Scale(
     warmup=250,
     schedule="constant",
     grid=(3e-4, 1e-3, 3e-3),
+    longer=1.35,
     weight_decay=0.01,
     betas=(0.9, 0.999),
 )
@@ -87,6 +88,7 @@ TEXT = Scale(
     warmup=100,
     schedule="cosine",
     grid=(5e-4, 1e-3, 2e-3),
+    longer=1.35,
 )
 """nanoGPT's setting for a CPU, 0.8 million parameters, as in ``benchmarks.language``."""
 
@@ -101,6 +103,7 @@ SMALL_TEXT = replace(
     batch=16,
     warmup=30,
     grid=(2e-3, 5e-3, 1.2e-2),
+    longer=1.75,
 )
 SMALL_PROTEINS = replace(
     PROTEINS,
@@ -111,6 +114,7 @@ SMALL_PROTEINS = replace(
     batch=8,
     warmup=30,
     grid=(1.5e-3, 4e-3, 1.2e-2),
+    longer=1.75,
 )
 """Seconds a run on one CPU core: whether something is there at all, before hours are spent."""
 

@@ -43,7 +43,8 @@ class Runner:
     def settings(self, name: str) -> dict[str, Any]:
         """Everything that decides a run but its rate and seeds."""
         row: Row = self.experiment.rows[name]
-        scale = {key: v for key, v in asdict(row.trained(self.scale)).items() if key != "grid"}
+        trained = asdict(row.trained(self.scale))
+        scale = {key: v for key, v in trained.items() if key not in ("grid", "longer")}
         plain = {
             "config": plain_config(self.configs[name]),
             "share": row.share,

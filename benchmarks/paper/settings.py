@@ -29,6 +29,8 @@ class Scale:
         warmup: steps in which the rate rises.
         schedule: ``"constant"`` or ``"cosine"`` (down to a tenth) after it.
         grid: learning rates of which each row's is chosen.
+        longer: how many times the rounds the standard transformer has in the time of GIN with edges
+            from the tokens before: that one's time a step at this scale, or a little more.
     """
 
     data: Mapping[str, int]
@@ -42,6 +44,7 @@ class Scale:
     warmup: int
     schedule: str
     grid: tuple[float, ...]
+    longer: float
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0
@@ -58,8 +61,8 @@ class Row:
         share: of the parameters of the standard transformer; 1 but where fewer are the question.
         start: how initial weights are changed, a name of :data:`benchmarks.paper.starts.STARTS`.
         rate_of: the row whose learning rate it takes; None: its own.
-        longer: how many times the scale's rounds it is trained for; more than 1 only where a row
-            is to have the time of a slower one.
+        longer: whether it is trained for the scale's ``longer`` times the rounds: has the time of
+            a slower row.
     """
 
     what: str
@@ -67,7 +70,7 @@ class Row:
     share: float = 1.0
     start: str | None = None
     rate_of: str | None = None
-    longer: float = 1.0
+    longer: bool = False
 
     def fields(self, scale: Scale) -> dict[str, Any]:
         """Fields of the config at this scale."""
@@ -75,7 +78,8 @@ class Row:
 
     def trained(self, scale: Scale) -> Scale:
         """The scale with this row's rounds."""
-        return replace(scale, rounds=round(scale.rounds * self.longer))
+        times = scale.longer if self.longer else 1
+        return replace(scale, rounds=round(scale.rounds * times))
 
 
 @dataclass(frozen=True)
