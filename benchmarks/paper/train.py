@@ -97,7 +97,7 @@ def _factor(step: int, total: int, scale: Scale) -> float:
 
 
 def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Weight decay of matrices alone."""
+    """Weight decay of all that has two dimensions or more, vectors of heads ``[H, 1, d]`` too."""
     matrices = [one for one in model.parameters() if one.ndim > 1]
     others = [one for one in model.parameters() if one.ndim <= 1]
     return [
