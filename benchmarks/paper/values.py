@@ -17,7 +17,7 @@ Values = dict[str, dict[str, dict[int, float]]]
 METRICS = {
     "validation": "lowest validation loss, nats",
     "perplexity": "lowest validation perplexity",
-    "test": "test loss at the best epoch, nats",
+    "test": "test loss, nats",
     "gap": "validation less training loss after the last epoch, nats",
     "best_round": "epoch of the lowest validation loss",
     "cpu": "CPU seconds a step",
