@@ -9,6 +9,7 @@ from benchmarks.paper.recipes import (
     CONTROLS,
     CUTS,
     LONGER,
+    NO_NORM,
     OPERATORS,
     RECIPE,
     recipe_row,
@@ -141,9 +142,7 @@ QUICK_PROTEINS = replace(
 NOISE_ROWS = {
     "sum": Row("standard transformer", {"operator": "sum"}),
     "gin": Row("GIN", gin(operator_options=None)),
-    "gin-no-norm": Row(
-        "GIN without the MLPs' norm", gin(operator_options={"gin": {"mlp_norm": False}})
-    ),
+    "gin-no-norm": Row("GIN without the MLPs' norm", gin(**NO_NORM)),
     "gin-residual": Row(
         "GIN, the sum beside the MLP", gin(operator_options={"gin": {"mlp_residual": True}})
     ),

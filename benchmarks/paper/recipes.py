@@ -60,6 +60,7 @@ class Extra:
 
 
 GIN = {"name": "gin", "mlp_ratio": 0.5}
+NO_NORM = {"operator_options": {"gin": {"mlp_norm": False}}}
 EXTRAS: dict[str, Extra] = {
     "chain": Extra("edges from the 3 tokens before", {"relations": [gf.Chain(3)]}),
     "repeats": Extra("edges from what followed the same token", {"relations": [gf.Repeats(1)]}),
@@ -108,7 +109,7 @@ EXTRAS: dict[str, Extra] = {
     ),
     "magnitude": Extra(
         "sigmoid weights, whose sums tell how many there are; GIN so without its MLPs' norm",
-        {"normalize": "sigmoid", "operator_options": {"gin": {"mlp_norm": False}}},
+        {"normalize": "sigmoid", **NO_NORM},
     ),
 }
 
@@ -124,12 +125,15 @@ LONGER = Row("standard transformer, trained for GIN's time", {"operator": "sum"}
 CONTROLS = {
     "slices": Row("GIN without MLPs: sums of slices", lambda scale: _slices()),
     f"slices+{RECIPE}": Row(
-        f"the same: {EXTRAS[RECIPE].what}", lambda scale: {**_slices(), **EXTRAS[RECIPE].fields}
+        EXTRAS[RECIPE].what, lambda scale: {**_slices(), **EXTRAS[RECIPE].fields}
+    ),
+    f"gin-no-norm+{RECIPE}": Row(
+        EXTRAS[RECIPE].what, {"operator": "gin", **NO_NORM, **EXTRAS[RECIPE].fields}
     ),
 }
-"""Which of GIN's differences from plain attention does it: the MLPs, or no projections."""
-
-
+"""Which of GIN's differences from plain attention does it: its MLPs, their norm, or that it
+projects nothing.
+"""
 CUTS = {
     f"{operator}-above-{threshold:g}": Row(
         f"{what}, edges above {threshold:g}", {"operator": operator, "threshold": threshold}
