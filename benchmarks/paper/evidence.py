@@ -91,13 +91,14 @@ def claims_table(folder: Path) -> str:
     lines = []
     for claim in CLAIMS.values():
         figure = figure_of(claim, folder)
+        command = claim.command + (" --scale small" if small(claim, folder) else "")
         lines.append(
             [
                 f"{claim.words} ({claim.where})",
                 measured(claim, folder),
                 f"**{state(claim, folder)}**{', small scale' if small(claim, folder) else ''}",
                 f"[figure]({figure})" if figure else "",
-                f"`{claim.command}`" if claim.command.startswith("python") else claim.command,
+                f"`{command}`" if command.startswith("python") else command,
             ]
         )
     return report.table(["claim", "what we measured", "verdict", "figure", "command"], lines)
