@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -193,11 +194,12 @@ def spread(claim: Claim, folder: Path, scale: str, figure: Figure) -> None:
     axes = figure.subplots()
     for place, grid in enumerate(grids.values()):
         for draw_, losses in enumerate(grid):
-            x = place + 0.2 * (draw_ - (len(grid) - 1) / 2)
+            x = place + 0.7 * (draw_ - (len(grid) - 1) / 2) / len(grid)
             axes.plot([x] * len(losses), losses, "o", color=COLOURS[place], markersize=4)
             axes.plot(x, losses.mean(), "_", color="#000000", markersize=9)
-        axes.set_xticks(range(len(grids)), [title(one, "noise") for one in grids], fontsize=6)
-    axes.set(ylabel="lowest validation loss, nats (a column a draw)")
+    names = [textwrap.fill(title(one, "noise"), 14) for one in grids]
+    axes.set_xticks(range(len(grids)), names, fontsize=7)
+    axes.set(ylabel="lowest validation loss, nats\n(a column a draw)")
     _finish(axes)
 
 
