@@ -380,17 +380,19 @@ def test_a_larger_scale_counts_when_all_of_a_claim_is_measured_there(tmp_path):
 
     for row in ("gin+chain", "sum", "sum-longer"):
         add("small", row)
-    assert tables.scale_of(claim, tmp_path) == "small" and not evidence.larger(claim, tmp_path)
+    assert tables.scale_of(claim, tmp_path) == "small" and not evidence.others(claim, tmp_path)
     for row in ("gin+chain", "sum"):
         add("full", row)
     assert tables.scale_of(claim, tmp_path) == "small"
-    assert evidence.larger(claim, tmp_path) == "full"
+    assert evidence.others(claim, tmp_path) == ["full"]
     text = evidence.measured(claim, tmp_path)
     assert "(small scale); so far at full scale: gin+chain minus sum" in text
     assert "1 of 2 comparisons not measured" in text
-    assert "At full scale, so far:" in evidence.sections(tmp_path)
+    assert "So far at full scale:" in evidence.sections(tmp_path)
     add("full", "sum-longer")
-    assert tables.scale_of(claim, tmp_path) == "full" and not evidence.larger(claim, tmp_path)
+    assert tables.scale_of(claim, tmp_path) == "full"
+    assert evidence.others(claim, tmp_path) == ["small"]
+    assert "(full scale); at small scale: gin+chain minus sum" in evidence.measured(claim, tmp_path)
 
 
 def test_finalists_are_what_the_screening_found():

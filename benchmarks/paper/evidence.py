@@ -46,8 +46,8 @@ def measured(claim: Claim, folder: Path) -> str:
     text = found_at(claim, folder, scale)
     if claim.experiment in EXPERIMENTS:
         text += f" ({scale} scale)"
-    if begun := larger(claim, folder):
-        text += f"; so far at {begun} scale: {found_at(claim, folder, begun)}"
+    for other in others(claim, folder):
+        text += f"; {at(other)}: {found_at(claim, folder, other)}"
     return text
 
 
@@ -134,9 +134,10 @@ def sections(folder: Path) -> str:
             f"### {claim.name}",
             tables.of_claim(claim, folder, tables.scale_of(claim, folder)),
         ]
-        if begun := larger(claim, folder):
-            store = Store(file_of(claim.experiment, begun), folder)
-            lines += [f"At {begun} scale, so far:", tables.of_store(claim, store)]
+        for other in others(claim, folder):
+            store = Store(file_of(claim.experiment, other), folder)
+            begun = f"{at(other)}:"
+            lines += [begun[0].upper() + begun[1:], tables.of_store(claim, store)]
         if claim.note:
             lines.append(claim.note.format(**_facts(claim, folder)))
         if figure := figure_of(claim, folder):
@@ -145,13 +146,17 @@ def sections(folder: Path) -> str:
     return "\n\n".join(parts)
 
 
-def larger(claim: Claim, folder: Path) -> str | None:
-    """A larger scale than the one shown, at which a part of the claim is measured."""
-    above = tables.SCALES[: tables.SCALES.index(tables.scale_of(claim, folder))]
-    return next(
-        (one for one in above if tables.verdict_of(claim, folder, one) != verdicts.NOT_MEASURED),
-        None,
-    )
+def others(claim: Claim, folder: Path) -> list[str]:
+    """The other scales at which at least a part of the claim is measured."""
+    if claim.experiment not in EXPERIMENTS:
+        return []
+    known = [one for one in tables.SCALES if one != tables.scale_of(claim, folder)]
+    return [one for one in known if tables.verdict_of(claim, folder, one) != verdicts.NOT_MEASURED]
+
+
+def at(scale: str) -> str:
+    """Of a scale that is not the one that counts: a larger one is not complete."""
+    return "so far at full scale" if scale == "full" else f"at {scale} scale"
 
 
 def _facts(claim: Claim, folder: Path) -> dict[str, Any]:
