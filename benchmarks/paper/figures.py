@@ -149,14 +149,14 @@ def effects(claim: Claim, folder: Path, scale: str, figure: Figure) -> None:
 
 def lambdas(claim: Claim, folder: Path, scale: str, figure: Figure) -> None:
     """The trained scale of each layer over the steps, of both texts."""
-    names = list(dict.fromkeys(one.experiment for one in claim.contrasts))
+    names = list(dict.fromkeys(one.experiment or claim.experiment for one in claim.contrasts))
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         runs = json.loads((folder.parent / f"{name}.json").read_text())["runs"]["sparse-gin"]
         found = np.array([run["lambda"]["values"] for run in runs])
         for layer in range(found.shape[2]):
             steps, colour = runs[0]["lambda"]["steps"], COLOURS[layer + 1]
             band(axes, steps, found[:, :, layer], color=colour, label=f"layer {layer + 1}")
-        axes.set(xlabel="step", ylabel="lambda", title=of_file(str(name)))
+        axes.set(xlabel="step", ylabel="lambda", title=of_file(name))
         axes.legend(fontsize=7, frameon=False)
         _finish(axes)
 
@@ -165,7 +165,7 @@ def tuned(claim: Claim, folder: Path, scale: str, figure: Figure) -> None:
     """Validation losses over the steps of fine-tuning, of each text; the untrained model's loss is
     left out, which is far above.
     """
-    names = list(dict.fromkeys(one.experiment for one in claim.contrasts))
+    names = list(dict.fromkeys(one.experiment or claim.experiment for one in claim.contrasts))
     files = {name: folder.parent / f"{name}.json" for name in names}
     stored = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
     stored = {name: one for name, one in stored.items() if set(claim.rows) & set(one["runs"])}
@@ -175,9 +175,9 @@ def tuned(claim: Claim, folder: Path, scale: str, figure: Figure) -> None:
             runs = content["runs"][row]
             steps = [step for step, _ in runs[0]["curve"][1:]]
             losses = np.array([[loss for _, loss in run["curve"][1:]] for run in runs])
-            label = f"{title(row, str(name))} ({len(runs)})"
+            label = f"{title(row, name)} ({len(runs)})"
             band(axes, steps, losses, color=COLOURS[number], label=label)
-        axes.set(xlabel="step", ylabel="validation loss, nats", title=of_file(str(name)))
+        axes.set(xlabel="step", ylabel="validation loss, nats", title=of_file(name))
         axes.title.set_fontsize(9)
         axes.legend(fontsize=7, frameon=False, title="seeds in brackets", title_fontsize=7)
         _finish(axes)
