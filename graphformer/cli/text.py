@@ -56,6 +56,12 @@ def train(
         float | None,
         typer.Option(min=0, max=1, help="Drop edges below this weight [default: keep all]."),
     ] = None,
+    chain: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Edges from so many tokens before, in every layer [default: none]."
+        ),
+    ] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens that a prediction sees.")] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows a step and process.")] = 12,
     steps: Annotated[
@@ -110,6 +116,10 @@ def train(
     for name, value in (("--learning-rate", learning_rate), ("--mlp-ratio", mlp_ratio)):
         number(name, value, above=0.0)
     number("--min-lr-ratio", min_lr_ratio, least=0.0, most=1.0)
+    if chain is not None and chain >= context:
+        raise ValueError(
+            f"--chain {chain}: with --context {context} a token has at most {context - 1} before it"
+        )
     for name, value in (("eval_steps", eval_steps), ("save_steps", save_steps)):
         if name in given() and value > steps:
             warnings.warn(
@@ -149,6 +159,7 @@ def train(
             operator=operators if len(operators) > 1 else operator,
             mlp_ratio=mlp_ratio,
             threshold=threshold,
+            relations=None if chain is None else [graphformer.Chain(chain)],
             max_position_embeddings=context,
         )
     )

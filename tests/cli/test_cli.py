@@ -98,6 +98,18 @@ def test_the_printed_loss_is_that_of_the_saved_model(trained, text_file):
 
 
 @pytest.mark.slow
+def test_edges_from_the_tokens_before(call, text_file, tmp_path):
+    code, _, err = call(
+        *("train", text_file, "--output", tmp_path / "run", *SMALL.split(), "--steps", "1"),
+        *("--chain", "2"),
+    )
+    assert code == 0, err
+    model = gf.GraphformerForCausalLM.from_pretrained(tmp_path / "run")
+    weights = [one for name, one in model.named_parameters() if name.endswith("relations.weight")]
+    assert [tuple(one.shape) for one in weights] == [(2, 1, 12)] * 2
+    assert all(one.abs().max() > 0 for one in weights)  # trained: they start at 0
+
+
 def test_merges_are_learned_from_the_training_part(call, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(WORDS * 30 + "zq" * 100)

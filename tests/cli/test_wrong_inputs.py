@@ -53,6 +53,11 @@ CASES = {
         (f"{TRAIN} --heads 5", "--hidden-size 12 must be --heads 5 times"),
         (f"{TRAIN} --kv-heads 2", "--heads 3 is not a multiple of --kv-heads 2"),
         (f"{TRAIN} --threshold nan", "'--threshold'", "got 'nan'"),
+        (f"{TRAIN} --chain 0", "'--chain'", "got '0'"),
+        (
+            f"{TRAIN} --chain 13 --context 13",
+            "--chain 13: with --context 13 a token has at most 12 before it",
+        ),
         (f"{TRAIN} --tokenizer word", "--tokenizer must be one of char, byte, bpe, got 'word'"),
         (f"{TRAIN} --vocab-size 10", "--vocab-size=10 has no use with --tokenizer='char'"),
         (f"{TRAIN} --report-to wandb", "must be 'tensorboard' or 'none', got 'wandb'"),
