@@ -355,6 +355,11 @@ def test_only_the_interaction_counts_for_gin():
     assert found == pytest.approx([-0.5 + 0.1, -0.6 + 0.2])
 
 
+def test_an_interaction_is_told_as_one():
+    text = evidence.measured(CLAIMS["recipes-plays"], FOLDER)
+    assert "gin+chain minus gin, less sum+chain minus sum, test: -0.1" in text
+
+
 def test_a_claim_without_runs_has_no_number(tmp_path):
     folder = tmp_path / "paper"
     for claim in CLAIMS.values():

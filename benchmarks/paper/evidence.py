@@ -77,6 +77,8 @@ def found_at(claim: Claim, folder: Path, scale: str) -> str:
         where = (contrast.experiment or "").removeprefix("finetune-")
         what = f"{where}, {what}" if where else what
         against = f" minus {contrast.base}" if contrast.base else ""
+        if contrast.less:
+            against += f", less {' minus '.join(contrast.less)}"
         parts.append(
             f"{contrast.row}{against}, {what}: {tables.effect_text(one)}, {effect.seeds} seeds"
         )
