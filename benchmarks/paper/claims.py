@@ -312,7 +312,7 @@ _CLAIMS = (
             ),
             (
                 "recipes-plays",
-                "The same with ten seeds and what lowered GIN's loss by more than 0.02, on plays",
+                "What lowered GIN's loss there by more than 0.02 helps GIN more, ten seeds, on plays",
                 "recipes-tinyshakespeare",
                 "test",
                 MANY,
@@ -320,7 +320,7 @@ _CLAIMS = (
             ),
             (
                 "recipes-arithmetic",
-                "The same with ten seeds, on arithmetic problems",
+                "The same on arithmetic problems",
                 "recipes-gsm8k",
                 "test",
                 MANY,

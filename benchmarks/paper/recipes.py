@@ -65,7 +65,7 @@ EXTRAS: dict[str, Extra] = {
     "chain": Extra("edges from the 3 tokens before", {"relations": [gf.Chain(3)]}),
     "repeats": Extra("edges from what followed the same token", {"relations": [gf.Repeats(1)]}),
     "chain-repeats": Extra(
-        "both, and after the same two tokens",
+        "edges from the 3 tokens before and from what followed the same one and two",
         {"relations": [gf.Chain(3), gf.Repeats(1), gf.Repeats(2, "mean")]},
     ),
     "value-residual": Extra(
