@@ -312,7 +312,7 @@ _CLAIMS = (
             ),
             (
                 "recipes-plays",
-                "What lowered GIN's loss there by more than 0.02 helps GIN more, ten seeds, on plays",
+                "What lowered GIN's loss there by 0.02 or more helps GIN more, on plays",
                 "recipes-tinyshakespeare",
                 "test",
                 MANY,
