@@ -18,6 +18,8 @@ from graphformer.datasets.microstructures.grains import feature_names
 from graphformer.training import GraphModel
 from graphformer.training.graphs.metrics import regression_metrics
 
+BODY = {"hidden_size": 64, "num_layers": 4, "num_heads": 4}
+
 
 def mechanical_mnist() -> Study:
     def parts(repeat: int, quick: bool) -> Parts:
@@ -47,14 +49,10 @@ def mechanical_mnist() -> Study:
         }
 
     network: dict[str, Any] = {
-        **{
-            "node_dim": 8,
-            "edge_dim": 2,
-            "hidden_size": 64,
-            "num_layers": 4,
-            "num_heads": 4,
-            "readout": ("mean", "max"),
-        },
+        "node_dim": 8,
+        "edge_dim": 2,
+        "readout": ("mean", "max"),
+        **BODY,
     }
     levels = {"levels": ("group_0", "group_1")}
     return Study(
@@ -177,14 +175,10 @@ def crystals() -> Study:
         return Parts(made[0], made[1], {"test": made[2]})
 
     network: dict[str, Any] = {
-        **{
-            "node_dim": len(IonicCrystals.node_names),
-            "edge_dim": 1 + 32,  # the length and its Gaussians
-            "hidden_size": 64,
-            "num_layers": 4,
-            "num_heads": 4,
-            "readout": ("mean",),  # of a supercell the same as of the cell
-        },
+        "node_dim": len(IonicCrystals.node_names),
+        "edge_dim": 1 + 32,  # the length and its Gaussians
+        "readout": ("mean",),  # of a supercell the same as of the cell
+        **BODY,
     }
     sums = {"normalize": "sigmoid"}
     return Study(

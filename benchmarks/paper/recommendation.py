@@ -83,7 +83,7 @@ def threshold(folder: Path) -> str:
     verdict, scale = state("threshold", folder)
     if verdict == verdicts.HOLDS:
         return (
-            "**Threshold**: none for the loss's sake. Edges below 0.02 can be left out at no loss, "
+            "**Threshold**: none is needed. Edges below 0.02 can be left out at no loss, "
             f"`threshold=0.02` ({scale} scale), where a sparse graph is wanted."
         )
     return "**Threshold**: none. That weak edges can be left out at no loss has not been shown."

@@ -97,7 +97,6 @@ def test_the_printed_loss_is_that_of_the_saved_model(trained, text_file):
     assert last["eval_loss"] == pytest.approx(again.loss_nats_per_token, rel=1e-6)
 
 
-@pytest.mark.slow
 def test_edges_from_the_tokens_before(call, text_file, tmp_path):
     code, _, err = call(
         *("train", text_file, "--output", tmp_path / "run", *SMALL.split(), "--steps", "1"),
@@ -110,6 +109,7 @@ def test_edges_from_the_tokens_before(call, text_file, tmp_path):
     assert all(one.abs().max() > 0 for one in weights)  # trained: they start at 0
 
 
+@pytest.mark.slow
 def test_merges_are_learned_from_the_training_part(call, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(WORDS * 30 + "zq" * 100)
