@@ -171,6 +171,28 @@ def test_half_the_heads_are_on_edges_and_half_on_all_pairs(grains):
     assert local == edges and len(everywhere) == count * (count - 1)
 
 
+def test_seeds_of_a_fold_are_one_difference(grains):
+    """Two folds with two seeds each: a fold's seeds share a test part."""
+
+    def runs(model, values):
+        made = [{"model": model, "tests": {"test": {"rmse": value}}} for value in values]
+        return [one | {"repeat": repeat} for repeat, one in enumerate(made)]
+
+    found = {"runs": [*runs("sum", [1.0, 2.0, 3.0, 5.0]), *runs("gin", [0.5, 1.0, 2.0, 3.0])]}
+    folds, seeds = tiny(grains, folds=2), tiny(grains)
+    assert study.pair(folds, found, "sum", "gin") == [0.75, 1.5]
+    assert study.pair(seeds, found, "sum", "gin") == [0.5, 1.0, 1.0, 2.0]
+
+
+def test_repeats_beyond_the_folds_are_the_folds_again(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "CACHE", tmp_path)
+    one = studies.STUDIES["polymer-dft-ei"]()
+    first, again = one.parts(1, False), one.parts(6, False)
+    names = [[graph.text for graph in made.tests["test"]] for made in (first, again)]
+    assert names[0] == names[1]
+    assert [graph.text for graph in first.valid] != [graph.text for graph in again.valid]
+
+
 def test_runs_of_another_process_stay(grains, tmp_path):
     one = tiny(grains)
     before = study.run(one, ["gine"], [0], False, tmp_path)

@@ -43,7 +43,12 @@ def main() -> None:
     )
     parser.add_argument("name", choices=[*STUDIES, "brec", "all"])
     parser.add_argument("--models", nargs="+", help="only these")
-    parser.add_argument("--repeats", type=int, help="folds or seeds, from the first one")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        help="folds or seeds, from the first one; those beyond the folds are the folds again, with "
+        "other seeds",
+    )
     parser.add_argument("--first", type=int, default=0, help="the first fold or seed")
     parser.add_argument(
         "--quick", action="store_true", help="a small part for one epoch; writes no result file"
@@ -105,12 +110,11 @@ def main() -> None:
 def repeats_of(
     parser: argparse.ArgumentParser, options: argparse.Namespace, one: study.Study
 ) -> list[int]:
-    """The folds or seeds to run; ends the program where they are none of the study's."""
-    count = options.repeats or (1 if options.quick else one.repeats)
+    """The folds or seeds to run; ends the program where there are none of these numbers."""
+    count = (1 if options.quick else one.repeats) if options.repeats is None else options.repeats
+    if options.first < 0 or count < 1:
+        parser.error(f"--first {options.first} --repeats {count}: repeats are one or more, from 0")
     repeats = list(range(options.first, options.first + count))
-    if options.first < 0 or (one.folds and repeats[-1] >= one.folds):
-        there = f"folds 0 to {one.folds - 1}" if one.folds else "seeds from 0"
-        parser.error(f"--first {options.first} with {count} repeats: {one.name} has {there}")
     if options.search and search.SEED in repeats:
         parser.error(f"--first {options.first}: seed {search.SEED} is that of the search alone")
     return repeats

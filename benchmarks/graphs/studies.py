@@ -24,14 +24,14 @@ from graphformer.training import GraphModel
 
 
 def polymer_dft(name: str, what: str, published: str, epochs: int) -> Study:
-    """Five folds; a tenth of what is left for training validates."""
+    """Five folds; a tenth of what is left for training validates, another one with other seeds."""
     encodings = ("degree", "random_walk:12")
 
     def parts(repeat: int, quick: bool) -> Parts:
         stored = AddStructure(encodings)  # once, and not in every step
         rest, test = PolymerGraphs(load.CACHE / "polymer-dft", name, pre_transform=stored).folds(
             5, seed=0
-        )[repeat]
+        )[repeat % 5]
         train, valid = rest.split((0.9, 0.1), seed=repeat)
         return load.cut((train, valid, test), quick)
 
@@ -76,7 +76,7 @@ def vipea(by_monomer: bool = False) -> Study:
     def parts(repeat: int, quick: bool) -> Parts:
         data = CopolymerGraphs(load.CACHE / "vipea")
         return load.cut(
-            data.monomer_fold(repeat) if by_monomer else data.random_fold(repeat), quick
+            data.monomer_fold(repeat % 9) if by_monomer else data.random_fold(repeat % 10), quick
         )
 
     one = CopolymerGraphs

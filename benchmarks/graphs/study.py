@@ -71,8 +71,9 @@ class Study:
         training: of :class:`GraphTrainer`, for all networks alike.
         columns: names of the metrics to report.
         measure: metrics of a model on a test set.
-        repeats: folds or seeds.
-        folds: how many of them there are; None: seeds, as many as one likes.
+        repeats: how many there are unless told otherwise: folds or seeds.
+        folds: how many folds there are; repeats beyond them are the folds again, with other seeds.
+            None: every repeat is a seed.
         published: what others report, in words.
         more: contenders beside the six: name to the network's class with all its settings, which
             are stored with its runs.
@@ -278,12 +279,18 @@ def table(study: Study, content: dict[str, Any]) -> str:
 
 
 def pair(study: Study, content: dict[str, Any], one: str, other: str) -> list[float]:
-    """Differences of the first metric by repeat, where both have the same repeats."""
+    """Differences of the first metric, where both have the same repeats: by seed, or by fold the
+    mean over its seeds, which share a test part and are not independent.
+    """
     test, column = next(iter(content["runs"][0]["tests"])), study.columns[0]
     first, second = (by_repeat(content, name, test, column) for name in (one, other))
     if first.keys() != second.keys():
         return []
-    return [first[repeat] - second[repeat] for repeat in sorted(first)]
+    apart: dict[int, list[float]] = {}
+    for repeat in sorted(first):
+        place = repeat % study.folds if study.folds else repeat
+        apart.setdefault(place, []).append(first[repeat] - second[repeat])
+    return [statistics.fmean(differences) for differences in apart.values()]
 
 
 def best_peer(study: Study, content: dict[str, Any]) -> str | None:
