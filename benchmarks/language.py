@@ -104,7 +104,9 @@ def run(
         "curve": curve,
         "seconds": round(seconds, 1),
         "sharpening": [
-            round(float(p), 4) for n, p in model.named_parameters() if n.endswith("sharpening")
+            round(float(p.detach()), 4)
+            for n, p in model.named_parameters()
+            if n.endswith("sharpening")
         ],
     }
 
