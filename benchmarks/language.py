@@ -20,6 +20,8 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ import transformers
 
 import graphformer as gf
 from benchmarks import report
+from benchmarks.store import alone
 from graphformer.datasets import (
     TextDataset,
     build_tokenizer,
@@ -111,16 +114,44 @@ def run(
     }
 
 
-def summary(runs: dict[str, list[dict[str, Any]]]) -> str:
-    """The table: loss of each variant, and its paired difference to the standard transformer."""
+def stored(settings: dict[str, Any], target: Path | None) -> dict[str, Any]:
+    """What the file holds of these settings."""
+    if target is not None and target.is_file():
+        before = json.loads(target.read_text())
+        if before["settings"] == settings:
+            return before
+    return {"environments": [], "settings": settings, "published": PUBLISHED, "runs": {}}
+
+
+def keep(
+    content: dict[str, Any],
+    name: str,
+    result: dict[str, Any],
+    here: dict[str, Any],
+    target: Path | None,
+) -> dict[str, Any]:
+    """The content with one more run, in the file too, beside what another process has added."""
+    with nullcontext() if target is None else alone(target):
+        if target is not None:
+            content = stored(content["settings"], target)
+        content["runs"].setdefault(name, []).append(result)
+        if here not in content["environments"]:
+            content["environments"].append(here)
+        if target is not None:
+            report.save(target.stem, content, target.parent)
+    return content
+
+
+def summary(runs: dict[str, list[dict[str, Any]]], names: Sequence[str] | None = None) -> str:
+    """The table: loss of each variant, or of these, and its paired difference to the standard
+    transformer.
+    """
     rows = []
     standard = {r["seed"]: r["validation_loss"] for r in runs.get("sum", [])}
-    for name, done in runs.items():
+    for name in names or runs:
+        done = runs[name]
         losses = [r["validation_loss"] for r in done]
-        mean, half = report.interval(losses)
-        spread = statistics.stdev(losses) if len(losses) > 1 else float("nan")
         paired = [r["validation_loss"] - standard[r["seed"]] for r in done if r["seed"] in standard]
-        difference, error = report.interval(paired) if paired else (float("nan"), float("nan"))
         rows.append(
             [
                 name
@@ -131,9 +162,9 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> str:
                 ),
                 f"{done[0]['parameters']:,}",
                 str(len(done)),
-                f"{mean:.4f} ± {half:.4f}",
-                f"{spread:.4f}",
-                "" if name == "sum" else f"{difference:+.4f} ± {error:.4f}",
+                _interval(losses, ".4f"),
+                f"{statistics.stdev(losses):.4f}" if len(losses) > 1 else "",
+                _interval(paired, "+.4f") if name != "sum" else "",
             ]
         )
     header = [
@@ -145,6 +176,14 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> str:
         "minus sum (paired, 95 %)",
     ]
     return report.table(header, rows)
+
+
+def _interval(values: list[float], form: str) -> str:
+    """The mean and the half-width of its interval, of which one value has none."""
+    if not values:
+        return ""
+    mean, half = report.interval(values)
+    return f"{mean:{form}}" + (f" ± {half:.4f}" if len(values) > 1 else "")
 
 
 def main() -> None:
@@ -191,21 +230,11 @@ def main() -> None:
         "context": options.context,
     }
     here = report.environment()
-    content: dict[str, Any] = {
-        "environments": [],
-        "settings": settings,
-        "published": PUBLISHED,
-        "runs": {},
-    }
-    target = report.RESULTS / "language.json"
-    if target.is_file() and not options.quick:
-        before = json.loads(target.read_text())
-        if before["settings"] == settings:
-            content = before
+    target = None if options.quick else report.RESULTS / "language.json"
+    content = stored(settings, target)
     for seed in range(options.seeds):
         for name, config in configs.items():
-            done = content["runs"].setdefault(name, [])
-            if any(r["seed"] == seed for r in done):
+            if any(r["seed"] == seed for r in content["runs"].get(name, [])):
                 continue
             result = run(config, train, validation, options.steps, seed)
             print(
@@ -213,13 +242,9 @@ def main() -> None:
                 f"{result['seconds']:.0f} s",
                 flush=True,
             )
-            done.append(result)
-            if here not in content["environments"]:
-                content["environments"].append(here)
-            if not options.quick:
-                report.save("language", content)
+            content = keep(content, name, result, here, target)
     print()
-    print(summary({name: content["runs"][name] for name in options.operators}))
+    print(summary(content["runs"], options.operators))
     for what, loss in PUBLISHED.items():
         print(f"published: {what}: {loss} nats on tinyshakespeare")
 

@@ -117,6 +117,28 @@ def test_a_child_that_ends_with_an_error_is_named():
         measure.child(command)
 
 
+def test_language_runs_of_another_process_stay_and_are_compared(tmp_path):
+    from benchmarks import language
+
+    settings, target = {"steps": 1}, tmp_path / "language.json"
+
+    def runs(name, losses):
+        held = language.stored(settings, target)  # read before the other process has written
+        for seed, loss in enumerate(losses):
+            one = {"seed": seed, "validation_loss": loss, "parameters": 5}
+            held = language.keep(held, name, one, {"machine": name}, target)
+
+    before = language.stored(settings, target)
+    runs("sum", [2.0, 2.5])
+    one = {"seed": 0, "validation_loss": 1.5, "parameters": 5}
+    found = language.keep(before, "gin", one, {"machine": "sum"}, target)
+    assert found == language.stored(settings, target)
+    assert [entry["machine"] for entry in found["environments"]] == ["sum"]
+    table = language.summary(found["runs"], ["gin"])
+    assert "| gin | 5 | 1 | 1.5000 |  | -0.5000 |" in table and "| sum |" not in table
+    assert language.stored({"steps": 2}, target)["runs"] == {}
+
+
 def test_slope_is_the_exponent():
     from benchmarks import measure
 
