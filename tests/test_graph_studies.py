@@ -186,6 +186,7 @@ def test_seeds_of_a_fold_are_one_difference(grains):
 
 def test_repeats_beyond_the_folds_are_the_folds_again(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(load, "CACHE", tmp_path)
+    monkeypatch.setenv("GRAPHFORMER_DATA", str(data_dir))
     one = studies.STUDIES["polymer-dft-ei"]()
     first, again = one.parts(1, False), one.parts(6, False)
     names = [[graph.text for graph in made.tests["test"]] for made in (first, again)]
@@ -313,6 +314,18 @@ def test_search_from_the_command_line(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit, match="2"):
         main()
     assert "seed 1000 is that of the search alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("--repeats", "0"), ("--first", "-1")])
+def test_there_are_no_repeats_before_the_first(words, monkeypatch, capsys, tmp_path):
+    from benchmarks.graphs.__main__ import main
+
+    monkeypatch.setattr(
+        "sys.argv", ["graphs", "polymer-dft-ei", *words, "--results", str(tmp_path)]
+    )
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert " ".join(words) in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
