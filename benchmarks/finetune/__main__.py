@@ -2,12 +2,12 @@
 
 ``stories260K`` (a Llama of 260K parameters, trained on children's stories) learns (a) question and
 answer texts of gsm8k and (b) the plays of tinyshakespeare, by LoRA and its relatives, by both forms
-of this library's adapter with and without their parts, and with all weights. All but IA3 and all
-weights have equal numbers of trainable parameters (within 2 %). The learning rate of each is chosen
-on validation from the same grid, with a seed that is not used again: rates are tried from the
-middle outwards, until the best has a worse one on both sides, or the grid ends. Then every method
-trains with each of five seeds and is tested on text that nothing was chosen by. Of gsm8k 300
-problems validate and 400 of its test problems test.
+of this library's adapter with and without their parts, and with all weights. All but IA3, the
+network of half the width and all weights have equal numbers of trainable parameters (within 2 %).
+The learning rate of each is chosen on validation from the same grid, with a seed that is not used
+again: rates are tried from the middle outwards, until the best has a worse one on both sides, or
+the grid ends. Then every method trains with each of five seeds and is tested on text that nothing
+was chosen by. Of gsm8k 300 problems validate and 400 of its test problems test.
 
     python -m benchmarks.finetune                        both texts, some hours on one core;
                                                          benchmarks/results/finetune-*.json
