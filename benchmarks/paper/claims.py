@@ -277,6 +277,18 @@ _CLAIMS = (
         "takes ten minutes. Student's interval of the three must lie within the margin too.",
     ),
     Claim(
+        "second-form-messages-larger",
+        "adapters",
+        "On that model chain and recurrence make it better than bottlenecks alone, at equal size, "
+        "on arithmetic problems",
+        LARGER[0],
+        (Contrast("relations", "bottlenecks", "test", -1, seeds=3),),
+        figure="tuned",
+        elsewhere=f"{FINETUNE} --texts gsm8k --model SmolLM2-135M-Instruct --steps 100 --batch 2 "
+        "--windows 32 --seeds 3 --methods bottlenecks relations",
+        note="Three seeds were fixed beforehand.",
+    ),
+    Claim(
         "few-examples",
         "adapters",
         "With 64 examples they are ahead of LoRA at equal size on that model",
