@@ -30,7 +30,7 @@ import transformers
 
 import graphformer as gf
 from benchmarks import report
-from benchmarks.store import alone
+from benchmarks.store import alone, refuse_others
 from graphformer.datasets import (
     TextDataset,
     build_tokenizer,
@@ -115,11 +115,11 @@ def run(
 
 
 def stored(settings: dict[str, Any], target: Path | None) -> dict[str, Any]:
-    """What the file holds of these settings."""
+    """What the file holds; ends the program where that is of other settings."""
     if target is not None and target.is_file():
-        before = json.loads(target.read_text())
-        if before["settings"] == settings:
-            return before
+        before: dict[str, Any] = json.loads(target.read_text())
+        refuse_others(target, before["settings"], settings)
+        return before
     return {"environments": [], "settings": settings, "published": PUBLISHED, "runs": {}}
 
 
@@ -203,6 +203,7 @@ def main() -> None:
         action="store_true",
         help="a few steps on the embedded text; writes no result file",
     )
+    parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder of the file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
@@ -230,7 +231,7 @@ def main() -> None:
         "context": options.context,
     }
     here = report.environment()
-    target = None if options.quick else report.RESULTS / "language.json"
+    target = None if options.quick else options.results / "language.json"
     content = stored(settings, target)
     for seed in range(options.seeds):
         for name, config in configs.items():

@@ -31,6 +31,7 @@ from torch import nn
 import graphformer as gf
 from benchmarks import language, measure, report
 from benchmarks.graphs.studies import polymer_dft
+from benchmarks.store import refuse_others
 from graphformer.attention import All, Window
 from graphformer.datasets import (
     TextDataset,
@@ -243,7 +244,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="short; writes no result file")
     parser.add_argument("--show", action="store_true", help="print the stored results, run nothing")
-    parser.add_argument("--seeds", type=int, default=2, help="of the text")
+    parser.add_argument("--seeds", type=int, default=1, help="of the text")
     parser.add_argument("--folds", type=int, default=1, help="of the polymers")
     parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder of the file")
     options = parser.parse_args()
@@ -265,8 +266,9 @@ def main() -> None:
     settings |= {"relations": [gf.attention.slot.spec(one) for one in (*TEXT, *BONDS)]}
     content = {"environment": report.environment(), "settings": settings}
     path = options.results / "relations.json"
-    if path.is_file() and not quick and json.loads(path.read_text())["settings"] == settings:
+    if path.is_file() and not quick:
         content = json.loads(path.read_text())
+        refuse_others(path, content["settings"], settings)
     sections = {
         "costs": partial(costs, quick, rounds),
         "texts": partial(texts, quick, seeds, steps),

@@ -26,6 +26,20 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
+def refuse_others(path: Path, before: dict[str, Any], settings: dict[str, Any]) -> None:
+    """End the program where a file holds runs of other settings, before they are lost."""
+    others = [
+        f"{name} {before.get(name)}, not {settings.get(name)}"
+        for name in {**before, **settings}
+        if before.get(name) != settings.get(name)
+    ]
+    if others:
+        raise SystemExit(
+            f"error: {path} holds runs of other settings ({'; '.join(others)}): give another "
+            "folder with --results, or move the file away"
+        )
+
+
 class Store:
     """The runs of one experiment at one scale.
 

@@ -1,6 +1,7 @@
 """Each benchmark runs with --quick, prints its tables and leaves no result behind."""
 
 import gc
+import json
 import os
 import runpy
 import subprocess
@@ -136,7 +137,24 @@ def test_language_runs_of_another_process_stay_and_are_compared(tmp_path):
     assert [entry["machine"] for entry in found["environments"]] == ["sum"]
     table = language.summary(found["runs"], ["gin"])
     assert "| gin | 5 | 1 | 1.5000 |  | -0.5000 |" in table and "| sum |" not in table
-    assert language.stored({"steps": 2}, target)["runs"] == {}
+    with pytest.raises(SystemExit, match=r"language\.json holds .*steps 1, not 2.*--results"):
+        language.stored({"steps": 2}, target)
+    assert found == language.stored(settings, target)  # nothing is lost
+
+
+def test_runs_of_other_settings_are_not_written_over(tmp_path):
+    from benchmarks.finetune import study
+
+    def content(steps):
+        return {"settings": {"text": "gsm8k", "steps": steps}, "untrained": {}, "grid": {}} | {
+            "runs": {"lora": [{"rate": 1.0, "seed": 0, "loss": steps}]}
+        }
+
+    study.keep(content(400), "finetune-gsm8k", tmp_path)
+    with pytest.raises(SystemExit, match=r"finetune-gsm8k\.json holds .*steps 400, not 10.*move"):
+        study.keep(content(10), "finetune-gsm8k", tmp_path)
+    stored = json.loads((tmp_path / "finetune-gsm8k.json").read_text())
+    assert stored["runs"] == content(400)["runs"]
 
 
 def test_slope_is_the_exponent():
@@ -312,8 +330,6 @@ def test_the_distance_is_paired_by_seed_and_to_the_better_peer():
 
 
 def test_node_page_shows_what_is_stored():
-    import json
-
     from benchmarks import report
     from benchmarks.nodes import __main__ as nodes
     from benchmarks.nodes import study
@@ -331,8 +347,6 @@ def test_adapters_page_shows_what_is_stored():
 
 
 def test_runs_in_the_form_of_pefts_comparison(tmp_path):
-    import json
-
     from benchmarks.finetune import peft_form
 
     content = json.loads((RESULTS / "finetune-gsm8k.json").read_text())

@@ -78,6 +78,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--plot", action="store_true", help="draw the last results")
     made.add_argument("--docs", action="store_true", help="write them into docs/adapters.md")
     made.add_argument("--peft", type=Path, help="write the last results in PEFT's form there")
+    made.add_argument(
+        "--results", type=Path, default=report.RESULTS, help="folder of the result files"
+    )
     made.add_argument("--case", help=argparse.SUPPRESS)
     return made
 
@@ -101,7 +104,7 @@ def main() -> None:
         step()
         measure.answer(step)
     elif options.docs:
-        print(docs.write())
+        print(docs.write(options.results))
     elif options.show or options.plot or options.peft:
         stored(options)
     else:
@@ -110,7 +113,7 @@ def main() -> None:
 
 def stored(options: argparse.Namespace) -> None:
     """Tables, figures and files of what was measured."""
-    files = {name: report.RESULTS / f"{result_name(name, options)}.json" for name in options.texts}
+    files = {name: options.results / f"{result_name(name, options)}.json" for name in options.texts}
     contents = {
         name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()
     }
@@ -122,7 +125,7 @@ def stored(options: argparse.Namespace) -> None:
         print(f"{name}:\n\n{show.table(content)}\n")
         if options.peft:
             peft_form.write(files[name].stem, content, options.peft)
-    if (file := report.RESULTS / "finetune-cost.json").is_file():
+    if (file := options.results / "finetune-cost.json").is_file():
         print(cost.cost_table(json.loads(file.read_text())))
 
 
@@ -133,7 +136,7 @@ def train(options: argparse.Namespace) -> None:
         options.texts = options.texts[:1]
         options.methods = options.methods or ["lora", "relations", "sparse-gin"]
     options.methods = options.methods or list(METHODS)
-    folder = None if options.quick else report.RESULTS
+    folder = None if options.quick else options.results
     if options.cost or options.quick:
         found = cost.cost(options.quick, 2 if options.quick else options.repetitions)
         if folder is not None:

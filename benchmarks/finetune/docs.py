@@ -44,6 +44,6 @@ def title(content: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def write() -> Path:
-    PAGE.write_text(page())
+def write(folder: Path = report.RESULTS) -> Path:
+    PAGE.write_text(page(folder))
     return PAGE

@@ -15,7 +15,7 @@ from benchmarks import report
 from benchmarks.finetune.data import load
 from benchmarks.finetune.methods import THRESHOLD, wrap
 from benchmarks.finetune.train import train
-from benchmarks.store import alone
+from benchmarks.store import alone, refuse_others
 from graphformer.training import evaluate
 
 GRID = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
@@ -32,7 +32,7 @@ Content = dict[str, Any]
 
 def study(name: str, options: argparse.Namespace, folder: Path | None) -> Content:
     """All runs of one text. What ``options`` says beside the methods and the number of seeds is of
-    the settings, and other settings are another study.
+    the settings; a file of other settings is left alone.
     """
     context = QUICK_CONTEXT if options.quick else CONTEXT
     task = load(name, options.model, context, options.windows, options.examples, options.quick)
@@ -101,13 +101,12 @@ def result_name(text: str, options: argparse.Namespace) -> str:
 
 
 def join(content: Content, stem: str, folder: Path | None) -> None:
-    """Take in the stored runs of the same settings."""
+    """Take in the stored runs; ends the program where they are of other settings."""
     path = None if folder is None else folder / f"{stem}.json"
     if path is None or not path.is_file():
         return
     before = json.loads(path.read_text())
-    if before["settings"] != content["settings"]:
-        return
+    refuse_others(path, before["settings"], content["settings"])
     content.setdefault("untrained", before["untrained"])
     for kind in ("grid", "runs"):
         for method, runs in before[kind].items():
