@@ -10,7 +10,7 @@ rate 1e-3 with 100 steps of warm-up and a cosine to 1e-4, AdamW (0.9, 0.99), wei
 
 A seed draws the weights and the order of the windows; the operators see the same windows. Runs that
 a result file of the same settings already holds are not repeated, so an interrupted benchmark goes
-on where it stopped.
+on where it stopped; a file of other settings is refused (``--results`` names another folder).
 """
 
 from __future__ import annotations

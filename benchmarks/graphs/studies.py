@@ -25,13 +25,13 @@ from graphformer.training import GraphModel
 
 def polymer_dft(name: str, what: str, published: str, epochs: int) -> Study:
     """Five folds; a tenth of what is left for training validates, another one with other seeds."""
-    encodings = ("degree", "random_walk:12")
+    encodings, folds = ("degree", "random_walk:12"), 5
 
     def parts(repeat: int, quick: bool) -> Parts:
         stored = AddStructure(encodings)  # once, and not in every step
         rest, test = PolymerGraphs(load.CACHE / "polymer-dft", name, pre_transform=stored).folds(
-            5, seed=0
-        )[repeat % 5]
+            folds, seed=0
+        )[repeat % folds]
         train, valid = rest.split((0.9, 0.1), seed=repeat)
         return load.cut((train, valid, test), quick)
 
@@ -57,8 +57,8 @@ def polymer_dft(name: str, what: str, published: str, epochs: int) -> Study:
         columns=(f"{name} rmse", f"{name} r2"),
         measure=both((name,)),
         more=own_and_norm(network | sums) | variants(network | sums),
-        repeats=5,
-        folds=5,
+        repeats=folds,
+        folds=folds,
         published=published,
     )
 
@@ -73,11 +73,12 @@ def vipea(by_monomer: bool = False) -> Study:
     out of training, and another for validation. Monomers B are those of training there too.
     """
 
+    folds = 9 if by_monomer else 10
+
     def parts(repeat: int, quick: bool) -> Parts:
         data = CopolymerGraphs(load.CACHE / "vipea")
-        return load.cut(
-            data.monomer_fold(repeat % 9) if by_monomer else data.random_fold(repeat % 10), quick
-        )
+        fold = repeat % folds
+        return load.cut(data.monomer_fold(fold) if by_monomer else data.random_fold(fold), quick)
 
     one = CopolymerGraphs
     network: dict[str, Any] = {
@@ -91,10 +92,10 @@ def vipea(by_monomer: bool = False) -> Study:
         **{"out_dim": 2, "readout": ("mean", "max")},
     }
     levels = {"levels": ("group_0",)}  # atoms, monomers
-    folds = "published folds by monomer" if by_monomer else "published random folds"
+    which = "published folds by monomer" if by_monomer else "published random folds"
     return Study(
         name="vipea-monomers" if by_monomer else "vipea",
-        title=f"vipea: electron affinity and ionization potential of copolymers, {folds} (eV)",
+        title=f"vipea: electron affinity and ionization potential of copolymers, {which} (eV)",
         parts=parts,
         network=network,
         ours=levels,
@@ -106,8 +107,8 @@ def vipea(by_monomer: bool = False) -> Study:
             **own_and_norm(network | levels),
             **variants(network | levels),
         },
-        repeats=9 if by_monomer else 2,
-        folds=9 if by_monomer else 10,
+        repeats=folds if by_monomer else 2,
+        folds=folds,
         published="wD-MPNN 0.099 / 0.094, D-MPNN on monomers alone 0.200 / 0.199 (Aldeghi & Coley "
         "2022, nine folds)"
         if by_monomer

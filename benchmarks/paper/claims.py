@@ -286,7 +286,7 @@ _CLAIMS = (
         figure="tuned",
         elsewhere=f"{FINETUNE} --texts gsm8k --model SmolLM2-135M-Instruct --steps 100 --batch 2 "
         "--windows 32 --seeds 3 --methods bottlenecks relations",
-        note="Three seeds were fixed beforehand.",
+        note="Three seeds were fixed beforehand; the claim was written when one of them was known.",
     ),
     Claim(
         "few-examples",
